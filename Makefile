@@ -1,0 +1,53 @@
+# `make help` tells what there is. Every target first makes .venv, if it is not there or no longer fits; after that this costs nothing.
+
+# The Python that .venv is made with. 3.11, since a trainer's bits depend on the exact torch build (pyproject.toml).
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+# passed on to pytest, the demo or the benchmarks: make test ARGS='-k tree -x'
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+BENCHMARKS := steady_state recovery
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test demo lint format bench clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv with everything that development needs
+
+# torch alone and first: asked for by another package, pip would take a build for GPUs, of several GB.
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Surefoot needs Python 3.11, and none was found: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PY) -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(PY) -m pip install --quiet torch==2.13.0
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: $(READY) ## Run the test suite (ARGS='-k name' for a part of it)
+	$(PY) -m pytest $(ARGS)
+
+demo: $(READY) ## Train digits on 1 trainer, then on 3 with one killed and a resize to 4: same bits (1-2 minutes)
+	$(PY) examples/demo.py $(ARGS)
+
+lint: $(READY) ## Check style, types and the dependency rule
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	for folder in examples/ examples/*/ benchmarks/; do MYPYPATH=$$folder:examples $(PY) -m mypy --allow-untyped-calls $$folder*.py || exit 1; done
+	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+
+format: $(READY) ## Rewrite the code in the one style
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(READY) ## Measure steady state and recovery, and write benchmarks/results (about half an hour)
+	for name in $(BENCHMARKS); do $(PY) benchmarks/$$name.py --save $(ARGS) || exit 1; done
+
+clean: ## Remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What runs on Ray: launcher, supervisor, trainer, and the engine under them."""

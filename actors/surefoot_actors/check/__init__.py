@@ -1,0 +1,82 @@
+"""`surefoot check`: the doctor for users' own code. Trains a few steps in many ways and compares the bits.
+
+Probes are single processes that differ from the reference in one thing each (pins.py, probe.py), so that a difference has a cause;
+attempts are whole ones on real trainers (attempts.py), which must equal the reference whatever the cause of a difference may be.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from surefoot.errors import SpecError
+from surefoot.spec import JobSpec
+from surefoot_actors.check.attempts import run_attempts, trials
+from surefoot_actors.check.children import AGAIN, BACKWARDS, HASHES, JOINER, REFERENCE, VARIED, imported, run_probes
+from surefoot_actors.check.report import Finding, Kind, Report, Scenario
+from surefoot_actors.check.verdict import judge, notes, scenarios
+
+__all__ = ["Finding", "Kind", "Report", "Scenario", "check"]
+
+# A joiner needs a step before it, one whose exchange announces it, and one to compute itself.
+FEWEST_STEPS = 5
+# For one process or attempt, far above what a few steps should take.
+PATIENCE_S = 600.0
+
+
+def check(
+    *,
+    entrypoint: str,
+    folder: Path | str = ".",
+    batch_size: int,
+    sub_tasks: int = 8,
+    steps: int = 6,
+    seed: int = 0,
+    config: Mapping[str, Any] | None = None,
+    threads: int = 1,
+    data_workers: int = 0,
+    env: Mapping[str, str] | None = None,
+) -> Report:
+    """Train `steps` steps of "module:function" in `folder` in every way, and tell what differs and why.
+
+    Raises SpecError for numbers that do not fit together, and for fewer steps than it takes to let a trainer join.
+    """
+    if steps < FEWEST_STEPS:
+        raise SpecError(
+            f"steps {steps} is below {FEWEST_STEPS}: fewer leave no room for a trainer to be lost and another to join"
+        )
+    spec = _spec(
+        entrypoint=entrypoint,
+        batch_size=batch_size,
+        sub_tasks=sub_tasks,
+        seed=seed,
+        config=dict(config or {}),
+        threads=threads,
+        data_workers=data_workers,
+        env=dict(env or {}),
+    )
+    home = Path(folder).resolve()
+    with tempfile.TemporaryDirectory(prefix="sf-check-") as out:
+        seen = run_probes(spec, steps, home, Path(out), PATIENCE_S)
+        if seen[REFERENCE].failure is None:
+            seen |= run_attempts(spec, steps, home, Path(out), PATIENCE_S, imported(Path(out)))
+    names = (REFERENCE, AGAIN, HASHES, *VARIED.values(), BACKWARDS, JOINER, *(t.name for t in trials(sub_tasks)))
+    findings = judge(seen)
+    return Report(
+        entrypoint=entrypoint,
+        steps=steps,
+        scenarios=scenarios(seen, names),
+        findings=findings,
+        notes=() if findings else notes(seen[REFERENCE]),
+    )
+
+
+def _spec(**fields: Any) -> JobSpec:
+    try:
+        return JobSpec(package="0" * 64, **fields)
+    except ValidationError as error:
+        raise SpecError("; ".join(str(e["msg"]).removeprefix("Value error, ") for e in error.errors())) from None

@@ -1,0 +1,240 @@
+"""One probe: the same few steps, once, in a process of its own, in one way that is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pickle
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from surefoot.contract import Run, TrainFunction
+from surefoot.errors import ContractError
+from surefoot.events import LedgerRow
+from surefoot.spec import JobSpec
+from surefoot_actors import entrypoint
+from surefoot_actors.check.pins import Factor, Pins, UserCode
+from surefoot_actors.check.source import carrying_line, set_lines
+from surefoot_actors.check.watch import Place, Watch
+from surefoot_actors.engine.fingerprint import make_deterministic
+from surefoot_actors.engine.local import LocalCoordinator
+from surefoot_actors.engine.ports import StateOwner
+from surefoot_actors.engine.run import RunOptions, run_training
+from surefoot_actors.engine.types import Position, StateImage
+
+__all__ = ["Failure", "Held", "Probe", "Seen", "perform"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """How to train."""
+
+    name: str
+    # which pinned source answers otherwise
+    varied: Factor | None = None
+    # sub-tasks last to first, and one of them twice
+    backwards: bool = False
+    # keep the state at this step's start, in the file; with `joins`, begin there
+    at: int = 0
+    state: str = ""
+    joins: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Something that the train function holds."""
+
+    name: str
+    kind: str = ""
+    # "" where unknown
+    line: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """The train function raised."""
+
+    kind: str
+    message: str
+    line: str
+    traceback: str
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """What a probe saw. Travels as JSON."""
+
+    # canonical result by step
+    rows: dict[int, str] = field(default_factory=dict)
+    # by step, after it: hex digest by tensor; step -1 is the state that training begins with
+    digests: dict[int, dict[str, str]] = field(default_factory=dict)
+    # user lines that asked a pinned source
+    calls: dict[str, list[str]] = field(default_factory=dict)
+    untracked: list[Held] = field(default_factory=list)
+    # plain values that change between two sub-tasks of a step, and between steps
+    within_steps: list[Held] = field(default_factory=list)
+    between_steps: list[Held] = field(default_factory=list)
+    set_lines: list[str] = field(default_factory=list)
+    failure: Failure | None = None
+    seconds: float = 0.0
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Seen:
+        raw = json.loads(text)
+        for name in ("rows", "digests"):
+            raw[name] = {int(step): value for step, value in raw[name].items()}
+        for name in ("untracked", "within_steps", "between_steps"):
+            raw[name] = [Held(**held) for held in raw[name]]
+        raw["failure"] = Failure(**raw["failure"]) if raw["failure"] else None
+        return Seen(**raw)
+
+
+def perform(probe: Probe, spec: JobSpec, steps: int, folder: Path) -> Seen:
+    """Train `steps` steps of the spec's train function in this process, which is used for nothing else."""
+    code = UserCode(folder)
+    pins = Pins({probe.varied: 1} if probe.varied else {}, code)
+    make_deterministic(spec.threads)
+    pins.install()
+    seen, watch = Seen(), Watch(code)
+    try:
+        options = RunOptions(
+            config=spec.config,
+            seed=spec.seed,
+            batch_size=spec.batch_size,
+            sub_tasks=spec.sub_tasks,
+            data_workers=spec.data_workers,
+            end_after=steps,
+        )
+        train = entrypoint.load(spec.entrypoint)
+        run_training(_noting(train, watch), options, Rehearsal(spec.sub_tasks, probe, watch, seen))
+    except Exception as error:  # noqa: BLE001  the boundary of the process: user code may raise anything
+        seen.failure = _failure(error, code)
+    seen.calls = {factor: list(lines) for factor, lines in pins.calls.items()}
+    seen.set_lines = list(_set_lines(code))
+    return seen
+
+
+def _noting(train: TrainFunction, watch: Watch) -> TrainFunction:
+    def noting(run: Run) -> None:
+        track = run.track
+
+        def noted(**objects: Any) -> None:
+            watch.tracked = objects
+            track(**objects)
+
+        run.track = noted  # type: ignore[method-assign]
+        train(run)
+
+    return noting
+
+
+class Rehearsal(LocalCoordinator):
+    """One trainer that owns every sub-task, takes them in the probe's order, and notes what there is to see."""
+
+    def __init__(self, num_sub_tasks: int, probe: Probe, watch: Watch, seen: Seen) -> None:
+        super().__init__(num_sub_tasks)
+        order = range(num_sub_tasks)
+        # The one computed twice is dropped the second time: who else computes it is nobody's concern.
+        self._order = [*reversed(order), order[-1]] if probe.backwards else list(order)
+        self._probe, self._watch, self._seen = probe, watch, seen
+        self._turn = 0
+        self._fresh_values = True
+        self._within: dict[str, Held] = {}
+        self._between: dict[str, Held] = {}
+
+    def admit(self, state: StateOwner, num_steps: int) -> Position:
+        position = super().admit(state, num_steps)
+        if self._probe.joins:
+            image, position = pickle.loads(Path(self._probe.state).read_bytes())  # noqa: S301  written by our own probe
+            state.restore(image)
+            self._position = position
+        self._note_state(position.step - 1)
+        self._note_untracked()
+        self._watch.changed_values()
+        return position
+
+    def open_round(self, position: Position) -> None:
+        super().open_round(position)
+        self._turn = 0
+        if position.phase == 0:
+            self._note_values(self._between)
+
+    def next_sub_task(self) -> int | None:
+        if self._position.step < 2:
+            self._note_values(self._within if self._turn else {})
+        self._turn += 1
+        if self._turn <= len(self._order):
+            return self._order[self._turn - 1]
+        self._merge()
+        return None
+
+    def end_step(self, row: LedgerRow) -> None:
+        super().end_step(row)
+        step = row.result.step
+        self._seen.rows[step] = row.result.canonical().decode()
+        self._note_state(step)
+        self._note_untracked()
+        if self._probe.state and not self._probe.joins and step + 1 == self._probe.at:
+            self._save(Position(self._position.round + 1, step + 1, 0))
+
+    def finish(self) -> None:
+        super().finish()
+        self._seen.within_steps = list(self._within.values())
+        self._seen.between_steps = list(self._between.values())
+
+    def _save(self, position: Position) -> None:
+        assert self._owner is not None
+        image = self._owner.capture()
+        copy = StateImage(skeleton=image.skeleton, tensors=[t.clone() for t in image.tensors])
+        Path(self._probe.state).write_bytes(pickle.dumps((copy, position)))
+
+    def _note_state(self, step: int) -> None:
+        assert self._owner is not None
+        with torch.no_grad():
+            self._seen.digests[step] = {name: d.hex() for name, d in self._owner.tensor_digests().items()}
+
+    def _note_untracked(self) -> None:
+        known = {held.name for held in self._seen.untracked}
+        for place, kind in self._watch.untracked_that_changed():
+            if place.name not in known:
+                self._seen.untracked.append(Held(name=place.name, kind=kind, line=self._made_at(place)))
+
+    def _made_at(self, place: Place) -> str:
+        line = carrying_line(place.file, place.name, certain=True, begins=place.begins)
+        return self._watch.code.line(place.file, line) if line else ""
+
+    def _note_values(self, into: dict[str, Held]) -> None:
+        for place, in_place in self._watch.changed_values():
+            line = carrying_line(place.file, place.name, certain=in_place, begins=place.begins)
+            if (line or not place.local) and place.name not in into:
+                where = self._watch.code.line(place.file, line) if line else ""
+                into[place.name] = Held(name=place.name, line=where)
+
+
+def _failure(error: BaseException, code: UserCode) -> Failure:
+    lines = [
+        code.line(f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__) if f.filename in code
+    ]
+    return Failure(
+        kind="contract" if isinstance(error, ContractError) else type(error).__name__,
+        message=str(error),
+        line=lines[-1] if lines else "",
+        traceback="".join(traceback.format_exception(error)),
+    )
+
+
+def _set_lines(code: UserCode) -> Iterator[str]:
+    import sys
+
+    for module in tuple(sys.modules.values()):
+        file = getattr(module, "__file__", None) or ""
+        if file in code:
+            yield from (code.line(file, number) for number in set_lines(file))

@@ -1,0 +1,63 @@
+"""The trainer of `surefoot check`: a trainer that ends after a few steps, notes its state by the tensor, and waits for a joiner."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from surefoot.events import LedgerRow
+from surefoot_actors.cluster import TrainerSetup
+from surefoot_actors.engine.run import RunOptions
+from surefoot_actors.protocol.messages import Flag, ToTrainer
+from surefoot_actors.trainer import TrainerProcess
+
+__all__ = ["FOLDER", "HOLD", "OUT", "STEPS", "RehearsingTrainer"]
+
+# Environment: how many steps; the folder with a folder an attempt, for digests; the user's folder, in which code finds its files.
+STEPS, OUT, FOLDER = (f"SUREFOOT_CHECK_{name}" for name in ("STEPS", "OUT", "FOLDER"))
+# A file in the attempt's folder: the step whose end waits for a joiner to be announced. Without it nobody waits.
+HOLD = "hold"
+# A joiner imports the user's code first; without one, going on at last lets the attempt end and tell that none joined.
+_PATIENCE_S = 120.0
+
+
+class RehearsingTrainer(TrainerProcess):
+    """Everything else is a trainer's."""
+
+    def __init__(self, setup: TrainerSetup) -> None:
+        self._flagged = threading.Event()
+        os.chdir(os.environ[FOLDER])
+        self._out = Path(os.environ[OUT]) / setup.attempt
+        hold = self._out / HOLD
+        self._hold = int(hold.read_text()) if hold.exists() else None
+        super().__init__(setup)
+
+    def _options(self) -> RunOptions:
+        return replace(super()._options(), end_after=int(os.environ[STEPS]))
+
+    def deliver(self, message: ToTrainer) -> None:
+        super().deliver(message)
+        if isinstance(message, Flag):
+            self._flagged.set()
+
+    def end_step(self, row: LedgerRow) -> None:
+        """Note the state, and hold the step's end back until the joiner is about to be admitted."""
+        step = row.result.step
+        self._note(step)
+        if step == self._hold:
+            self._flagged.wait(_PATIENCE_S)
+        super().end_step(row)
+
+    def _note(self, step: int) -> None:
+        assert self._owner is not None
+        with torch.no_grad():
+            digests = {name: digest.hex() for name, digest in self._owner.tensor_digests().items()}
+        file = self._out / f"{step}-{self._setup.trainer}.json"
+        unfinished = file.with_suffix(".part")
+        unfinished.write_text(json.dumps(digests))
+        unfinished.rename(file)

@@ -1,0 +1,100 @@
+"""Where trainers live, as the supervisor sees it: one port, implemented over Ray and over plain local processes.
+
+`TrainerService` is what a trainer process serves; `TrainerHandle` is the supervisor's end of it. The supervisor is the only caller.
+Messages to a trainer are idempotent, messages from it are numbered and kept until acknowledged, so a lost call or reply harms nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from surefoot.events import LedgerRow
+from surefoot.spec import JobSpec
+from surefoot_actors.protocol.messages import FromTrainer, ToTrainer
+
+__all__ = ["Cluster", "Inbox", "TrainerGoneError", "TrainerHandle", "TrainerService", "TrainerSetup"]
+
+
+class TrainerGoneError(Exception):
+    """The trainer's process is dead, for certain. `reason` says how, as far as is known ("killed by signal 9", "out of memory")."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[TrainerGoneError], tuple[str]]:
+        return TrainerGoneError, (self.reason,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerSetup:
+    """All that a trainer process needs to start."""
+
+    attempt: str
+    trainer: str
+    spec: JobSpec
+    # host:port of the supervisor's pulse server (see pulse.py)
+    pulse: tuple[str, int]
+    # proves to the pulse server that the helper belongs to this attempt
+    pulse_secret: str
+    # faults to inject, for tests and chaos: see faults.py. Empty in production.
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbox:
+    """What a trainer has to say since the last call."""
+
+    # (n, message), n counting from 1 and without gaps
+    messages: tuple[tuple[int, FromTrainer], ...] = ()
+    # ledger rows not yet acknowledged, oldest first, at most 10,000; only from the generation's rank 0
+    rows: tuple[LedgerRow, ...] = ()
+
+
+class TrainerService(Protocol):
+    """What runs in the trainer's process (trainer.py). Methods are called from control threads, at most one `collect` at a time."""
+
+    def start(self) -> None:
+        """Start the training thread. Doubled calls do nothing."""
+
+    def deliver(self, message: ToTrainer) -> None:
+        """Take a message; never blocks for long."""
+
+    def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox:
+        """Return messages with n > after, forgetting those up to `after` and ledger rows of steps below `rows_below`.
+
+        Blocks until there is a message, or `wait_s` has passed (then rows, if any, are in the answer). So what flows to the
+        supervisor grows with seconds, not with steps.
+        """
+
+
+class TrainerHandle(Protocol):
+    """The supervisor's end. All methods raise TrainerGoneError once the process is dead, within ~50 ms of its death even mid-call."""
+
+    @property
+    def trainer(self) -> str: ...
+
+    async def deliver(self, message: ToTrainer) -> None: ...
+
+    async def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox: ...
+
+    async def kill(self) -> None:
+        """End the process (SIGKILL; a stopped one too) and return when it is gone. Never raises; doubled calls do nothing."""
+
+
+class Cluster(Protocol):
+    """Starts trainers and finds those that an earlier supervisor started."""
+
+    async def start_trainer(self, setup: TrainerSetup) -> TrainerHandle:
+        """Start a trainer process; returns when the cluster has given it a place and its service answers.
+
+        May wait without end for resources; cancelling the call withdraws the request and leaves nothing behind.
+        Raises TrainerGoneError if the process died in starting (its runtime environment failed, say).
+        """
+
+    async def find_trainers(self) -> list[TrainerHandle]:
+        """Trainers of this attempt that live, whoever started them."""
+
+    async def close(self) -> None:
+        """End every trainer of this attempt and return when all are gone."""

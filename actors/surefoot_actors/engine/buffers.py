@@ -1,0 +1,172 @@
+"""Module buffers around sub-tasks: each starts from the round's start values, and what it wrote is found by content.
+
+By content, because `batch_norm` writes running statistics without telling autograd's version counter, `.data` does too, and code may
+register another tensor under the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from surefoot.errors import ContractError
+
+__all__ = ["BufferWatch", "Slot"]
+
+# A float buffer up to this size is always part of the vector, written or not: whether BatchNorm's statistics moved in one sub-task
+# may depend on its data (all zeros, say), and the layout must not. Larger ones, such as masks, only if written.
+_SMALL_NUMEL = 16_384
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Slot:
+    """One buffer: where it is registered, its tensor, and its value at the round's start."""
+
+    __slots__ = ("address", "bits", "is_float", "key", "name", "owner", "start", "start_bits", "tensor", "written")
+
+    def __init__(self, name: str, owner: dict[str, torch.Tensor | None], key: str, tensor: torch.Tensor) -> None:
+        self.name, self.owner, self.key, self.tensor = name, owner, key, tensor
+        self.address = tensor.data_ptr()
+        self.is_float = tensor.is_floating_point() or tensor.is_complex()
+        self.bits = _bits(tensor)
+        self.start = tensor.detach().clone()
+        self.start_bits = _bits(self.start)
+        self.written = False
+
+    @property
+    def in_vector(self) -> bool:
+        return self.is_float and (self.written or self.tensor.numel() <= _SMALL_NUMEL)
+
+    def is_live(self) -> bool:
+        """Whether the registered tensor is the one known here, in the same memory."""
+        tensor = self.owner.get(self.key)
+        return tensor is self.tensor and tensor.data_ptr() == self.address
+
+    def note(self) -> None:
+        """Take the present value as the round's start value."""
+        self.start.copy_(self.tensor)
+        self.written = False
+
+    def put_back(self) -> None:
+        """Give the registered tensor its start value again."""
+        if self.owner.get(self.key) is not self.tensor:
+            self.owner[self.key] = self.tensor
+        self.tensor.copy_(self.start)
+        self.written = False
+
+
+class BufferWatch:
+    """All buffers of the tracked modules, non-persistent ones too, in a fixed order."""
+
+    def __init__(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
+        self._owners = _owners(modules)
+        self._slots: list[Slot] = []
+        self._num_registered = -1
+
+    @torch.no_grad()
+    def open(self) -> list[Slot]:
+        """Take the buffers' present values as the round's start values. Return the slots."""
+        if self._num_registered != self._count() or not all(slot.is_live() for slot in self._slots):
+            self._slots = self._find()
+            self._num_registered = self._count()
+        else:
+            for slot in self._changed():
+                slot.note()
+        return self._slots
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Give every buffer that the last sub-task wrote its start value again."""
+        for slot in self._slots:
+            if slot.written:
+                slot.put_back()
+
+    @torch.no_grad()
+    def harvest(self) -> None:
+        """Mark the slots that the sub-task wrote, reading a tensor registered in a known one's place as its new value.
+
+        Raises ContractError for a buffer that appeared, vanished, or changed shape or dtype.
+        """
+        if not self._slots and not self._owners:
+            return
+        if self._count() != self._num_registered:
+            raise ContractError(self._appeared())
+        for slot in self._slots:
+            if not slot.is_live():
+                _adopt(slot)
+        for slot in self._changed():
+            slot.written = True
+
+    def _changed(self) -> list[Slot]:
+        slots = self._slots
+        if slots and slots[0].tensor.device.type != "cpu":
+            # one wait for the device instead of one a buffer
+            differs = torch.stack([torch.ne(s.bits, s.start_bits).any() for s in slots]).tolist()
+            return [slot for slot, changed in zip(slots, differs, strict=True) if changed]
+        return [slot for slot in slots if not torch.equal(slot.bits, slot.start_bits)]
+
+    def _count(self) -> int:
+        return sum([len(buffers) for _, buffers in self._owners])
+
+    def _find(self) -> list[Slot]:
+        known = {id(slot.tensor): slot for slot in self._slots if slot.is_live()}
+        seen: set[int] = set()
+        slots = []
+        for prefix, buffers in self._owners:
+            for key, tensor in buffers.items():
+                if tensor is None or id(tensor) in seen:
+                    continue
+                seen.add(id(tensor))
+                slot = known.get(id(tensor))
+                if slot is None:
+                    slot = Slot(prefix + key, buffers, key, tensor)
+                else:
+                    slot.note()
+                slots.append(slot)
+        return slots
+
+    def _appeared(self) -> str:
+        known = {slot.name for slot in self._slots}
+        here = {prefix + key for prefix, buffers in self._owners for key, t in buffers.items() if t is not None}
+        names = ", ".join(sorted(known ^ here)) or "one that is None"
+        return (
+            f"buffers appeared or vanished inside a sub-task: {names}. Register every buffer before run.steps(), so that "
+            f"every trainer has it, whichever sub-tasks it computes"
+        )
+
+
+def _owners(modules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, dict[str, torch.Tensor | None]]]:
+    owners = []
+    seen: set[int] = set()
+    for name, module in modules:
+        for path, part in module.named_modules():
+            if id(part) not in seen:
+                seen.add(id(part))
+                owners.append((f"{name}.{path}." if path else f"{name}.", part._buffers))
+    return owners
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """View a tensor as integers: so equality is of bits (NaN equals itself, -0.0 is not 0.0)."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.detach().resolve_conj())
+    return tensor.detach().view(_BITS[tensor.itemsize])
+
+
+def _adopt(slot: Slot) -> None:
+    """Copy the value of a tensor that user code put in a buffer's place into the tensor known here."""
+    tensor = slot.owner.get(slot.key)
+    if tensor is None or tensor.shape != slot.start.shape or tensor.dtype != slot.start.dtype:
+        now = "None" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
+        raise ContractError(
+            f"buffer {slot.name} changed from {slot.start.dtype} {tuple(slot.start.shape)} to {now} inside a sub-task; "
+            f"buffers must keep their shape and dtype, as sub-tasks are averaged"
+        )
+    if tensor is slot.tensor:  # same object, its memory was exchanged (`.data = ...`)
+        slot.bits, slot.address = _bits(tensor), tensor.data_ptr()
+    else:
+        slot.tensor.copy_(tensor)
+        slot.owner[slot.key] = slot.tensor

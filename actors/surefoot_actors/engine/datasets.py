@@ -1,0 +1,74 @@
+"""What of a dataset the engine uses: its length, and samples by index, collated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+
+from surefoot.errors import ContractError
+
+__all__ = ["Fetch", "check_dataset", "fetcher"]
+
+Collate = Callable[[list[Any]], Any]
+Fetch = Callable[[torch.Tensor], Any]
+"""Takes indices (int64) and returns the collated batch of those samples."""
+
+
+def check_dataset(dataset: Any, line: str) -> int:
+    """Return a dataset's length. Raises ContractError, naming the line, for what is no map-style dataset or has no samples."""
+    kind = type(dataset).__name__
+    if isinstance(dataset, DataLoader):
+        raise ContractError(
+            f"{line}: a DataLoader was given; give its dataset, as Surefoot draws the samples itself "
+            f"(data_workers in the job's spec takes the place of num_workers)"
+        )
+    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        raise ContractError(
+            f"{line}: {kind} is not a map-style dataset: it needs __len__ and __getitem__, so that any trainer can take any "
+            f"sample; for an iterable dataset, write it to files or a memory map once and index those"
+        )
+    try:
+        length = len(dataset)
+    except (TypeError, NotImplementedError) as error:
+        raise ContractError(
+            f"{line}: {kind} has no length ({error}); give a dataset whose samples can be counted"
+        ) from error
+    if length < 1:
+        raise ContractError(f"{line}: {kind} is empty, so there is nothing to take batches from")
+    return length
+
+
+def fetcher(dataset: Any, collate: Collate | None) -> tuple[Fetch, bool]:
+    """Return how to fetch batches, and whether that runs none of the user's code (then it needs no random stream)."""
+    if collate is None:
+        if type(dataset) is TensorDataset and all(t.layout is torch.strided for t in dataset.tensors):
+            return _of_tensors(dataset.tensors), True
+        if type(dataset) in (np.ndarray, np.memmap) and dataset.dtype.kind in "biuf":
+            return _of_array(dataset), True
+    combine = default_collate if collate is None else collate
+    many = getattr(dataset, "__getitems__", None)
+    if callable(many):
+        return (lambda indices: combine(many(indices.tolist()))), False
+    return (lambda indices: combine([dataset[i] for i in indices.tolist()])), False
+
+
+def _of_tensors(tensors: tuple[torch.Tensor, ...]) -> Fetch:
+    """Index whole tensors: the same values as collated samples, without a Python object each."""
+
+    def fetch(indices: torch.Tensor) -> list[torch.Tensor]:
+        return [t.index_select(0, indices if t.device.type == "cpu" else indices.to(t.device)) for t in tensors]
+
+    return fetch
+
+
+def _of_array(array: np.ndarray[Any, np.dtype[Any]]) -> Fetch:
+    """Index a numpy array or memory map, copying the samples out of it (it may be read-only)."""
+
+    def fetch(indices: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(array[indices.numpy()]).astype(array.dtype.newbyteorder("="), copy=False))
+
+    return fetch

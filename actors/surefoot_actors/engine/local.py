@@ -1,0 +1,171 @@
+"""`run_local`: the same function, in this process, as one trainer without Ray, with the same bits."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.deterministic as deterministic
+
+from surefoot.contract import TrainFunction
+from surefoot.errors import SpecError
+from surefoot.events import LedgerRow
+from surefoot_actors.engine.fingerprint import make_deterministic
+from surefoot_actors.engine.folding import NodeStore
+from surefoot_actors.engine.merge import BufferPool, merge_round
+from surefoot_actors.engine.ports import StateOwner
+from surefoot_actors.engine.run import RunOptions, run_training
+from surefoot_actors.engine.types import Layout, Merged, Node, Position, Range, StateImage
+
+__all__ = ["LocalCoordinator", "LocalResult", "run_local"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalResult:
+    """What a local run leaves."""
+
+    rows: tuple[LedgerRow, ...]
+    # hex, of the tracked state after the last step
+    digest: str
+    # that state, if it was asked for
+    state: StateImage | None = None
+
+
+class LocalCoordinator:
+    """One trainer that owns every sub-task. Implements `ports.Coordinator`."""
+
+    generation = 1
+    trainers = 1
+
+    def __init__(self, num_sub_tasks: int, *, keep_state: bool = False) -> None:
+        self._num_sub_tasks = num_sub_tasks
+        self._keep_state = keep_state
+        self._store = NodeStore(num_sub_tasks)
+        self._pool = BufferPool()
+        self._next = 0
+        self._position = Position(0, 0, 0)
+        self._merged: Merged | None = None
+        self._layouts: dict[int, Layout] = {}
+        self._owner: StateOwner | None = None
+        self.rows: list[LedgerRow] = []
+        self.digest = b""
+        self.state: StateImage | None = None
+
+    def admit(self, state: StateOwner, num_steps: int) -> Position:
+        self._owner = state
+        return self._position
+
+    def open_round(self, position: Position) -> None:
+        self._position = position
+        self._next = 0
+
+    def next_sub_task(self) -> int | None:
+        if self._next < self._num_sub_tasks:
+            self._next += 1
+            return self._next - 1
+        self._merge()
+        return None
+
+    def _merge(self) -> None:
+        if self._merged is not None:
+            self._pool.give(self._merged)
+        result = merge_round(
+            None,
+            round=self._position.round,
+            step=self._position.step,
+            covers=((Range(0, self._num_sub_tasks),),),
+            nodes=self._store.nodes(),
+            num_sub_tasks=self._num_sub_tasks,
+            flag=False,
+            drift=bytes(16),
+            agreed=None,
+            pool=self._pool,
+        )
+        self._merged = result.merged
+        self._layouts[self._position.phase] = result.merged.layout
+        self._store.clear()
+
+    def put_leaf(self, leaf: Node) -> None:
+        self._store.put(leaf)
+
+    def merged(self) -> Merged:
+        assert self._merged is not None
+        return self._merged
+
+    def agreed_layout(self, phase: int) -> Layout | None:
+        return self._layouts.get(phase)
+
+    def end_step(self, row: LedgerRow) -> None:
+        self.rows.append(row)
+
+    def finish(self) -> None:
+        assert self._owner is not None
+        self.digest = self._owner.digest()
+        if self._keep_state:
+            image = self._owner.capture()
+            self.state = StateImage(skeleton=image.skeleton, tensors=[t.clone() for t in image.tensors])
+
+
+def run_local(
+    train: TrainFunction,
+    *,
+    config: Mapping[str, Any] | None = None,
+    batch_size: int,
+    sub_tasks: int = 8,
+    seed: int = 0,
+    data_workers: int = 0,
+    device: str | torch.device = "cpu",
+    threads: int = 1,
+    keep_state: bool = False,
+) -> LocalResult:
+    """Run `train` in this process and return its ledger and the digest of its final state.
+
+    Process-wide settings (threads, determinism, random states) are as before when it returns. Raises SpecError for a batch size that
+    is no multiple of the sub-tasks, ContractError for code that breaks the contract, and whatever `train` raises.
+    """
+    if sub_tasks < 1 or batch_size < 1 or batch_size % sub_tasks:
+        raise SpecError(f"batch_size {batch_size} is not a multiple of sub_tasks {sub_tasks}, each at least 1")
+    options = RunOptions(
+        config=dict(config or {}),
+        seed=seed,
+        batch_size=batch_size,
+        sub_tasks=sub_tasks,
+        data_workers=data_workers,
+        device=torch.device(device),
+    )
+    coordinator = LocalCoordinator(sub_tasks, keep_state=keep_state)
+    with _settings(threads):
+        run_training(train, options, coordinator)
+    return LocalResult(rows=tuple(coordinator.rows), digest=coordinator.digest.hex(), state=coordinator.state)
+
+
+@contextmanager
+def _settings(threads: int) -> Iterator[None]:
+    """Compute deterministically within, and leave the process's settings as they were."""
+    before = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    filled, benchmark = deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark  # type: ignore[attr-defined]
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    states = (random.getstate(), np.random.get_state(), torch.get_rng_state())
+    make_deterministic(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1], warn_only=before[2])
+        deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = benchmark
+        if workspace is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

@@ -1,0 +1,81 @@
+"""What the engine's Run asks of whoever coordinates it: a trainer among others, or `run_local` alone.
+
+The training thread is the only caller. Every call may raise `TrainerExit` (this trainer is to end without a result).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from surefoot.events import LedgerRow
+from surefoot_actors.engine.types import Layout, Merged, Node, Position, StateImage
+
+__all__ = ["Coordinator", "StateOwner", "TrainerExit"]
+
+
+class TrainerExit(BaseException):
+    """Raised through the user's train function on a trainer that is to end: it left, was fenced, or another one was elected.
+
+    Not an Exception, so that a user's `except Exception` does not swallow it.
+    """
+
+
+class StateOwner(Protocol):
+    """The tracked objects, as the coordinator sees them."""
+
+    def capture(self) -> StateImage:
+        """Return the tracked state as it is now. Tensors may alias the live ones: they are read before training goes on."""
+
+    def restore(self, image: StateImage) -> None:
+        """Overwrite the tracked state, bit for bit. Raises ContractError where the tracked objects are of another shape."""
+
+    def digest(self) -> bytes:
+        """16 bytes over all of the tracked state."""
+
+    def stripe_digest(self, index: int) -> bytes:
+        """16 bytes over stripe `index % num_stripes` of the tracked state; index -1: over all of it."""
+
+    def stripe_names(self, index: int) -> list[str]:
+        """The tensors in that stripe, for messages."""
+
+    def tensor_digests(self) -> dict[str, bytes]:
+        """16 bytes a tensor: to name the one that drifted."""
+
+
+class Coordinator(Protocol):
+    """Membership, as the training loop sees it."""
+
+    def admit(self, state: StateOwner, num_steps: int) -> Position:
+        """Block until this trainer is a member and `state` holds the run's state. Return where to go on, at a step boundary."""
+
+    def open_round(self, position: Position) -> None:
+        """Begin a round."""
+
+    def next_sub_task(self) -> int | None:
+        """Return the next sub-task to compute here, or None when the round's merge is committed on this trainer.
+
+        Blocks in the exchange; hands out more sub-tasks when another trainer is lost.
+        """
+
+    def put_leaf(self, leaf: Node) -> None:
+        """Hand over a computed leaf (range of one sub-task); the fold may consume it."""
+
+    def merged(self) -> Merged:
+        """The round's merge, after `next_sub_task` returned None. Not to be modified."""
+
+    def agreed_layout(self, phase: int) -> Layout | None:
+        """The layout of the last committed round of this phase, if any: so that a mismatch is told before the exchange."""
+
+    def end_step(self, row: LedgerRow) -> None:
+        """The commit of a step: record its row; joins, leaves and snapshots happen here. May block."""
+
+    def finish(self) -> None:
+        """After the last step: return on the one trainer elected to run the code after the loop, raise TrainerExit elsewhere."""
+
+    @property
+    def generation(self) -> int:
+        """The present generation's number, for the circumstances."""
+
+    @property
+    def trainers(self) -> int:
+        """How many members it has."""

@@ -1,0 +1,45 @@
+"""Random streams: every piece of code that a trainer runs starts from a state that depends on what it is, never on who runs it."""
+
+from __future__ import annotations
+
+import random
+import struct
+from enum import IntEnum
+
+import numpy as np
+import torch
+import xxhash
+
+__all__ = ["Purpose", "Streams", "stream_key"]
+
+
+class Purpose(IntEnum):
+    """What a stream is for. The numbers are part of the promise: never change one."""
+
+    SETUP = 0  # the train function, before its first step
+    OUTSIDE = 1  # at a step's start and after each round, on every trainer alike
+    LOAD = 2  # `__getitem__` and `collate`, inline and in data workers
+    COMPUTE = 3  # the user's code in a sub-task
+    ORDER = 4  # the permutation of an epoch
+
+
+def stream_key(seed: int, purpose: Purpose, *where: int) -> bytes:
+    """Return the 16 bytes that name a stream: a hash of the job's seed, the purpose and up to four numbers, each below 2**63."""
+    return xxhash.xxh3_128_digest(struct.pack(f"<{len(where) + 2}q", seed, purpose, *where))
+
+
+class Streams:
+    """Seeds torch (CPU and device), numpy's global state and `random`, in about 20 microseconds."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._seed = seed
+        self._device = None if device.type == "cpu" else torch.get_device_module(device)
+
+    def start(self, purpose: Purpose, *where: int) -> None:
+        """Put every generator of this process at the start of a stream."""
+        high, low = struct.unpack("<QQ", stream_key(self._seed, purpose, *where))
+        torch.default_generator.manual_seed(high)
+        if self._device is not None:
+            self._device.manual_seed(high)
+        np.random.seed(low & 0xFFFFFFFF)
+        random.seed(low)

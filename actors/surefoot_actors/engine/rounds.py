@@ -1,0 +1,144 @@
+"""The inner loops: iterators that hand out this trainer's sub-tasks of a round and end when the round is merged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from surefoot.errors import ContractError
+from surefoot_actors import faults
+from surefoot_actors.engine.agreement import Held, agree
+from surefoot_actors.engine.caller import user_line
+from surefoot_actors.engine.cuts import Cut
+from surefoot_actors.engine.foresight import Key
+from surefoot_actors.engine.rng import Purpose
+from surefoot_actors.engine.types import Merged, Node, Position
+from surefoot_actors.engine.values import SubTask
+
+if TYPE_CHECKING:
+    from surefoot_actors.engine.run import TrainRun
+
+__all__ = ["Round", "TrainingRound"]
+
+
+class Round(ABC, Iterator[Any]):
+    """One inner loop. Made by the user's call, opened by the loop's first turn, closed by its last."""
+
+    #: whether `.grad` stays as it is
+    keeps_gradients: bool
+
+    def __init__(
+        self, run: TrainRun, step: int, dataset: Any, collate: Callable[[list[Any]], Any] | None, cut: Cut
+    ) -> None:
+        self._run, self._step = run, step
+        #: the user's line that began the loop
+        self.line = user_line(3)
+        self._source = run.loader.source(dataset, collate, cut, self.line)
+        self._position: Position | None = None
+        self._ended = False
+        #: the sub-task that the user's code computes right now
+        self.sub_task: SubTask | None = None
+        # the first leaf made here: what a round's leaves must have in common. Its buckets may be folded away.
+        self._first: Node | None = None
+
+    @property
+    def data(self) -> str:
+        """Return the line of a layout that tells what the round's samples are taken from."""
+        return f"data {self._source.length} samples  # {self.line}"
+
+    def __next__(self) -> Any:
+        if self._ended:
+            raise StopIteration
+        if self._position is None:
+            self._position = self._run.open_round(self)
+            self._begin()
+        else:
+            self._take_back()
+        key = self._next_key(self._position)
+        if key is None:
+            self._close(self._position)
+            raise StopIteration
+        batch = self._source.load(key)
+        self._prepare()
+        self._run.streams.start(Purpose.COMPUTE, *key)
+        faults.point("forward", self._step)
+        return batch
+
+    def _put(self, leaf: Node) -> None:
+        """Hand over a leaf. Raises ContractError, as the merge would across trainers, when it is unlike this round's others."""
+        if self._first is None:
+            self._first = leaf
+        elif leaf.layout is not self._first.layout:
+            agree([Held(sub_task=n.range.lo, layout=n.layout) for n in (self._first, leaf)], self._step)
+        if leaf.exact != self._first.exact:
+            raise ContractError(_exact_difference(self._first, leaf))
+        self._run.coordinator.put_leaf(leaf)
+
+    def _close(self, position: Position) -> None:
+        merged = self._run.coordinator.merged()
+        self._ended = True
+        self._end(merged)
+        self._run.close_round(self, position, merged)
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """The round is open."""
+
+    @abstractmethod
+    def _take_back(self) -> None:
+        """The user's code has worked on the batch it was given."""
+
+    @abstractmethod
+    def _next_key(self, position: Position) -> Key | None:
+        """Return the next batch to hand out, None when the round is merged."""
+
+    def _prepare(self) -> None:
+        """The user's code is about to get a batch."""
+
+    @abstractmethod
+    def _end(self, merged: Merged) -> None:
+        """The round is merged on this trainer."""
+
+
+class TrainingRound(Round):
+    """`step.batches`: one batch a sub-task; leaves hold gradients, buffers and logged values."""
+
+    keeps_gradients = False
+
+    def _begin(self) -> None:
+        self._run.leaves.open(self.data)
+        self._num_computed = 0
+        self._weight = 1.0
+
+    def _take_back(self) -> None:
+        assert self.sub_task is not None
+        self._run.check_strays(self.line)
+        logged = self.sub_task.logged()
+        self._num_computed, self._weight = self._num_computed + 1, logged.weight
+        leaf = self._run.leaves.make(self.sub_task.number, logged)
+        self.sub_task = None
+        self._put(leaf)
+
+    def _next_key(self, position: Position) -> Key | None:
+        number = self._run.coordinator.next_sub_task()
+        if number is None:
+            return None
+        self.sub_task = SubTask(number)
+        return Key(self._step, position.phase, number, 0)
+
+    def _prepare(self) -> None:
+        self._run.leaves.begin()
+
+    def _end(self, merged: Merged) -> None:
+        # The merge of a single sub-task of weight 1 is that sub-task's leaf: its gradients are in place.
+        in_place = self._run.sub_tasks == 1 and self._num_computed == 1 and self._weight == 1.0
+        self._run.leaves.deliver(merged, in_place=in_place)
+
+
+def _exact_difference(one: Node, other: Node) -> str:
+    names = [line.split()[1] for line in one.layout.description if line.startswith("exact ")]
+    return (
+        f"an integer or bool buffer ends differently in sub-tasks {one.range.lo} and {other.range.lo}: {' or '.join(names)}. Such "
+        f"buffers cannot be averaged, so every sub-task of a round must leave them equal; keep what depends on the data out of them"
+    )

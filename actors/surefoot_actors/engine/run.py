@@ -1,0 +1,234 @@
+"""The Run that users see, and `run_training`, which takes a train function through its whole life on one trainer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from surefoot import contract
+from surefoot.contract import TrainFunction
+from surefoot.errors import ContractError
+from surefoot_actors import faults
+from surefoot_actors.engine.buffers import BufferWatch
+from surefoot_actors.engine.caller import user_line
+from surefoot_actors.engine.cuts import EvaluationCut, TrainingCut
+from surefoot_actors.engine.evaluation import EvaluationRound
+from surefoot_actors.engine.folding import shared_pool
+from surefoot_actors.engine.gate import Gate
+from surefoot_actors.engine.health import Health
+from surefoot_actors.engine.loader import Loader
+from surefoot_actors.engine.ports import Coordinator
+from surefoot_actors.engine.rng import Purpose, Streams
+from surefoot_actors.engine.rounds import Round
+from surefoot_actors.engine.sampler import Sampler
+from surefoot_actors.engine.step import TrainStep
+from surefoot_actors.engine.strays import check_strays
+from surefoot_actors.engine.tracked import Tracked
+from surefoot_actors.engine.types import Merged, Position
+from surefoot_actors.engine.vector import LeafMaker
+
+__all__ = ["RunOptions", "TrainRun", "run_training"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What of the job's spec the engine needs."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    # samples a step; a multiple of sub_tasks
+    batch_size: int
+    sub_tasks: int = 8
+    data_workers: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    # told of what is odd but no error, such as gradients that are not finite
+    on_warning: Callable[[str], None] | None = None
+    # for `surefoot check`: the run ends after so many steps, without the code after the loop
+    end_after: int | None = None
+
+
+class _RehearsalOver(BaseException):
+    """Raised through the train function where `end_after` ends it: not an Exception, so that the user's code does not swallow it."""
+
+
+def run_training(train: TrainFunction, options: RunOptions, coordinator: Coordinator) -> TrainRun:
+    """Call `train` with a Run and see that it keeps the contract. Returns when it has returned; its hooks and workers are gone then.
+
+    Raises whatever `train` or the coordinator raises; ContractError when `train` did not loop over `run.steps()` to the end.
+    """
+    run = TrainRun(options, coordinator)
+    grad_enabled = torch.is_grad_enabled()
+    try:
+        run.streams.start(Purpose.SETUP)
+        with contextlib.suppress(_RehearsalOver):
+            train(run)
+        run.check_behaved()
+    finally:
+        torch.set_grad_enabled(grad_enabled)
+        run.close()
+    return run
+
+
+class TrainRun(contract.Run):
+    """The loop over steps, and what rounds share."""
+
+    # set by track()
+    tracked: Tracked
+    buffers: BufferWatch
+    leaves: LeafMaker
+
+    def __init__(self, options: RunOptions, coordinator: Coordinator) -> None:
+        self.device = options.device
+        self.config = options.config
+        self.seed = options.seed
+        self.batch_size = options.batch_size
+        self.sub_tasks = options.sub_tasks
+        self.coordinator = coordinator
+        self._end_after = options.end_after
+        self.streams = Streams(options.seed, options.device)
+        sampler = Sampler(seed=options.seed, batch_size=options.batch_size, sub_tasks=options.sub_tasks)
+        self.training_cut = TrainingCut(sampler, options.sub_tasks)
+        self.evaluation_cut = EvaluationCut(options.batch_size // options.sub_tasks, options.sub_tasks)
+        self.loader = Loader(self.streams, options.seed, options.data_workers)
+        # the step and the round under way
+        self.step: TrainStep | None = None
+        self.open: Round | None = None
+        self._gate = Gate()
+        self._health = Health(options.on_warning)
+        self._hooks: list[Any] = []
+        self._position = Position(0, 0, 0)
+        self._num_steps: int | None = None
+        self._looped = False
+        self._looked_for_strays = False
+
+    def track(self, **objects: Any) -> None:
+        if hasattr(self, "tracked"):
+            raise ContractError(f"run.track() is called a second time at {user_line()}; name everything in one call")
+        if self._num_steps is not None:
+            raise ContractError(f"run.track() at {user_line()} comes after run.steps(); call it before")
+        self.tracked = Tracked(objects, self.device)
+        self.buffers = BufferWatch(self.tracked.modules.items())
+        self._parameters = self.tracked.parameters()
+        self.leaves = LeafMaker(self._parameters, self.buffers, self.device, shared_pool())
+
+    def steps(self, num_steps: int) -> Iterator[contract.Step]:
+        if not hasattr(self, "tracked"):
+            raise ContractError(
+                f"run.steps() at {user_line()}, but nothing is tracked: call run.track(model=..., optimizer=...) before it, "
+                f"naming everything that training changes"
+            )
+        if self._num_steps is not None:
+            raise ContractError(
+                f"run.steps() is called a second time at {user_line()}; one loop over it is the whole training"
+            )
+        if num_steps < 0:
+            raise ContractError(f"run.steps({num_steps}) at {user_line()}: give the number of steps")
+        self._num_steps, self._steps_line = num_steps, user_line()
+        return self._loop(num_steps if self._end_after is None else min(num_steps, self._end_after))
+
+    def _loop(self, num_steps: int) -> Iterator[contract.Step]:
+        self._gate.guard(self.tracked.optimizers.values())
+        self._arm_faults()
+        self._position = self.coordinator.admit(self.tracked, num_steps)
+        while (number := self._position.step) < num_steps:
+            self.step = TrainStep(self, number)
+            self._gate.begin_step()
+            self.streams.start(Purpose.OUTSIDE, number, 0)
+            yield self.step
+            self._end_step(self.step)
+        self.step = None
+        self._looped = True
+        self._gate.leave()
+        self.coordinator.finish()
+        if self._end_after is not None:
+            raise _RehearsalOver
+
+    def _end_step(self, step: TrainStep) -> None:
+        self.check_no_round("the step ends")
+        if not step.num_rounds:
+            raise ContractError(
+                f"step {step.number} had no inner loop: every step needs `for batch in step.batches(dataset): ...`, "
+                f"as that is where trainers meet"
+            )
+        self._health.check_state(self._parameters, step.number)
+        self.coordinator.end_step(step.row())
+        self._position = Position(self._position.round, step.number + 1, 0)
+
+    def open_round(self, round_: Round) -> Position:
+        """Begin a round at the loop's first turn. Raises ContractError when another is under way."""
+        self.check_no_round(f"another begins at {round_.line}")
+        self.open = round_
+        self._gate.open(round_.line, keeps_gradients=round_.keeps_gradients)
+        self.coordinator.open_round(self._position)
+        return self._position
+
+    def close_round(self, round_: Round, position: Position, merged: Merged) -> None:
+        """End a round: its merge is committed and delivered."""
+        assert self.step is not None
+        self.open = None
+        self._gate.close(delivered=not round_.keeps_gradients)
+        self._health.check_merge(merged, position.step)
+        self.step.add_round(position.phase, merged)
+        self._position = Position(position.round + 1, position.step, position.phase + 1)
+        self.streams.start(Purpose.OUTSIDE, position.step, position.phase + 1)
+
+    def check_strays(self, line: str) -> None:
+        """Raise ContractError when something trains in the inner loop at this line that is not tracked. Looks once, at the first leaf."""
+        if self._looked_for_strays:
+            return
+        self._looked_for_strays = True
+        buffers = (b for module in self.tracked.modules.values() for b in module.buffers())
+        check_strays({id(t) for t in (*(p for _, p in self._parameters), *buffers)}, line)
+
+    def check_no_round(self, what: str) -> None:
+        """Raise ContractError when an inner loop has not ended."""
+        if self.open is not None:
+            raise ContractError(
+                f"the inner loop at {self.open.line} has not ended, but {what}. An inner loop must run to its end, as every "
+                f"sub-task of the round is merged: take the break out of it, and do not nest inner loops"
+            )
+
+    def check_current(self, step: TrainStep) -> None:
+        """Raise ContractError unless this step is the one under way and between rounds."""
+        if self.step is not step:
+            raise ContractError(
+                f"step {step.number} is used at {user_line(3)}, but it is over; use the step of the present turn"
+            )
+        self.check_no_round(f"another begins at {user_line(3)}")
+
+    def check_behaved(self) -> None:
+        """Raise ContractError unless the train function looped over `run.steps()` to its end."""
+        if self._num_steps is None:
+            raise ContractError(
+                "the train function returned without calling run.steps(); train in `for step in run.steps(n):`"
+            )
+        if not self._looped:
+            at = "before its first step" if self.step is None else f"in step {self.step.number}"
+            raise ContractError(
+                f"the loop over run.steps({self._num_steps}) was left {at}, by break or return (the loop at {self._steps_line}); "
+                f"let it run to its end and ask for fewer steps instead"
+            )
+
+    def close(self) -> None:
+        """Take hooks off the user's objects, end data workers, release memory. Doubled calls do nothing."""
+        if isinstance(self.open, EvaluationRound):
+            self.open.restore()
+        self._gate.leave()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self.loader.close()
+        shared_pool().forget()
+
+    def _arm_faults(self) -> None:
+        if faults.armed("backward"):
+            for _, parameter in self._parameters:
+                if parameter.requires_grad:
+                    self._hooks.append(parameter.register_hook(self._in_backward))  # type: ignore[no-untyped-call]
+
+    def _in_backward(self, _: torch.Tensor) -> None:
+        faults.point("backward", self._position.step)

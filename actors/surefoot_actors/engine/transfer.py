@@ -1,0 +1,167 @@
+"""State for joiners, striped from every settled member, and merged vectors for those that missed one. Inside the new group (R5)."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import xxhash
+
+from surefoot_actors.engine.group import Group
+from surefoot_actors.engine.sums import NodeHead
+from surefoot_actors.engine.types import Layout, Merged, StateImage
+from surefoot_actors.engine.wire import Message, Tag
+
+__all__ = ["StripeMismatchError", "recv_merged", "recv_state", "send_merged", "send_state"]
+
+# generation, round, whole-image digest, skeleton bytes, extra bytes, number of tensors
+_HEAD = struct.Struct("<qq16sQQQ")
+_LENGTH = struct.Struct("<Q")
+# A piece is one message; gloo numbers bytes of a message by 64 bits, but small pieces let several sources flow side by side.
+_PIECE_BYTES = 8 << 20
+
+
+class StripeMismatchError(RuntimeError):
+    """The stripes of a joiner's state are not of one generation, round and image: they are discarded, nothing was restored (R5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Bytes [start, stop) of one tensor of the image."""
+
+    tensor: int
+    start: int
+    stop: int
+
+
+def _pieces(sizes: Sequence[int], source: int, num_sources: int) -> Iterator[_Piece]:
+    """Yield the pieces of the stripe that the source at this place gives: bytes [B*k//n, B*(k+1)//n) of the image."""
+    total = sum(sizes)
+    low, high = total * source // num_sources, total * (source + 1) // num_sources
+    at = 0
+    for tensor, size in enumerate(sizes):
+        start, stop = max(low - at, 0), min(high - at, size)
+        for piece in range(start, stop, _PIECE_BYTES):
+            yield _Piece(tensor, piece, min(piece + _PIECE_BYTES, stop))
+        at += size
+
+
+def _image_digest(image: StateImage) -> bytes:
+    state = xxhash.xxh3_128(image.skeleton)
+    for tensor in image.tensors:
+        state.update(_LENGTH.pack(tensor.numel()))
+        if tensor.numel():
+            state.update(tensor.numpy().data)
+    return state.digest()
+
+
+def send_state(
+    group: Group,
+    joiners: Sequence[int],
+    sources: Sequence[int],
+    image: StateImage,
+    generation: int,
+    round: int,
+    extra: bytes,
+) -> None:
+    """Send this rank's stripe of the state to every joiner; blocks until they have it. `sources` hold equal state.
+
+    The image's tensors are sent from where they lie. Skeleton and `extra` go from the first source. Raises GroupClosedError.
+    """
+    place = list(sources).index(group.rank)
+    sizes = [tensor.numel() for tensor in image.tensors]
+    head = _HEAD.pack(generation, round, _image_digest(image), len(image.skeleton), len(extra), len(sizes))
+    table = struct.pack(f"<{len(sizes)}Q", *sizes)
+    tail = image.skeleton + extra if place == 0 else b""
+    stripe = [image.tensors[p.tensor][p.start : p.stop] for p in _pieces(sizes, place, len(sources))]
+    fixed = [(Tag.STATE_HEAD, _tensor(head)), (Tag.STATE_TABLE, _tensor(table)), (Tag.STATE_SKELETON, _tensor(tail))]
+    messages = [Message(data, joiner, tag) for joiner in joiners for tag, data in fixed if data.numel()]
+    messages += [Message(data, joiner, Tag.STATE + i) for joiner in joiners for i, data in enumerate(stripe)]
+    group.post(messages, []).wait()
+
+
+def recv_state(group: Group, sources: Sequence[int], generation: int, round: int) -> tuple[StateImage, bytes]:
+    """Receive the state from all sources; return it and the first source's `extra`.
+
+    Raises StripeMismatchError where the stripes are not all of this generation, round and one image; GroupClosedError.
+    """
+    heads = _receive(group, dict.fromkeys(sources, _HEAD.size), Tag.STATE_HEAD)
+    fields = {source: _HEAD.unpack(data) for source, data in heads.items()}
+    num_tensors = {source: field[5] for source, field in fields.items()}
+    tables = _receive(group, {s: _LENGTH.size * n for s, n in num_tensors.items()}, Tag.STATE_TABLE)
+    first = fields[sources[0]]
+    _check_stripes(fields, tables, generation, round)
+    sizes = struct.unpack(f"<{first[5]}Q", tables[sources[0]])
+    tensors = [torch.empty(size, dtype=torch.uint8) for size in sizes]
+    stripes = [
+        Message(tensors[piece.tensor][piece.start : piece.stop], source, Tag.STATE + i)
+        for place, source in enumerate(sources)
+        for i, piece in enumerate(_pieces(sizes, place, len(sources)))
+    ]
+    posted = group.post([], stripes)
+    tail = _receive(group, {sources[0]: first[3] + first[4]}, Tag.STATE_SKELETON)[sources[0]]
+    posted.wait()
+    image = StateImage(skeleton=tail[: first[3]], tensors=tensors)
+    if _image_digest(image) != first[2]:
+        raise StripeMismatchError("the stripes together do not make the image that their sources hold")
+    return image, tail[first[3] :]
+
+
+def _check_stripes(fields: dict[int, tuple[Any, ...]], tables: dict[int, bytes], generation: int, round: int) -> None:
+    wanted = (generation, round, next(iter(fields.values()))[2])
+    for source, field in fields.items():
+        if field[:3] != wanted or tables[source] != next(iter(tables.values())):
+            raise StripeMismatchError(
+                f"rank {source} gives state of generation {field[0]}, round {field[1]}, digest {field[2].hex()}; "
+                f"wanted generation {generation}, round {round}, digest {wanted[2].hex()}"
+            )
+
+
+def send_merged(group: Group, dst: int, merged: Merged) -> None:
+    """Give another member the merged vector it missed; blocks until it has it. Raises GroupClosedError."""
+    layout: Layout = merged.layout
+    head: NodeHead = (
+        merged.weight,
+        tuple(merged.scalars[name] for name in layout.scalars),
+        merged.presence,
+        merged.exact,
+    )
+    data = pickle.dumps((merged.round, layout, head, merged.digest))
+    messages = [
+        Message(_tensor(_LENGTH.pack(len(data))), dst, Tag.MERGED_LENGTH),
+        Message(_tensor(data), dst, Tag.MERGED_HEAD),
+    ]
+    # whole before the buckets: those may go by another way, which does not move these meanwhile
+    group.post(messages, []).wait()
+    buckets = [Message(flat, dst, Tag.MERGED + i) for i, flat in enumerate(merged.buckets) if flat.numel()]
+    group.post(buckets, []).wait()
+
+
+def recv_merged(group: Group, src: int) -> Merged:
+    """Receive what `send_merged` sends, into memory of its own. Raises GroupClosedError."""
+    (length,) = _LENGTH.unpack(_receive(group, {src: _LENGTH.size}, Tag.MERGED_LENGTH)[src])
+    data = _receive(group, {src: length}, Tag.MERGED_HEAD)[src]
+    layout: Layout
+    round, layout, head, digest = pickle.loads(data)  # noqa: S301  from a fellow trainer, which runs the same user code
+    buckets = [torch.empty(b.numel, dtype=b.dtype, device=group.device) for b in layout.buckets]
+    group.post([], [Message(flat, src, Tag.MERGED + i) for i, flat in enumerate(buckets) if flat.numel()]).wait()
+    weight, scalars, presence, exact = head
+    return Merged(
+        round=round, layout=layout, buckets=buckets, weight=weight,
+        scalars=dict(zip(layout.scalars, scalars, strict=True)), presence=presence, exact=exact, digest=digest,
+    )  # fmt: skip
+
+
+def _tensor(data: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
+
+
+def _receive(group: Group, sizes: dict[int, int], tag: Tag) -> dict[int, bytes]:
+    """Return this many bytes from each of these ranks."""
+    into = {source: torch.empty(size, dtype=torch.uint8) for source, size in sizes.items()}
+    group.post([], [Message(flat, source, tag) for source, flat in into.items() if flat.numel()]).wait()
+    return {source: flat.numpy().tobytes() for source, flat in into.items()}

@@ -1,0 +1,303 @@
+"""Leaves: what a sub-task leaves behind as one flat vector, and how a merged vector comes back to gradients and buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from surefoot.errors import ContractError
+from surefoot_actors.engine.buffers import BufferWatch, Slot
+from surefoot_actors.engine.digest import make_layout, without_source
+from surefoot_actors.engine.folding import LeafPool
+from surefoot_actors.engine.types import Layout, Merged, Node, Range
+
+__all__ = ["LeafMaker", "Logged", "Part", "cut_buckets"]
+
+# A bucket is closed before it would grow beyond this; a larger parameter has one of its own.
+_BUCKET_NUMEL = 16 * 1024 * 1024
+
+_DOUBLE = (torch.float64, torch.complex128)
+
+
+class Logged(NamedTuple):
+    """What a sub-task logged: value and the line that logged it, by name, and the sub-task's weight."""
+
+    values: dict[str, float | torch.Tensor]
+    lines: dict[str, str]
+    weight: float
+
+
+class Part(NamedTuple):
+    """One tensor's place in the vector: parts of a bucket lie in order, without gaps."""
+
+    name: str
+    dtype: torch.dtype
+    # of real numbers: a complex tensor has one more dimension of size 2
+    shape: tuple[int, ...]
+
+
+def cut_buckets(parts: Sequence[Part]) -> list[list[int]]:
+    """Return the parts' numbers by bucket, in order: cut by accumulation dtype and size, so the same on every trainer."""
+    buckets: list[list[int]] = []
+    current: dict[torch.dtype, int] = {}
+    sizes: list[int] = []
+    for i, part in enumerate(parts):
+        dtype, numel = accumulation_dtype(part.dtype), _numel(part.shape)
+        at = current.get(dtype)
+        if at is None or sizes[at] + numel > _BUCKET_NUMEL:
+            at = current[dtype] = len(buckets)
+            buckets.append([])
+            sizes.append(0)
+        buckets[at].append(i)
+        sizes[at] += numel
+    return buckets
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that gradients of `dtype` are summed in: float64 for double, else float32."""
+    return torch.float64 if dtype in _DOUBLE else torch.float32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """A layout and how it maps to this process's tensors. Made once for each set of parts."""
+
+    layout: Layout
+    parameters: tuple[torch.Tensor, ...]
+    floats: tuple[Slot, ...]
+    exacts: tuple[Slot, ...]
+    # by bucket: numbers of parts (parameters first, then floats), and meta tensors of their shapes
+    members: tuple[tuple[int, ...], ...]
+    templates: tuple[list[torch.Tensor], ...]
+
+    def views(self, buckets: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return one view a part into flat buckets, in the order of the parts."""
+        unflatten = torch._C._nn.unflatten_dense_tensors
+        if len(buckets) == 1:
+            return list(unflatten(buckets[0], self.templates[0]))
+        views: dict[int, torch.Tensor] = {}
+        for flat, members, templates in zip(buckets, self.members, self.templates, strict=True):
+            views.update(zip(members, unflatten(flat, templates), strict=True))
+        return [views[i] for i in range(len(views))]
+
+
+class LeafMaker:
+    """Harvests sub-tasks into leaves and delivers merged vectors. Parameters and buffers are in tracking order, tied ones once."""
+
+    def __init__(
+        self, parameters: Sequence[tuple[str, torch.Tensor]], buffers: BufferWatch, device: torch.device, pool: LeafPool
+    ) -> None:
+        self._names = {id(p): name for name, p in parameters}
+        self._parameters = [p for _, p in parameters]
+        self._buffers = buffers
+        self._device = device
+        self._pool = pool
+        self._plans: dict[tuple[object, ...], _Plan] = {}
+        self._plan: _Plan | None = None
+        self._slots: list[Slot] = []
+        self._data = ""
+
+    def open(self, data: str = "") -> None:
+        """Begin a round: present buffer values are its start values. `data` describes its dataset: equal on every trainer."""
+        self._data = data
+        slots = self._buffers.open()
+        if slots is not self._slots:
+            self._slots = slots
+            self._plans.clear()
+        self._plan = None
+
+    def begin(self) -> None:
+        """Begin a sub-task: no gradients, buffers as at the round's start."""
+        for parameter in self._parameters:
+            if parameter.requires_grad:
+                parameter.grad = None
+        self._buffers.restore()
+
+    @torch.no_grad()
+    def make(self, sub_task: int, logged: Logged) -> Node:
+        """Return the leaf of the sub-task that just ran.
+
+        Raises ContractError for a sparse gradient, a buffer that changed shape, or a logged value that is no scalar.
+        """
+        self._buffers.harvest()
+        plan = self._plan = self._plan_for(logged)
+        buckets = self._pool.take(plan.layout, self._device)
+        presence = self._fill(plan, plan.views(buckets)) if buckets else 0
+        scalars = scalar_values([logged.values[name] for name in plan.layout.scalars])
+        if logged.weight != 1.0:
+            scalars = _weigh(buckets, scalars, logged.weight)
+        return Node(
+            range=Range(sub_task, sub_task + 1),
+            layout=plan.layout,
+            buckets=buckets,
+            weight=logged.weight,
+            scalars=tuple(scalars),
+            presence=presence,
+            exact=b"".join([_bytes_of(slot.tensor) for slot in plan.exacts]),
+        )
+
+    def _fill(self, plan: _Plan, views: list[torch.Tensor]) -> int:
+        """Copy gradients and float buffers into the leaf's views. Return the presence bits."""
+        into, sources, presence = [], [], 0
+        for i, parameter in enumerate(plan.parameters):
+            grad = parameter.grad
+            if grad is None:
+                views[i].zero_()
+                continue
+            if grad.layout is not torch.strided:
+                raise ContractError(_sparse(self._names[id(parameter)]))
+            presence |= 1 << i
+            into.append(views[i])
+            sources.append(torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad)
+        for i, slot in enumerate(plan.floats, len(plan.parameters)):
+            presence |= slot.written << i
+            into.append(views[i])
+            sources.append(_real(slot.tensor))
+        if into:
+            torch._foreach_copy_(into, sources)
+        return presence
+
+    @torch.no_grad()
+    def deliver(self, merged: Merged, *, in_place: bool) -> None:
+        """Set every parameter's `.grad` and the written buffers to the merge, in memory of their own.
+
+        `in_place`: the present gradients are the merge already (one sub-task of weight 1), so they stay.
+        """
+        plan = self._plan_of(merged.layout)
+        views = plan.views(merged.buckets) if merged.buckets else []
+        self._buffers.restore()
+        if not in_place:
+            self._deliver_gradients(plan, views, merged.presence)
+        for i, slot in enumerate(plan.floats, len(plan.parameters)):
+            if merged.presence >> i & 1:
+                _real(slot.tensor).copy_(views[i])
+        at = 0
+        for slot in plan.exacts:
+            size = slot.tensor.numel() * slot.tensor.itemsize
+            slot.tensor.copy_(_tensor_of(merged.exact[at : at + size], slot.tensor))
+            at += size
+
+    def _deliver_gradients(self, plan: _Plan, views: list[torch.Tensor], presence: int) -> None:
+        into, sources = [], []
+        memory: set[int] = set()
+        for i, parameter in enumerate(plan.parameters):
+            if not presence >> i & 1:
+                parameter.grad = None
+                continue
+            grad = parameter.grad
+            # Autograd's own tensor will do if it is of the usual form. Two parameters may share one (y = a + b.view(...)): then
+            # clipping would scale it twice, and only on trainers that happened to get it.
+            if grad is None or grad.stride() != parameter.stride() or grad.untyped_storage().data_ptr() in memory:
+                grad = parameter.grad = torch.empty_like(parameter, requires_grad=False)
+            memory.add(grad.untyped_storage().data_ptr())
+            into.append(_real(grad))
+            sources.append(views[i])
+        if into:
+            torch._foreach_copy_(into, sources)
+
+    def _plan_for(self, logged: Logged) -> _Plan:
+        slots = self._slots
+        key = (
+            tuple([p.requires_grad for p in self._parameters]),
+            tuple([s.in_vector for s in slots]),
+            tuple([s.written and not s.is_float for s in slots]),
+            tuple(logged.values),
+            without_source(self._data),
+        )
+        plan = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) > 64:  # code whose layout never settles
+                self._plans.clear()
+            plan = self._plans[key] = self._make_plan(logged)
+        return plan
+
+    def _plan_of(self, layout: Layout) -> _Plan:
+        """Return this trainer's plan for the merge's layout; made here if no sub-task of the round ran here."""
+        if self._plan is not None and self._plan.layout.signature == layout.signature:
+            return self._plan
+        for plan in self._plans.values():
+            if plan.layout.signature == layout.signature:
+                return plan
+        plan = self._make_plan(Logged(dict.fromkeys(layout.scalars, 0.0), {}, 1.0))
+        if plan.layout.signature != layout.signature:
+            raise ContractError("the merged vector is of another layout than this trainer's tracked objects")
+        return plan
+
+    def _make_plan(self, logged: Logged) -> _Plan:
+        parameters = [p for p in self._parameters if p.requires_grad]
+        floats = [s for s in self._slots if s.in_vector]
+        exacts = [s for s in self._slots if s.written and not s.is_float]
+        parts = [_part(self._names[id(p)], p) for p in parameters] + [_part(s.name, s.tensor) for s in floats]
+        members = cut_buckets(parts)
+        names = sorted(logged.values)
+        lines = [self._data] if self._data else []
+        lines += [_describe("grad", self._names[id(p)], p) for p in parameters]
+        lines += [_describe("buffer", s.name, s.tensor) for s in floats]
+        lines += [_describe("exact", s.name, s.tensor) for s in exacts]
+        lines += [f"log {name}  # {logged.lines.get(name, '')}" for name in names]
+        layout = make_layout(
+            buckets=[(accumulation_dtype(parts[m[0]].dtype), sum(_numel(parts[i].shape) for i in m)) for m in members],
+            num_presence=len(parts),
+            scalars=names,
+            exact_bytes=sum(s.tensor.numel() * s.tensor.itemsize for s in exacts),
+            description=lines,
+        )
+        return _Plan(
+            layout=layout,
+            parameters=tuple(parameters),
+            floats=tuple(floats),
+            exacts=tuple(exacts),
+            members=tuple(map(tuple, members)),
+            templates=tuple([torch.empty(parts[i].shape, device="meta") for i in m] for m in members),
+        )
+
+
+def scalar_values(values: Sequence[float | torch.Tensor]) -> list[float]:
+    """Return the values as floats, waiting for a device once."""
+    tensors = [v for v in values if isinstance(v, torch.Tensor)]
+    numbers = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [next(numbers) if isinstance(v, torch.Tensor) else v for v in values]
+
+
+def _weigh(buckets: list[torch.Tensor], scalars: list[float], weight: float) -> list[float]:
+    """Multiply by the weight; weight 0 gives zeros even where a mean over nothing is NaN."""
+    if weight == 0.0:
+        torch._foreach_zero_(buckets)
+        return [0.0] * len(scalars)
+    torch._foreach_mul_(buckets, weight)
+    return [weight * s for s in scalars]
+
+
+def _part(name: str, tensor: torch.Tensor) -> Part:
+    shape = (*tensor.shape, 2) if tensor.is_complex() else tuple(tensor.shape)
+    return Part(name, tensor.dtype, shape)
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _describe(kind: str, name: str, tensor: torch.Tensor) -> str:
+    return f"{kind} {name} {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _sparse(name: str) -> str:
+    return (
+        f"parameter {name} has a sparse gradient, which cannot be merged in a fixed order; "
+        f"create its layer with sparse=False (torch.nn.Embedding) and use a dense optimizer"
+    )
+
+
+def _bytes_of(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _tensor_of(data: bytes, like: torch.Tensor) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(like.dtype).view(like.shape)

@@ -1,0 +1,207 @@
+"""What supervisor and trainers tell each other. Every message is idempotent: it may be lost and told again, doubled, or late.
+
+Sub-task sets are bitmasks (bit v: sub-task v). `round` counts every merge since the start of the job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = [
+    "Broken",
+    "Conclude",
+    "Done",
+    "End",
+    "Ended",
+    "Enter",
+    "Flag",
+    "FromTrainer",
+    "Generation",
+    "Hello",
+    "Left",
+    "Member",
+    "Over",
+    "Raised",
+    "Report",
+    "Returned",
+    "ToTrainer",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One trainer's place in a generation."""
+
+    trainer: str
+    # sub-tasks it owns of the generation's first round; from the next round on, its span
+    own: int
+    # "settled": at the start round. "behind": one round back, gets the merged vector from `source`.
+    # "joining": has no state, gets it in stripes from every settled member.
+    role: Literal["settled", "behind", "joining"]
+    # rank of the member that gives a "behind" one the vector it missed; None otherwise
+    source: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """A numbered membership. Only the supervisor makes one."""
+
+    number: int
+    # names the process group together with the number, so that a number reused by mistake meets nobody (R3)
+    nonce: str
+    # round the generation starts with
+    start: int
+    # in rank order
+    members: tuple[Member, ...]
+    # address of the TCP store that rank 0 hosts
+    store: tuple[str, int]
+
+
+# ---- supervisor to trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Over:
+    """The generation is over; report, promising to refuse numbers below `number` and older incarnations (R2)."""
+
+    number: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enter:
+    """A new generation, of which the receiver is a member."""
+
+    generation: Generation
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """End generation `number` at the next step boundary: a planned change."""
+
+    number: int
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclude:
+    """The receiver is elected to run the code after the loop."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """Leave and end: drained, not needed, or the run is complete. `reason` is for the log."""
+
+    incarnation: int
+    reason: str
+
+
+ToTrainer = Over | Enter | Flag | Conclude | End
+
+# ---- trainer to supervisor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """The train function has reached `steps()`: this trainer can be a member."""
+
+    trainer: str
+    # address of the TCP store that this trainer hosts, used when it is rank 0
+    store: tuple[str, int]
+    # what must be equal on every trainer, as sorted (name, value) pairs
+    fingerprint: tuple[tuple[str, str], ...]
+    pid: int
+    node: str
+    # what the train function asked of `steps()`
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The answer to Over. Taken in one act with the closing of the generation to commits (R1)."""
+
+    trainer: str
+    number: int
+    incarnation: int
+    # number of the generation this trainer was last a member of; 0: none, it has no state
+    generation: int
+    # the round it is at: every earlier one is committed here
+    round: int
+    # whether it holds the merged vector of round - 1
+    retained: bool
+    # leaves of `round` it holds, folded or not
+    held: int
+    # what it owned of `round` and may be computing right now
+    own: int
+    # parked in steps() at a step boundary, optimizer applied: it can give state to joiners (R5)
+    parked: bool
+    # parked after the last step
+    finished: bool
+    # mean seconds a sub-task takes here; 0 when unknown
+    sub_task_s: float = 0.0
+    # address of the TCP store that this trainer hosts, used when it is rank 0
+    store: tuple[str, int] = ("", 0)
+    # the step that `round` is part of, and how many there are, for people
+    step: int = 0
+    num_steps: int | None = None
+    # as in Hello: a restarted supervisor has heard none
+    fingerprint: tuple[tuple[str, str], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """Parked at a step boundary because a flag was latched in this generation's exchange (R7)."""
+
+    trainer: str
+    generation: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """Parked after the last step; `digest` (hex) is of the whole tracked state."""
+
+    trainer: str
+    generation: int
+    steps: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """The elected trainer's train function returned: the run is complete."""
+
+    trainer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Raised:
+    """The user's code raised. Fails the job at once, with the traceback."""
+
+    trainer: str
+    kind: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Broken:
+    """This member's group of `generation` failed, though nobody has told that it is over: a peer is lost, or its connection."""
+
+    trainer: str
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """After End: the user's code has unwound, and the process may be killed without harm."""
+
+    trainer: str
+
+
+FromTrainer = Hello | Report | Left | Done | Returned | Raised | Broken | Ended

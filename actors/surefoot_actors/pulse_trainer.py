@@ -1,0 +1,94 @@
+"""The trainer's side of the pulse: keeps its helper process, and marks the sub-task last started."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from surefoot_actors.cluster import TrainerSetup
+from surefoot_actors.pulse_helper import MARKS
+
+__all__ = ["Helper", "mark", "start_helper"]
+
+# A helper that ended so soon after its start is not started anew at once.
+RESTART_S = 1.0
+_SCRIPT = Path(__file__).with_name("pulse_helper.py")
+
+_marks: mmap.mmap | None = None
+
+
+def mark(round_: int, sub_task: int) -> None:
+    """Note that a sub-task starts here: the helper tells it. Without a helper this does nothing."""
+    if _marks is not None:
+        MARKS.pack_into(_marks, 0, round_, sub_task)
+
+
+def start_helper(setup: TrainerSetup, pid: int, marks_fd: int = -1) -> subprocess.Popen[bytes]:
+    """Start the helper process of this process, `pid`, and tell it where to beat.
+
+    In a session of its own: what stops or ends the trainer's process group must not take the witness with it.
+    """
+    for name in (setup.attempt, setup.trainer):
+        if not name or " " in name or "\n" in name:
+            raise ValueError(f"{name!r} cannot name a trainer or an attempt: it is empty or has a space in it")
+    command = [sys.executable, "-I", "-S", str(_SCRIPT), str(pid), str(marks_fd), setup.attempt, setup.trainer]
+    fds = (marks_fd,) if marks_fd >= 0 else ()
+    helper = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=fds, start_new_session=True, cwd="/"
+    )
+    tell_server(helper, setup.pulse, setup.pulse_secret)
+    return helper
+
+
+def tell_server(helper: subprocess.Popen[bytes], address: tuple[str, int], secret: str) -> None:
+    """Tell a helper where to beat from now on. A helper that has ended is not told."""
+    assert helper.stdin is not None
+    try:
+        helper.stdin.write(f"server {address[0]} {address[1]} {secret}\n".encode())
+        helper.stdin.flush()
+    except BrokenPipeError:
+        pass
+
+
+class Helper:
+    """Keeps one helper process running for as long as this process lives."""
+
+    def __init__(self, setup: TrainerSetup) -> None:
+        self._setup = setup
+        self._server = (setup.pulse, setup.pulse_secret)
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and the thread that starts it anew should it end."""
+        global _marks
+        marks_fd = os.memfd_create("surefoot-marks")
+        os.ftruncate(marks_fd, MARKS.size)
+        _marks = mmap.mmap(marks_fd, MARKS.size)
+        mark(-1, -1)
+        self._process = start_helper(self._setup, os.getpid(), marks_fd)
+        threading.Thread(target=self._keep, args=(marks_fd,), name="pulse-helper", daemon=True).start()
+
+    def tell(self, address: tuple[str, int], secret: str) -> None:
+        """Beat to another server from now on: a restarted supervisor's."""
+        with self._lock:
+            self._server = (address, secret)
+            if self._process is not None:
+                tell_server(self._process, address, secret)
+
+    def _keep(self, marks_fd: int) -> None:
+        pause = threading.Event()
+        while True:
+            assert self._process is not None
+            started = time.monotonic()
+            self._process.wait()
+            if time.monotonic() - started < RESTART_S:
+                pause.wait(RESTART_S)
+            with self._lock:
+                self._process = start_helper(self._setup, os.getpid(), marks_fd)
+                tell_server(self._process, *self._server)

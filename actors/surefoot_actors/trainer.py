@@ -1,0 +1,425 @@
+"""The trainer's shell: performs what the member machine commands, and feeds it what happens.
+
+Three kinds of thread meet here under one lock, the commit lock (R1): the training thread, which runs the user's code and calls the
+`Coordinator` methods; the control threads, on which the supervisor's calls arrive; and the data plane of the present generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+
+from surefoot.errors import ContractError, DriftError
+from surefoot.events import LedgerRow
+from surefoot_actors import entrypoint, faults, pulse_trainer
+from surefoot_actors.cluster import Inbox, TrainerSetup
+from surefoot_actors.data_plane import Backpack, DataPlane, Round
+from surefoot_actors.engine.caller import user_line
+from surefoot_actors.engine.fingerprint import fingerprint, make_deterministic
+from surefoot_actors.engine.folding import NodeStore
+from surefoot_actors.engine.group import StoreHost
+from surefoot_actors.engine.header import ExchangeError
+from surefoot_actors.engine.merge import BufferPool, MergeResult
+from surefoot_actors.engine.ports import StateOwner, TrainerExit
+from surefoot_actors.engine.run import RunOptions, run_training
+from surefoot_actors.engine.types import Layout, Merged, Node, Position, StateImage
+from surefoot_actors.mailbox import Mailbox
+from surefoot_actors.protocol import member
+from surefoot_actors.protocol.member import At, Close, Form, MemberState, Merge, Resume, Stop, Tell
+from surefoot_actors.protocol.messages import Ended, Enter, Hello, Over, Raised, Report, Returned, ToTrainer
+from surefoot_actors.protocol.plan import covers
+
+__all__ = ["TrainerProcess"]
+
+# How much a new measurement of the seconds a sub-task takes weighs against the earlier ones.
+_PACE = 0.2
+_NO_DRIFT = bytes(16)
+
+
+class TrainerProcess:
+    """One trainer: serves `cluster.TrainerService` to the supervisor and `engine.ports.Coordinator` to the training loop."""
+
+    def __init__(self, setup: TrainerSetup) -> None:
+        self._setup, self._spec = setup, setup.spec
+        faults.arm(setup.faults, setup.trainer, os.environ.get("SUREFOOT_FAULTS_FIRED", ""))
+        make_deterministic(setup.spec.threads)
+        self._device = _device(setup.spec.resources.gpus)
+        self._address = os.environ.get("SUREFOOT_HOST", "127.0.0.1")
+        self._store_host = StoreHost(self._address)
+        self._mailbox = Mailbox()
+        self._changed = threading.Condition(threading.Lock())  # its lock is the commit lock
+        self._state = MemberState(trainer=setup.trainer, num_sub_tasks=setup.spec.sub_tasks)
+        self._plane: DataPlane | None = None
+        self._leaves = NodeStore(setup.spec.sub_tasks)
+        self._owner: StateOwner | None = None
+        self._owner_lock = threading.Lock()  # one transfer of tracked state at a time
+        self._position = Position(0, 0, 0)
+        self._drift = _NO_DRIFT
+        # of the user's inner loop that is under way
+        self._line = ""
+        self._agreed: dict[int, Layout] = {}
+        self._merged: Merged | None = None
+        self._retained: Merged | None = None
+        self._sub_task_s = 0.0
+        self._began: float | None = None
+        self._num_steps = 0
+        self._thread: threading.Thread | None = None
+        self._returned = False
+        self.start()
+
+    # ---- TrainerService: called by the supervisor, on control threads
+
+    def start(self) -> None:
+        """Start the training thread. Doubled calls do nothing."""
+        with self._changed:
+            if self._thread is not None:
+                return
+            self._thread = threading.Thread(target=self._train, name="training", daemon=True)
+        self._thread.start()
+
+    def deliver(self, message: ToTrainer) -> None:
+        """Take a message; never blocks for long."""
+        if isinstance(message, Over | Enter):
+            faults.point("report" if isinstance(message, Over) else "enter", self._position.step)
+        with self._changed:
+            self._feed(message)
+
+    def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox:
+        """Return what this trainer has to say: see `cluster.TrainerService.collect`."""
+        return self._mailbox.collect(after, rows_below, wait_s, self._tells_rows())
+
+    def _tells_rows(self) -> bool:
+        state = self._state
+        over = state.at in (At.END, At.CONCLUDED)
+        return over or (state.generation is not None and state.round >= 0 and state.rank == 0)
+
+    # ---- the machine: every call with the commit lock held
+
+    def _feed(self, event: member.Event) -> None:
+        self._state, commands = member.step(self._state, event)
+        for command in commands:
+            self._perform(command)
+
+    def _perform(self, command: member.Command) -> None:
+        match command:
+            case Tell(message=message):
+                self._mailbox.tell(self._completed(message) if isinstance(message, Report) else message)
+            case Form():
+                self._plane = DataPlane(
+                    self,
+                    command,
+                    self._state.rank,
+                    num_sub_tasks=self._spec.sub_tasks,
+                    device=self._device,
+                    address=self._address,
+                )
+            case Merge(flag=flag):
+                self._start_merge(flag)
+            case Close():
+                if self._plane is not None:
+                    self._plane.close()
+                    self._plane = None
+            case Resume():
+                self._changed.notify_all()
+            case Stop():
+                self._changed.notify_all()
+                if self._returned:
+                    self._mailbox.tell(Ended(trainer=self._setup.trainer))
+
+    def _completed(self, report: Report) -> Report:
+        return replace(
+            report,
+            sub_task_s=self._sub_task_s,
+            store=self._store_host.address,
+            step=self._position.step,
+            num_steps=self._num_steps,
+            fingerprint=self._fingerprint(),
+        )
+
+    def _fingerprint(self) -> tuple[tuple[str, str], ...]:
+        return fingerprint(self._device, self._spec.threads)
+
+    def _start_merge(self, flag: bool) -> None:
+        assert self._plane is not None
+        assert self._state.generation is not None
+        round_, step, phase = self._position
+        self._plane.merge(
+            Round(
+                number=round_,
+                step=step,
+                phase=phase,
+                covers=covers(self._state.generation, round_, self._spec.sub_tasks),
+                nodes=dict(self._leaves.nodes()),
+                flag=flag,
+                drift=self._drift,
+                agreed=self._agreed.get(phase),
+            )
+        )
+
+    # ---- Coordinator: called by the training thread
+
+    def admit(self, state: StateOwner, num_steps: int) -> Position:
+        """Say hello and wait to be a member whose tracked state is the run's."""
+        self._owner, self._num_steps = state, num_steps
+        faults.point("hello", -1)
+        self._mailbox.tell(
+            Hello(
+                trainer=self._setup.trainer,
+                store=self._store_host.address,
+                fingerprint=self._fingerprint(),
+                pid=os.getpid(),
+                node=socket.gethostname(),
+                num_steps=num_steps,
+            )
+        )
+        with self._waiting_until(lambda: self._state.at is not At.START):
+            pass
+        with self._owner_lock:  # a dead generation may still be writing what it restores
+            return self._position
+
+    def open_round(self, position: Position) -> None:
+        """Begin a round."""
+        assert self._owner is not None
+        self._line = user_line()
+        drift = self._owner.stripe_digest(position.step) if position.phase == 0 else _NO_DRIFT
+        with self._changed:
+            self._check_stopped()
+            assert position.round == self._state.round, "the training loop and the protocol count rounds differently"
+            self._position, self._drift = position, drift
+            self._leaves.clear()
+            self._feed(member.Opened())
+
+    def next_sub_task(self) -> int | None:
+        """Return the next sub-task to compute here, or None when the round is committed."""
+        with self._waiting_until(lambda: self._state.at is At.USER or member.next_sub_task(self._state) is not None):
+            if self._state.at is not At.USER:
+                sub_task = member.next_sub_task(self._state)
+                assert sub_task is not None
+                self._began = time.monotonic()
+                pulse_trainer.mark(self._position.round, sub_task)
+                return sub_task
+        faults.point("commit", self._position.step)
+        return None
+
+    def put_leaf(self, leaf: Node) -> None:
+        """Hand over a leaf; nobody else's concern if it was given to another meanwhile."""
+        sub_task = leaf.range.lo
+        with self._changed:
+            self._measure()
+            if self._state.at is At.ROUND and self._state.own >> sub_task & 1:
+                self._leaves.put(leaf)
+                self._feed(member.LeafMade(sub_task))
+
+    def _measure(self) -> None:
+        if self._began is not None:
+            took = time.monotonic() - self._began
+            self._sub_task_s = took if not self._sub_task_s else (1 - _PACE) * self._sub_task_s + _PACE * took
+            self._began = None
+
+    def merged(self) -> Merged:
+        """Return the committed round's merge."""
+        assert self._merged is not None
+        return self._merged
+
+    def agreed_layout(self, phase: int) -> Layout | None:
+        """Return the layout of the last committed round of this phase."""
+        return self._agreed.get(phase)
+
+    def end_step(self, row: LedgerRow) -> None:
+        """Record the step's row; joins and leaves happen here."""
+        faults.point("boundary", row.result.step)
+        self._mailbox.keep(row)
+        with self._changed:
+            self._check_stopped()
+            self._position = Position(self._state.round, row.result.step + 1, 0)
+            self._feed(member.AtBoundary())
+        with self._waiting_until(lambda: self._state.at is At.USER):
+            pass
+
+    def finish(self) -> None:
+        """Return on the trainer that is elected to run the code after the loop; raise TrainerExit on the others."""
+        assert self._owner is not None
+        digest = self._owner.digest().hex()
+        with self._changed:
+            self._check_stopped()
+            self._feed(member.AtEnd(self._num_steps, digest))
+        with self._waiting_until(lambda: self._state.at is At.CONCLUDED):
+            pass
+        faults.point("conclude", self._num_steps)
+
+    @property
+    def generation(self) -> int:
+        """The present generation's number."""
+        return self._state.number
+
+    @property
+    def trainers(self) -> int:
+        """How many members it has."""
+        return len(self._state.generation.members) if self._state.generation else 0
+
+    @contextlib.contextmanager
+    def _waiting_until(self, condition: Callable[[], bool]) -> Iterator[None]:
+        """Hold the commit lock once the condition is true. Raises TrainerExit when this trainer is to end."""
+        with self._changed:
+            while not condition():
+                self._check_stopped()
+                self._changed.wait()
+            self._check_stopped()
+            yield
+
+    def _check_stopped(self) -> None:
+        if self._state.stopped:
+            raise TrainerExit
+
+    # ---- Host: called by the data plane's thread of some generation, perhaps a dead one
+
+    def capture(self) -> tuple[StateImage, Backpack, Merged | None]:
+        """Return what a joiner needs. The training thread is parked meanwhile."""
+        assert self._owner is not None
+        with self._owner_lock:
+            retained = self._retained
+            pack = Backpack(
+                step=self._position.step,
+                agreed=dict(self._agreed),
+                retained=retained is not None,
+                rows=self._mailbox.kept(),
+            )
+            return self._owner.capture(), pack, retained
+
+    def restore(self, generation: int, image: StateImage, backpack: Backpack) -> None:
+        """Overwrite this joiner's tracked state. It is still waiting to be admitted."""
+        assert self._owner is not None
+        with self._owner_lock:
+            if not member.counts(self._state, generation):
+                return
+            self._owner.restore(image)
+            if not member.counts(self._state, generation):
+                return
+            self._agreed = dict(backpack.agreed)
+            self._mailbox.adopt(backpack.rows)
+            assert self._state.generation is not None
+            self._position = Position(self._state.generation.start, backpack.step, 0)
+
+    def retained_vector(self) -> Merged:
+        """Return the merged vector of the round before."""
+        retained = self._retained
+        assert retained is not None
+        return retained
+
+    def vector_came(self, generation: int, merged: Merged) -> None:
+        """Commit a round by the vector that this member missed."""
+        with self._changed:
+            if member.counts(self._state, generation):
+                self._keep(merged, merged.layout)
+                self._feed(member.VectorCame(generation))
+
+    def state_came(self, generation: int, retained: Merged | None) -> None:
+        """Become a member in full."""
+        with self._changed:
+            if member.counts(self._state, generation):
+                self._retained = retained
+                self._feed(member.StateCame(generation, retained is not None))
+
+    def state_served(self, generation: int) -> None:
+        """Go on: the joiners have the state."""
+        with self._changed:
+            self._feed(member.StateServed(generation))
+
+    def exchanged(self, generation: int, pool: BufferPool) -> None:
+        """Drop the retained vector: every member has committed its round (R6)."""
+        with self._changed:
+            if member.counts(self._state, generation):
+                retained, self._retained = self._retained, None
+                self._feed(member.Exchanged(generation))
+                if retained is not None:
+                    pool.give(retained)
+
+    def gathered(self, generation: int, result: MergeResult) -> None:
+        """Commit a round."""
+        with self._changed:
+            if member.counts(self._state, generation):
+                self._keep(result.merged, result.layout)
+                self._feed(member.Gathered(generation, result.flag))
+
+    def _keep(self, merged: Merged, layout: Layout) -> None:
+        self._merged = self._retained = merged
+        self._agreed[self._position.phase] = layout
+
+    def group_broke(self, generation: int, reason: str) -> None:
+        """Tell the supervisor, unless the generation is over anyway."""
+        with self._changed:
+            self._feed(member.GroupBroke(generation, reason))
+
+    def plane_failed(self, generation: int, error: Exception) -> None:
+        """Fail the job: the merge found that the code breaks the contract, or Surefoot has a fault of its own."""
+        self._lose_if_device(error)
+        with self._changed:
+            if member.counts(self._state, generation):
+                self._mailbox.tell(self._raised(self._named(error)))
+
+    def _named(self, error: Exception) -> Exception:
+        """Name the tensors among which a drift was found, or the inner loop that the others are not in."""
+        if isinstance(error, ExchangeError):
+            where = f"here it is the inner loop at {self._line}, in step {self._position.step}"
+            return ContractError(f"{error}; {where}").with_traceback(error.__traceback__)
+        if not isinstance(error, DriftError) or self._owner is None:
+            return error
+        names = ", ".join(self._owner.stripe_names(self._position.step))
+        return DriftError(f"{error}. It is in: {names}. Run `surefoot check` on this train function").with_traceback(
+            error.__traceback__
+        )
+
+    # ---- the training thread
+
+    def _train(self) -> None:
+        try:
+            faults.point("start", -1)
+            run_training(entrypoint.load(self._spec.entrypoint), self._options(), self)
+        except TrainerExit:
+            pass
+        except BaseException as error:  # noqa: BLE001  the thread's edge: user code may raise anything, even SystemExit
+            self._lose_if_device(error)
+            if not self._state.stopped:  # what it raises while it unwinds is nobody's concern
+                self._mailbox.tell(self._raised(error))
+        else:
+            self._mailbox.tell(Returned(trainer=self._setup.trainer))
+        with self._changed:
+            self._returned = True
+            if self._state.stopped:
+                self._mailbox.tell(Ended(trainer=self._setup.trainer))
+
+    def _options(self) -> RunOptions:
+        return RunOptions(
+            config=self._spec.config,
+            seed=self._spec.seed,
+            batch_size=self._spec.batch_size,
+            sub_tasks=self._spec.sub_tasks,
+            data_workers=self._spec.data_workers,
+            device=self._device,
+        )
+
+    def _lose_if_device(self, error: BaseException) -> None:
+        """A device that fails is this trainer's loss, not the user's mistake: end the process, and be replaced."""
+        if isinstance(error, torch.AcceleratorError):
+            traceback.print_exception(error)
+            os._exit(1)
+
+    def _raised(self, error: BaseException) -> Raised:
+        return Raised(
+            trainer=self._setup.trainer,
+            kind=type(error).__name__,
+            message=str(error),
+            traceback="".join(traceback.format_exception(error)),
+        )
+
+
+def _device(gpus: float) -> torch.device:
+    return torch.device("cuda", 0) if gpus and torch.cuda.is_available() else torch.device("cpu")

@@ -1,0 +1,122 @@
+"""What both clients share about carrying bytes: headers, timeouts, which failures are worth another try. The shells stay thin."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import httpx
+from tenacity import retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
+
+from surefoot._follow import QUIET_S
+from surefoot._requests import Call
+from surefoot._where import Where
+from surefoot.errors import ServiceUnavailableError
+
+__all__ = [
+    "RETRY",
+    "TRANSIENT",
+    "Deadline",
+    "client_options",
+    "request_options",
+    "stream_timeout",
+    "unreachable",
+    "version_here",
+]
+
+# Nothing answered, or something in between said to come back.
+TRANSIENT = (httpx.TransportError, ServiceUnavailableError)
+
+# About two seconds in all: a control plane restarts in one. Every call may be sent again.
+RETRY: dict[str, Any] = {
+    "retry": retry_if_exception_type(TRANSIENT),
+    "stop": stop_after_attempt(5),
+    "wait": wait_exponential(multiplier=0.1, max=1.0) + wait_random(0.0, 0.1),
+    "reraise": True,
+}
+
+# Generous for an upload of 100 MiB; a connection that cannot be made is known soon.
+_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+
+# Below this much time left, a read is not cut shorter.
+_SHORTEST_READ_S = 0.2
+
+
+@dataclass(slots=True)
+class Deadline:
+    """An end of waiting, in this process's monotonic seconds. None: there is none."""
+
+    timeout_s: float | None
+    _begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def left_s(self) -> float | None:
+        return None if self.timeout_s is None else self.timeout_s - (time.monotonic() - self._begun)
+
+    @property
+    def passed(self) -> bool:
+        left = self.left_s
+        return left is not None and left <= 0
+
+    def cap(self, seconds: float) -> float:
+        """`seconds`, or what is left if that is less."""
+        left = self.left_s
+        return seconds if left is None else max(0.0, min(seconds, left))
+
+    def nearer_than(self, timeout: httpx.Timeout) -> bool:
+        """Whether a read with this timeout could end too late."""
+        left = self.left_s
+        return left is not None and timeout.read is not None and left < timeout.read
+
+    def cut(self, error: Exception) -> bool:
+        """Whether `error` is only that a read was cut short for the deadline's sake."""
+        left = self.left_s
+        return isinstance(error, httpx.ReadTimeout) and left is not None and left < QUIET_S
+
+
+def version_here() -> str:
+    """Return the installed version, or "unknown" in a tree that was never installed."""
+    try:
+        return version("surefoot")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def client_options(where: Where) -> dict[str, Any]:
+    headers = {"user-agent": f"surefoot/{version_here()}", "accept": "application/json"}
+    if where.token:
+        headers["authorization"] = f"Bearer {where.token}"
+    return {"base_url": where.url, "headers": headers, "timeout": _TIMEOUT}
+
+
+def request_options(call: Call[Any]) -> dict[str, Any]:
+    return {
+        "method": call.method,
+        "url": call.path,
+        "params": dict(call.params),
+        "headers": dict(call.headers),
+        "content": call.body,
+    }
+
+
+def stream_timeout(deadline: Deadline) -> httpx.Timeout:
+    """How long a read of a stream may be quiet.
+
+    Half of what is left, so that a read that began in time ends in time; whoever reads opens the stream anew (it is resumed where it
+    was) once less than that is left.
+    """
+    left = deadline.left_s
+    quiet = QUIET_S if left is None else min(QUIET_S, max(_SHORTEST_READ_S, left / 2))
+    return httpx.Timeout(10.0, connect=5.0, read=quiet)
+
+
+def unreachable(where: Where, error: Exception) -> ServiceUnavailableError:
+    """Return the error for a control plane that does not answer."""
+    if isinstance(error, ServiceUnavailableError):
+        return error
+    detail = "start one with `surefoot up`, or name another by --url or SUREFOOT_URL"
+    return ServiceUnavailableError(
+        f"no control plane answers at {where.url}", status=503, detail=f"{detail} ({type(error).__name__}: {error})"
+    )

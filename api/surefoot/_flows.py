@@ -1,0 +1,104 @@
+"""What takes several requests, written once for both clients. No network here."""
+
+from __future__ import annotations
+
+import re
+
+from surefoot._requests import (
+    JOBS_PAGE,
+    ROWS_PAGE,
+    Flow,
+    ask,
+    create_job,
+    get_events,
+    get_job,
+    get_rows,
+    has_package,
+    list_jobs,
+    put_package,
+)
+from surefoot.errors import JobFailedError, NotFoundError, UserError
+from surefoot.events import LedgerRow
+from surefoot.spec import JobState
+from surefoot.submission import Submission
+from surefoot.views import JobView, NumberedEvent
+
+_JOB_ID = re.compile(r"^[a-z0-9-]{1,40}$")
+
+__all__ = ["all_events", "all_rows", "conclude", "jobs", "resolve", "submit"]
+
+
+def submit(submission: Submission) -> Flow[JobView]:
+    """Upload the package unless the service has it, then submit."""
+    package = submission.package
+    if not (yield from ask(has_package(package.sha256))):
+        yield from ask(put_package(package.data))
+    return (yield from ask(create_job(submission.spec, submission.key)))
+
+
+def jobs(state: JobState | None, limit: int) -> Flow[list[JobView]]:
+    """List jobs, newest first, at most `limit`."""
+    found: list[JobView] = []
+    while len(found) < limit:
+        asked = min(JOBS_PAGE, limit - len(found))
+        page = (yield from ask(list_jobs(state=state, limit=asked, before=found[-1].id if found else None))).jobs
+        found += page
+        if len(page) < asked:
+            break
+    return found
+
+
+def resolve(ref: str) -> Flow[JobView]:
+    """Find the job that `ref` means: an id, a unique beginning of one, or "last" for the newest.
+
+    Raises NotFoundError, and UserError for a beginning that several jobs share.
+    """
+    if ref == "last":
+        newest = (yield from ask(list_jobs(limit=1))).jobs
+        if not newest:
+            raise NotFoundError("there is no job yet", status=404, detail="submit one with `surefoot submit`")
+        return newest[0]
+    if not _JOB_ID.match(ref):
+        raise UserError(f'{ref!r} is no job id: `surefoot ls` lists them, and "last" is the newest')
+    try:
+        return (yield from ask(get_job(ref)))
+    except NotFoundError:
+        return (yield from _resolve_prefix(ref))
+
+
+def _resolve_prefix(ref: str) -> Flow[JobView]:
+    matching = [view for view in (yield from jobs(None, limit=10_000)) if view.id.startswith(ref)]
+    if not matching:
+        raise NotFoundError(f"there is no job {ref!r}", status=404, detail="`surefoot ls` lists them")
+    if len(matching) > 1:
+        some = ", ".join(view.id for view in matching[:4])
+        raise UserError(
+            f"{ref!r} is the beginning of {len(matching)} jobs ({some}{', ...' if len(matching) > 4 else ''}): give more of it"
+        )
+    return matching[0]
+
+
+def all_events(job_id: str) -> Flow[list[NumberedEvent]]:
+    """All events so far, oldest first."""
+    events: list[NumberedEvent] = []
+    while page := (yield from ask(get_events(job_id, after=events[-1].seq if events else 0))).events:
+        events += page
+    return events
+
+
+def all_rows(job_id: str) -> Flow[list[LedgerRow]]:
+    """The whole ledger so far, by step."""
+    rows: list[LedgerRow] = []
+    while True:
+        page = (yield from ask(get_rows(job_id, from_step=rows[-1].result.step + 1 if rows else 0))).rows
+        rows += page
+        if len(page) < ROWS_PAGE:
+            return rows
+
+
+def conclude(view: JobView, *, raise_on_failure: bool) -> JobView:
+    """Return the view of an ended job. Raises JobFailedError, with the traceback, for one that did not succeed."""
+    if raise_on_failure and view.state is not JobState.SUCCEEDED:
+        reason = view.reason or "no reason was recorded"
+        raise JobFailedError(view.id, view.state.value, f"{reason}\n\n{view.traceback}" if view.traceback else reason)
+    return view

@@ -1,0 +1,233 @@
+"""The control plane's REST interface as values: what to send, and how to read the answer. No network here.
+
+A `Call` is one request. A `Flow` is a generator that yields calls and is sent their parsed answers, so that whatever takes several
+requests is written once; `Client` and `AsyncClient` only carry the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from surefoot.errors import (
+    ConflictError,
+    NotFoundError,
+    PackageError,
+    ServiceError,
+    ServiceUnavailableError,
+    SpecError,
+    UnauthorizedError,
+)
+from surefoot.spec import JobSpec, JobState
+from surefoot.views import EventPage, Health, JobList, JobView, LedgerPage, PackageView, Problem, ResizeRequest
+
+__all__ = [
+    "EVENTS_PAGE",
+    "JOBS_PAGE",
+    "ROWS_PAGE",
+    "Answer",
+    "Call",
+    "Flow",
+    "ask",
+    "cancel_job",
+    "create_job",
+    "error_of",
+    "field_by_field",
+    "get_events",
+    "get_health",
+    "get_job",
+    "get_rows",
+    "has_package",
+    "list_jobs",
+    "put_package",
+    "receive",
+    "resize_job",
+    "spec_error",
+]
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+# Items a page: the service's own limits.
+JOBS_PAGE, EVENTS_PAGE, ROWS_PAGE = 200, 1_000, 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[T]):
+    """One request. All of them may be sent again after a lost answer: each is idempotent, submission by its key."""
+
+    method: str
+    path: str
+    parse: Callable[[Answer], T]
+    params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    # statuses of 400 and above that are an answer, not an error
+    expected: frozenset[int] = frozenset()
+
+
+Flow = Generator[Call[Any], Any, T]
+
+
+def ask(call: Call[T]) -> Flow[T]:
+    """Make a flow of one call, typed: `view = yield from ask(get_job(id))`."""
+    answer: T = yield call
+    return answer
+
+
+# ---- the calls
+
+
+def get_health() -> Call[Health]:
+    return Call(method="GET", path="/v1/health", parse=_model(Health))
+
+
+def has_package(sha256: str) -> Call[bool]:
+    return Call(method="GET", path=f"/v1/packages/{sha256}", parse=_found, expected=frozenset({404}))
+
+
+def put_package(data: bytes) -> Call[PackageView]:
+    return Call(
+        method="POST",
+        path="/v1/packages",
+        parse=_model(PackageView),
+        headers={"content-type": "application/zip"},
+        body=data,
+    )
+
+
+def create_job(spec: JobSpec, key: str) -> Call[JobView]:
+    """Submit; `key` names this submission, so that sending it twice makes one job."""
+    headers = {"content-type": "application/json", "idempotency-key": key}
+    return Call(
+        method="POST", path="/v1/jobs", parse=_model(JobView), headers=headers, body=spec.model_dump_json().encode()
+    )
+
+
+def list_jobs(*, state: JobState | None = None, limit: int = JOBS_PAGE, before: str | None = None) -> Call[JobList]:
+    return Call(
+        method="GET", path="/v1/jobs", parse=_model(JobList), params=_params(state=state, limit=limit, before=before)
+    )
+
+
+def get_job(job_id: str) -> Call[JobView]:
+    return Call(method="GET", path=f"/v1/jobs/{job_id}", parse=_model(JobView))
+
+
+def resize_job(job_id: str, trainers: int) -> Call[JobView]:
+    try:
+        body = ResizeRequest(trainers=trainers).model_dump_json().encode()
+    except ValidationError as error:
+        raise SpecError(field_by_field("this resize is not possible", _located(error))) from None
+    headers = {"content-type": "application/json"}
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/resize", parse=_model(JobView), headers=headers, body=body)
+
+
+def cancel_job(job_id: str) -> Call[JobView]:
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/cancel", parse=_model(JobView))
+
+
+def get_events(job_id: str, *, after: int = 0, limit: int = EVENTS_PAGE) -> Call[EventPage]:
+    return Call(
+        method="GET",
+        path=f"/v1/jobs/{job_id}/events",
+        parse=_model(EventPage),
+        params=_params(after=after, limit=limit),
+    )
+
+
+def get_rows(job_id: str, *, from_step: int = 0, limit: int = ROWS_PAGE) -> Call[LedgerPage]:
+    params = _params(from_step=from_step, limit=limit)
+    return Call(method="GET", path=f"/v1/jobs/{job_id}/ledger", parse=_model(LedgerPage), params=params)
+
+
+# ---- reading answers
+
+
+def receive(call: Call[T], answer: Answer) -> T:
+    """Parse the answer to `call`. Raises the ServiceError (or, for a refused package, PackageError) that its problem stands for."""
+    if answer.status >= 400 and answer.status not in call.expected:
+        raise error_of(answer)
+    try:
+        return call.parse(answer)
+    except ValidationError as error:
+        detail = (
+            f"{call.method} {call.path}: {error.error_count()} fields are not as this version of surefoot knows them"
+        )
+        raise ServiceError("the answer cannot be read", status=answer.status, detail=detail) from error
+
+
+def error_of(answer: Answer) -> ServiceError | PackageError | SpecError:
+    """Return the exception for an error answer (RFC 9457, or whatever a proxy in between made of it)."""
+    problem = _problem(answer)
+    if problem.status == 422:
+        fields = [(e.field, e.message) for e in problem.errors]
+        intro = "the control plane refused this" if fields else problem.detail or problem.title
+        return SpecError(field_by_field(intro, fields))
+    if problem.status == 413:
+        return PackageError(problem.detail or "the package is larger than the control plane accepts")
+    kind = _KINDS.get(problem.status, ServiceError)
+    return kind(problem.title, status=problem.status, detail=problem.detail, problem=problem.model_dump())
+
+
+def field_by_field(intro: str, fields: Iterable[tuple[str, str]]) -> str:
+    """Write a validation problem for people: the intro, then a line a field."""
+    lines = [f"  {name}: {message}" if name else f"  {message}" for name, message in (_in_words(*f) for f in fields)]
+    return "\n".join([f"{intro}:", *lines]) if lines else intro
+
+
+_KINDS: dict[int, type[ServiceError]] = {
+    401: UnauthorizedError,
+    403: UnauthorizedError,
+    404: NotFoundError,
+    409: ConflictError,
+    502: ServiceUnavailableError,
+    503: ServiceUnavailableError,
+    504: ServiceUnavailableError,
+}
+
+
+def _problem(answer: Answer) -> Problem:
+    try:
+        return Problem.model_validate_json(answer.body)
+    except ValidationError:
+        text = answer.body[:200].decode(errors="replace").strip()
+        return Problem(title=f"the control plane answered {answer.status}", status=answer.status, detail=text)
+
+
+def _in_words(name: str, message: str) -> tuple[str, str]:
+    """Drop what only a programmer needs: where in the request a field is, and pydantic's "Value error, "."""
+    name = name.removeprefix("body").removeprefix("query").lstrip(".")
+    return name, message.removeprefix("Value error, ")
+
+
+def _located(error: ValidationError) -> list[tuple[str, str]]:
+    return [(".".join(str(part) for part in e["loc"]), e["msg"]) for e in error.errors(include_url=False)]
+
+
+def spec_error(error: ValidationError) -> SpecError:
+    """Return what is wrong with a spec, in words, as the control plane would."""
+    return SpecError(field_by_field("this job cannot be run", _located(error)))
+
+
+def _model(kind: type[M]) -> Callable[[Answer], M]:
+    return lambda answer: kind.model_validate_json(answer.body)
+
+
+def _found(answer: Answer) -> bool:
+    return answer.status != 404
+
+
+def _params(**values: object) -> dict[str, str]:
+    return {name: str(value) for name, value in values.items() if value is not None}

@@ -1,0 +1,202 @@
+"""The SDK for asyncio: `AsyncClient` and `AsyncJob`, the twins of `client`'s, over the same core."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+from tenacity import AsyncRetrying
+
+from surefoot._carry import RETRY, TRANSIENT, Deadline, client_options, request_options, stream_timeout, unreachable
+from surefoot._flows import all_events, all_rows, conclude, jobs, resolve, submit
+from surefoot._follow import Follower, Update
+from surefoot._requests import Answer, Call, Flow, ask, cancel_job, get_health, get_job, receive, resize_job
+from surefoot._where import find
+from surefoot.errors import SurefootError
+from surefoot.events import LedgerRow
+from surefoot.spec import JobSpec, JobState
+from surefoot.submission import SubmitOptions, prepare
+from surefoot.views import Health, JobView, NumberedEvent
+
+__all__ = ["AsyncClient", "AsyncJob"]
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A control plane, as seen from here: `Client` for asyncio. Close it, or use it in an `async with`."""
+
+    def __init__(
+        self, url: str | None = None, token: str | None = None, *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.where = find(url, token)
+        self._http = httpx.AsyncClient(**client_options(self.where), transport=transport)
+
+    async def submit(self, train: str | Callable[..., Any], **options: Unpack[SubmitOptions]) -> AsyncJob:
+        """As `Client.submit`; the folder is packed on another thread."""
+        submission = await asyncio.to_thread(prepare, train, **options)
+        return AsyncJob(self, await self._run(submit(submission)))
+
+    async def job(self, ref: str) -> AsyncJob:
+        """As `Client.job`."""
+        return AsyncJob(self, await self._run(resolve(ref)))
+
+    async def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[AsyncJob]:
+        """As `Client.jobs`."""
+        return [AsyncJob(self, view) for view in await self._run(jobs(state, limit))]
+
+    async def health(self) -> Health:
+        """As `Client.health`."""
+        return await self._run(ask(get_health()))
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # ---- carrying
+
+    async def _run(self, flow: Flow[T]) -> T:
+        try:
+            call = next(flow)
+            while True:
+                try:
+                    answer = await self._perform(call)
+                except SurefootError as error:
+                    call = flow.throw(error)
+                else:
+                    call = flow.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    async def _perform(self, call: Call[T]) -> T:
+        try:
+            return await AsyncRetrying(**RETRY)(self._send, call)
+        except TRANSIENT as error:
+            raise unreachable(self.where, error) from error
+
+    async def _send(self, call: Call[T]) -> T:
+        response = await self._http.request(**request_options(call))
+        return receive(call, Answer(status=response.status_code, body=response.content))
+
+    async def _follow(self, job_id: str, deadline: Deadline) -> AsyncIterator[Update]:
+        follower = Follower(job_id)
+        while not follower.done:
+            try:
+                async for update in self._updates(follower, deadline):
+                    yield update
+            except TRANSIENT as error:
+                if not deadline.cut(error):
+                    follower.failed(error, time.monotonic())
+            if deadline.passed and not follower.done:
+                raise TimeoutError(f"job {job_id} has not ended within {deadline.timeout_s:g} s")
+            if not follower.done:
+                await asyncio.sleep(deadline.cap(follower.pause_s()))
+
+    async def _updates(self, follower: Follower, deadline: Deadline) -> AsyncIterator[Update]:
+        if follower.polling:
+            for update in await self._run(follower.poll()):
+                yield update
+            return
+        timeout = stream_timeout(deadline)
+        async with self._http.stream("GET", follower.path, headers=follower.headers(), timeout=timeout) as response:
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                follower.refused(Answer(status=response.status_code, body=await response.aread()))
+                return
+            async for chunk in response.aiter_bytes():
+                for update in follower.feed(chunk):
+                    yield update
+                if deadline.nearer_than(timeout):
+                    return
+        follower.closed()
+
+
+class AsyncJob:
+    """A job: `Job` for asyncio. What it knows is as of the last answer: `refresh()` asks again."""
+
+    def __init__(self, client: AsyncClient, view: JobView) -> None:
+        self._client = client
+        #: everything the service told last
+        self.view = view
+
+    def __repr__(self) -> str:
+        return f"AsyncJob({self.id!r}, state={self.state.value!r})"
+
+    @property
+    def id(self) -> str:
+        return self.view.id
+
+    @property
+    def spec(self) -> JobSpec:
+        return self.view.spec
+
+    @property
+    def state(self) -> JobState:
+        """The state at the last answer."""
+        return self.view.state
+
+    async def refresh(self) -> Self:
+        """As `Job.refresh`."""
+        self.view = await self._client._run(ask(get_job(self.id)))
+        return self
+
+    async def wait(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> JobView:  # noqa: ASYNC109 - as Job.wait
+        """As `Job.wait`."""
+        if not self.state.ended:
+            async for _ in self.follow(timeout):
+                pass
+        return conclude(self.view, raise_on_failure=raise_on_failure)
+
+    async def follow(self, timeout: float | None = None) -> AsyncIterator[Update]:  # noqa: ASYNC109 - as Job.follow
+        """As `Job.follow`."""
+        async for update in self._client._follow(self.id, Deadline(timeout)):
+            if isinstance(update, JobView):
+                self.view = update
+            yield update
+
+    async def events(self, *, follow: bool = False) -> AsyncIterator[NumberedEvent]:
+        """As `Job.events`."""
+        if follow:
+            async for update in self.follow():
+                if isinstance(update, NumberedEvent):
+                    yield update
+        else:
+            for event in await self._client._run(all_events(self.id)):
+                yield event
+
+    async def rows(self, *, follow: bool = False) -> AsyncIterator[LedgerRow]:
+        """As `Job.rows`."""
+        if follow:
+            async for update in self.follow():
+                if isinstance(update, LedgerRow):
+                    yield update
+        else:
+            for row in await self.ledger():
+                yield row
+
+    async def ledger(self) -> list[LedgerRow]:
+        """As `Job.ledger`."""
+        return await self._client._run(all_rows(self.id))
+
+    async def resize(self, trainers: int) -> Self:
+        """As `Job.resize`."""
+        self.view = await self._client._run(ask(resize_job(self.id, trainers)))
+        return self
+
+    async def cancel(self, *, wait: bool = False) -> Self:
+        """As `Job.cancel`."""
+        self.view = await self._client._run(ask(cancel_job(self.id)))
+        if wait:
+            await self.wait(raise_on_failure=False)
+        return self

@@ -1,0 +1,190 @@
+"""The commands about one job or all of them: ls, show, watch, resize, cancel."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from surefoot.cli import watch as watching
+from surefoot.cli.session import Session, console, say
+from surefoot.cli.words import ago, describe, duration, state_style, steps
+from surefoot.spec import JobState
+from surefoot.views import JobView, NumberedEvent
+
+__all__ = ["JobRef", "cancel", "ls", "resize", "show", "watch"]
+
+JobRef = Annotated[str, typer.Argument(help="The job's id, a unique beginning of it, or 'last'.", metavar="JOB")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def ls(
+    context: typer.Context,
+    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-l", min=1, help="So many at most.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first.
+
+    Example: surefoot ls --state running
+    """
+    with Session.of(context).client() as client:
+        views = [job.view for job in client.jobs(state=state, limit=limit)]
+    if as_json:
+        say(json.dumps([view.model_dump(mode="json") for view in views], indent=1))
+    elif views:
+        console().print(_table(views))
+    else:
+        say("no jobs" if state is None else f"no {state.value} jobs")
+
+
+def show(context: typer.Context, job: JobRef, as_json: AsJson = False) -> None:
+    """Show a job: its spec, state and reason, its traceback if it failed, and all that happened.
+
+    Example: surefoot show last
+    """
+    with Session.of(context).client() as client:
+        found = client.job(job)
+        events = list(found.events())
+    if as_json:
+        document = found.view.model_dump(mode="json") | {"events": [event.model_dump(mode="json") for event in events]}
+        say(json.dumps(document, indent=1))
+        return
+    _show(found.view)
+    _show_events(found.view, events)
+    if found.view.traceback:
+        say(f"\n{found.view.traceback.rstrip()}")
+
+
+def watch(context: typer.Context, job: JobRef) -> None:
+    """Watch a job live until it ends; exits with 1 unless it succeeds. Ctrl-C only stops the watching.
+
+    Example: surefoot watch last
+    """
+    with Session.of(context).client() as client:
+        watching.watch(client.job(job))
+
+
+def resize(
+    context: typer.Context,
+    job: JobRef,
+    trainers: Annotated[int, typer.Argument(help="How many trainers from now on.", metavar="N")],
+) -> None:
+    """Give a job another number of trainers; it trains on meanwhile, to the same result.
+
+    Example: surefoot resize last 4
+    """
+    with Session.of(context).client() as client:
+        found = client.job(job)
+        before = found.view.wanted_trainers
+        found.resize(trainers)
+        say(f"job {found.id}: from {before} to {found.view.wanted_trainers} trainers")
+
+
+def cancel(
+    context: typer.Context,
+    job: JobRef,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when nothing of the job is left.")] = True,
+) -> None:
+    """Cancel a job.
+
+    Example: surefoot cancel 3f2a
+    """
+    with Session.of(context).client() as client:
+        found = client.job(job)
+        if found.state.ended:
+            say(f"job {found.id} had already {_ended(found.state)}")
+            return
+        found.cancel(wait=wait)
+        say(f"job {found.id} is {found.state.value if found.state.ended else 'being cancelled'}")
+
+
+# ---- how they look
+
+
+def _ended(state: JobState) -> str:
+    return "been cancelled" if state is JobState.CANCELLED else state.value
+
+
+def _table(views: list[JobView]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("JOB", "NAME", "STATE"):
+        table.add_column(column, no_wrap=True)
+    for column in ("STEP", "TRAINERS"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("CREATED", no_wrap=True)
+    table.add_column("REASON", no_wrap=True, overflow="ellipsis")
+    now = datetime.now(UTC)
+    for view in views:
+        state = Text(view.state.value, style=state_style(view.state))
+        trainers = f"{view.trainers}/{view.wanted_trainers}" if not view.state.ended else ""
+        reason = view.reason.partition("\n")[0]
+        table.add_row(
+            view.id,
+            view.spec.name,
+            state,
+            steps(view.steps_done, view.num_steps),
+            trainers,
+            ago(view.created_at, now),
+            reason,
+        )
+    return table
+
+
+def _show(view: JobView) -> None:
+    spec, live = view.spec, "" if view.state.ended else f"{view.trainers} of "
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    rows: dict[str, str | Text] = {
+        "job": f"{view.id} ({spec.name})",
+        "state": Text(view.state.value, style=state_style(view.state)),
+        "reason": view.reason,
+        "steps": steps(view.steps_done, view.num_steps),
+        "trainers": f"{live}{view.wanted_trainers} wanted (min {spec.min_trainers}, max {spec.most_trainers})",
+        "generation": str(view.generation) if view.generation else "",
+        "times": _times(view),
+        "entrypoint": f"{spec.entrypoint} in package {spec.package[:12]}",
+        "batch": f"{spec.batch_size} samples in {spec.sub_tasks} sub-tasks, seed {spec.seed}",
+        "config": json.dumps(spec.config) if spec.config else "",
+        "each trainer": _trainer(view),
+        "pip": ", ".join(spec.pip),
+        "env": " ".join(f"{key}={value}" for key, value in spec.env.items()),
+        "final state": view.digest or "",
+    }
+    for name, value in rows.items():
+        if value:
+            table.add_row(name, value)
+    console().print(table)
+
+
+def _times(view: JobView) -> str:
+    parts = [f"created {_time(view.created_at)}"]
+    if view.started_at:
+        parts.append(f"waited {duration((view.started_at - view.created_at).total_seconds())}")
+        end = view.ended_at or datetime.now(UTC)
+        parts.append(f"{'ran' if view.ended_at else 'running for'} {duration((end - view.started_at).total_seconds())}")
+    return ", ".join(parts)
+
+
+def _trainer(view: JobView) -> str:
+    resources, spec = view.spec.resources, view.spec
+    gpus = f", {resources.gpus:g} GPUs" if resources.gpus else ""
+    return f"{resources.cpus:g} CPUs{gpus}, {spec.threads} threads, {spec.data_workers} data workers"
+
+
+def _show_events(view: JobView, events: list[NumberedEvent]) -> None:
+    if not events:
+        return
+    say("")
+    for event in events:
+        since = (event.at - view.created_at).total_seconds()
+        say(f"{since:+9.2f} s  {describe(event)}")
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")

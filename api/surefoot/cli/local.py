@@ -1,0 +1,100 @@
+"""The commands that need another part of Surefoot on this machine: up, check; and version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from surefoot._carry import version_here
+from surefoot.cli.session import FAILED, pairs, read_config, say, say_error
+from surefoot.entrypoint import locate
+from surefoot.plugins import load
+
+__all__ = ["check", "up", "version"]
+
+
+def up(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Where everything is kept. (default: SUREFOOT_DATA, or ~/.surefoot)"),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on. (default: SUREFOOT_HOST, or 127.0.0.1)")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="The port to listen on; 0 for a free one. (default: SUREFOOT_PORT, or 8470)"
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="A Ray cluster's dashboard, as http://head:8265. (default: SUREFOOT_RAY_ADDRESS, or a local head of its own)"
+        ),
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of the local head. (default: this machine's)")] = None,
+) -> None:
+    """Start the control plane, in the foreground, and a local Ray head unless a cluster is named.
+
+    Ctrl-C stops what it started; jobs on a cluster of your own go on.
+
+    Example: surefoot up --ray-address http://head:8265
+    """
+    load("up")(data=data, host=host, port=port, ray_address=ray_address, cpus=cpus)
+
+
+def check(
+    entrypoint: Annotated[str, typer.Argument(help="The train function, as MODULE:FUNCTION.", metavar="ENTRYPOINT")],
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Samples a step; a multiple of --sub-tasks.")],
+    folder: Annotated[Path, typer.Option("--folder", "-f", help="The folder that MODULE is importable from.")] = Path(
+        "."
+    ),
+    sub_tasks: Annotated[int, typer.Option(help="Equal pieces of a step's batch.")] = 8,
+    steps: Annotated[int, typer.Option(min=5, help="So many steps are compared.")] = 6,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="One value of the config. May be repeated.", metavar="KEY=VALUE")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A JSON file with the config; --set goes over it.")] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads a trainer.")] = 1,
+    data_workers: Annotated[int, typer.Option(help="Data-loading processes a trainer.")] = 0,
+    env: Annotated[
+        list[str] | None, typer.Option(help="A variable of the trainers' environment.", metavar="KEY=VALUE")
+    ] = None,
+) -> None:
+    """Find out whether training code keeps the promise, before it is submitted. Needs no control plane.
+
+    Trains a few steps on 1, 2 and 3 trainers, with one lost on the way and with one joining, and compares; names the
+    first step and tensor that differs, the likely cause with its line, and the mend, and exits with 1. Restoring from a
+    checkpoint is not among what is tried. The code after the loop is not run.
+
+    Example: surefoot check train:train --folder examples/digits --batch-size 64
+    """
+    found = locate(entrypoint, folder)
+    say_error(f"training {steps} steps of {found.name} in every way; this takes a minute or more")
+    report = load("check")(
+        entrypoint=found.name,
+        folder=found.folder,
+        batch_size=batch_size,
+        sub_tasks=sub_tasks,
+        steps=steps,
+        seed=seed,
+        config=read_config(config, settings or []),
+        threads=threads,
+        data_workers=data_workers,
+        env=pairs(env or [], "--env"),
+    )
+    say("\n".join(report.render()))
+    if not report.ok:
+        raise typer.Exit(FAILED)
+
+
+def version() -> None:
+    """Print the version of this SDK and CLI.
+
+    Example: surefoot version
+    """
+    say(f"surefoot {version_here()}")

@@ -1,0 +1,131 @@
+"""Watching a job live: a progress bar on a terminal, plain lines elsewhere, and each loss and recovery as it happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from surefoot.cli.session import FAILED, console, say, say_error
+from surefoot.cli.watched import Pace, Watched, line, told
+from surefoot.cli.words import duration
+from surefoot.client import Job
+from surefoot.events import EventKind
+from surefoot.spec import JobState
+from surefoot.views import JobView, NumberedEvent
+
+__all__ = ["DETACHED", "watch"]
+
+# As a shell counts an interrupt: the job has not ended, and whoever chains commands must not take it for done.
+DETACHED = 130
+
+
+class Display(Protocol):
+    """Where watching is shown."""
+
+    def tell(self, text: str) -> None:
+        """Print a line that stays."""
+
+    def show(self, watched: Watched, *, last: bool = False) -> None:
+        """Show where the job is now."""
+
+
+def watch(job: Job) -> None:
+    """Follow `job` to its end. Raises typer.Exit: 0 by success, FAILED otherwise, DETACHED by Ctrl-C."""
+    out = console()
+    watched = Watched(total=job.view.num_steps, trainers=job.view.trainers)
+    try:
+        with _display(out) as display:
+            watched = _follow(job, watched, display)
+    except KeyboardInterrupt:
+        say_error(
+            f"detached: job {job.id} goes on. See it again with `surefoot watch {job.id}`, end it with `surefoot cancel {job.id}`"
+        )
+        raise typer.Exit(DETACHED) from None
+    _conclude(job.view)
+
+
+def _follow(job: Job, watched: Watched, display: Display) -> Watched:
+    for update in job.follow():
+        watched = watched.after(update)
+        # The end has words of its own.
+        if (text := told(update)) and not _is_end(update):
+            display.tell(text)
+        display.show(watched)
+    display.show(watched, last=True)
+    return watched
+
+
+def _is_end(update: object) -> bool:
+    if not isinstance(update, NumberedEvent):
+        return False
+    ends = {state.value for state in JobState if state.ended}
+    return update.kind is EventKind.FAILED or (update.kind is EventKind.STATE and update.data.get("state") in ends)
+
+
+def _conclude(view: JobView) -> None:
+    if view.state is JobState.SUCCEEDED:
+        spent = (
+            duration((view.ended_at - view.started_at).total_seconds())
+            if view.ended_at and view.started_at
+            else "some time"
+        )
+        digest = f", final state {view.digest}" if view.digest else ""
+        say(f"job {view.id} succeeded: {view.steps_done} steps in {spent}{digest}")
+        return
+    if view.traceback:
+        say_error(view.traceback.rstrip())
+    say_error(f"job {view.id} {view.state.value}: {view.reason or 'no reason was recorded'}")
+    raise typer.Exit(FAILED)
+
+
+# ---- where it is shown
+
+
+@contextmanager
+def _display(out: Console) -> Iterator[Display]:
+    if not out.is_terminal:
+        yield _Lines()
+        return
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=out, transient=True) as progress:
+        yield _Bar(progress)
+
+
+class _Lines:
+    """Lines for logs and pipes: a few progress lines, and what happened."""
+
+    def __init__(self) -> None:
+        self._pace = Pace(at=time.monotonic())
+        self._said = ""
+
+    def tell(self, text: str) -> None:
+        say(text)
+
+    def show(self, watched: Watched, *, last: bool = False) -> None:
+        due = self._pace.due(watched, time.monotonic())
+        if (due or (last and watched.done)) and self._said != line(watched):
+            self._pace, self._said = due or self._pace, line(watched)
+            say(self._said)
+
+
+class _Bar:
+    """A progress bar that redraws itself."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("waiting for the first step", total=None)
+
+    def tell(self, text: str) -> None:
+        self._progress.console.print(text, soft_wrap=True)
+
+    def show(self, watched: Watched, *, last: bool = False) -> None:
+        if watched.done:
+            self._progress.update(self._task, total=watched.total, completed=watched.done, description=line(watched))
+        if last and watched.done:
+            self._progress.console.print(line(watched), soft_wrap=True)

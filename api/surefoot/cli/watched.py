@@ -1,0 +1,103 @@
+"""A job that is watched, as a value: updates go in, numbers and lines come out. Pure; `now` is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from surefoot._follow import Update
+from surefoot.cli.words import describe, duration, number, steps
+from surefoot.events import EventKind, LedgerRow
+from surefoot.views import JobView, NumberedEvent
+
+__all__ = ["Pace", "Watched", "line", "told"]
+
+# Steps that the speed is measured over.
+_RECENT = 50
+# A plain progress line comes at every twentieth of the steps, but not too often, and not too seldom.
+_PARTS = 20
+_LEAST_S, _MOST_S = 2.0, 30.0
+
+_LINE = 160
+
+# What is worth a line while watching; the rest is in `show`.
+_TOLD = frozenset(EventKind) - {EventKind.TRAINER_STARTED, EventKind.TRAINER_READY, EventKind.FINISHED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What the progress line needs."""
+
+    done: int = 0
+    total: int | None = None
+    trainers: int = 0
+    # name and value: "loss" if there is one, else the first logged
+    logged: tuple[str, float] | None = None
+    # seconds of the most recent steps, at most _RECENT
+    recent_s: tuple[float, ...] = ()
+
+    def after(self, update: Update) -> Watched:
+        match update:
+            case LedgerRow(result=result, circumstances=circumstances):
+                return replace(
+                    self,
+                    done=max(self.done, result.step + 1),
+                    trainers=circumstances.trainers,
+                    logged=_first(result.values) or self.logged,
+                    recent_s=(*self.recent_s, circumstances.seconds)[-_RECENT:],
+                )
+            case JobView():
+                return replace(self, total=update.num_steps or self.total, trainers=update.trainers or self.trainers)
+            case NumberedEvent():
+                total = update.data.get("num_steps") if update.kind is EventKind.GENERATION else None
+                return replace(self, total=total if isinstance(total, int) else self.total)
+
+    @property
+    def steps_per_s(self) -> float | None:
+        spent = sum(self.recent_s)
+        return len(self.recent_s) / spent if spent > 0 else None
+
+    @property
+    def eta_s(self) -> float | None:
+        speed = self.steps_per_s
+        return None if speed is None or self.total is None else max(0, self.total - self.done) / speed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """When the next plain progress line is due."""
+
+    part: int = 0
+    at: float
+
+    def due(self, watched: Watched, now: float) -> Pace | None:
+        """Return the pace after a line that is due now; None when none is."""
+        part = watched.done * _PARTS // watched.total if watched.total else 0
+        if watched.done and now - self.at >= (_LEAST_S if part > self.part else _MOST_S):
+            return Pace(part=part, at=now)
+        return None
+
+
+def line(watched: Watched) -> str:
+    """Say where the job is, in a line."""
+    parts = [f"step {steps(watched.done, watched.total)}"]
+    if watched.logged is not None:
+        parts.append(f"{watched.logged[0]} {number(watched.logged[1])}")
+    parts.append(f"{watched.trainers} trainer{'' if watched.trainers == 1 else 's'}")
+    if watched.steps_per_s is not None:
+        parts.append(f"{number(watched.steps_per_s)} steps/s")
+    if watched.eta_s:
+        parts.append(f"ETA {duration(watched.eta_s)}")
+    return "  ".join(parts)
+
+
+def told(update: Update) -> str | None:
+    """Return the line that an update is worth, if any: each loss and recovery as it happens. `show` has the long reasons."""
+    if isinstance(update, NumberedEvent) and update.kind in _TOLD:
+        text = describe(update).partition("\n")[0]
+        return text if len(text) <= _LINE else f"{text[: _LINE - 1]}…"
+    return None
+
+
+def _first(values: dict[str, float]) -> tuple[str, float] | None:
+    name = "loss" if "loss" in values else next(iter(values), None)
+    return None if name is None else (name, values[name])

@@ -1,0 +1,114 @@
+"""How things are said: durations, states, events. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, assert_never
+
+from surefoot.events import Event, EventKind
+from surefoot.spec import JobState
+
+__all__ = ["ago", "describe", "duration", "number", "state_style", "steps"]
+
+_STYLES = {
+    JobState.QUEUED: "dim",
+    JobState.STARTING: "cyan",
+    JobState.RUNNING: "blue",
+    JobState.RECOVERING: "yellow",
+    JobState.SUCCEEDED: "green",
+    JobState.FAILED: "red",
+    JobState.CANCELLED: "magenta",
+}
+
+
+def state_style(state: JobState) -> str:
+    return _STYLES[state]
+
+
+def duration(seconds: float) -> str:
+    """Say a duration: "184 ms", "4.2 s", "3 min 20 s", "5 h 3 min", "2 d 4 h"."""
+    if seconds < 1:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, size, smaller, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {smaller}"
+    return f"{whole} s"
+
+
+def ago(then: datetime | None, now: datetime) -> str:
+    return "" if then is None else f"{duration(max(1.0, (now - then).total_seconds())).replace('.0 s', ' s')} ago"
+
+
+def number(value: float) -> str:
+    """Say a logged value: five significant digits."""
+    return f"{value:.5g}"
+
+
+def steps(done: int, total: int | None) -> str:
+    return f"{done}" if total is None else f"{done}/{total}"
+
+
+def describe(event: Event) -> str:
+    """Say what happened, in a line. Reads no more of the data than is there."""
+    data: Mapping[str, Any] = event.data
+    trainer = data.get("trainer", "?")
+    reason = f": {data['reason']}" if data.get("reason") else ""
+    match event.kind:
+        case EventKind.STATE:
+            return f"{data.get('state', '?')}{reason}"
+        case EventKind.TRAINER_STARTED:
+            return f"trainer {trainer} is starting"
+        case EventKind.TRAINER_READY:
+            return f"trainer {trainer} is ready{_on_node(data)}"
+        case EventKind.TRAINER_LOST:
+            return f"lost trainer {trainer}{_where(data)}{reason}"
+        case EventKind.TRAINER_REFUSED:
+            return f"refused trainer {trainer}{reason}"
+        case EventKind.TRAINER_LEFT:
+            return f"trainer {trainer} left{_where(data)}, as planned"
+        case EventKind.GENERATION:
+            return _generation(data, reason)
+        case EventKind.RECOVERED:
+            return _recovered(data)
+        case EventKind.WARNING:
+            return f"warning: {data.get('message', '')}"
+        case EventKind.FAILED:
+            return f"failed{reason}"
+        case EventKind.FINISHED:
+            return f"finished after {data.get('steps', '?')} steps, final state {data.get('digest', '?')}"
+        case _:
+            assert_never(event.kind)
+
+
+def _where(data: Mapping[str, Any], word: str = "at") -> str:
+    """ "at step 57"; a supervisor that counts only rounds says so."""
+    return next((f" {word} {unit} {data[unit]}" for unit in ("step", "round") if data.get(unit) is not None), "")
+
+
+def _on_node(data: Mapping[str, Any]) -> str:
+    parts = [f"{name} {data[name]}" for name in ("pid", "node") if data.get(name)]
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _generation(data: Mapping[str, Any], reason: str) -> str:
+    trainers = data.get("trainers", "?")
+    count = len(trainers) if isinstance(trainers, list) else trainers
+    changes = [f"{what} {_names(data[what])}" for what in ("joined", "lost", "left") if data.get(what)]
+    told = f" ({'; '.join(changes)})" if changes else ""
+    noun = "trainer" if count == 1 else "trainers"
+    return f"generation {data.get('generation', '?')}: {count} {noun}{_where(data, 'from')}{told}{reason}"
+
+
+def _names(value: Any) -> str:
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def _recovered(data: Mapping[str, Any]) -> str:
+    seconds, again = data.get("seconds"), data.get("sub_tasks_again")
+    time = f" in {seconds * 1000:.0f} ms" if isinstance(seconds, int | float) else ""
+    twice = "" if again is None else f", {again} sub-task{'' if again == 1 else 's'} computed again"
+    return f"recovered{_where(data)}{time}{twice}"

@@ -1,0 +1,201 @@
+"""The SDK: `Client` and `Job`. A thin shell over `_requests`, `_flows` and `_follow`; `aclient` is its twin."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+from tenacity import Retrying
+
+from surefoot._carry import RETRY, TRANSIENT, Deadline, client_options, request_options, stream_timeout, unreachable
+from surefoot._flows import all_events, all_rows, conclude, jobs, resolve, submit
+from surefoot._follow import Follower, Update
+from surefoot._requests import Answer, Call, Flow, ask, cancel_job, get_health, get_job, receive, resize_job
+from surefoot._where import find
+from surefoot.errors import SurefootError
+from surefoot.events import LedgerRow
+from surefoot.spec import JobSpec, JobState
+from surefoot.submission import SubmitOptions, prepare
+from surefoot.views import Health, JobView, NumberedEvent
+
+__all__ = ["Client", "Job"]
+
+T = TypeVar("T")
+
+
+class Client:
+    """A control plane, as seen from here. Safe to use from several threads; close it, or use it in a `with`.
+
+    `url` and `token` default to SUREFOOT_URL and SUREFOOT_TOKEN, and then to the `surefoot up` that runs on this machine.
+    `transport` replaces the network (an httpx transport: a proxy, or a test's).
+    """
+
+    def __init__(
+        self, url: str | None = None, token: str | None = None, *, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self.where = find(url, token)
+        self._http = httpx.Client(**client_options(self.where), transport=transport)
+
+    def submit(self, train: str | Callable[..., Any], **options: Unpack[SubmitOptions]) -> Job:
+        """Package the code, upload it unless the service has it, and submit the job. See `SubmitOptions`.
+
+        `train` is a top-level function, or "module:function". Raises EntrypointError, PackageError and SpecError before anything is
+        sent, and ServiceError for what the service refuses.
+        """
+        return Job(self, self._run(submit(prepare(train, **options))))
+
+    def job(self, ref: str) -> Job:
+        """Return the job with this id, this unique beginning of an id, or "last". Raises NotFoundError."""
+        return Job(self, self._run(resolve(ref)))
+
+    def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
+        """Return the newest jobs first."""
+        return [Job(self, view) for view in self._run(jobs(state, limit))]
+
+    def health(self) -> Health:
+        """Ask whether the service answers."""
+        return self._run(ask(get_health()))
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- carrying
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            call = next(flow)
+            while True:
+                try:
+                    answer = self._perform(call)
+                except SurefootError as error:
+                    call = flow.throw(error)
+                else:
+                    call = flow.send(answer)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _perform(self, call: Call[T]) -> T:
+        try:
+            answer: T = Retrying(**RETRY)(self._send, call)
+        except TRANSIENT as error:
+            raise unreachable(self.where, error) from error
+        return answer
+
+    def _send(self, call: Call[T]) -> T:
+        response = self._http.request(**request_options(call))
+        return receive(call, Answer(status=response.status_code, body=response.content))
+
+    def _follow(self, job_id: str, deadline: Deadline) -> Iterator[Update]:
+        follower = Follower(job_id)
+        while not follower.done:
+            try:
+                yield from self._run(follower.poll()) if follower.polling else self._stream(follower, deadline)
+            except TRANSIENT as error:
+                if not deadline.cut(error):
+                    follower.failed(error, time.monotonic())
+            if deadline.passed and not follower.done:
+                raise TimeoutError(f"job {job_id} has not ended within {deadline.timeout_s:g} s")
+            if not follower.done:
+                time.sleep(deadline.cap(follower.pause_s()))
+
+    def _stream(self, follower: Follower, deadline: Deadline) -> Iterator[Update]:
+        timeout = stream_timeout(deadline)
+        with self._http.stream("GET", follower.path, headers=follower.headers(), timeout=timeout) as response:
+            if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                return follower.refused(Answer(status=response.status_code, body=response.read()))
+            for chunk in response.iter_bytes():
+                yield from follower.feed(chunk)
+                if deadline.nearer_than(timeout):
+                    return None
+        return follower.closed()
+
+
+class Job:
+    """A job. What it knows is as of the last answer: `refresh()` asks again."""
+
+    def __init__(self, client: Client, view: JobView) -> None:
+        self._client = client
+        #: everything the service told last
+        self.view = view
+
+    def __repr__(self) -> str:
+        return f"Job({self.id!r}, state={self.state.value!r})"
+
+    @property
+    def id(self) -> str:
+        return self.view.id
+
+    @property
+    def spec(self) -> JobSpec:
+        return self.view.spec
+
+    @property
+    def state(self) -> JobState:
+        """The state at the last answer."""
+        return self.view.state
+
+    def refresh(self) -> Self:
+        """Ask the service how the job is now."""
+        self.view = self._client._run(ask(get_job(self.id)))
+        return self
+
+    def wait(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> JobView:
+        """Wait until the job has ended, at most `timeout` seconds.
+
+        Raises JobFailedError, with the traceback, unless it succeeded or `raise_on_failure` is off; TimeoutError; and
+        ServiceUnavailableError when nobody has answered for two minutes.
+        """
+        if not self.state.ended:
+            for _ in self.follow(timeout):
+                pass
+        return conclude(self.view, raise_on_failure=raise_on_failure)
+
+    def follow(self, timeout: float | None = None) -> Iterator[Update]:
+        """Yield all that happened and happens, until the job has ended: numbered events, ledger rows, and views of the job.
+
+        Each once and in the order stored; broken connections are resumed. Raises as `wait` does, but not for a failed job.
+        """
+        for update in self._client._follow(self.id, Deadline(timeout)):
+            if isinstance(update, JobView):
+                self.view = update
+            yield update
+
+    def events(self, *, follow: bool = False) -> Iterator[NumberedEvent]:
+        """Yield the events so far, oldest first; with `follow`, until the job has ended."""
+        if follow:
+            return (update for update in self.follow() if isinstance(update, NumberedEvent))
+        return iter(self._client._run(all_events(self.id)))
+
+    def rows(self, *, follow: bool = False) -> Iterator[LedgerRow]:
+        """Yield the ledger's rows so far, by step; with `follow`, until the job has ended."""
+        if follow:
+            return (update for update in self.follow() if isinstance(update, LedgerRow))
+        return iter(self.ledger())
+
+    def ledger(self) -> list[LedgerRow]:
+        """Return the ledger's rows so far, by step."""
+        return self._client._run(all_rows(self.id))
+
+    def resize(self, trainers: int) -> Self:
+        """Ask for another number of trainers; the job goes on meanwhile. Raises SpecError and ConflictError."""
+        self.view = self._client._run(ask(resize_job(self.id, trainers)))
+        return self
+
+    def cancel(self, *, wait: bool = False) -> Self:
+        """Cancel the job; with `wait`, return when nothing of it is left. Changes nothing of a job that has ended."""
+        self.view = self._client._run(ask(cancel_job(self.id)))
+        if wait:
+            self.wait(raise_on_failure=False)
+        return self

@@ -1,0 +1,87 @@
+"""The training contract: what a train function is given. The engine implements it (`surefoot_actors.engine.run`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Run", "Step", "TrainFunction"]
+
+
+class Step(ABC):
+    """One optimizer step over one global batch."""
+
+    #: the step's number, from 0
+    number: int
+
+    @abstractmethod
+    def batches(self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None) -> Iterator[Any]:
+        """Yield this trainer's sub-tasks of the step's batch, one collated batch of batch_size / sub_tasks samples each.
+
+        `dataset` is map-style: `__len__` and `__getitem__`. Leaving the loop means that every sub-task of the round is merged on
+        every trainer, and `.grad` of every tracked parameter holds the merged mean. When a trainer is lost meanwhile, the loop
+        yields a few more batches. Each call of `batches` in a step is a round of its own and sees the same samples.
+
+        Raises ContractError for an iterable dataset, an empty one, a sparse gradient, or a broken rule in the round before.
+        """
+
+    @abstractmethod
+    def evaluate(self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None) -> Iterator[Any]:
+        """Yield this trainer's share of the whole of `dataset`, in order, in eval mode and without gradients.
+
+        A sub-task whose share is empty, with fewer samples than sub-tasks, gets one sample of weight 0. Logged values are means
+        weighted by the number of samples of each batch. Modes, buffers and RNG are restored after.
+        """
+
+    @abstractmethod
+    def log(self, **values: torch.Tensor | float) -> None:
+        """Log scalars of the current sub-task; every sub-task of a round logs the same names. Merged like gradients."""
+
+    @abstractmethod
+    def weigh(self, weight: float) -> None:
+        """Weigh the current sub-task (token counts, say): the merge becomes the weighted mean. At least 0; default 1."""
+
+    @abstractmethod
+    def every(self, n: int) -> bool:
+        """Whether this is the last of n steps: true at steps n-1, 2n-1, ..."""
+
+    @property
+    @abstractmethod
+    def merged(self) -> Mapping[str, float]:
+        """The merged values of the step's rounds so far, the same on every trainer. Use these, not local losses, to decide."""
+
+
+class Run(ABC):
+    """What a train function is given: its device, config, and the loop."""
+
+    #: the device this trainer computes on
+    device: torch.device
+    #: the job's config
+    config: Mapping[str, Any]
+    #: the job's seed
+    seed: int
+    #: samples a step
+    batch_size: int
+    #: sub-tasks a step
+    sub_tasks: int
+
+    @abstractmethod
+    def track(self, **objects: Any) -> None:
+        """Name everything that training changes: modules, optimizers, and whatever else has `state_dict` and `load_state_dict`.
+
+        Call it once before `steps`. Raises ContractError for an object without state, or a name used twice.
+        """
+
+    @abstractmethod
+    def steps(self, num_steps: int) -> Iterator[Step]:
+        """Yield the steps 0..num_steps-1, or those that are left for a trainer that joins. Called once.
+
+        The commit of a step is this iterator coming round again. After the loop, code runs on one elected trainer.
+        """
+
+
+TrainFunction = Callable[[Run], None]

@@ -1,0 +1,157 @@
+"""Which function a job runs, and the folder it is importable from: found without importing anything.
+
+A job's code is imported on the trainers, where the package's root is on the path; here it is only looked at.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from surefoot.errors import EntrypointError
+from surefoot.spec import ENTRYPOINT
+
+__all__ = ["Entrypoint", "locate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrypoint:
+    """A function in a file that is there."""
+
+    # "package.module:function", importable from `folder`
+    name: str
+    # absolute
+    folder: Path
+    # absolute, below `folder`
+    file: Path
+
+
+def locate(train: str | Callable[..., Any], folder: str | os.PathLike[str] | None = None) -> Entrypoint:
+    """Find the entrypoint that `train` means: "module:function" in `folder` (default: the current one), or a function.
+
+    A function's folder is the one its module is importable from. Raises EntrypointError saying what is missing.
+    """
+    if isinstance(train, str):
+        return _check(train, Path(folder or "."))
+    name, home = _of_function(train)
+    return _check(name, Path(folder) if folder is not None else home)
+
+
+# ---- functions
+
+
+def _of_function(train: Callable[..., Any]) -> tuple[str, Path]:
+    qualname = getattr(train, "__qualname__", None)
+    module = sys.modules.get(getattr(train, "__module__", None) or "")
+    if not isinstance(qualname, str) or module is None or not callable(train):
+        raise EntrypointError(f"{train!r} is no function of a module: give a top-level function, or 'module:function'")
+    if "<" in qualname or "." in qualname:
+        raise EntrypointError(
+            f"{qualname!r} is defined inside something else, so trainers cannot import it: move it to the top level of its file"
+        )
+    name = _import_name(module)
+    file = Path(module.__file__ or "").resolve()
+    # The root is as many folders up as the dotted name is long; a package's own file is its __init__.
+    depth = name.count(".") + (1 if file.stem == "__init__" else 0)
+    return f"{name}:{qualname}", file.parents[depth]
+
+
+def _import_name(module: ModuleType) -> str:
+    if not getattr(module, "__file__", None):
+        raise EntrypointError(
+            f"the module {module.__name__!r} is no file (a notebook or an interactive session?): put the function into a .py file"
+        )
+    if module.__name__ != "__main__":
+        return module.__name__
+    # `python -m package.module` tells its real name; `python script.py` has none but the file's.
+    spec = module.__spec__
+    return spec.name if spec is not None else Path(module.__file__ or "").stem
+
+
+# ---- "module:function"
+
+
+def _check(name: str, folder: Path) -> Entrypoint:
+    if not ENTRYPOINT.match(name):
+        raise EntrypointError(f'entrypoint {name!r} must look like "package.module:function"')
+    folder = folder.expanduser().resolve()
+    if not folder.is_dir():
+        raise EntrypointError(f"there is no folder {folder}")
+    module, function = name.split(":")
+    file = _module_file(module, folder)
+    _check_function(function, file, folder)
+    return Entrypoint(name=name, folder=folder, file=file)
+
+
+def _module_file(module: str, folder: Path) -> Path:
+    stem = folder.joinpath(*module.split("."))
+    candidates = [stem.with_name(stem.name + ".py"), stem / "__init__.py"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    near = get_close_matches(stem.name, [path.stem for path in sorted(stem.parent.glob("*.py"))], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "; name the folder that the module is importable from"
+    raise EntrypointError(
+        f"there is no module {module!r} in {folder} ({candidates[0].relative_to(folder)} is missing){hint}"
+    )
+
+
+def _check_function(function: str, file: Path, folder: Path) -> None:
+    shown = file.relative_to(folder)
+    try:
+        tree = ast.parse(file.read_bytes(), filename=str(file))
+    except (SyntaxError, ValueError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise EntrypointError(f"{shown}{line} is no valid Python: {error}") from None
+    bound = dict(_bound(tree.body))
+    found = bound.get(function)
+    if found is None and "*" not in bound:
+        names = [name for name, node in bound.items() if isinstance(node, ast.FunctionDef)]
+        near = get_close_matches(function, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"its functions: {', '.join(names) or 'none'}"
+        raise EntrypointError(f"there is no function {function!r} at the top level of {shown}; {hint}")
+    if isinstance(found, ast.AsyncFunctionDef):
+        raise EntrypointError(f"{function!r} in {shown}:{found.lineno} is async: a train function is a plain function")
+    if isinstance(found, ast.FunctionDef):
+        _check_parameters(found, shown)
+
+
+def _check_parameters(node: ast.FunctionDef, shown: Path) -> None:
+    taken = len(node.args.posonlyargs) + len(node.args.args)
+    needed = taken - len(node.args.defaults)
+    undefaulted = [
+        a.arg for a, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if default is None
+    ]
+    # A decorator may change the parameters.
+    if node.decorator_list or (needed <= 1 and not undefaulted and (taken or node.args.vararg)):
+        return
+    raise EntrypointError(
+        f"{node.name!r} in {shown}:{node.lineno} must take one argument, the run: def {node.name}(run: surefoot.Run)"
+    )
+
+
+def _bound(body: list[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
+    """Yield the names that a module's top level binds, each with its statement; "*" for a star import."""
+    for node in body:
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name, node
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                yield from ((alias.asname or alias.name.partition(".")[0], node) for alias in names)
+            case ast.Assign(targets=targets):
+                yield from ((n.id, node) for target in targets for n in ast.walk(target) if isinstance(n, ast.Name))
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name, node
+            case ast.If() | ast.Try() | ast.With() | ast.For() | ast.While():
+                handlers = node.handlers if isinstance(node, ast.Try) else []
+                parts = [*ast.iter_child_nodes(node), *(stmt for handler in handlers for stmt in handler.body)]
+                yield from _bound([part for part in parts if isinstance(part, ast.stmt)])
+            case _:
+                pass

@@ -1,0 +1,114 @@
+"""The one exception tree of Surefoot. All are picklable, since actors raise them across processes.
+
+SurefootError
+├── UserError (also a ValueError)      what the person at the keyboard can mend
+│   ├── SpecError                      a job spec that cannot be run
+│   ├── PackageError                   a code package that cannot be accepted
+│   ├── EntrypointError                "module:function" that cannot be imported
+│   ├── ContractError                  training code that breaks a rule of the contract
+│   └── MissingExtraError              a part of Surefoot that is not installed here
+├── DriftError                         trainers hold different state
+├── ServiceError                       the control plane answered with a problem
+│   ├── NotFoundError · ConflictError · UnauthorizedError
+│   └── ServiceUnavailableError        the control plane could not be reached
+└── JobFailedError                     a job that ended other than by success
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "ConflictError",
+    "ContractError",
+    "DriftError",
+    "EntrypointError",
+    "JobFailedError",
+    "MissingExtraError",
+    "NotFoundError",
+    "PackageError",
+    "ServiceError",
+    "ServiceUnavailableError",
+    "SpecError",
+    "SurefootError",
+    "UnauthorizedError",
+    "UserError",
+]
+
+
+class SurefootError(Exception):
+    """Any error that Surefoot raises on purpose. The message says what happened, why, and what to do."""
+
+
+class UserError(SurefootError, ValueError):
+    """A mistake in what a person gave; nothing was changed by it."""
+
+
+class SpecError(UserError):
+    """A job spec that cannot be run."""
+
+
+class PackageError(UserError):
+    """A code package that cannot be accepted."""
+
+
+class EntrypointError(UserError):
+    """An entrypoint that names nothing callable."""
+
+
+class ContractError(UserError):
+    """Training code that breaks a rule of the contract; the message names the line and the mend."""
+
+
+class MissingExtraError(UserError, ImportError):
+    """A part of Surefoot that is not installed in this environment."""
+
+
+class DriftError(SurefootError):
+    """Trainers that should hold the same state hold different bytes; names the tensor."""
+
+
+class ServiceError(SurefootError):
+    """The control plane answered with a problem (RFC 9457)."""
+
+    def __init__(
+        self, title: str, *, status: int = 500, detail: str = "", problem: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(f"{title}: {detail}" if detail else title)
+        self.title, self.status, self.detail, self.problem = title, status, detail, problem or {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_service_error, (type(self), self.title, self.status, self.detail, self.problem)
+
+
+def _rebuild_service_error(
+    kind: type[ServiceError], title: str, status: int, detail: str, problem: dict[str, Any]
+) -> ServiceError:
+    return kind(title, status=status, detail=detail, problem=problem)
+
+
+class NotFoundError(ServiceError):
+    """No such job, package or attempt."""
+
+
+class ConflictError(ServiceError):
+    """The job's state does not allow it."""
+
+
+class UnauthorizedError(ServiceError):
+    """The token is missing or wrong."""
+
+
+class ServiceUnavailableError(ServiceError):
+    """The control plane could not be reached."""
+
+
+class JobFailedError(SurefootError):
+    """A job ended as failed or cancelled; carries its last state and the traceback, where there is one."""
+
+    def __init__(self, job_id: str, state: str, reason: str) -> None:
+        super().__init__(f"job {job_id} {state}: {reason}")
+        self.job_id, self.state, self.reason = job_id, state, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JobFailedError, (self.job_id, self.state, self.reason)

@@ -1,0 +1,124 @@
+"""What a job is: its spec, its states. The one schema that REST, SDK, CLI, store and actors share."""
+
+from __future__ import annotations
+
+import json
+import re
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+__all__ = ["ENTRYPOINT", "JobSpec", "JobState", "Resources"]
+
+ENTRYPOINT = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
+
+
+class JobState(StrEnum):
+    """Where a job is in its life. The transitions are a table in the control plane (`surefoot_service.lifecycle`)."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    RECOVERING = "recovering"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class Resources(BaseModel):
+    """What Ray reserves for one trainer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpus: Annotated[float, Field(gt=0, le=4096)] = 1.0
+    gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
+
+
+class JobSpec(BaseModel):
+    """Everything that defines a job. Two jobs with the same spec (but trainers) end with the same bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w][\w .:-]*$")] = "job"
+    # "module:function", importable from the root of the package
+    entrypoint: Annotated[str, Field(max_length=300)]
+    # sha256 (hex) of the uploaded code package
+    package: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    # handed to the train function as run.config
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+    # of everything random; with the config and the code it decides every bit of the result
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    # samples a step, over all sub-tasks; a multiple of sub_tasks
+    batch_size: Annotated[int, Field(ge=1, le=2**31)]
+    # V, fixed for the whole job
+    sub_tasks: Annotated[int, Field(ge=1, le=4096)] = 8
+    # trainers wanted now; a resize changes it between min_trainers and max_trainers
+    trainers: Annotated[int, Field(ge=1, le=4096)] = 1
+    min_trainers: Annotated[int, Field(ge=1, le=4096)] = 1
+    # None: as many as there are sub-tasks
+    max_trainers: Annotated[int, Field(ge=1, le=4096)] | None = None
+    resources: Resources = Field(default_factory=Resources)
+    # CPU threads a trainer computes with: part of the fingerprint, as sums depend on it
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    # background data-loading processes a trainer
+    data_workers: Annotated[int, Field(ge=0, le=256)] = 0
+    # pip requirements of the training code, installed by Ray's runtime environment
+    pip: tuple[Annotated[str, Field(max_length=300)], ...] = ()
+    # environment of the trainers; shown to whoever may list jobs, so never secrets
+    env: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("entrypoint")
+    @classmethod
+    def _entrypoint_names_a_function(cls, value: str) -> str:
+        if not ENTRYPOINT.match(value):
+            raise ValueError(f'entrypoint {value!r} must look like "package.module:function"')
+        return value
+
+    @field_validator("config")
+    @classmethod
+    def _config_is_plain_json(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        # What JSON cannot say (NaN, half a surrogate pair) would reach the trainers as something else, or not at all.
+        try:
+            json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        except ValueError as error:
+            raise ValueError(f"config must be plain JSON, with finite numbers: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> JobSpec:
+        if self.batch_size % self.sub_tasks:
+            low = self.batch_size - self.batch_size % self.sub_tasks
+            near = " or ".join(str(b) for b in (low, low + self.sub_tasks) if b)
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of sub_tasks {self.sub_tasks}: "
+                f"every sub-task takes an equal slice of the batch; try batch_size {near}"
+            )
+        top = self.most_trainers
+        if top > self.sub_tasks:
+            raise ValueError(
+                f"max_trainers {top} is above sub_tasks {self.sub_tasks}: a trainer needs at least one sub-task; "
+                f"raise sub_tasks (and keep it for the whole job) or lower max_trainers"
+            )
+        if self.min_trainers > top:
+            raise ValueError(f"min_trainers {self.min_trainers} is above max_trainers {top}")
+        if not self.min_trainers <= self.trainers <= top:
+            raise ValueError(
+                f"trainers {self.trainers} is not between min_trainers {self.min_trainers} and max_trainers {top}"
+            )
+        return self
+
+    @property
+    def most_trainers(self) -> int:
+        """The upper bound of a resize."""
+        return self.sub_tasks if self.max_trainers is None else self.max_trainers
+
+    def identity(self) -> dict[str, Any]:
+        """The part of the spec that decides the result's bytes."""
+        return self.model_dump(
+            mode="json", include={"entrypoint", "package", "config", "seed", "batch_size", "sub_tasks", "threads"}
+        )

@@ -1,0 +1,121 @@
+"""From what a person gives to `submit` to what is sent: the spec and the package. Reads files, and touches no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Required, TypedDict
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from surefoot._requests import spec_error
+from surefoot.entrypoint import locate
+from surefoot.errors import PackageError, SpecError, UserError
+from surefoot.package import CodePackage, pack
+from surefoot.spec import JobSpec
+
+__all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "prepare"]
+
+# Set in the environment of every trainer.
+INSIDE_A_TRAINER = "SUREFOOT_TRAINER"
+
+
+class SubmitOptions(TypedDict, total=False):
+    """What `submit` takes beside the train function: the fields of a job's spec, and where its code is."""
+
+    # the folder to package; default: the one that the function's module is importable from, or the current one
+    folder: str | os.PathLike[str] | None
+    # samples a step, over all sub-tasks; a multiple of sub_tasks
+    batch_size: Required[int]
+    # pieces of a step's batch, fixed for the whole job: the result depends on it, not on the number of trainers
+    sub_tasks: int
+    # how many trainers to start with, and the bounds of a resize; max_trainers defaults to sub_tasks
+    trainers: int
+    min_trainers: int
+    max_trainers: int | None
+    # handed to the train function as run.config; JSON values
+    config: Mapping[str, Any] | None
+    seed: int
+    # for people; default: the function's module
+    name: str | None
+    # what Ray reserves for one trainer
+    cpus: float
+    gpus: float
+    # CPU threads a trainer computes with
+    threads: int
+    # background data-loading processes a trainer
+    data_workers: int
+    # pip requirements of the training code
+    pip: Sequence[str]
+    # environment of the trainers; never secrets, as whoever lists jobs sees it
+    env: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A job ready to be sent. Sent twice, it is still one job."""
+
+    spec: JobSpec
+    package: CodePackage
+    # the Idempotency-Key
+    key: str
+
+
+def prepare(
+    train: str | Callable[..., Any],
+    *,
+    batch_size: int,
+    folder: str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    config: Mapping[str, Any] | None = None,
+    env: Mapping[str, str] | None = None,
+    **spec: Any,
+) -> Submission:
+    """Check everything that can be checked here, and pack the code.
+
+    `spec`: further fields of JobSpec, by name. Raises EntrypointError, PackageError and SpecError.
+    """
+    unknown = sorted(set(spec) - set(SubmitOptions.__annotations__))
+    if unknown:
+        raise TypeError(f"submit() takes no {', '.join(unknown)}; it takes {', '.join(SubmitOptions.__annotations__)}")
+    _refuse_inside_a_trainer()
+    entrypoint = locate(train, folder)
+    fields = spec | {
+        "name": name or entrypoint.name.partition(":")[0][:100],
+        "entrypoint": entrypoint.name,
+        "batch_size": batch_size,
+        "config": dict(config or {}),
+        "env": dict(env or {}),
+        "resources": {"cpus": cpus, "gpus": gpus},
+        "pip": tuple(spec.get("pip", ())),
+    }
+    # The spec is checked before the folder is read: its mistakes are the commoner and the quicker to find.
+    _spec(fields | {"package": "0" * 64})
+    package = pack(entrypoint.folder)
+    inside = entrypoint.file.relative_to(entrypoint.folder).as_posix()
+    if inside not in package.files:
+        raise PackageError(
+            f"{inside}, which holds the entrypoint, is ignored by .gitignore, .surefootignore or the built-in list"
+        )
+    return Submission(spec=_spec(fields | {"package": package.sha256}), package=package, key=uuid4().hex)
+
+
+def _spec(fields: Mapping[str, Any]) -> JobSpec:
+    try:
+        return JobSpec.model_validate(fields)
+    except ValidationError as error:
+        raise spec_error(error) from None
+    except RecursionError:
+        raise SpecError("the config refers to itself: it must be plain JSON") from None
+
+
+def _refuse_inside_a_trainer() -> None:
+    """A script that submits its own function at the top level is imported by the trainers, and would submit itself for ever."""
+    if os.environ.get(INSIDE_A_TRAINER):
+        raise UserError(
+            'submit() was called while a trainer imports this file: put the call under `if __name__ == "__main__":`'
+        )

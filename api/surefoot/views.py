@@ -1,0 +1,153 @@
+"""What the control plane answers, and the few bodies it takes: shared by service, SDK and the supervisor's uplink.
+
+`GET /v1/jobs/{id}/stream` is a Server-Sent Events stream of three kinds of message, each kind in its order:
+`event: event` carries a NumberedEvent, `event: row` a LedgerRow, `event: job` a JobView (on opening, and whenever
+state, trainers or generation change). Every message's id is a cursor: sent back as Last-Event-ID, the stream goes on
+after it. When the job has ended and all of its events and rows are sent, a last `event: job` follows and the stream
+ends.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from surefoot.events import Command, Event, LedgerRow
+from surefoot.spec import JobSpec, JobState
+
+__all__ = [
+    "Claimed",
+    "CommandPage",
+    "EventPage",
+    "Health",
+    "InvalidField",
+    "JobList",
+    "JobView",
+    "LedgerPage",
+    "NumberedEvent",
+    "PackageView",
+    "Problem",
+    "ResizeRequest",
+]
+
+
+class View(BaseModel):
+    """An answer: frozen, and open to fields that a newer service adds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class JobView(View):
+    """A job as it is now."""
+
+    id: str
+    spec: JobSpec
+    state: JobState
+    # why it is in this state, in a sentence; empty when there is nothing to say
+    reason: str = ""
+    created_at: datetime
+    # when it first left the queue
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    # live members of the present generation; 0 before the first and after the end
+    trainers: int = 0
+    # how many a resize, or the spec, asks for
+    wanted_trainers: int
+    generation: int = 0
+    # ledger rows stored without a gap
+    steps_done: int = 0
+    # None until the train function has asked for steps
+    num_steps: int | None = None
+    # of the final tracked state, once succeeded
+    digest: str | None = None
+    # of the user's code, where that is what failed
+    traceback: str | None = None
+    # the newest attempt, if any
+    attempt: str | None = None
+
+
+class JobList(View):
+    """Jobs, newest first. `before` of the next page is the last one's id."""
+
+    jobs: tuple[JobView, ...] = ()
+
+
+class NumberedEvent(Event):
+    """An event with the number the control plane stored it under; `after` of the next page is the last one's seq."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    seq: Annotated[int, Field(ge=1)]
+
+
+class EventPage(View):
+    """Events of a job in the order stored, oldest first."""
+
+    events: tuple[NumberedEvent, ...] = ()
+
+
+class LedgerPage(View):
+    """Ledger rows of a job, by step."""
+
+    rows: tuple[LedgerRow, ...] = ()
+
+
+class PackageView(View):
+    """A stored code package."""
+
+    # sha256 (hex) of the zip's bytes
+    package: str
+    bytes: int
+
+
+class ResizeRequest(BaseModel):
+    """How many trainers a job should have from now on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trainers: Annotated[int, Field(ge=1, le=4096)]
+
+
+class Claimed(View):
+    """What a launcher gets for its claim code."""
+
+    # authorizes this attempt's uplink and commands
+    token: str
+    spec: JobSpec
+    # the package's URI in Ray's object store: the trainers' working_dir
+    package_uri: str
+
+
+class CommandPage(View):
+    """Commands with n above `after`, oldest first; empty when none came in time."""
+
+    commands: tuple[Command, ...] = ()
+
+
+class InvalidField(View):
+    """One field of a request that cannot be accepted."""
+
+    # where it is: "body.trainers", "query.limit"
+    field: str
+    message: str
+
+
+class Problem(View):
+    """An error, as application/problem+json (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str = ""
+    errors: tuple[InvalidField, ...] = ()
+
+
+class Health(View):
+    """That the service answers, and what it can say of its cluster."""
+
+    status: str = "ok"
+    version: str
+    # whether the Ray cluster answered when last asked; None: no cluster is configured, or it was not asked yet
+    ray: bool | None = None

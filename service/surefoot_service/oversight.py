@@ -1,0 +1,142 @@
+"""What to do about an attempt, from what is known of it: a pure decision with its reason.
+
+An attempt is launched, claimed by its launcher, and told of by its supervisor from then on. Wherever that chain breaks, the attempt
+is fenced and cleaned off the cluster, and its job ends with a reason; so every wait here has an end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from surefoot.spec import JobState
+from surefoot_service.ray_jobs import RayJob, RayStatus
+
+__all__ = ["Action", "Facts", "Judgement", "Patience", "judge"]
+
+
+class Action(StrEnum):
+    """What the reconciler does next with an attempt."""
+
+    WAIT = "wait"
+    # hand it to Ray; doubled submissions are harmless
+    SUBMIT = "submit"
+    # it is over: fence it, remove what it has on the cluster, then end the job as the verdict says
+    CONDEMN = "condemn"
+    # its job has ended and nothing of it is left: have Ray forget the submission
+    FORGET = "forget"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long is waited for whom."""
+
+    # a supervisor to confirm a cancel
+    cancel: timedelta = timedelta(seconds=30)
+    # a supervisor's first word, after its launcher has ended well
+    first_word: timedelta = timedelta(seconds=120)
+    # a supervisor's next word; trainers without a supervisor end themselves after as long
+    silence: timedelta = timedelta(minutes=10)
+    # a launcher to end, after its job has
+    launcher: timedelta = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of a job's newest attempt."""
+
+    state: JobState
+    now: datetime
+    ended_at: datetime | None
+    cancel_at: datetime | None
+    submitted: bool
+    claimed_at: datetime | None
+    # when its supervisor first and last said something
+    spoke_at: datetime | None
+    heard_at: datetime | None
+    # it was made in the Ray session that is there now
+    same_session: bool
+    # what Ray says of its launcher; None: Ray knows of none
+    launcher: RayJob | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What to do, and for a condemned attempt how its job ends and why."""
+
+    action: Action
+    verdict: JobState | None = None
+    reason: str = ""
+
+
+_WAIT = Judgement(action=Action.WAIT)
+
+
+def judge(facts: Facts, patience: Patience) -> Judgement:
+    """Return what to do about the attempt."""
+    if not facts.same_session:
+        return _on_a_lost_cluster(facts)
+    if facts.state.ended:
+        return _after_the_end(facts, patience)
+    if facts.cancel_at is not None:
+        return _cancelling(facts, facts.cancel_at, patience)
+    if not facts.submitted:
+        return Judgement(action=Action.SUBMIT)
+    if facts.spoke_at is None:
+        return _before_the_first_word(facts, patience)
+    heard = facts.heard_at or facts.spoke_at
+    if facts.now - heard > patience.silence:
+        return _failed(f"its supervisor has said nothing since {heard:%H:%M:%S} UTC")
+    return _WAIT
+
+
+def _failed(reason: str) -> Judgement:
+    return Judgement(action=Action.CONDEMN, verdict=JobState.FAILED, reason=reason)
+
+
+def _on_a_lost_cluster(facts: Facts) -> Judgement:
+    if facts.state.ended:
+        return Judgement(action=Action.FORGET)
+    if facts.cancel_at is not None:
+        reason = "cancelled; the cluster it ran on is gone"
+        return Judgement(action=Action.CONDEMN, verdict=JobState.CANCELLED, reason=reason)
+    return _failed("the Ray cluster it ran on is gone")
+
+
+def _after_the_end(facts: Facts, patience: Patience) -> Judgement:
+    if facts.launcher is None or facts.launcher.status.ended:
+        return Judgement(action=Action.FORGET)
+    if facts.ended_at is not None and facts.now - facts.ended_at > patience.launcher:
+        # The job keeps the state that its supervisor told; what is left of it goes.
+        return Judgement(action=Action.CONDEMN, verdict=None, reason="its launcher did not end")
+    return _WAIT
+
+
+def _cancelling(facts: Facts, since: datetime, patience: Patience) -> Judgement:
+    if facts.claimed_at is None:
+        # A claim is refused from the cancel on, so there is nothing that only a supervisor could end.
+        reason = "cancelled before it started"
+        return Judgement(action=Action.CONDEMN, verdict=JobState.CANCELLED, reason=reason)
+    if facts.now - since > patience.cancel:
+        reason = (
+            f"cancelled; its supervisor did not confirm within {patience.cancel.total_seconds():g} s and was removed"
+        )
+        return Judgement(action=Action.CONDEMN, verdict=JobState.CANCELLED, reason=reason)
+    return _WAIT
+
+
+def _before_the_first_word(facts: Facts, patience: Patience) -> Judgement:
+    if facts.launcher is None:
+        return _failed("Ray no longer knows of its launcher")
+    match facts.launcher.status:
+        case RayStatus.PENDING | RayStatus.RUNNING:
+            return _WAIT
+        case RayStatus.FAILED | RayStatus.STOPPED:
+            return _failed(f"its launcher failed: {facts.launcher.message}")
+        case RayStatus.SUCCEEDED:
+            if facts.claimed_at is None:
+                return _failed("its launcher ended without claiming the attempt")
+            if facts.now - facts.claimed_at > patience.first_word:
+                return _failed("its supervisor never said a word")
+            return _WAIT

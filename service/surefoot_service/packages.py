@@ -1,0 +1,174 @@
+"""Code packages: zips that are taken in, checked without ever being unpacked or imported, and kept under their hash."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import AsyncIterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from surefoot.errors import PackageError
+from surefoot_service.settings import Settings
+
+__all__ = ["Limits", "PackageStore", "TooLargeError", "check_zip", "limits_of"]
+
+_CHUNK = 1024 * 1024
+# Text packs about 10:1, zeros 1000:1; a package that is all generated data can still go up in several files.
+_MAX_RATIO = 200
+# below this a ratio says nothing
+_RATIO_FROM_BYTES = 10 * _CHUNK
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED = 0x1
+
+
+class TooLargeError(PackageError):
+    """An upload above the limit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a package may be."""
+
+    packed_bytes: int
+    unpacked_bytes: int
+    entries: int
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(
+        packed_bytes=settings.max_package_bytes,
+        unpacked_bytes=settings.max_unpacked_bytes,
+        entries=settings.max_package_entries,
+    )
+
+
+def check_zip(path: Path, limits: Limits) -> None:
+    """Raise PackageError unless the zip is one that can be unpacked without harm, having decompressed all of it, bounded."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            if not any(not m.is_dir() for m in members):
+                raise PackageError("the package is empty")
+            if len(members) > limits.entries:
+                raise PackageError(f"the package has {len(members)} entries; at most {limits.entries} are taken")
+            seen: set[str] = set()
+            for member in members:
+                _check_name(member.filename, seen)
+                _check_kind(member)
+            _check_tree(members)
+            _check_contents(archive, members, limits)
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        UnicodeDecodeError,
+        ValueError,
+        OSError,
+    ) as error:
+        if isinstance(error, PackageError):
+            raise
+        raise PackageError(f"the package is not a sound zip: {error}") from error
+
+
+def _check_name(name: str, seen: set[str]) -> None:
+    if not name or "\0" in name:
+        raise PackageError("the package has an entry without a name")
+    windows = PureWindowsPath(name)
+    if name.startswith("/") or windows.is_absolute() or windows.drive or "\\" in name:
+        raise PackageError(f"the package has an absolute path, or one with backslashes: {name!r}")
+    if ".." in PurePosixPath(name).parts:
+        raise PackageError(f'the package has a path with "..": {name!r}')
+    plain = str(PurePosixPath(name))
+    if plain in seen:
+        raise PackageError(f"the package has {plain!r} twice")
+    seen.add(plain)
+
+
+def _check_tree(members: list[zipfile.ZipInfo]) -> None:
+    files = {PurePosixPath(m.filename) for m in members if not m.is_dir()}
+    for member in members:
+        if above := files.intersection(PurePosixPath(member.filename).parents):
+            raise PackageError(f"the package has {str(above.pop())!r} as both a file and a folder")
+
+
+def _check_kind(member: zipfile.ZipInfo) -> None:
+    mode = member.external_attr >> 16
+    kind = stat.S_IFMT(mode)
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        what = "a symbolic link" if kind == stat.S_IFLNK else "a special file"
+        raise PackageError(f"the package has {what}: {member.filename!r}; only files and folders are taken")
+    if member.flag_bits & _ENCRYPTED:
+        raise PackageError(f"the package has an encrypted entry: {member.filename!r}")
+    if member.compress_type not in _COMPRESSIONS:
+        raise PackageError(f"{member.filename!r} is packed by a method other than deflate")
+
+
+def _check_contents(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], limits: Limits) -> None:
+    """Decompress everything, counting, and stop at the first byte too many: headers may lie."""
+    total = 0
+    for member in members:
+        size = 0
+        with archive.open(member) as file:
+            while chunk := file.read(_CHUNK):
+                size += len(chunk)
+                total += len(chunk)
+                if total > limits.unpacked_bytes:
+                    raise PackageError(f"the package unpacks to more than {limits.unpacked_bytes} bytes")
+                if size > _RATIO_FROM_BYTES and size > _MAX_RATIO * max(1, member.compress_size):
+                    raise PackageError(
+                        f"{member.filename!r} unpacks to over {_MAX_RATIO} times its packed size: a zip bomb"
+                    )
+        if size != member.file_size:
+            raise PackageError(f"{member.filename!r} is not as long as the zip says")
+
+
+class PackageStore:
+    """Packages as files named by their sha256, in one folder. A file under its name is complete and checked."""
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        self._folder, self._limits = folder, limits
+        folder.mkdir(parents=True, exist_ok=True)
+        # What an interrupted service left of its uploads.
+        for partial in folder.glob(".upload-*"):
+            partial.unlink(missing_ok=True)
+
+    def path(self, sha256: str) -> Path:
+        return self._folder / f"{sha256}.zip"
+
+    async def receive(self, body: AsyncIterable[bytes]) -> tuple[str, int]:
+        """Take in an upload; return its sha256 and size. Raises PackageError or TooLargeError, leaving nothing behind."""
+        with self._partial() as partial:
+            sha256, size = await self._write(partial, body)
+            await asyncio.to_thread(check_zip, partial, self._limits)
+            partial.replace(self.path(sha256))
+        return sha256, size
+
+    async def _write(self, partial: Path, body: AsyncIterable[bytes]) -> tuple[str, int]:
+        hasher, size = hashlib.sha256(), 0
+        with partial.open("wb") as file:
+            async for chunk in body:
+                size += len(chunk)
+                if size > self._limits.packed_bytes:
+                    raise TooLargeError(f"the package is above {self._limits.packed_bytes} bytes; leave data out of it")
+                hasher.update(chunk)
+                file.write(chunk)
+            file.flush()
+            await asyncio.to_thread(os.fsync, file.fileno())
+        return hasher.hexdigest(), size
+
+    @contextmanager
+    def _partial(self) -> Iterator[Path]:
+        handle, name = tempfile.mkstemp(prefix=".upload-", dir=self._folder)
+        os.close(handle)
+        try:
+            yield Path(name)
+        finally:
+            Path(name).unlink(missing_ok=True)

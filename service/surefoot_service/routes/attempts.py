@@ -1,0 +1,64 @@
+"""What an attempt's launcher and supervisor call: claim, uplink, commands."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+
+from surefoot.events import ClaimRequest, UplinkAck, UplinkBatch
+from surefoot.views import Claimed, CommandPage
+from surefoot_service.bells import RECONCILER, commands_of, news_of
+from surefoot_service.context import AttemptToken, ServiceDep
+from surefoot_service.keys import new_token
+from surefoot_service.problems import documented
+from surefoot_service.store import attempts as store
+
+router = APIRouter(prefix="/v1/attempts", tags=["attempts"])
+
+AttemptId = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,60}$")]
+
+# how often a waiting poll looks again although nobody rang: another replica may have written
+_LOOK_AGAIN_S = 15.0
+
+
+@router.post("/{attempt}/claim", responses=documented(403, 404, 409, 410, 413))
+async def claim_attempt(attempt: AttemptId, body: ClaimRequest, service: ServiceDep) -> Claimed:
+    """Trade the single-use claim code for the attempt's token and the job's spec."""
+    claimed, _job = await service.database.write(store.claim, attempt, body.code, token=new_token(), now=service.now())
+    service.bells.ring(RECONCILER)
+    return claimed
+
+
+@router.post("/{attempt}/uplink", responses=documented(401, 410, 413))
+async def uplink(attempt: AttemptId, batch: UplinkBatch, token: AttemptToken, service: ServiceDep) -> UplinkAck:
+    """Take in events and ledger rows. The same ones again change nothing; what the answer acknowledges may be forgotten."""
+    taken, job = await service.database.write(store.take_from, attempt, token, batch, now=service.now())
+    service.cluster.heard[attempt] = service.now()
+    service.bells.ring(news_of(job))
+    if taken.moved:
+        service.bells.ring(RECONCILER)
+    return taken.ack
+
+
+@router.get("/{attempt}/commands", responses=documented(401, 410))
+async def poll_commands(
+    attempt: AttemptId,
+    token: AttemptToken,
+    service: ServiceDep,
+    after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    wait_s: Annotated[float, Query(ge=0, le=60)] = 0,
+) -> CommandPage:
+    """Return commands with n above `after`, waiting up to `wait_s` for the first; a new one is answered at once."""
+    job = await service.database.read(store.authorize, attempt, token)
+    deadline = asyncio.get_running_loop().time() + wait_s
+    with service.bells.listen(commands_of(job)) as bell:
+        while True:
+            service.cluster.heard[attempt] = service.now()
+            await service.database.read(store.authorize, attempt, token)
+            commands = await service.database.read(store.commands_after, job, after)
+            left = deadline - asyncio.get_running_loop().time()
+            if commands or left <= 0 or service.bells.closed:
+                return CommandPage(commands=commands)
+            await bell.wait(min(left, _LOOK_AGAIN_S))

@@ -1,0 +1,67 @@
+"""What the control plane can be told: the environment (SUREFOOT_...), or `surefoot up`'s options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["MIB", "Settings"]
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Every setting, with the defaults of a laptop."""
+
+    model_config = SettingsConfigDict(env_prefix="SUREFOOT_", frozen=True, extra="ignore")
+
+    # everything but Ray's session: database, packages, token
+    data: Path = Path("~/.surefoot")
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8470
+    # SQLAlchemy URL; None: SQLite in the data folder
+    database_url: str | None = None
+    # the Ray dashboard's URL, http://head:8265; None: `surefoot up` starts a head of its own
+    ray_address: str | None = None
+    # of a Ray cluster with token authentication
+    ray_auth_token: SecretStr | None = None
+    # what runs the launcher on the cluster; `up` with its own head takes its own interpreter
+    ray_python: str = "python"
+    # how the cluster reaches this service; None: http://host:port
+    public_url: str | None = None
+    # a code package's zip, as uploaded; Ray takes less than 100 MiB
+    max_package_bytes: Annotated[int, Field(ge=1)] = 100 * MIB - 1
+    # and all that is in it, unpacked
+    max_unpacked_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB
+    max_package_entries: Annotated[int, Field(ge=1)] = 20_000
+    # any other request's body
+    max_body_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
+    # how long a cancelled job's supervisor has to confirm before the job is cleaned up without it
+    cancel_grace_s: Annotated[float, Field(gt=0)] = 30.0
+
+    @field_validator("data", mode="after")
+    @classmethod
+    def _home_is_expanded(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("ray_address", "public_url", mode="after")
+    @classmethod
+    def _urls_have_no_tail(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError(f'{value!r} must be a URL that starts with "http://" or "https://"')
+        return value.rstrip("/") if value else value
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data / 'surefoot.db'}"
+
+    @property
+    def url(self) -> str:
+        """How the cluster reaches this service."""
+        if self.public_url:
+            return self.public_url
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"

@@ -1,0 +1,1 @@
+"""Where truth lives: tables, and small functions over one database session each."""

@@ -1,0 +1,85 @@
+"""The database: opened, migrated, and used in short transactions on worker threads."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.orm import Session, sessionmaker
+
+__all__ = ["Database"]
+
+_MIGRATIONS = Path(__file__).parent.parent / "migrations"
+# how long a writer waits for another; SQLite has one at a time
+_BUSY_S = 30
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Database:
+    """Runs functions of a session, each in one transaction. No function waits for the network inside."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        self._reads = sessionmaker(self._engine, expire_on_commit=False)
+        # The same pool; the option tells SQLite to take its write lock at once, as a transaction that reads before it
+        # writes may otherwise find that another wrote meanwhile, which no waiting mends.
+        self._writes = sessionmaker(self._engine.execution_options(surefoot_write=True), expire_on_commit=False)
+
+    def migrate(self) -> None:
+        """Bring the tables to this version's."""
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        with self._engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    async def read(self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return `function(session, ...)` of one read transaction."""
+        return await asyncio.to_thread(_in_transaction(self._reads, lambda session: function(session, *args, **kwargs)))
+
+    async def write(self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return `function(session, ...)` once what it changed is committed; nothing is changed when it raises."""
+        # A caller who goes away does not stop the thread: the transaction ends either way, whole.
+        return await asyncio.to_thread(
+            _in_transaction(self._writes, lambda session: function(session, *args, **kwargs))
+        )
+
+
+def _in_transaction(sessions: sessionmaker[Session], function: Callable[[Session], T]) -> Callable[[], T]:
+    def transaction() -> T:
+        with sessions.begin() as session:
+            return function(session)
+
+    return transaction
+
+
+def _engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"timeout": _BUSY_S, "check_same_thread": False})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    # None: the driver begins no transaction of its own, _begin_sqlite does
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("surefoot_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

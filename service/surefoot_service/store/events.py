@@ -1,0 +1,55 @@
+"""Events and ledger rows in the store: added once each, read in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from surefoot.events import EventKind
+from surefoot.views import NumberedEvent
+from surefoot_service.store.tables import EventRow, StepRow
+
+__all__ = ["SERVICE", "add_event", "events_after", "rows_from", "state_events"]
+
+# the source of the control plane's own events
+SERVICE = "service"
+
+
+def add_event(session: Session, job: str, kind: EventKind, data: Mapping[str, Any], *, now: datetime) -> None:
+    """Record an event of the control plane's own. The job is locked."""
+    last = session.scalar(select(func.max(EventRow.n)).where(EventRow.job == job, EventRow.source == SERVICE)) or 0
+    session.add(EventRow(job=job, source=SERVICE, n=last + 1, at=now, kind=kind, data=json.dumps(data)))
+    session.flush()
+
+
+def events_after(session: Session, job: str, after: int, limit: int) -> tuple[NumberedEvent, ...]:
+    """Return up to `limit` events with seq above `after`, in the order stored."""
+    query = select(EventRow).where(EventRow.job == job, EventRow.seq > after).order_by(EventRow.seq).limit(limit)
+    return tuple(map(_event, session.scalars(query)))
+
+
+def state_events(session: Session, job: str) -> tuple[NumberedEvent, ...]:
+    """Return every state the job was told to be in, in order."""
+    query = select(EventRow).where(EventRow.job == job, EventRow.kind == EventKind.STATE).order_by(EventRow.seq)
+    return tuple(map(_event, session.scalars(query)))
+
+
+def _event(row: EventRow) -> NumberedEvent:
+    return NumberedEvent(
+        seq=row.seq, source=row.source, n=row.n, at=row.at, kind=EventKind(row.kind), data=json.loads(row.data)
+    )
+
+
+def rows_from(
+    session: Session, job: str, from_step: int, limit: int, below: int | None = None
+) -> Sequence[tuple[int, str]]:
+    """Return up to `limit` ledger rows as (step, JSON), by step, from `from_step` on and below `below`."""
+    query = select(StepRow.step, StepRow.row).where(StepRow.job == job, StepRow.step >= from_step)
+    if below is not None:
+        query = query.where(StepRow.step < below)
+    return [(step, row) for step, row in session.execute(query.order_by(StepRow.step).limit(limit))]

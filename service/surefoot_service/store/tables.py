@@ -1,0 +1,145 @@
+"""The tables. Written for SQLite and Postgres alike; migrations/ makes them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+__all__ = ["AttemptRow", "Base", "CommandRow", "EventRow", "JobRow", "PackageRow", "StepRow"]
+
+# SQLite numbers rows by itself only where the column's type is exactly INTEGER (of 64 bits, there).
+Number = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime, kept in UTC: SQLite forgets time zones."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class JobRow(Base):
+    """A job as it is now. Its history is its events."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_state", "state", "number"), {"sqlite_autoincrement": True})
+
+    # the order of the queue
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    id: Mapped[str] = mapped_column(String(40), unique=True)
+    # JobSpec as JSON
+    spec: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    cancel_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    trainers: Mapped[int] = mapped_column(default=0)
+    wanted_trainers: Mapped[int] = mapped_column()
+    generation: Mapped[int] = mapped_column(Number, default=0)
+    # every step below it is in the ledger
+    steps_done: Mapped[int] = mapped_column(Number, default=0)
+    num_steps: Mapped[int | None] = mapped_column(Number)
+    digest: Mapped[str | None] = mapped_column(String(64))
+    traceback: Mapped[str | None] = mapped_column(Text)
+    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+
+
+class AttemptRow(Base):
+    """One launch of a job on the cluster."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (UniqueConstraint("job", "n"),)
+
+    id: Mapped[str] = mapped_column(String(60), primary_key=True)
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    n: Mapped[int] = mapped_column()
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    # of the claim code; what is kept of secrets are hashes (sha256, hex)
+    claim_hash: Mapped[str] = mapped_column(String(64))
+    claimed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    token_hash: Mapped[str | None] = mapped_column(String(64))
+    # of the Ray job that is its launcher
+    submission_id: Mapped[str] = mapped_column(String(80))
+    # when Ray confirmed the submission
+    submitted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # Ray's session, so that a cluster that was replaced by another is noticed
+    session: Mapped[str | None] = mapped_column(String(200))
+    # first word of its supervisor
+    spoke_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # from then on nothing it says counts
+    fenced_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # how the job is to end once the cluster is cleaned of this attempt; None: its supervisor will tell
+    verdict: Mapped[str | None] = mapped_column(String(20))
+    verdict_reason: Mapped[str | None] = mapped_column(Text)
+    # what the launcher printed last
+    verdict_log: Mapped[str | None] = mapped_column(Text)
+    # nothing of it is left on the cluster
+    cleaned_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class EventRow(Base):
+    """One event of a job; (job, source, n) is its natural key."""
+
+    __tablename__ = "events"
+    __table_args__ = (
+        UniqueConstraint("job", "source", "n"),
+        Index("ix_events_job_seq", "job", "seq"),
+        {"sqlite_autoincrement": True},
+    )
+
+    seq: Mapped[int] = mapped_column(Number, primary_key=True)
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    source: Mapped[str] = mapped_column(String(100))
+    n: Mapped[int] = mapped_column(Number)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    kind: Mapped[str] = mapped_column(String(30))
+    # JSON
+    data: Mapped[str] = mapped_column(Text)
+
+
+class StepRow(Base):
+    """A ledger row, kept as the JSON it came as."""
+
+    __tablename__ = "ledger"
+
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=False)
+    row: Mapped[str] = mapped_column(Text)
+
+
+class CommandRow(Base):
+    """What a job's supervisor is asked to do."""
+
+    __tablename__ = "commands"
+
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    kind: Mapped[str] = mapped_column(String(20))
+    trainers: Mapped[int | None] = mapped_column()
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class PackageRow(Base):
+    """A stored code package; its bytes are a file named by its hash."""
+
+    __tablename__ = "packages"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    bytes: Mapped[int] = mapped_column(Number)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -1,0 +1,202 @@
+"""`surefoot up`: the service in the foreground, with a Ray head of its own unless a cluster is named."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+from rich.console import Console
+
+from surefoot.errors import SurefootError, UserError
+from surefoot.spec import JobState
+from surefoot_service import logs
+from surefoot_service.app import create_app
+from surefoot_service.bells import news_of
+from surefoot_service.context import Service
+from surefoot_service.data_folder import announced, locked
+from surefoot_service.ray_head import HeadError, RayHead, clear_leftovers
+from surefoot_service.reconciler import reconciling
+from surefoot_service.settings import Settings
+from surefoot_service.store import reconcile
+
+__all__ = ["up"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# how long an answer that is under way may take at the end; streams and polls are told, and end at once
+_LAST_ANSWERS_S = 5
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def up(
+    *,
+    data: Path | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    ray_address: str | None = None,
+    cpus: int | None = None,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM, then stop all that was started here; a second Ctrl-C does so at once.
+
+    Jobs on a head of its own are cancelled with it; those on a cluster named by `ray_address` go on without the service.
+    Raises UserError for a folder or port in use, HeadError when the head dies.
+    """
+    settings = _settings({"data": data, "host": host, "port": port, "ray_address": ray_address})
+    logs.configure()
+    with locked(settings.data), _listening(settings) as (listener, bound):
+        if clear_leftovers(bound.data):
+            console.print("An earlier `surefoot up` was killed; what its Ray head had left is removed.")
+        head = RayHead(bound.data, cpus=cpus) if bound.ray_address is None else None
+        asyncio.run(_serve(bound, listener, head))
+    console.print("Stopped.")
+
+
+def _settings(given: dict[str, object]) -> Settings:
+    try:
+        return Settings.model_validate({**Settings().model_dump(), **{k: v for k, v in given.items() if v is not None}})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[tuple[socket.socket, Settings]]:
+    """Yield the bound socket, and the settings with the port that it got."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            raise UserError(f"cannot listen on {where}: {error.strerror}; name another by --host or --port") from error
+        yield listener, settings.model_copy(update={"port": listener.getsockname()[1]})
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to `up`, and says when it accepts connections."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=_LAST_ANSWERS_S
+            )
+        )
+        self.accepting = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.accepting.set()
+
+
+async def _serve(settings: Settings, listener: socket.socket, head: RayHead | None) -> None:
+    """Serve until told to stop, or until the server or the head ends by itself; nothing is left of either."""
+    app = create_app(settings)
+    server, told = _Server(app), asyncio.Event()
+    with _signals(told, head):
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await _first_of(serving, server.accepting.wait())
+            if server.should_exit or serving.done():
+                raise SurefootError("the service could not start; the lines above say why")
+            with announced(settings.data, settings.url):
+                _greet(settings)
+                if head is None:
+                    await _first_of(serving, told.wait())
+                else:
+                    await _with_head(app.state.service, head, serving, told)
+        finally:
+            if isinstance(service := getattr(app.state, "service", None), Service):
+                service.bells.close()
+            server.should_exit = True
+            await asyncio.gather(serving, return_exceptions=True)
+            if head is not None:
+                await head.stop()
+
+
+async def _with_head(service: Service, head: RayHead, serving: asyncio.Task[None], told: asyncio.Event) -> None:
+    """Run jobs on the head until told to stop. Raises HeadError when it dies."""
+    await head.start()
+    ready = asyncio.create_task(head.ready())
+    try:
+        await _first_of(ready, serving, told.wait())
+    finally:
+        if not ready.done():
+            ready.cancel()
+            await asyncio.gather(ready, return_exceptions=True)
+    if ready.cancelled():
+        return
+    ready.result()
+    console.print("The local Ray head is ready.")
+    async with reconciling(service, head.address, head.token, sys.executable):
+        await _first_of(serving, told.wait(), head.ended())
+    if told.is_set() or serving.done():
+        await _end_jobs(service, JobState.CANCELLED, "`surefoot up`, on whose Ray head it ran, was stopped")
+    else:
+        await _end_jobs(service, JobState.FAILED, "the local Ray head died")
+        raise HeadError("the local Ray head died, and the jobs on it with it; `surefoot up` starts another")
+
+
+async def _end_jobs(service: Service, state: JobState, reason: str) -> None:
+    for job in await service.database.write(reconcile.end_all, state, reason=reason, now=service.now()):
+        service.bells.ring(news_of(job))
+
+
+async def _first_of(*waits: Awaitable[object]) -> None:
+    """Return when one of them is done; what was made for the waiting is ended, tasks that were given go on."""
+    tasks = {wait if isinstance(wait, asyncio.Task) else asyncio.ensure_future(wait) for wait in waits}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        made = tasks.difference(w for w in waits if isinstance(w, asyncio.Task))
+        for task in made:
+            task.cancel()
+        await asyncio.gather(*made, return_exceptions=True)
+
+
+def _greet(settings: Settings) -> None:
+    console.print(f"Surefoot listens on [bold]{settings.url}[/bold]; everything is kept in {settings.data}")
+    where = settings.ray_address or "a local head, which is starting"
+    console.print(f"Ray: {where}. Jobs wait in the queue until it is ready.")
+    if settings.ray_address and settings.public_url is None and settings.host in _LOOPBACK:
+        console.print(
+            f"The cluster must reach {settings.url}; if it runs elsewhere, set --host and SUREFOOT_PUBLIC_URL."
+        )
+    console.print("Try, in another terminal: [bold]surefoot submit train:train --batch-size 64[/bold]")
+    console.print("Ctrl-C stops it.")
+
+
+@contextmanager
+def _signals(told: asyncio.Event, head: RayHead | None) -> Iterator[None]:
+    """Tell of the first signal; at the second, end everything at once."""
+
+    def on_signal() -> None:
+        if told.is_set():
+            if head is not None:
+                head.kill()
+            os._exit(130)
+        console.print("Stopping; once more stops at once.")
+        told.set()
+
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)

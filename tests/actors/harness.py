@@ -1,0 +1,161 @@
+"""Runs whole attempts on real processes: the supervisor here, trainers in a LocalCluster, everything told kept in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from surefoot.events import Event, EventKind, LedgerRow
+from surefoot.spec import JobSpec
+from surefoot_actors.journal import MemoryJournal
+from surefoot_actors.local_cluster import LocalCluster
+from surefoot_actors.pulse import PulseServer
+from surefoot_actors.supervisor import Outcome, Supervisor
+from surefoot_actors.uplink import MemoryUplink
+
+JOBS = Path(__file__).parent / "jobs"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@dataclass(kw_only=True)
+class Story:
+    """What an attempt told."""
+
+    outcome: Outcome
+    rows: list[LedgerRow]
+    events: list[Event]
+    num_calls: int
+    fired: list[str] = field(default_factory=list)
+    computed: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    @property
+    def ledger(self) -> list[bytes]:
+        return [row.result.canonical() for row in self.rows]
+
+    @property
+    def digest(self) -> str:
+        return str(self.last(EventKind.FINISHED).data["digest"])
+
+    def of(self, kind: EventKind) -> list[Event]:
+        return [event for event in self.events if event.kind is kind]
+
+    def last(self, kind: EventKind) -> Event:
+        return self.of(kind)[-1]
+
+    @property
+    def computed_twice(self) -> int:
+        return sum(count - 1 for count in self.computed.values())
+
+
+class Keep:
+    """The session's cluster, lent to one supervisor at a time: closing it ends the trainers but not the template."""
+
+    def __init__(self, cluster: LocalCluster) -> None:
+        self._cluster = cluster
+        self.handles: list[Any] = []
+        # every call to a trainer: all that supervisor and trainers say to each other goes by these
+        self.num_calls = 0
+
+    async def start_trainer(self, setup: Any) -> Any:
+        handle = await self._cluster.start_trainer(setup)
+        self.handles.append(handle)
+        self._count(handle)
+        return handle
+
+    def _count(self, handle: Any) -> None:
+        call = handle.call
+
+        async def counted(method: str, *arguments: Any) -> Any:
+            self.num_calls += 1
+            return await call(method, *arguments)
+
+        handle.call = counted
+
+    async def find_trainers(self) -> list[Any]:
+        return [h for h in self.handles if not h.gone.done()]
+
+    async def close(self) -> None:
+        await asyncio.gather(*(h.kill() for h in self.handles))
+
+
+class Stage:
+    """Where attempts are run. One event loop and one template process for many attempts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.fired = folder / "fired"
+        self.runner = asyncio.Runner()
+        self.cluster = LocalCluster(
+            "test",
+            [str(JOBS), str(EXAMPLES), str(EXAMPLES / "charlm")],
+            {"SUREFOOT_FAULTS_FIRED": str(self.fired)},
+            log_dir=folder,
+        )
+        self._count = 0
+
+    def close(self) -> None:
+        self.runner.run(self.cluster.close())
+        self.runner.close()
+
+    def run(
+        self,
+        *,
+        faults: Sequence[str] = (),
+        drive: Callable[[MemoryUplink, Keep], Awaitable[None]] | None = None,
+        within_s: float = 120.0,
+        **spec: Any,
+    ) -> Story:
+        return self.runner.run(self._run(tuple(faults), drive, within_s, spec))
+
+    async def _run(self, faults: tuple[str, ...], drive: Any, within_s: float, overrides: dict[str, Any]) -> Story:
+        self._count += 1
+        computed = self.folder / f"computed-{self._count}"
+        config = {"steps": 8, "computed": str(computed), **overrides.pop("config", {})}
+        fields = {"entrypoint": "small:train", "package": "0" * 64, "batch_size": 32, "seed": 7, **overrides}
+        spec = JobSpec(config=config, **fields)
+        self.fired.unlink(missing_ok=True)
+        uplink, cluster = MemoryUplink(), Keep(self.cluster)
+        pulse = PulseServer("test")
+        await pulse.start()
+        driver = asyncio.create_task(drive(uplink, cluster)) if drive else None
+        try:
+            async with asyncio.timeout(within_s):
+                supervisor = Supervisor(spec, "test", cluster, uplink, MemoryJournal(), pulse, faults)
+                outcome = await supervisor.run()
+        except TimeoutError:
+            raise AssertionError(f"the attempt did not end; it told: {_tale(uplink)}; logs in {self.folder}") from None
+        finally:
+            if driver:
+                driver.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await driver
+            await pulse.close()
+        return Story(
+            outcome=outcome,
+            rows=sorted(uplink.ledger.values(), key=lambda r: r.result.step),
+            events=list(uplink.events),
+            num_calls=cluster.num_calls,
+            fired=self.fired.read_text().splitlines() if self.fired.exists() else [],
+            computed=_computed(computed),
+        )
+
+
+def _tale(uplink: MemoryUplink) -> str:
+    return "\n".join(f"{e.kind} {e.data}" for e in uplink.events)
+
+
+def _computed(path: Path) -> Counter[tuple[int, int]]:
+    if not path.exists():
+        return Counter()
+    lines = (line.split() for line in path.read_text().splitlines())
+    return Counter((int(step), int(first)) for step, first, _ in lines)
+
+
+def alive(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")

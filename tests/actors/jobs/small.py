@@ -1,0 +1,84 @@
+"""A train function that has all that could go wrong with bits: BatchNorm, Dropout, numpy noise, a scheduler, clipping, two rounds.
+
+Each sub-task computed appends a line "step first_sample pid" to the file in config["computed"], if there is one.
+"""
+
+import os
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import surefoot
+from surefoot_actors.engine import exchange
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        x = torch.sin(torch.arange(12) * (index + 1.0)) + 0.01 * float(np.random.randn())
+        return x, index % 3, index
+
+
+def note(run, step, index):
+    path = run.config.get("computed")
+    if path:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.write(handle, f"{step.number} {int(index[0])} {os.getpid()}\n".encode())
+        os.close(handle)
+
+
+def make(config):
+    model = nn.Sequential(nn.Linear(12, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.3), nn.Linear(24, 3))
+    if config.get("optimizer", "adamw") == "sgd":
+        return model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    return model, torch.optim.AdamW(model.parameters(), lr=0.01)
+
+
+def train(run: surefoot.Run) -> None:
+    if run.config.get("two_phases"):
+        exchange.ONE_PHASE_BYTES = 0
+    model, optimizer = make(run.config)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.7)
+    run.track(model=model, optimizer=optimizer, scheduler=scheduler)
+    data = Numbers()
+    for step in run.steps(run.config["steps"]):
+        for x, y, index in step.batches(data):
+            note(run, step, index)
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            step.log(loss=loss)
+            hold(run, step)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        if step.every(3) and not run.config.get("plain"):
+            for x, y, _ in step.evaluate(data):
+                step.log(accuracy=(model(x).argmax(1) == y).float().mean())
+    if "after" in run.config:
+        with open(run.config["after"], "a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+def hold(run, step):
+    """Wait at a step until the test opens its gate, a file."""
+    gate = run.config.get("gate")
+    if gate and step.number == gate[0]:
+        import time
+
+        while not os.path.exists(gate[1]):
+            time.sleep(0.005)
+
+
+def raises(run: surefoot.Run) -> None:
+    model, optimizer = make(run.config)
+    run.track(model=model, optimizer=optimizer)
+    for step in run.steps(5):
+        for x, y, _ in step.batches(Numbers()):
+            F.cross_entropy(model(x), y).backward()
+            if step.number == 2:
+                raise RuntimeError("the user's own mistake")
+        optimizer.step()

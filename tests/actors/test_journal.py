@@ -1,0 +1,25 @@
+"""What outlives a supervisor."""
+
+from __future__ import annotations
+
+from surefoot_actors.journal import Journal, MemoryJournal
+
+
+def check(first: Journal, again: Journal) -> None:
+    """`again` is the same journal as another supervisor opens it."""
+    assert [first.next_incarnation(), again.next_incarnation(), first.next_incarnation()] == [1, 2, 3]
+    assert [first.reserve(), first.reserve(), again.reserve()] == [1, 2, 3]
+    assert again.recorded() is None
+    first.record(3, ("t1", "t2"))
+    assert again.recorded() == (3, ("t1", "t2"))
+    assert again.finished() is None
+    first.finish("succeeded")
+    assert again.finished() == "succeeded"
+    again.forget()
+    assert (first.recorded(), first.finished(), first.reserve()) == (None, None, 1)
+    first.forget()
+
+
+def test_memory_journal() -> None:
+    journal = MemoryJournal()
+    check(journal, journal)

@@ -1,0 +1,140 @@
+"""An attempt on Ray from its launcher to its end: claimed once, supervised, restarted, and nothing left."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from surefoot.events import CommandKind, EventKind
+from surefoot.spec import JobSpec
+from surefoot_actors.journal import RayJournal
+from surefoot_actors.ray_end import place_of
+from surefoot_actors.ray_names import KEEPER, SUPERVISOR, find_actor, list_roles
+
+from ..ray_head import Head, connected, ray_head
+from .control_plane import CODE, ControlPlane, serve
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+JOBS = Path(__file__).parent / "jobs"
+LIVENESS_S = 90.0
+PACKAGE = "gcs://surefoot_test.zip"
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with ray_head() as head, connected(head):
+        upload_package()
+        yield head
+
+
+def upload_package() -> None:
+    """Put the jobs into Ray's object store, as the control plane does by REST."""
+    from ray._private.runtime_env.packaging import upload_package_to_gcs
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in JOBS.glob("*.py"):
+            archive.write(path, path.name)
+    upload_package_to_gcs(PACKAGE, buffer.getvalue())
+
+
+def plane(**fields: Any) -> ControlPlane:
+    defaults = {"entrypoint": "small:train", "package": "0" * 64, "batch_size": 32, "seed": 7, "config": {"steps": 6}}
+    return ControlPlane(JobSpec(**{**defaults, **fields}), PACKAGE)
+
+
+def launch(head: Head, plane: ControlPlane, attempt: str, code: str = CODE) -> subprocess.CompletedProcess[str]:
+    env = {
+        **head.env,
+        "RAY_ADDRESS": head.address,
+        "SUREFOOT_URL": plane.url,
+        "SUREFOOT_ATTEMPT": attempt,
+        "SUREFOOT_CLAIM": code,
+    }
+    command = [sys.executable, "-P", "-m", "surefoot_actors.launcher"]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIVENESS_S, check=False)
+
+
+def until(what: Callable[[], object]) -> None:
+    """Poll Ray, which tells no event."""
+    deadline = time.monotonic() + LIVENESS_S
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def pid_of(attempt: str, role: str) -> int:
+    actor = find_actor(attempt, role)
+    place = place_of(actor) if actor is not None else None
+    return place.pid if place is not None and place.state == "ALIVE" else 0
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_attempt_runs_to_its_end_and_leaves_nothing(head: Head) -> None:
+    with serve(plane(trainers=2)) as control:
+        done = launch(head, control, "a-1")
+        assert done.returncode == 0, done.stderr
+        pids = [pid_of("a-1", role) for role in (SUPERVISOR, KEEPER)]
+        control.wait_for_state("succeeded", LIVENESS_S)
+        assert sorted(control.ledger) == list(range(6))
+        assert [e.data["steps"] for e in control.of(EventKind.FINISHED)] == [6]
+        assert control.states()[-1] == "succeeded"
+        until(lambda: list_roles("a-1") == [])
+        until(lambda: all(gone(pid) for pid in pids if pid))
+        until(lambda: RayJournal("a-1").finished() is None)
+
+
+def test_a_killed_supervisor_is_restarted_and_trainers_go_on(head: Head, tmp_path: Path) -> None:
+    with serve(plane()) as undisturbed:
+        launch(head, undisturbed, "a-2")
+        undisturbed.wait_for_state("succeeded", LIVENESS_S)
+    with serve(plane(trainers=2, config={"steps": 6, "gate": [3, str(tmp_path / "gate")]})) as control:
+        assert launch(head, control, "a-3").returncode == 0
+        control.wait_for_step(2, LIVENESS_S)
+        trainers = {pid_of("a-3", role) for role in list_roles("a-3")} - {
+            pid_of("a-3", role) for role in (KEEPER, SUPERVISOR)
+        }
+        first = pid_of("a-3", SUPERVISOR)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: pid_of("a-3", SUPERVISOR) not in (0, first))
+        assert not any(gone(pid) for pid in trainers)
+        (tmp_path / "gate").touch()
+        control.wait_for_state("succeeded", LIVENESS_S)
+        assert len({event.source for event in control.of(EventKind.STATE)}) == 2
+        until(lambda: list_roles("a-3") == [])
+    for step in range(6):
+        assert control.ledger[step].result.digest == undisturbed.ledger[step].result.digest
+
+
+def test_a_launch_may_be_doubled_but_a_claim_not(head: Head, tmp_path: Path) -> None:
+    with serve(plane(config={"steps": 6, "gate": [0, str(tmp_path / "gate")]})) as control:
+        assert launch(head, control, "a-4").returncode == 0
+        again = launch(head, control, "a-4")
+        assert again.returncode == 0, again.stderr
+        assert control.claims == 2
+        other = launch(head, control, "a-5")
+        assert other.returncode == 1
+        assert "claim code of attempt a-5 was used before" in other.stderr
+        wrong = launch(head, control, "a-6", code="a-wrong-code-of-some-length")
+        assert wrong.returncode == 1
+        assert "403" in wrong.stderr
+        assert "Traceback" not in wrong.stderr
+        control.command(CommandKind.CANCEL)
+        control.wait_for_state("cancelled", LIVENESS_S)
+        until(lambda: list_roles("a-4") == [])
+    assert list_roles("a-5") == list_roles("a-6") == []

@@ -1,0 +1,305 @@
+"""The watch over trainers' processes: its judgement by hypothesis, its sockets with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from surefoot.spec import JobSpec
+from surefoot_actors.cluster import TrainerSetup
+from surefoot_actors.pulse import SILENT_AFTER_S, STALL_AFTER_S, STOPPED_AFTER_S, Beat, Condition, PulseServer, Watch
+from surefoot_actors.pulse_trainer import start_helper
+
+SPEC = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
+LIVENESS_S = 20.0
+
+
+def beat(state: str = "S") -> Beat:
+    return Beat(state=state, cpu_ms=5)
+
+
+# ---- the judgement
+
+
+def feed(watch: Watch, until: float, *, state: str | None, start: float) -> list[tuple[float, Condition]]:
+    """Tick every 50 ms from start to until, beating every second tick unless `state` is None."""
+    seen = []
+    for index in range(round((until - start) / 0.05)):
+        now = start + index * 0.05
+        changes = watch.tick(now)
+        if state is not None and index % 2 == 0:
+            changes += watch.beat("t1", beat(state), now)
+        seen += [(now, change.condition) for change in changes]
+    return seen
+
+
+def test_a_running_trainer_is_told_once() -> None:
+    assert [c for _, c in feed(Watch(), 5, state="R", start=0)] == [Condition.RUNNING]
+
+
+def test_stopped_is_told_after_the_state_has_lasted() -> None:
+    watch = Watch()
+    feed(watch, 1, state="S", start=0)
+    [(when, condition)] = feed(watch, 3, state="T", start=1)
+    assert condition is Condition.STOPPED
+    assert STOPPED_AFTER_S <= when - 1 <= STOPPED_AFTER_S + 0.11
+    assert [c for _, c in feed(watch, 4, state="S", start=3)] == [Condition.RUNNING]
+
+
+def test_silent_is_told_when_no_beat_comes() -> None:
+    watch = Watch()
+    feed(watch, 1, state="S", start=0)
+    [(when, condition)] = feed(watch, 4, state=None, start=1)
+    assert condition is Condition.SILENT
+    assert SILENT_AFTER_S < when - 0.9 <= SILENT_AFTER_S + 0.11
+
+
+def test_the_servers_own_stall_is_nobodys_silence() -> None:
+    watch = Watch()
+    feed(watch, 1, state="S", start=0)
+    assert watch.tick(61.0) == []
+    assert [c for _, c in feed(watch, 61.9, state=None, start=61.05)] == []
+    assert [c for _, c in feed(watch, 64, state=None, start=61.9)] == [Condition.SILENT]
+
+
+def test_gone_is_for_ever() -> None:
+    watch = Watch()
+    watch.beat("t1", beat(), 0.0)
+    assert [c.condition for c in watch.gone("t1", 0.1)] == [Condition.GONE]
+    assert watch.beat("t1", beat(), 0.2) == []
+    assert watch.tick(100.0) == []
+
+
+OBSERVATIONS = st.lists(
+    st.tuples(st.floats(0.0, 3.0), st.sampled_from(["tick", "S", "R", "D", "T", "t", "Z"])), max_size=60
+)
+
+
+@given(OBSERVATIONS)
+def test_a_change_is_never_told_twice_and_always_earned(observations: list[tuple[float, str]]) -> None:
+    """`watched` is time that we were awake in: gaps count up to STALL_AFTER_S, as more is cut to a tick."""
+    watch, now, told = Watch(), 0.0, None
+    since_beat = since_other = 0.0
+    for gap, what in observations:
+        now += gap
+        awake = gap if gap <= STALL_AFTER_S else 0.05
+        since_beat, since_other = since_beat + awake, since_other + awake
+        changes = watch.tick(now) if what == "tick" else watch.beat("t1", beat(what), now)
+        since_beat = since_beat if what == "tick" else 0.0
+        since_other = since_other if what in ("tick", "T", "t") else 0.0
+        for change in changes:
+            assert change.condition is not told
+            told = change.condition
+            if told is Condition.SILENT:
+                assert since_beat > SILENT_AFTER_S - 1e-6
+            if told is Condition.STOPPED:
+                assert since_other >= STOPPED_AFTER_S - 1e-6
+
+
+@given(st.lists(st.floats(0.0, STALL_AFTER_S), max_size=100))
+def test_beats_in_time_are_never_suspected(gaps: list[float]) -> None:
+    watch, now = Watch(), 0.0
+    watch.beat("t1", beat(), now)
+    for gap in gaps:
+        now += gap
+        assert watch.beat("t1", beat("D"), now) == []
+        assert watch.tick(now) == []
+
+
+# ---- the sockets, with real processes
+
+TRAINER = textwrap.dedent("""
+    import os, sys, time, threading
+    from surefoot.spec import JobSpec
+    from surefoot_actors.cluster import TrainerSetup
+    from surefoot_actors.pulse_trainer import Helper, mark
+    port, secret, name = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    spec = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
+    helper = Helper(TrainerSetup(attempt="a1", trainer=name, spec=spec, pulse=("127.0.0.1", port), pulse_secret=secret))
+    helper.start()
+    mark(17, 3)
+    for line in sys.stdin:
+        host, port, secret = line.split()
+        helper.tell((host, int(port)), secret)
+""")
+
+
+class Conditions:
+    """What a server told, to be awaited."""
+
+    def __init__(self, server: PulseServer) -> None:
+        self.told: list[tuple[str, Condition]] = []
+        self._changed = asyncio.Condition()
+        server.on_change = self._take
+
+    def _take(self, trainer: str, condition: Condition, detail: str) -> None:
+        self.told.append((trainer, condition))
+        asyncio.ensure_future(self._notify())  # noqa: RUF006 (ends at once)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def wait(self, trainer: str, condition: Condition) -> None:
+        async with asyncio.timeout(LIVENESS_S), self._changed:
+            await self._changed.wait_for(lambda: (trainer, condition) in self.told)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[PulseServer]:
+    server = PulseServer("a1")
+    await server.start()
+    yield server
+    await server.close()
+
+
+@contextmanager
+def process(server: PulseServer, name: str = "t1", secret: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    arguments = [str(server.address[1]), secret or server.secret, name]
+    started = subprocess.Popen([sys.executable, "-c", TRAINER, *arguments], stdin=subprocess.PIPE)
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+        assert started.stdin is not None
+        started.stdin.close()
+
+
+def helper_of(pid: int) -> int:
+    """The helper's pid; 0 where there is none."""
+    children = psutil.Process(pid).children()
+    return children[0].pid if children else 0
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+async def until(what: Callable[[], bool]) -> None:
+    """Poll a predicate of the operating system, which tells no event."""
+    async with asyncio.timeout(LIVENESS_S):
+        while not what():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_a_killed_trainer_is_gone_and_its_helper_too(server: PulseServer) -> None:
+    told = Conditions(server)
+    with process(server) as trainer:
+        await told.wait("t1", Condition.RUNNING)
+        helper = helper_of(trainer.pid)
+        trainer.kill()
+        await told.wait("t1", Condition.GONE)
+        await until(lambda: not alive(helper))
+    assert told.told == [("t1", Condition.RUNNING), ("t1", Condition.GONE)]
+
+
+async def test_a_stopped_trainer_is_stopped_then_fenced(server: PulseServer) -> None:
+    told = Conditions(server)
+    with process(server) as trainer:
+        await told.wait("t1", Condition.RUNNING)
+        trainer.send_signal(signal.SIGSTOP)
+        await told.wait("t1", Condition.STOPPED)
+        assert server.snapshot()["t1"][0] is Condition.STOPPED
+        assert await server.fence("t1")
+        assert await asyncio.to_thread(trainer.wait, LIVENESS_S) == -signal.SIGKILL
+        assert await server.fence("t1")
+
+
+async def test_a_trainer_that_goes_on_is_running_again(server: PulseServer) -> None:
+    told = Conditions(server)
+    with process(server) as trainer:
+        await told.wait("t1", Condition.RUNNING)
+        trainer.send_signal(signal.SIGSTOP)
+        await told.wait("t1", Condition.STOPPED)
+        told.told.clear()
+        trainer.send_signal(signal.SIGCONT)
+        await told.wait("t1", Condition.RUNNING)
+
+
+async def test_a_frozen_node_is_silent(server: PulseServer) -> None:
+    told = Conditions(server)
+    with process(server) as trainer:
+        await told.wait("t1", Condition.RUNNING)
+        helper = helper_of(trainer.pid)
+        os.kill(helper, signal.SIGSTOP)
+        await told.wait("t1", Condition.SILENT)
+        os.kill(helper, signal.SIGCONT)
+
+
+async def test_a_lost_helper_is_replaced(server: PulseServer) -> None:
+    told = Conditions(server)
+    with process(server) as trainer:
+        await told.wait("t1", Condition.RUNNING)
+        first = helper_of(trainer.pid)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: helper_of(trainer.pid) not in (0, first))
+        trainer.send_signal(signal.SIGSTOP)
+        await told.wait("t1", Condition.STOPPED)
+        assert await server.fence("t1")
+
+
+async def test_a_helper_finds_its_server_again_and_another_when_told(server: PulseServer) -> None:
+    told = Conditions(server)
+    second = PulseServer("a1")
+    await second.start()
+    told_second = Conditions(second)
+    with process(server) as trainer:
+        await told.wait("t1", Condition.RUNNING)
+        await server.close()
+        assert trainer.stdin is not None
+        trainer.stdin.write(f"127.0.0.1 {second.address[1]} {second.secret}\n".encode())
+        trainer.stdin.flush()
+        await told_second.wait("t1", Condition.RUNNING)
+        assert await second.fence("t1")
+    await second.close()
+
+
+async def test_the_marked_sub_task_is_told(server: PulseServer) -> None:
+    told = Conditions(server)
+    with process(server):
+        await told.wait("t1", Condition.RUNNING)
+        await until(lambda: (b := server.last("t1")) is not None and (b.round, b.sub_task) == (17, 3))
+
+
+async def test_strangers_are_not_believed(server: PulseServer) -> None:
+    told = Conditions(server)
+    with process(server, secret="wrong"), process(server, "t2"):
+        await told.wait("t2", Condition.RUNNING)
+        reader, writer = await asyncio.open_connection(*server.address)
+        await reader.readline()
+        writer.write(b"gone\n")
+        assert await reader.read() == b""
+        writer.close()
+    assert not any(trainer == "t1" for trainer, _ in told.told)
+    assert not await server.fence("t1")
+
+
+def test_a_name_with_a_space_is_refused() -> None:
+    setup = TrainerSetup(attempt="a1", trainer="t 1", spec=SPEC, pulse=("127.0.0.1", 1), pulse_secret="x")
+    with pytest.raises(ValueError, match="'t 1'"):
+        start_helper(setup, os.getpid())
+
+
+def test_the_helper_is_light() -> None:
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import pulse_helper; print(*sys.modules)"
+    folder = os.path.dirname(sys.modules["surefoot_actors.pulse_helper"].__file__ or "")
+    modules = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, folder], capture_output=True, text=True, check=True
+    )
+    assert not {"torch", "pydantic", "ray", "numpy", "asyncio"} & set(modules.stdout.split())

@@ -1,0 +1,197 @@
+"""Trainers as Ray actors, on a head of the test's own: the same behaviour as LocalCluster's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from surefoot.spec import JobSpec, Resources
+from surefoot_actors.cleanup import clean_up
+from surefoot_actors.cluster import TrainerGoneError, TrainerHandle, TrainerSetup
+from surefoot_actors.journal import RayJournal
+from surefoot_actors.protocol.messages import End, Flag, Hello, Over
+from surefoot_actors.pulse import Condition, PulseServer
+from surefoot_actors.ray_cluster import RayCluster
+from surefoot_actors.ray_names import list_roles
+
+from ..ray_head import connected, ray_head
+from .test_journal import check
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+HERE = str(Path(__file__).parent)
+LIVENESS_S = 60.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def head() -> Iterator[None]:
+    with ray_head() as head, connected(head):
+        yield
+
+
+@pytest.fixture
+async def pulse() -> AsyncIterator[PulseServer]:
+    pulse = PulseServer("a-1")
+    await pulse.start()
+    yield pulse
+    await pulse.close()
+
+
+@pytest.fixture
+async def cluster(pulse: PulseServer) -> AsyncIterator[RayCluster]:
+    async with asyncio.timeout(3 * LIVENESS_S):
+        cluster = RayCluster("a-1", pulse, service="fake_trainer:Fake")
+        yield cluster
+        await cluster.close()
+        assert list_roles("a-1") == []
+
+
+def setup(
+    pulse: PulseServer, trainer: str = "t1", cpus: float = 1.0, package_env: bool = True, **env: str
+) -> TrainerSetup:
+    spec = JobSpec(
+        entrypoint="train:train",
+        package="0" * 64,
+        batch_size=8,
+        threads=3,
+        resources=Resources(cpus=cpus),
+        env={**env, **({"PYTHONPATH": HERE} if package_env else {}), "MARK": "1"},
+    )
+    return TrainerSetup(attempt="a-1", trainer=trainer, spec=spec, pulse=pulse.address, pulse_secret=pulse.secret)
+
+
+async def hello(trainer: TrainerHandle, number: int = 1) -> Hello:
+    await trainer.deliver(Over(number=number, incarnation=1))
+    message = (await trainer.collect(0, 0, LIVENESS_S)).messages[-1][1]
+    assert isinstance(message, Hello)
+    return message
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+async def until(what: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIVENESS_S):
+        while not what():  # noqa: ASYNC110 (Ray and the operating system tell no event)
+            await asyncio.sleep(0.02)
+
+
+async def test_a_trainer_is_asked_and_answers(cluster: RayCluster, pulse: PulseServer) -> None:
+    trainer = await cluster.start_trainer(setup(pulse))
+    said = await hello(trainer, 5)
+    assert said.node == "over 5"
+    assert dict(said.fingerprint) == {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "3", "MARK": "1"}
+    last = (await trainer.collect(0, 0, 0.0)).messages[-1][0]
+    waiting = asyncio.create_task(trainer.collect(last, 0, LIVENESS_S))
+    await trainer.deliver(Over(number=6, incarnation=1))  # not stuck behind the collect
+    [(n, _)] = (await waiting).messages
+    assert n == last + 1
+    await until(lambda: "t1" in pulse.snapshot())
+    assert pulse.snapshot()["t1"][0] is Condition.RUNNING
+
+
+async def test_a_kill_is_told_mid_call(cluster: RayCluster, pulse: PulseServer) -> None:
+    trainer = await cluster.start_trainer(setup(pulse))
+    pid = (await hello(trainer)).pid
+    waiting = asyncio.create_task(trainer.collect(100, 0, LIVENESS_S))
+    os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    with pytest.raises(TrainerGoneError, match="process died: Worker unexpectedly exits") as caught:
+        await waiting
+    assert "OOM" not in caught.value.reason
+    assert time.monotonic() - killed < 10
+    with pytest.raises(TrainerGoneError, match="process died"):
+        await trainer.deliver(Over(number=1, incarnation=1))
+
+
+async def test_kill_ends_a_stopped_process_at_once(cluster: RayCluster, pulse: PulseServer) -> None:
+    trainer = await cluster.start_trainer(setup(pulse))
+    pid = (await hello(trainer)).pid
+    await until(lambda: "t1" in pulse.snapshot())
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.gather(trainer.kill(), trainer.kill())
+    assert gone(pid)
+    assert await cluster.find_trainers() == []
+
+
+async def test_kill_is_sure_where_no_helper_helps(cluster: RayCluster, pulse: PulseServer) -> None:
+    trainer = await cluster.start_trainer(setup(pulse))
+    pid = (await hello(trainer)).pid
+    os.kill(pid, signal.SIGSTOP)
+    [helper] = [p for p in psutil.Process(pid).children() if "pulse_helper" in " ".join(p.cmdline())]
+    helper.kill()
+    await trainer.kill()
+    assert gone(pid)
+
+
+async def test_an_exit_and_a_broken_service_are_losses(cluster: RayCluster, pulse: PulseServer) -> None:
+    one = await cluster.start_trainer(setup(pulse, "t1"))
+    with pytest.raises(TrainerGoneError, match="process died"):
+        await one.deliver(End(incarnation=1, reason="done"))
+    two = await cluster.start_trainer(setup(pulse, "t2"))
+    pid = (await hello(two)).pid
+    with pytest.raises(TrainerGoneError, match="a broken service"):
+        await two.deliver(Flag(number=1, incarnation=1))
+    assert gone(pid)
+
+
+async def test_what_fails_to_start_is_told(pulse: PulseServer) -> None:
+    fails = RayCluster("a-2", pulse, service="fake_trainer:FailsToStart")
+    with pytest.raises(TrainerGoneError, match=r"failed to start(?s:.*)no such device"):
+        await fails.start_trainer(setup(pulse))
+    bare = RayCluster("a-2", pulse, package_uri="gcs://surefoot_nowhere.zip")
+    with pytest.raises(TrainerGoneError, match=r"runtime environment failed(?s:.*)surefoot_nowhere"):
+        await bare.start_trainer(setup(pulse))
+    assert list_roles("a-2") == []
+
+
+async def test_a_start_without_resources_can_be_withdrawn(cluster: RayCluster, pulse: PulseServer) -> None:
+    starting = asyncio.create_task(cluster.start_trainer(setup(pulse, cpus=1000)))
+    await until(lambda: list_roles("a-1") == ["t1"])
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await until(lambda: list_roles("a-1") == [])
+
+
+async def test_another_supervisor_finds_the_living_and_hears_them(cluster: RayCluster, pulse: PulseServer) -> None:
+    for name in ("t1", "t2"):
+        await cluster.start_trainer(setup(pulse, name))
+    await pulse.close()
+    second = PulseServer("a-1")
+    await second.start()
+    found = await RayCluster("a-1", second).find_trainers()
+    assert [trainer.trainer for trainer in found] == ["t1", "t2"]
+    await until(lambda: all(second.last(t) and second.last(t).state != "?" for t in ("t1", "t2")))  # type: ignore[union-attr]
+    assert await second.fence("t2")
+    with pytest.raises(TrainerGoneError):
+        await found[1].deliver(Over(number=1, incarnation=1))
+    await second.close()
+
+
+async def test_the_clean_up_leaves_nothing(pulse: PulseServer) -> None:
+    cluster = RayCluster("a-3", pulse, service="fake_trainer:Fake")
+    handles = [await cluster.start_trainer(setup(pulse, name)) for name in ("t1", "t2")]
+    pids = [(await hello(handle)).pid for handle in handles]
+    os.kill(pids[0], signal.SIGSTOP)
+    RayJournal("a-3").reserve()
+    await clean_up("a-3")
+    assert all(map(gone, pids))
+    assert list_roles("a-3") == []
+    assert RayJournal("a-3").reserve() == 1
+    await clean_up("a-3")
+
+
+def test_ray_journal() -> None:
+    RayJournal("other").reserve()
+    check(RayJournal("a-1"), RayJournal("a-1"))
+    assert RayJournal("other").reserve() == 2
+    RayJournal("other").forget()

@@ -1,0 +1,264 @@
+"""The uplink: nothing lost, nothing out of order, whatever the control plane does; and what flows grows with seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from surefoot.events import (
+    Circumstances,
+    Command,
+    CommandKind,
+    Event,
+    EventKind,
+    LedgerRow,
+    Result,
+    UplinkAck,
+    UplinkBatch,
+)
+from surefoot_actors.http_uplink import HttpUplink
+from surefoot_actors.uplink import MemoryUplink, Outbox, Uplink
+
+LIVENESS_S = 20.0
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def row(step: int) -> LedgerRow:
+    result = Result(step=step, first_sample=step * 8, num_samples=8, digest=f"{step:032x}", values={"loss": 0.5})
+    return LedgerRow(result=result, circumstances=Circumstances(generation=1, trainers=1, seconds=0.1))
+
+
+class ControlPlane:
+    """Stores what is posted, once each, unless told to fail. `answers` are used up first, one a post."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.ledger: dict[int, LedgerRow] = {}
+        self.commands: list[Command] = []
+        self.commanded = asyncio.Event()
+        self.answers: list[int | str] = []
+        self.sizes: list[int] = []
+        self.asked_after: list[int] = []
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        assert request.headers["Authorization"] == "Bearer secret"
+        if request.url.path == "/v1/attempts/a-1/uplink":
+            return self._uplink(UplinkBatch.model_validate_json(request.content))
+        assert request.url.path == "/v1/attempts/a-1/commands"
+        return await self._commands(int(request.url.params["after"]))
+
+    def _uplink(self, batch: UplinkBatch) -> httpx.Response:
+        answer = self.answers.pop(0) if self.answers else 200
+        if answer == "lost before":
+            raise httpx.ConnectError("refused")
+        if isinstance(answer, int) and answer != 200:
+            return httpx.Response(answer, text="a problem")
+        self.sizes.append(len(batch.rows))
+        known = {(event.source, event.n) for event in self.events}
+        self.events += [event for event in batch.events if (event.source, event.n) not in known]
+        self.ledger.update((r.result.step, r) for r in batch.rows)
+        if answer == "lost after":
+            raise httpx.ReadTimeout("no answer")
+        if answer == "nonsense":
+            return httpx.Response(200, text="<html>")
+        return httpx.Response(200, text=UplinkAck(rows_below=self.below).model_dump_json())
+
+    @property
+    def below(self) -> int:
+        below = 0
+        while below in self.ledger:
+            below += 1
+        return below
+
+    async def _commands(self, after: int) -> httpx.Response:
+        self.asked_after.append(after)
+        while not (new := [c for c in self.commands if c.n > after]):
+            self.commanded.clear()
+            await self.commanded.wait()
+        return httpx.Response(200, text=json.dumps({"commands": [c.model_dump() for c in new]}))
+
+    def command(self, n: int) -> None:
+        self.commands.append(Command(n=n, kind=CommandKind.RESIZE, trainers=n))
+        self.commanded.set()
+
+
+@pytest.fixture
+def plane() -> ControlPlane:
+    return ControlPlane()
+
+
+@pytest.fixture
+async def uplink(plane: ControlPlane) -> AsyncIterator[HttpUplink]:
+    client = httpx.AsyncClient(transport=httpx.MockTransport(plane))
+    uplink = HttpUplink("http://plane/", "a-1", "secret", "a-1/supervisor-1", client=client)
+    yield uplink
+    await uplink.close()
+
+
+def is_uplink(uplink: Uplink) -> Uplink:
+    return uplink
+
+
+async def test_events_and_rows_are_stored_once_in_order(plane: ControlPlane, uplink: HttpUplink) -> None:
+    is_uplink(uplink)
+    await uplink.start()
+    for n in range(5):
+        uplink.event(EventKind.WARNING, message=str(n))
+    uplink.rows([row(1), row(0), row(1)])
+    assert await uplink.flush(LIVENESS_S)
+    assert [(event.source, event.n, event.data["message"]) for event in plane.events] == [
+        ("a-1/supervisor-1", n + 1, str(n)) for n in range(5)
+    ]
+    assert sorted(plane.ledger) == [0, 1]
+    assert uplink.rows_below == 2
+
+
+@pytest.mark.parametrize("answer", ["lost before", "lost after", "nonsense", 500, 503, 422, 429])
+async def test_a_control_plane_that_is_away_loses_nothing(plane: ControlPlane, uplink: HttpUplink, answer: Any) -> None:
+    plane.answers = [answer] * 3
+    await uplink.start()
+    uplink.event(EventKind.STATE, state="running")
+    uplink.rows([row(0)])
+    assert await uplink.flush(LIVENESS_S)
+    assert not plane.answers
+    assert [event.n for event in plane.events] == [1]
+    assert uplink.rows_below == 1
+
+
+@pytest.mark.parametrize("status", [401, 404, 410])
+async def test_a_refused_attempt_ends(plane: ControlPlane, uplink: HttpUplink, status: int) -> None:
+    plane.answers = [status]
+    await uplink.start()
+    uplink.event(EventKind.STATE, state="running")
+    async with asyncio.timeout(LIVENESS_S):
+        await uplink.gone.wait()
+    assert str(status) in uplink.gone_reason
+    assert not await uplink.flush(LIVENESS_S)
+    assert [c async for c in uplink.commands()] == []
+
+
+async def test_many_rows_go_in_batches_and_few_posts(plane: ControlPlane, uplink: HttpUplink) -> None:
+    await uplink.start()
+    for step in range(2500):
+        uplink.rows([row(step)])
+    assert await uplink.flush(LIVENESS_S)
+    assert sorted(plane.ledger) == list(range(2500))
+    assert max(plane.sizes) == 1000
+    assert uplink.posts == len(plane.sizes) <= 4
+    assert uplink.sent_bytes > 2500 * 100
+
+
+async def test_what_is_too_large_goes_in_smaller_batches(plane: ControlPlane, uplink: HttpUplink) -> None:
+    plane.answers = [200, 413, 413]
+    await uplink.start()
+    async with asyncio.timeout(LIVENESS_S):
+        while plane.answers[:1] == [200]:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    uplink.rows(row(step) for step in range(600))
+    assert await uplink.flush(LIVENESS_S)
+    assert uplink.rows_below == 600
+    assert max(plane.sizes) == 250
+
+
+async def test_a_row_above_a_gap_is_sent_once(plane: ControlPlane, uplink: HttpUplink) -> None:
+    await uplink.start()
+    for _ in range(3):
+        uplink.rows([row(5)])
+        assert await uplink.flush(LIVENESS_S)
+    assert sum(plane.sizes) == 1
+    assert uplink.rows_below == 0
+
+
+async def test_a_flush_has_an_end(plane: ControlPlane, uplink: HttpUplink) -> None:
+    plane.answers = [503] * 1000
+    await uplink.start()
+    uplink.rows([row(0)])
+    assert not await uplink.flush(0.2)
+
+
+async def test_commands_come_once_and_go_on_where_they_were(plane: ControlPlane, uplink: HttpUplink) -> None:
+    async with asyncio.timeout(LIVENESS_S):
+        plane.command(1)
+        plane.command(2)
+        commands = uplink.commands()
+        assert [(await anext(commands)).n, (await anext(commands)).n] == [1, 2]
+        later = asyncio.ensure_future(anext(commands))
+        while len(plane.asked_after) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        plane.command(3)
+        assert (await later).n == 3
+        plane.command(4)
+        assert (await anext(uplink.commands())).n == 4
+    assert plane.asked_after == [0, 2, 3]
+
+
+async def test_memory_uplink_keeps_all() -> None:
+    uplink = MemoryUplink()
+    is_uplink(uplink)
+    uplink.event(EventKind.STATE, state="running", reason="")
+    uplink.rows([row(0), row(2)])
+    assert uplink.rows_below == 1
+    uplink.rows([row(1)])
+    assert uplink.rows_below == 3
+    assert [(event.n, event.kind) for event in uplink.events] == [(1, EventKind.STATE)]
+    uplink.command(Command(n=1, kind=CommandKind.CANCEL))
+    assert (await anext(uplink.commands())).kind is CommandKind.CANCEL
+
+
+# ---- what is kept, purely
+
+Act = st.one_of(
+    st.tuples(st.just("rows"), st.lists(st.integers(0, 12), max_size=4)),
+    st.tuples(st.just("event"), st.none()),
+    st.tuples(st.sampled_from(["stored", "answer lost"]), st.integers(1, 3)),
+)
+
+
+@given(st.lists(Act, max_size=40))
+def test_all_that_is_told_is_stored_in_order_and_then_forgotten(acts: list[tuple[str, Any]]) -> None:
+    outbox, told_rows, num_events = Outbox("s"), set(), 0
+    events: dict[int, Event] = {}
+    ledger: dict[int, LedgerRow] = {}
+
+    def post(most: int, *, answered: bool) -> None:
+        batch = outbox.batch(most)
+        assert len(batch.events) <= most
+        assert len(batch.rows) <= most
+        for event in batch.events:
+            assert event.n == 1 or event.n - 1 in events
+            events[event.n] = event
+        ledger.update((r.result.step, r) for r in batch.rows)
+        if answered:
+            outbox.stored(batch, next(step for step in range(100) if step not in ledger))
+
+    for what, value in acts:
+        if what == "rows":
+            outbox.rows([row(step) for step in value])
+            told_rows |= set(value)
+        elif what == "event":
+            outbox.event(EventKind.WARNING, {}, NOW)
+            num_events += 1
+        else:
+            post(value, answered=what == "stored")
+    while not outbox.empty:
+        post(3, answered=True)
+    assert set(ledger) == told_rows
+    assert sorted(events) == list(range(1, num_events + 1))
+
+
+def test_a_long_string_is_cut_to_its_end() -> None:
+    outbox = Outbox("s")
+    outbox.event(EventKind.FAILED, {"traceback": "x" * 200_000 + "the error"}, NOW)
+    [event] = outbox.batch(1).events
+    text = event.data["traceback"]
+    assert isinstance(text, str)
+    assert text.endswith("xthe error")
+    assert len(text) == 100_000

@@ -1,0 +1,204 @@
+"""SDK and CLI against the real control plane on loopback; only the cluster is missing, whose part the test plays."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from tests.api.conftest import make_row
+from typer.testing import CliRunner
+
+from surefoot import AsyncClient, Client
+from surefoot.cli.app import app as cli_app
+from surefoot.errors import ConflictError, JobFailedError, NotFoundError, SpecError, UnauthorizedError
+from surefoot.events import Event, EventKind, UplinkBatch
+from surefoot.spec import JobState
+from surefoot.views import JobView
+
+uvicorn_app = pytest.importorskip("surefoot_service.app")
+from surefoot_service.context import Service  # noqa: E402
+from surefoot_service.settings import Settings  # noqa: E402
+from surefoot_service.store import attempts  # noqa: E402
+
+
+@dataclass
+class Running:
+    url: str
+    data: Path
+    service: Service
+
+    def attempt(self, job: str) -> Attempt:
+        """Play the launcher: make the job's attempt, and claim it."""
+        made = asyncio.run(
+            self.service.database.write(
+                lambda session: (
+                    attempts.make(
+                        session, job, keys=self.service.keys, session_name="s", reason="", now=datetime.now(UTC)
+                    ).id
+                )  # type: ignore[union-attr]
+            )
+        )
+        code = self.service.keys.claim_code(made)
+        answer = httpx.post(f"{self.url}/v1/attempts/{made}/claim", json={"kind": "claim", "code": code})
+        assert answer.status_code == 200, answer.text
+        return Attempt(f"{self.url}/v1/attempts/{made}/uplink", answer.json()["token"])
+
+
+@dataclass
+class Attempt:
+    """Plays the supervisor."""
+
+    uplink: str
+    token: str
+    told: int = 0
+
+    def tell(self, *rows: int, **kinds: dict[str, Any]) -> None:
+        events = []
+        for name, data in kinds.items():
+            self.told += 1
+            events.append(Event(source="sup", n=self.told, at=datetime.now(UTC), kind=EventKind(name), data=data))
+        batch = UplinkBatch(events=tuple(events), rows=tuple(make_row(step) for step in rows))
+        headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
+        answer = httpx.post(self.uplink, content=batch.model_dump_json(), headers=headers)
+        assert answer.status_code == 200, answer.text
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    app = uvicorn_app.create_app(Settings(data=tmp_path / "data", max_package_bytes=50_000))
+    server = _Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert server.ready.wait(30)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    monkeypatch.setenv("SUREFOOT_DATA", str(tmp_path / "data"))
+    (tmp_path / "data/service.json").write_text(json.dumps({"url": f"http://127.0.0.1:{port}"}))
+    yield Running(url=f"http://127.0.0.1:{port}", data=tmp_path / "data", service=app.state.service)
+    app.state.service.bells.close()
+    server.should_exit = True
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def finish(attempt: Attempt) -> None:
+    attempt.tell(3, 4, finished={"steps": 5, "digest": "d" * 32}, state={"state": "succeeded", "reason": ""})
+
+
+def begin(attempt: Attempt) -> None:
+    generation = {"generation": 1, "trainers": 2, "step": 0, "num_steps": 5}
+    attempt.tell(0, 1, 2, state={"state": "running", "reason": ""}, generation=generation)
+
+
+def test_a_job_from_submission_to_its_end(running: Running, code: Path) -> None:
+    with Client() as client:
+        assert client.where.token, "the token of the data folder"
+        job = client.submit("train:train", folder=code, batch_size=64, trainers=2)
+        assert job.refresh().state is JobState.QUEUED
+        again = client.submit("train:train", folder=code, batch_size=64)
+        assert (again.spec.package, again.id != job.id) == (job.spec.package, True)
+        attempt = running.attempt(job.id)
+        begin(attempt)
+        updates = job.follow(timeout=60)
+        seen = []
+        for update in updates:
+            seen.append(update)
+            if getattr(update, "result", None) and update.result.step == 2:  # type: ignore[union-attr]
+                break
+        updates.close()  # type: ignore[attr-defined]
+        assert [row.result.step for row in job.ledger()] == [0, 1, 2]
+        finish(attempt)
+        view = job.wait(timeout=60)
+        assert (view.state, view.digest, view.steps_done) == (JobState.SUCCEEDED, "d" * 32, 5)
+        assert [event.kind for event in job.events() if event.source == "sup"][-1] is EventKind.STATE
+        assert [row.result for row in job.ledger()] == [make_row(step).result for step in range(5)]
+        assert [j.id for j in client.jobs()] == [again.id, job.id]
+        with pytest.raises(ConflictError):
+            job.resize(3)
+
+
+async def test_async_following_live(running: Running, code: Path) -> None:
+    async with AsyncClient() as client:
+        job = await client.submit("train:train", folder=code, batch_size=64)
+        attempt = await asyncio.to_thread(running.attempt, job.id)
+        await asyncio.to_thread(begin, attempt)
+        steps = []
+        async for row in job.rows(follow=True):
+            steps.append(row.result.step)
+            if row.result.step == 2:
+                await asyncio.to_thread(finish, attempt)
+        assert steps == [0, 1, 2, 3, 4]
+        assert (await job.wait(timeout=60)).state is JobState.SUCCEEDED
+
+
+def test_a_failing_job(running: Running, code: Path) -> None:
+    with Client() as client:
+        job = client.submit("train:train", folder=code, batch_size=64)
+        attempt = running.attempt(job.id)
+        failed = {"reason": "ValueError: boom", "traceback": "Traceback\nValueError: boom", "trainer": "t0"}
+        attempt.tell(state={"state": "running", "reason": ""}, failed=failed)
+        with pytest.raises(JobFailedError, match=r"(?s)boom.*Traceback"):
+            job.wait(timeout=60)
+
+
+def test_waiting_ends_in_time_though_the_stream_is_quiet(running: Running, code: Path) -> None:
+    with Client() as client:
+        job = client.submit("train:train", folder=code, batch_size=64)
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError):
+            job.wait(timeout=1.5)
+        assert time.monotonic() - begun < 10, "waited for the stream's next word, not for the deadline"
+        assert job.cancel(wait=True).state is JobState.CANCELLED
+
+
+def test_what_the_service_refuses(running: Running, code: Path) -> None:
+    with Client() as client:
+        job = client.submit("train:train", folder=code, batch_size=64, max_trainers=4)
+        with pytest.raises(SpecError, match="9 is not between min_trainers 1 and max_trainers 4"):
+            job.resize(9)
+        with pytest.raises(NotFoundError):
+            client.job("zzzz")
+        (code / "big.bin").write_bytes(b"x" * 60_000)
+        with pytest.raises(ValueError, match=r"(?i)bytes|large|limit"):
+            client.submit("train:train", folder=code, batch_size=64)
+    with Client(token="wrong") as stranger, pytest.raises(UnauthorizedError, match="token"):
+        stranger.jobs()
+
+
+def test_the_command_line(running: Running, code: Path) -> None:
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(cli_app, list(arguments))
+
+    job = run("submit", "train:train", "-f", str(code), "-b", "64", "--detach").stdout.strip()
+    attempt = running.attempt(job)
+    begin(attempt)
+    assert run("resize", job[:4], "3").stdout == f"job {job}: from 1 to 3 trainers\n"
+    finish(attempt)
+    watched = run("watch", "last")
+    assert watched.exit_code == 0, watched.output
+    assert "generation 1: 2 trainers from step 0" in watched.stdout
+    assert f"final state {'d' * 32}" in watched.stdout
+    assert run("diff", job, "last").stdout == "identical (5 steps)\n"
+    assert job in run("ls").stdout
+    assert run("show", "last").exit_code == 0
+    view = JobView.model_validate_json(run("show", "last", "--json").stdout)
+    assert view.state is JobState.SUCCEEDED

@@ -1,0 +1,101 @@
+"""`surefoot check` catches planted violations by name, and passes clean code. Show 6."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from surefoot.errors import SpecError
+from surefoot.spec import JobSpec
+from surefoot_actors.check import Kind, check
+from surefoot_actors.check.children import run_probes
+from surefoot_actors.check.verdict import judge
+
+JOBS = Path(__file__).parent / "jobs"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PATIENCE_S = 300.0
+
+# train function: what it is caught as, and the line that is named ("": none is)
+PLANTED = {
+    "numpy_rng": (Kind.OWN_RANDOMNESS, "rng = np.random.default_rng()"),
+    "system_random": (Kind.OWN_RANDOMNESS, "loop(run, lambda loss, step: loss * (1 + source.random()))"),
+    "urandom": (Kind.OWN_RANDOMNESS, "os.urandom(1)"),
+    "pid_generator": (Kind.OWN_RANDOMNESS, "os.getpid()"),
+    "counter": (Kind.PROCESS_STATE, "calls += 1"),
+    "seeded_generator": (Kind.PROCESS_STATE, "rng.random()"),
+    "clock": (Kind.WALL_CLOCK, "time.time() % 1"),
+    "stopwatch": (Kind.WALL_CLOCK, "time.perf_counter()"),
+    "date": (Kind.WALL_CLOCK, "datetime.now().microsecond"),
+    "strings": (Kind.HASH_ORDER, "in enumerate(NAMES)"),
+    "scheduler": (Kind.UNTRACKED_STATE, "schedule.step()"),
+    "late_scheduler": (Kind.UNTRACKED_STATE, "schedule.step()"),
+    "warmup": (Kind.UNTRACKED_STATE, "done *= 2"),
+    "breaks": (Kind.BROKEN_RULE, "optimizer.step()"),
+}
+
+
+@pytest.fixture
+def out() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sf-") as folder:
+        yield Path(folder)
+
+
+def text_at(line: str) -> str:
+    name, _, number = line.partition(":")
+    return (JOBS / name).read_text().splitlines()[int(number) - 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_violation_is_caught_by_name_and_line(name: str, out: Path) -> None:
+    kind, text = PLANTED[name]
+    spec = JobSpec(package="0" * 64, entrypoint=f"planted:{name}", batch_size=16, seed=7)
+    findings = judge(run_probes(spec, 6, JOBS, out, PATIENCE_S))
+    assert [finding.kind for finding in findings] == [kind], findings
+    assert text in text_at(findings[0].lines[0]), findings
+
+
+@pytest.mark.slow
+def test_clean_code_that_reads_clocks_and_counts_passes_in_every_scenario() -> None:
+    report = check(entrypoint="planted:clean", folder=JOBS, batch_size=16)
+    assert report.ok, "\n".join(report.render())
+    assert all(scenario.same for scenario in report.scenarios)
+    assert [s.name for s in report.scenarios][-1] == "2 trainers, one killed, a fresh one joins"
+
+
+@pytest.mark.slow
+def test_real_trainers_see_a_violation_too() -> None:
+    report = check(entrypoint="planted:counter", folder=JOBS, batch_size=16)
+    assert [finding.kind for finding in report.findings] == [Kind.PROCESS_STATE]
+    same = {scenario.name: scenario.same for scenario in report.scenarios}
+    assert same["1 trainer, real processes"]
+    assert same["3 trainers, real processes"] is False
+    assert same["2 trainers, one killed, a fresh one joins"] is False
+    assert report.findings[0].step == 0
+    assert report.findings[0].tensor.startswith("model.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("example", "batch_size", "config"),
+    [
+        ("digits", 64, {}),
+        ("charlm", 16, {"width": 32, "heads": 2, "layers": 1, "context": 16, "text_bytes": 100_000, "eval_every": 3}),
+    ],
+)
+def test_the_examples_pass(example: str, batch_size: int, config: dict[str, int]) -> None:
+    report = check(entrypoint="train:train", folder=EXAMPLES / example, batch_size=batch_size, config=config)
+    assert report.ok, "\n".join(report.render())
+
+
+def test_too_few_steps_are_refused() -> None:
+    with pytest.raises(SpecError, match="steps 3 is below 5"):
+        check(entrypoint="planted:clean", folder=JOBS, batch_size=16, steps=3)
+
+
+def test_numbers_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(SpecError, match="not a multiple"):
+        check(entrypoint="planted:clean", folder=JOBS, batch_size=15)

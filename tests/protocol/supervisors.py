@@ -1,0 +1,286 @@
+"""What the supervisor does in a world. Its commands are performed one by one, and it may crash between any two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from surefoot_actors.protocol import membership
+from surefoot_actors.protocol.member import MemberState
+from surefoot_actors.protocol.membership import (
+    Finish,
+    Found,
+    Kill,
+    Lost,
+    MembershipState,
+    Phase,
+    Record,
+    Reserve,
+    Reserved,
+    Resized,
+    Send,
+    StartTrainer,
+    Suspected,
+    Trusted,
+    Withdraw,
+)
+from surefoot_actors.protocol.messages import Enter, Hello, Over, Returned
+
+from .machines import Machines
+from .trainers import Step, name
+from .world import Bounds, Draft, Label, Supervisor, Trainer, Violation, World
+
+__all__ = ["FINISH", "Supervisors"]
+
+# R8: in which order a run is finished.
+FINISH = ["record", "end"]
+
+
+class Supervisors:
+    """The supervisor of a world, and those after it."""
+
+    def __init__(self, bounds: Bounds, machines: Machines) -> None:
+        self._bounds, self._machines = bounds, machines
+
+    def begin(self, draft: Draft) -> Draft:
+        """Perform the first supervisor's first commands."""
+        outcome = self._machines.add_membership(membership.begin(self._new(draft)))
+        return list(self._performed(draft, outcome.state, outcome.commands))[-1]
+
+    def _new(self, draft: Draft) -> MembershipState:
+        return MembershipState(
+            num_sub_tasks=self._bounds.sub_tasks,
+            target=draft.target,
+            min_trainers=self._bounds.min_trainers,
+            incarnation=draft.journal.incarnation,
+        )
+
+    # ---- moves
+
+    def moves(self, world: World) -> Iterator[Step]:
+        if not world.supervisor.up:
+            yield from self._restart(world)
+            return
+        for message in sorted(world.control):
+            if message[0] == "from":
+                yield from self._receive(world, message)
+        for i, trainer in enumerate(world.trainers):
+            yield from self._watch(world, i, trainer)
+        yield from self._faults(world)
+
+    def _receive(self, world: World, message: tuple[str, int, int]) -> Iterator[Step]:
+        _, i, number = message
+        what = self._machines.messages.values[number]
+        certain = not world.frozen >> i & 1
+        label = ("supervisor takes", what)
+        yield from self._handle(world, label, certain, number, acknowledged=message)
+        if world.budget.doubles:
+            draft = Draft(world)
+            draft.spend("doubles")
+            yield from self._handle(draft.world(), ("DOUBLED", *label), False, number)
+
+    def _watch(self, world: World, i: int, trainer: Trainer) -> Iterator[Step]:
+        if trainer.life == "dead":
+            yield from self._handle(world, ("lost", i), True, Lost(name(i), "dead"))
+        frozen, told = world.frozen >> i & 1, world.supervisor.told >> i & 1
+        if trainer.life == "live" and frozen != told:
+            event = Suspected(name(i), "frozen") if frozen else Trusted(name(i))
+            draft = Draft(world)
+            draft.supervisor = draft.supervisor._replace(told=world.supervisor.told ^ 1 << i)
+            label = (type(event).__name__, i)
+            yield from self._handle(draft.world(), label, True, event, even_if_ignored=True)
+
+    def _faults(self, world: World) -> Iterator[Step]:
+        ended = self._machines.membership(world.supervisor.machine).ended
+        if world.budget.resizes and not ended:
+            target = self._bounds.resizes[-world.budget.resizes]
+            draft = Draft(world)
+            draft.spend("resizes")
+            draft.target = target
+            yield from self._handle(draft.world(), ("RESIZED", target), False, Resized(target), even_if_ignored=True)
+        if world.budget.supervisor_crashes:
+            yield ("SUPERVISOR CRASHES",), False, self._crash(Draft(world))
+
+    def _handle(
+        self,
+        world: World,
+        label: Label,
+        certain: bool,
+        event: Any,
+        *,
+        acknowledged: Any = None,
+        even_if_ignored: bool = False,
+    ) -> Iterator[Step]:
+        """Feed an event and perform what comes of it, with a crash after each command where one may happen."""
+        before = world.supervisor.machine
+        machine, commands = self._machines.step_membership(before, event)
+        if (machine, commands) == (before, ()) and not even_if_ignored:
+            return
+        self._check_not_given_up(world, before, machine)
+        *partly, whole = self._performed(Draft(world), machine, commands)
+        # acknowledged when all is performed: what a dead supervisor left half done is told again
+        whole.control -= {acknowledged}
+        yield label, certain, whole
+        if world.budget.supervisor_crashes:
+            for k, draft in enumerate(partly):
+                yield ("SUPERVISOR CRASHES after", k, "commands of", *label), False, self._crash(draft)
+
+    def _check_not_given_up(self, world: World, before: int, after: int) -> None:
+        generation = self._machines.membership(before).generation
+        if generation is None or self._machines.membership(after).generation is not None:
+            return
+        if world.journal.finished or any(t.returned and t.life == "ended" for t in world.trainers):
+            raise Violation("I4: a completed run begins again")
+        for i, trainer in enumerate(world.trainers):
+            member = any(m.trainer == name(i) for m in generation.members)
+            if trainer.life == "live" and member and self._machines.member(trainer.machine).round >= 0:
+                raise Violation(f"I4: the run is given up though {name(i)} lives with its state")
+
+    # ---- commands
+
+    def _performed(self, draft: Draft, machine: int, commands: tuple[Any, ...]) -> Iterator[Draft]:
+        """The world before the first command, and after each one."""
+        draft.supervisor = draft.supervisor._replace(machine=machine)
+        todo = list(commands)
+        while todo:
+            yield Draft(draft.world())
+            command = todo.pop(0)
+            match command:
+                case Reserve():
+                    todo += self._reserve(draft)
+                case Finish(outcome=outcome):
+                    todo[:0] = [("finish", part, outcome) for part in FINISH]
+                case ("finish", part, outcome):
+                    self._finish(draft, part, outcome)
+                case _:
+                    self._perform(draft, command)
+        yield draft
+
+    def _reserve(self, draft: Draft) -> tuple[Any, ...]:
+        number = draft.journal.counter + 1
+        draft.journal = draft.journal._replace(counter=number)
+        event = Reserved(number, f"n{number}")
+        before = draft.supervisor.machine
+        machine, commands = self._machines.step_membership(before, event)
+        self._check_not_given_up(draft.world(), before, machine)
+        draft.supervisor = draft.supervisor._replace(machine=machine)
+        return commands
+
+    def _perform(self, draft: Draft, command: membership.Command) -> None:
+        match command:
+            case Send(trainer=trainer, message=message):
+                self._send(draft, int(trainer[1:]), message)
+            case Kill(trainer=trainer):
+                draft.send("kill", int(trainer[1:]), 0)
+            case Record(generation=generation):
+                self._decided(draft, generation)
+                number = self._machines.generations.number(generation)
+                draft.journal = draft.journal._replace(recorded=number)
+            case StartTrainer(trainer=trainer):
+                i = int(trainer[1:])
+                if i < self._bounds.room and draft.trainers[i].life in ("none", "dead"):
+                    draft.put(i, Trainer(life="starting"))
+            case Withdraw(trainer=trainer):
+                i = int(trainer[1:])
+                if i < self._bounds.room:
+                    draft.put(i, Trainer(life="dead"))
+
+    def _send(self, draft: Draft, i: int, message: Any) -> None:
+        if isinstance(message, Enter):
+            self._decided(draft, message.generation)
+        if isinstance(message, Over):
+            self._told(draft, message.number)
+        if draft.trainers[i].life == "live":
+            draft.send("to", i, self._machines.messages.number(message))
+
+    def _told(self, draft: Draft, number: int) -> None:
+        """I6: a supervisor tells no number that an earlier one may have told."""
+        if number * 1000 + draft.journal.incarnation < draft.told or (
+            number == draft.told // 1000 and draft.told % 1000 != draft.journal.incarnation
+        ):
+            raise Violation(f"I6: number {number} is told again, by supervisor {draft.journal.incarnation}")
+        draft.told = number * 1000 + draft.journal.incarnation
+
+    def _decided(self, draft: Draft, generation: Any) -> None:
+        number = self._machines.generations.number(generation)
+        if number == draft.latest:
+            return
+        self._told(draft, generation.number)
+        if draft.latest >= 0 and self._machines.generation(draft.latest).number >= generation.number:
+            raise Violation(f"I6: generation {generation.number} is made again")
+        draft.latest = number
+
+    def _finish(self, draft: Draft, part: str, outcome: str) -> None:
+        if outcome != "succeeded":
+            raise Violation(f"I4: the run {outcome}")
+        if not draft.journal.finished and not any(t.returned for t in draft.trainers):
+            raise Violation("I4: the run is complete, but no trainer ran the code after the loop")
+        if part == "record":
+            draft.journal = draft.journal._replace(finished=True)
+        else:
+            for i, trainer in enumerate(draft.trainers):
+                if trainer.life in ("live", "starting"):
+                    draft.put(i, trainer._replace(life="ended", group=-1, op="-", piece=None, late=None))
+
+    # ---- one supervisor after the other
+
+    def _crash(self, draft: Draft) -> Draft:
+        """What trainers have to say is kept by them; a new supervisor heeds nothing of it but a completed run."""
+        draft.spend("supervisor_crashes")
+        draft.supervisor = Supervisor(up=False, machine=-1)
+        draft.control = frozenset(
+            m for m in draft.control if m[0] != "from" or isinstance(self._machines.messages.values[m[2]], Returned)
+        )
+        return draft
+
+    def _restart(self, world: World) -> Iterator[Step]:
+        draft = Draft(world)
+        draft.journal = draft.journal._replace(incarnation=draft.journal.incarnation + 1)
+        recorded = draft.journal.recorded
+        generation = self._machines.generation(recorded) if recorded >= 0 else None
+        found = Found(
+            trainers=tuple(name(i) for i, t in enumerate(world.trainers) if t.life in ("starting", "live")),
+            number=generation.number if generation else 0,
+            members=tuple(m.trainer for m in generation.members) if generation else (),
+            finished=draft.journal.finished,
+        )
+        outcome = self._machines.add_membership(membership.resume(self._new(draft), found))
+        draft.supervisor = Supervisor(up=True, machine=-1)
+        *partly, whole = self._performed(draft, outcome.state, outcome.commands)
+        yield ("supervisor restarts",), True, whole
+        if world.budget.supervisor_crashes:
+            for k, half in enumerate(partly):
+                yield ("SUPERVISOR CRASHES after", k, "commands of its start"), False, self._crash(half)
+
+    # ---- what the end of the moves is
+
+    def at_rest(self, world: World) -> bool:
+        """Whether it is right that nothing is bound to happen any more."""
+        supervisor = world.supervisor
+        if not supervisor.up:
+            return False
+        state = self._machines.membership(supervisor.machine)
+        if state.phase is Phase.ENDED:
+            return world.journal.finished and not any(t.life in ("live", "starting") for t in world.trainers)
+        if state.phase is Phase.FORMING:  # waits for the cluster to have room
+            return len(state.ready) < state.target
+        # R9: all that may have the state are frozen, and not given up
+        names = {m.trainer for m in self._machines.generation(world.latest).members} if world.latest >= 0 else set()
+        live = [i for i, t in enumerate(world.trainers) if t.life == "live" and name(i) in names]
+        frozen = {i for i in live if world.frozen >> i & 1}
+        return bool(frozen) and all(i in frozen or self._round(world, i) < 0 for i in live)
+
+    def _round(self, world: World, i: int) -> int:
+        return self._machines.member(world.trainers[i].machine).round
+
+    def ready(self, world: World, i: int) -> Step:
+        """A trainer's train function reaches `steps()`."""
+        draft = Draft(world)
+        draft.spend("spares")
+        machine = self._machines.members.number(MemberState(trainer=name(i), num_sub_tasks=self._bounds.sub_tasks))
+        draft.put(i, Trainer(life="live", machine=machine, thread=-2))
+        hello = Hello(
+            trainer=name(i), store=("host", i), fingerprint=(), pid=i, node="node", num_steps=len(self._bounds.steps)
+        )
+        draft.send("from", i, self._machines.messages.number(hello))
+        return ("ready", i), True, draft

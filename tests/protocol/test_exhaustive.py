@@ -1,0 +1,58 @@
+"""Everything that can happen within bounds, visited: no invariant breaks, and from everywhere the run comes to its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from .explore import explore
+from .world import Bounds
+
+BOUNDS: dict[str, Bounds] = {
+    "nothing goes wrong": Bounds(trainers=3, steps=(1, 2), fine=True),
+    "a crash, sub-task by sub-task": Bounds(trainers=2, sub_tasks=4, steps=(1, 2), crashes=1, fine=True),
+    "a crash among three": Bounds(trainers=3, sub_tasks=3, steps=(1, 2), crashes=1),
+    "two crashes among three": Bounds(trainers=3, sub_tasks=3, steps=(1,), crashes=2),
+    "a crash, and a replacement": Bounds(trainers=2, spares=1, steps=(1, 2), crashes=1),
+    "a crash while founding": Bounds(trainers=2, spares=1, crashes=1, founded=False),
+    "two crashes, replaced": Bounds(trainers=2, spares=2, crashes=2, steps=(1,)),
+    "a crash of the only one while another joins": Bounds(trainers=1, spares=2, resizes=(2,), crashes=1),
+    "a freeze": Bounds(trainers=2, freezes=1),
+    "a freeze among three": Bounds(trainers=3, freezes=1, steps=(1,)),
+    "a freeze while founding": Bounds(trainers=1, spares=1, freezes=1, crashes=1, founded=False),
+    "two freezes": Bounds(trainers=2, freezes=2, steps=(1,)),
+    "a freeze and a crash": Bounds(trainers=2, freezes=1, crashes=1, steps=(1,)),
+    "a supervisor's crash": Bounds(trainers=3, sub_tasks=3, supervisor_crashes=1, steps=(1, 1)),
+    "two supervisors' crashes": Bounds(trainers=2, supervisor_crashes=2, steps=(1,)),
+    "a supervisor's crash and a trainer's": Bounds(trainers=2, crashes=1, supervisor_crashes=1),
+    "a supervisor's crash and a freeze": Bounds(trainers=2, freezes=1, supervisor_crashes=1),
+    "a group that breaks, and a crash": Bounds(trainers=2, breaks=1, crashes=1),
+    "messages doubled": Bounds(trainers=2, doubles=2, breaks=1, steps=(1,)),
+    "up": Bounds(trainers=2, spares=1, resizes=(3,), steps=(2, 1)),
+    "up and down": Bounds(trainers=2, spares=1, resizes=(3, 1)),
+    "up, and a crash": Bounds(trainers=1, spares=1, resizes=(2,), crashes=1, steps=(1, 2)),
+    "up, and a supervisor's crash": Bounds(trainers=1, spares=1, resizes=(2,), supervisor_crashes=1, steps=(1, 2)),
+    "down, and a crash": Bounds(trainers=2, resizes=(1,), crashes=1, steps=(1, 2)),
+    "down, and a supervisor's crash": Bounds(trainers=2, resizes=(1,), supervisor_crashes=1),
+    "down, and a group that breaks": Bounds(trainers=2, resizes=(1,), breaks=1, steps=(1, 2)),
+}
+
+
+@pytest.mark.parametrize("bounds", BOUNDS.values(), ids=BOUNDS.keys())
+def test_every_world_is_sound(bounds: Bounds) -> None:
+    explored = explore(bounds)
+    assert explored.ends > 0
+    print(explored)
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        Bounds(trainers=2, crashes=1),
+        Bounds(trainers=2, freezes=1),
+        Bounds(trainers=2, supervisor_crashes=1),
+        Bounds(trainers=2, breaks=1),
+    ],
+)
+def test_faults_do_happen(bounds: Bounds) -> None:
+    """The worlds with a fault are many more than those without: no bound is idle."""
+    assert explore(bounds).worlds > 10 * explore(Bounds(trainers=2)).worlds

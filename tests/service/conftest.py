@@ -1,0 +1,89 @@
+"""A control plane of its own for each test, over its ASGI app, without a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from surefoot_service import logs
+from surefoot_service.app import create_app
+from surefoot_service.context import Service
+from surefoot_service.settings import Settings
+
+from .helpers import TRAIN, ZIP, Attempt, make_zip, start_attempt
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logging() -> None:
+    logs.configure()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        data=tmp_path / "data",
+        max_package_bytes=200_000,
+        max_unpacked_bytes=30_000_000,
+        max_package_entries=50,
+        max_body_bytes=100_000,
+    )
+
+
+@pytest.fixture
+async def app(settings: Settings) -> AsyncIterator[FastAPI]:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture
+def service(app: FastAPI) -> Service:
+    found: Service = app.state.service
+    return found
+
+
+@pytest.fixture
+async def anonymous(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://surefoot") as client:
+        yield client
+
+
+@pytest.fixture
+async def client(app: FastAPI, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    headers = {"Authorization": "Bearer " + (settings.data / "token").read_text().strip()}
+    async with httpx.AsyncClient(transport=transport, base_url="http://surefoot", headers=headers) as client:
+        yield client
+
+
+@pytest.fixture
+async def package(client: httpx.AsyncClient) -> str:
+    answer = await client.post("/v1/packages", content=make_zip({"train.py": TRAIN}), headers=ZIP)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["package"])
+
+
+@pytest.fixture
+def spec(package: str) -> dict[str, Any]:
+    return {"entrypoint": "train:train", "package": package, "batch_size": 64, "sub_tasks": 8, "trainers": 2}
+
+
+@pytest.fixture
+async def job(client: httpx.AsyncClient, spec: dict[str, Any]) -> str:
+    answer = await client.post("/v1/jobs", json=spec)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+@pytest.fixture
+async def attempt(service: Service, anonymous: httpx.AsyncClient, job: str) -> Attempt:
+    """A claimed attempt of `job`, which is starting."""
+    made = await start_attempt(service, anonymous, job)
+    assert (await made.claim()).status_code == 200
+    return made

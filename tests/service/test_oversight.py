@@ -1,0 +1,116 @@
+"""What is done about an attempt in each place where the chain can break."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from surefoot.spec import JobState
+from surefoot_service.oversight import Action, Facts, Patience, judge
+from surefoot_service.ray_jobs import RayJob, RayStatus
+
+NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+PATIENCE = Patience()
+
+
+def ago(seconds: float) -> datetime:
+    return NOW - timedelta(seconds=seconds)
+
+
+def launcher(status: RayStatus, message: str = "") -> RayJob:
+    return RayJob(status=status, message=message)
+
+
+NEW = Facts(
+    state=JobState.STARTING,
+    now=NOW,
+    ended_at=None,
+    cancel_at=None,
+    submitted=False,
+    claimed_at=None,
+    spoke_at=None,
+    heard_at=None,
+    same_session=True,
+    launcher=None,
+)
+SUBMITTED = replace(NEW, submitted=True, launcher=launcher(RayStatus.RUNNING))
+CLAIMED = replace(SUBMITTED, claimed_at=ago(10))
+RUNNING = replace(CLAIMED, state=JobState.RUNNING, spoke_at=ago(9), heard_at=ago(1), launcher=None)
+ENDED = replace(RUNNING, state=JobState.SUCCEEDED, ended_at=ago(5))
+
+CASES: dict[str, tuple[Facts, Action, JobState | None, str]] = {
+    "new": (NEW, Action.SUBMIT, None, ""),
+    "submitted": (SUBMITTED, Action.WAIT, None, ""),
+    "pending": (replace(SUBMITTED, launcher=launcher(RayStatus.PENDING)), Action.WAIT, None, ""),
+    "unknown to Ray": (replace(SUBMITTED, launcher=None), Action.CONDEMN, JobState.FAILED, "no longer knows"),
+    "launcher failed": (
+        replace(SUBMITTED, launcher=launcher(RayStatus.FAILED, "exit code 1")),
+        Action.CONDEMN,
+        JobState.FAILED,
+        "its launcher failed: exit code 1",
+    ),
+    "launcher stopped": (
+        replace(CLAIMED, launcher=launcher(RayStatus.STOPPED)),
+        Action.CONDEMN,
+        JobState.FAILED,
+        "failed",
+    ),
+    "launcher ended unclaimed": (
+        replace(SUBMITTED, launcher=launcher(RayStatus.SUCCEEDED)),
+        Action.CONDEMN,
+        JobState.FAILED,
+        "without claiming",
+    ),
+    "first word awaited": (replace(CLAIMED, launcher=launcher(RayStatus.SUCCEEDED)), Action.WAIT, None, ""),
+    "first word never came": (
+        replace(CLAIMED, claimed_at=ago(121), launcher=launcher(RayStatus.SUCCEEDED)),
+        Action.CONDEMN,
+        JobState.FAILED,
+        "never said a word",
+    ),
+    "running": (RUNNING, Action.WAIT, None, ""),
+    "running, launcher failed": (replace(RUNNING, launcher=launcher(RayStatus.FAILED)), Action.WAIT, None, ""),
+    "silent": (replace(RUNNING, heard_at=ago(601)), Action.CONDEMN, JobState.FAILED, "nothing since 11:49:59"),
+    "cancel before the claim": (
+        replace(SUBMITTED, cancel_at=ago(0)),
+        Action.CONDEMN,
+        JobState.CANCELLED,
+        "before it started",
+    ),
+    "cancel awaited": (replace(RUNNING, cancel_at=ago(29)), Action.WAIT, None, ""),
+    "cancel not confirmed": (replace(RUNNING, cancel_at=ago(31)), Action.CONDEMN, JobState.CANCELLED, "within 30 s"),
+    "cancel of a claimed one not confirmed": (
+        replace(CLAIMED, cancel_at=ago(31)),
+        Action.CONDEMN,
+        JobState.CANCELLED,
+        "30 s",
+    ),
+    "cluster gone": (replace(RUNNING, same_session=False), Action.CONDEMN, JobState.FAILED, "is gone"),
+    "cluster gone, cancelling": (
+        replace(RUNNING, same_session=False, cancel_at=ago(1)),
+        Action.CONDEMN,
+        JobState.CANCELLED,
+        "is gone",
+    ),
+    "cluster gone after the end": (replace(ENDED, same_session=False), Action.FORGET, None, ""),
+    "ended": (replace(ENDED, launcher=launcher(RayStatus.SUCCEEDED)), Action.FORGET, None, ""),
+    "ended, launcher unknown": (ENDED, Action.FORGET, None, ""),
+    "ended, launcher not yet": (replace(ENDED, launcher=launcher(RayStatus.RUNNING)), Action.WAIT, None, ""),
+    "ended, launcher never": (
+        replace(ENDED, ended_at=ago(61), launcher=launcher(RayStatus.RUNNING)),
+        Action.CONDEMN,
+        None,
+        "did not end",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_judgement(case: str) -> None:
+    facts, action, verdict, reason = CASES[case]
+    found = judge(facts, PATIENCE)
+    assert (found.action, found.verdict) == (action, verdict)
+    assert reason in found.reason
+    assert bool(found.reason) is bool(reason)

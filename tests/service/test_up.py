@@ -1,0 +1,165 @@
+"""`surefoot up`, the real thing: a head of its own, and nothing left of it however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from surefoot_service.processes import kill_marked, marked
+
+from .helpers import TRAIN, ZIP, make_zip
+
+LIMIT_S = 120.0
+COMMAND = [sys.executable, "-c", "from surefoot.cli import main; main()", "up", "--port", "0", "--cpus", "1"]
+
+
+def until(what: Callable[[], Any]) -> Any:
+    """Return the first true answer: other processes ring no bell here."""
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        if answer := what():
+            return answer
+        time.sleep(0.1)
+    raise AssertionError(f"still not so: {what}")
+
+
+class Up:
+    """One `surefoot up` on a data folder."""
+
+    def __init__(self, data: Path) -> None:
+        self.data, self.log = data, data.with_suffix(".log")
+        # a killed one cannot take back what it announced
+        (data / "service.json").unlink(missing_ok=True)
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [*COMMAND, "--data", str(data)], stdout=output, stderr=output, start_new_session=True
+            )
+        until(lambda: self.ended() or (data / "service.json").exists())
+        self.traces: dict[str, str] = json.loads((data / "head.json").read_text())
+
+    def ended(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(self.log.read_text())
+        return False
+
+    @property
+    def url(self) -> str:
+        return str(json.loads((self.data / "service.json").read_text())["url"])
+
+    def client(self) -> httpx.Client:
+        token = (self.data / "token").read_text().strip()
+        return httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {token}"}, trust_env=False)
+
+    def is_ready(self) -> bool:
+        self.ended()
+        return "head is ready" in self.log.read_text()
+
+    def processes(self) -> list[psutil.Process]:
+        return marked(self.traces["mark"])
+
+    def assert_nothing_is_left(self) -> None:
+        assert self.processes() == []
+        assert not Path(self.traces["temp"]).exists()
+        assert sorted(os.listdir(self.data)) == sorted(
+            ["key", "lock", "packages", "surefoot.db", "token", "token.sha256"]
+        )
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        kill_marked(self.traces["mark"])
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    started = Up(tmp_path / "data")
+    yield started
+    started.end()
+
+
+def submit(client: httpx.Client, **more: Any) -> str:
+    package = client.post("/v1/packages", content=make_zip({"train.py": TRAIN}), headers=ZIP).json()["package"]
+    spec = {"entrypoint": "train:train", "package": package, "batch_size": 8, **more}
+    answer = client.post("/v1/jobs", json=spec)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["id"])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_up_starts_takes_jobs_and_stops_leaving_nothing(number: signal.Signals, up: Up) -> None:
+    with up.client() as client:
+        queued = submit(client, min_trainers=4, trainers=4)
+        job = submit(client)
+        until(lambda: up.ended() or client.get(f"/v1/jobs/{job}").json()["state"] != "queued")
+        assert client.get("/v1/health").json()["ray"] is True
+        assert "the cluster has 1" in client.get(f"/v1/jobs/{queued}").json()["reason"]
+    # it is in use: another is refused, and leaves it alone
+    second = subprocess.run([*COMMAND, "--data", str(up.data)], capture_output=True, text=True, timeout=LIMIT_S)
+    assert second.returncode != 0
+    assert f"in use by another `surefoot up` (pid {up.process.pid})" in second.stderr.replace("\n", " ")
+    assert up.processes()
+    for name in ("token", "key", "token.sha256"):
+        assert (up.data / name).stat().st_mode & 0o777 == 0o600
+    url = up.url
+    up.process.send_signal(number)
+    assert up.process.wait(LIMIT_S) == 0, up.log.read_text()
+    up.assert_nothing_is_left()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url, trust_env=False)
+    assert (up.data / "token").read_text().strip() not in up.log.read_text()
+    with closing(sqlite3.connect(up.data / "surefoot.db")) as database:
+        states = dict(database.execute("select id, state from jobs"))
+    assert states[queued] == "queued"
+    assert states[job] in ("cancelled", "failed", "succeeded")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_signal_while_the_head_starts(up: Up) -> None:
+    until(lambda: up.processes())
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(LIMIT_S) == 0, up.log.read_text()
+    up.assert_nothing_is_left()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_head_that_dies_ends_up_with_an_error(up: Up) -> None:
+    until(up.is_ready)
+    next(p for p in up.processes() if p.name() == "gcs_server").kill()
+    assert up.process.wait(LIMIT_S) not in (0, None)
+    assert "the local Ray head died" in up.log.read_text()
+    up.assert_nothing_is_left()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_what_a_killed_up_left_is_removed_by_the_next(up: Up) -> None:
+    until(up.is_ready)
+    up.process.kill()
+    up.process.wait()
+    again = Up(up.data)
+    try:
+        assert up.processes() == []
+        assert not Path(up.traces["temp"]).exists()
+        again.process.send_signal(signal.SIGTERM)
+        assert again.process.wait(LIMIT_S) == 0, again.log.read_text()
+        again.assert_nothing_is_left()
+    finally:
+        again.end()
