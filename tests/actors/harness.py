@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,8 @@ class Story:
     events: list[Event]
     num_calls: int
     fired: list[str] = field(default_factory=list)
-    computed: Counter[tuple[int, int]] = field(default_factory=Counter)
+    # by (step, first sample): the processes that computed this sub-task, in order
+    computed: dict[tuple[int, int], list[str]] = field(default_factory=dict)
 
     @property
     def ledger(self) -> list[bytes]:
@@ -50,7 +51,13 @@ class Story:
 
     @property
     def computed_twice(self) -> int:
-        return sum(count - 1 for count in self.computed.values())
+        return sum(len(pids) - 1 for pids in self.computed.values())
+
+    @property
+    def again_by_survivors(self) -> list[tuple[int, int]]:
+        """Sub-tasks that more than one trainer computed of those on which no fault fired."""
+        lost = {line.rpartition("pid=")[2] for line in self.fired}
+        return [key for key, pids in self.computed.items() if sum(pid not in lost for pid in pids) > 1]
 
 
 class Keep:
@@ -150,11 +157,12 @@ def _tale(uplink: MemoryUplink) -> str:
     return "\n".join(f"{e.kind} {e.data}" for e in uplink.events)
 
 
-def _computed(path: Path) -> Counter[tuple[int, int]]:
-    if not path.exists():
-        return Counter()
-    lines = (line.split() for line in path.read_text().splitlines())
-    return Counter((int(step), int(first)) for step, first, _ in lines)
+def _computed(path: Path) -> dict[tuple[int, int], list[str]]:
+    computed: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for line in path.read_text().splitlines() if path.exists() else ():
+        step, first, pid = line.split()
+        computed[int(step), int(first)].append(pid)
+    return computed
 
 
 def alive(pid: int) -> bool:

@@ -28,6 +28,7 @@ def assert_recovered(story: Story, undisturbed: Story, *, fired: int, spans: int
     assert len(story.fired) == fired, story.fired
     assert_same(story, undisturbed)
     assert story.computed_twice <= spans
+    assert not story.again_by_survivors, "a sub-task was computed again although a trainer held it that was not lost"
 
 
 @pytest.mark.parametrize("trainers", [2, 3, 4])
@@ -105,7 +106,8 @@ def test_two_of_four_are_lost(stage: Stage, undisturbed: Story, faults: tuple[st
 def test_all_but_one_are_lost(stage: Stage, undisturbed: Story) -> None:
     faults = [f"KILL@{point}:t{k}:4" for k, point in enumerate(["exchange", "gather", "backward"])]
     story = stage.run(trainers=4, min_trainers=4, faults=faults)
-    assert_recovered(story, undisturbed, fired=3, spans=6)
+    # the second owns up to the two sub-tasks that the first has left, the third all four of theirs: 2 + 4 + 6
+    assert_recovered(story, undisturbed, fired=3, spans=12)
 
 
 def test_a_replacement_joins_while_survivors_go_on(stage: Stage) -> None:
