@@ -7,17 +7,17 @@ steps nothing here is asked by the training threads: what arrives grows with sec
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass, replace
 
 from pydantic import JsonValue
 
 from surefoot.events import CommandKind, EventKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
-from surefoot_actors.cluster import Cluster, TrainerGoneError, TrainerHandle, TrainerSetup
+from surefoot_actors.attendant import Attendant, Handled
+from surefoot_actors.cluster import Cluster, TrainerHandle, TrainerSetup
 from surefoot_actors.journal import Journal
 from surefoot_actors.protocol import membership
 from surefoot_actors.protocol.membership import (
@@ -43,16 +43,15 @@ from surefoot_actors.protocol.membership import (
     Trusted,
     Withdraw,
 )
-from surefoot_actors.protocol.messages import Done, End, Ended, ToTrainer
+from surefoot_actors.protocol.messages import Done, End, ToTrainer
 from surefoot_actors.pulse import Condition, PulseServer
+from surefoot_actors.rows import RowKeeper
 from surefoot_actors.uplink import Uplink
 
 __all__ = ["Outcome", "Supervisor"]
 
 # How long trainers that are enough to begin wait for the rest of those that are wanted.
 START_GRACE_S = 10.0
-# How often a trainer's ledger rows are fetched.
-COLLECT_S = 0.3
 # How long a trainer that was told to end may take to unwind the user's code.
 END_GRACE_S = 3.0
 # How long the last rows and events may take to be acknowledged at the end.
@@ -312,144 +311,3 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-class RowKeeper:
-    """Passes each ledger row to the uplink once, and knows when all have come. Trainers tell a row until it is acknowledged."""
-
-    def __init__(self, uplink: Uplink) -> None:
-        self._uplink = uplink
-        self._seen: set[int] = set()
-        self._below = 0
-        self._expected: int | None = None
-        self._changed = asyncio.Event()
-        self._generation: tuple[int, Callable[[LedgerRow], None]] | None = None
-
-    @property
-    def acknowledged_below(self) -> int:
-        return self._uplink.rows_below
-
-    def take(self, rows: tuple[LedgerRow, ...]) -> None:
-        """Take rows that a trainer told; most of them may be known."""
-        # what an earlier supervisor told is stored, and does not come again
-        self._below = max(self._below, self._uplink.rows_below)
-        new = [row for row in rows if row.result.step >= self._below and row.result.step not in self._seen]
-        self._seen.update(row.result.step for row in new)
-        while self._below in self._seen:
-            self._below += 1
-        self._seen = {step for step in self._seen if step > self._below}
-        if new:
-            self._uplink.rows(new)
-            self._watch(new)
-        self._changed.set()
-
-    def _watch(self, rows: list[LedgerRow]) -> None:
-        if self._generation is None:
-            return
-        number, callback = self._generation
-        first = next((row for row in rows if row.circumstances.generation >= number), None)
-        if first is not None:
-            self._generation = None
-            callback(first)
-
-    def when_generation(self, number: int, callback: Callable[[LedgerRow], None]) -> None:
-        """Call back with the first new row of this generation or a later one."""
-        self._generation = (number, callback)
-
-    def expect(self, num_steps: int) -> None:
-        """All rows are there when the steps 0..num_steps-1 have come."""
-        self._expected = num_steps
-
-    async def complete(self, within_s: float) -> bool:
-        """Wait until every expected row has come."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                while self._expected is not None and self._below < self._expected:
-                    self._changed.clear()
-                    await self._changed.wait()
-        return self._expected is None or self._below >= self._expected
-
-
-@dataclass(frozen=True, slots=True)
-class Handled:
-    """Everything queued before this has been performed."""
-
-    done: asyncio.Future[None]
-
-
-class Attendant:
-    """The supervisor's dealings with one trainer: delivers in order, collects, and tells of its loss."""
-
-    def __init__(
-        self,
-        trainer: str,
-        start: Awaitable[TrainerHandle],
-        events: asyncio.Queue[Event | Handled],
-        rows: RowKeeper,
-        finishing: asyncio.Future[None],
-    ) -> None:
-        self._trainer, self._start, self._events, self._rows = trainer, start, events, rows
-        self._finishing = finishing
-        self._outgoing: asyncio.Queue[ToTrainer] = asyncio.Queue()
-        self._handle: TrainerHandle | None = None
-        self._gone = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def begin(self) -> None:
-        self._task = asyncio.create_task(self._attend(), name=f"attend-{self._trainer}")
-
-    def send(self, message: ToTrainer) -> None:
-        self._outgoing.put_nowait(message)
-
-    async def end(self, grace_s: float) -> None:
-        """Let it end by itself for `grace_s`, then kill it; returns when it is gone and nothing of it is left."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                await self._gone.wait()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-        if self._handle is not None:
-            await self._handle.kill()
-
-    async def _attend(self) -> None:
-        try:
-            self._handle = await self._start
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._deliver(self._handle))
-                tasks.create_task(self._collect(self._handle))
-        except* TrainerGoneError as group:
-            self._tell_lost(str(_first(group)))
-        except* Exception as group:  # noqa: BLE001  the task's edge: a trainer that nobody attends is a lost one
-            self._tell_lost(f"it could not be attended: {_first(group)!r}")
-
-    def _tell_lost(self, reason: str) -> None:
-        self._gone.set()
-        self._events.put_nowait(Lost(self._trainer, reason))
-
-    async def _deliver(self, handle: TrainerHandle) -> None:
-        while True:
-            await handle.deliver(await self._outgoing.get())
-
-    async def _collect(self, handle: TrainerHandle) -> None:
-        after = 0
-        while True:
-            inbox = await handle.collect(after, self._rows.acknowledged_below, COLLECT_S)
-            self._rows.take(inbox.rows)
-            for n, message in inbox.messages:
-                if n > after:
-                    after = n
-                    if isinstance(message, Ended):
-                        self._gone.set()
-                    self._events.put_nowait(Came(message))
-            if inbox.messages:
-                # acknowledged by the next call, so only when it has had its effect: this process may end at any line
-                handled = Handled(asyncio.get_running_loop().create_future())
-                self._events.put_nowait(handled)
-                await asyncio.wait({handled.done, self._finishing}, return_when=asyncio.FIRST_COMPLETED)
-
-
-def _first(group: BaseException) -> BaseException:
-    while isinstance(group, BaseExceptionGroup):
-        group = group.exceptions[0]
-    return group

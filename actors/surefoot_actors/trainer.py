@@ -34,7 +34,19 @@ from surefoot_actors.engine.types import Layout, Merged, Node, Position, StateIm
 from surefoot_actors.mailbox import Mailbox
 from surefoot_actors.protocol import member
 from surefoot_actors.protocol.member import At, Close, Form, MemberState, Merge, Resume, Stop, Tell
-from surefoot_actors.protocol.messages import Ended, Enter, Hello, Over, Raised, Report, Returned, ToTrainer
+from surefoot_actors.protocol.messages import (
+    Ended,
+    Enter,
+    Hello,
+    Over,
+    Raised,
+    Report,
+    Restore,
+    Returned,
+    Save,
+    Snapshot,
+    ToTrainer,
+)
 from surefoot_actors.protocol.plan import covers
 
 __all__ = ["TrainerProcess"]
@@ -89,6 +101,8 @@ class TrainerProcess:
         """Take a message; never blocks for long."""
         if isinstance(message, Over | Enter):
             faults.point("report" if isinstance(message, Over) else "enter", self._position.step)
+        if isinstance(message, Restore | Snapshot | Save):
+            raise NotImplementedError
         with self._changed:
             self._feed(message)
 

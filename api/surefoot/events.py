@@ -15,6 +15,7 @@ __all__ = [
     "CommandKind",
     "Event",
     "EventKind",
+    "FaultKind",
     "LedgerRow",
     "Result",
     "UplinkAck",
@@ -76,6 +77,13 @@ class EventKind(StrEnum):
     TRAINER_LEFT = "trainer_left"  # {"trainer", "step"}: planned
     GENERATION = "generation"  # {"generation", "trainers", "step", "reason", "joined", "lost", "left", "num_steps"}
     RECOVERED = "recovered"  # {"generation", "step", "seconds", "sub_tasks_again"}
+    # {"step", "url", "bytes", "seconds", "stall_s", "reason"}: durable from now on. seconds: from the snapshot to the manifest;
+    # stall_s: the longest that a trainer's training thread was held for it
+    CHECKPOINT = "checkpoint"
+    CHECKPOINT_FAILED = "checkpoint_failed"  # {"step", "reason"}: could not be written; training goes on
+    CHECKPOINT_SKIPPED = "checkpoint_skipped"  # {"url", "reason"}: torn or corrupt, so an older one is taken
+    RESTORED = "restored"  # {"step", "url", "trainer", "seconds"}: training goes on from a checkpoint
+    FAULT = "fault"  # {"kind", "trainer", "node"}: injected by `surefoot chaos`; told before it is done
     WARNING = "warning"  # {"message"}
     FAILED = "failed"  # {"reason", "traceback", "trainer"}
     FINISHED = "finished"  # {"steps", "digest"}: digest of the final tracked state
@@ -116,6 +124,18 @@ class UplinkAck(BaseModel):
 class CommandKind(StrEnum):
     RESIZE = "resize"  # {"trainers": n}
     CANCEL = "cancel"
+    CHECKPOINT = "checkpoint"  # make one at the next step boundary
+    PAUSE = "pause"  # stop at a step boundary, save, and end the attempt
+    FAULT = "fault"  # {"fault": kind}: `surefoot chaos`
+
+
+class FaultKind(StrEnum):
+    """What `surefoot chaos` does to a job, for real."""
+
+    TRAINER = "trainer"  # SIGKILL a trainer's process
+    FREEZE = "freeze"  # SIGSTOP a trainer's process
+    SUPERVISOR = "supervisor"  # SIGKILL the supervisor's process
+    NODE = "node"  # SIGKILL the raylet of a trainer's node (not the head's)
 
 
 class Command(BaseModel):
@@ -126,6 +146,7 @@ class Command(BaseModel):
     n: Annotated[int, Field(ge=1)]
     kind: CommandKind
     trainers: int | None = None
+    fault: FaultKind | None = None
 
 
 class ClaimRequest(BaseModel):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-__all__ = ["ENTRYPOINT", "JobSpec", "JobState", "Resources"]
+__all__ = ["ENTRYPOINT", "CheckpointPolicy", "JobSpec", "JobState", "Resources"]
 
 ENTRYPOINT = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
 
@@ -21,6 +21,8 @@ class JobState(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     RECOVERING = "recovering"
+    PAUSING = "pausing"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -37,6 +39,26 @@ class Resources(BaseModel):
 
     cpus: Annotated[float, Field(gt=0, le=4096)] = 1.0
     gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
+
+
+class CheckpointPolicy(BaseModel):
+    """When durable checkpoints are made, where, and which are kept. None of it changes a bit of the result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # one after every so many steps; None: not by steps
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+    # one at the first step boundary after every so many seconds; None: not by time
+    every_s: Annotated[float, Field(ge=1, le=86_400)] | None = 300.0
+    # how many of the newest are kept
+    keep: Annotated[int, Field(ge=1, le=1000)] = 2
+    # a logged value: the checkpoint of the step where it was best so far is kept as well
+    best: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    best_mode: Literal["min", "max"] = "min"
+    # a folder that every trainer's node sees, or any fsspec URL ("s3://bucket/runs"); None: where the service puts them
+    url: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    # whether the end of training is saved: a last checkpoint, and the modules as safetensors
+    final: bool = True
 
 
 class JobSpec(BaseModel):
@@ -67,6 +89,14 @@ class JobSpec(BaseModel):
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     # background data-loading processes a trainer
     data_workers: Annotated[int, Field(ge=0, le=256)] = 0
+    # trainers kept warm beside those that train, to join within a step of a loss
+    spares: Annotated[int, Field(ge=0, le=64)] = 0
+    # losses in a row without a step in between (trainers lost or refused, or whole attempts) that are borne; one more fails the job.
+    # A step resets the count: losses with progress in between never fail a job, however many.
+    max_failures: Annotated[int, Field(ge=0, le=10_000)] = 10
+    checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy)
+    # begin from this checkpoint, or from the newest one below this URL (another job's), instead of from step 0
+    restore: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     # pip requirements of the training code, installed by Ray's runtime environment
     pip: tuple[Annotated[str, Field(max_length=300)], ...] = ()
     # environment of the trainers; shown to whoever may list jobs, so never secrets

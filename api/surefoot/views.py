@@ -64,8 +64,14 @@ class JobView(View):
     digest: str | None = None
     # of the user's code, where that is what failed
     traceback: str | None = None
-    # the newest attempt, if any
+    # the newest attempt, if any, and how many there were
     attempt: str | None = None
+    attempts: int = 0
+    # the newest durable checkpoint: its URL, and the step that training would go on with
+    checkpoint: str | None = None
+    checkpoint_step: int | None = None
+    # where the final model lies, once it is saved
+    model: str | None = None
 
 
 class JobList(View):
@@ -118,6 +124,10 @@ class Claimed(View):
     spec: JobSpec
     # the package's URI in Ray's object store: the trainers' working_dir
     package_uri: str
+    # where this job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere
+    checkpoints: str = ""
+    # every ledger row of a step below this is stored already, from an earlier attempt
+    rows_below: int = 0
 
 
 class CommandPage(View):

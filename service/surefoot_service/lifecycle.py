@@ -1,6 +1,8 @@
 """A job's life: one transition table, one function that applies it. Pure.
 
     queued ──▶ starting ──▶ running ⇄ recovering ──▶ succeeded | failed | cancelled
+      ▲           │           └── pausing ──▶ paused ──▶ queued
+      └───────────┴── a whole attempt is lost
 
 A job may end as failed or cancelled from anywhere before the end; it succeeds only after it ran.
 """
@@ -20,9 +22,12 @@ _UNFINISHED_ENDS = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: _UNFINISHED_ENDS | {JobState.STARTING},
-    JobState.STARTING: _UNFINISHED_ENDS | {JobState.RUNNING},
-    JobState.RUNNING: _UNFINISHED_ENDS | {JobState.RECOVERING, JobState.SUCCEEDED},
-    JobState.RECOVERING: _UNFINISHED_ENDS | {JobState.RUNNING, JobState.SUCCEEDED},
+    JobState.STARTING: _UNFINISHED_ENDS | {JobState.QUEUED, JobState.RUNNING, JobState.PAUSING},
+    JobState.RUNNING: _UNFINISHED_ENDS | {JobState.QUEUED, JobState.RECOVERING, JobState.PAUSING, JobState.SUCCEEDED},
+    JobState.RECOVERING: _UNFINISHED_ENDS | {JobState.QUEUED, JobState.RUNNING, JobState.PAUSING, JobState.SUCCEEDED},
+    # it may come to its end before it comes to the step boundary
+    JobState.PAUSING: _UNFINISHED_ENDS | {JobState.QUEUED, JobState.PAUSED, JobState.SUCCEEDED},
+    JobState.PAUSED: _UNFINISHED_ENDS | {JobState.QUEUED},
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.CANCELLED: frozenset(),

@@ -9,7 +9,7 @@ import pytest
 
 from surefoot.events import Command, CommandKind, EventKind
 from surefoot.spec import JobState
-from surefoot_actors.supervisor import COLLECT_S
+from surefoot_actors.attendant import COLLECT_S
 from surefoot_actors.uplink import MemoryUplink
 
 from .harness import Keep, Stage, Story

@@ -21,6 +21,7 @@ from surefoot_actors.protocol.membership_state import (
     Came,
     Cancelled,
     Command,
+    Committed,
     Emit,
     Event,
     Finish,
@@ -31,6 +32,7 @@ from surefoot_actors.protocol.membership_state import (
     MembershipState,
     Move,
     Outcome,
+    PauseWanted,
     Phase,
     Record,
     Reserve,
@@ -39,6 +41,7 @@ from surefoot_actors.protocol.membership_state import (
     Send,
     Started,
     StartTrainer,
+    StateSaved,
     Suspected,
     Trusted,
     Withdraw,
@@ -54,12 +57,16 @@ from surefoot_actors.protocol.messages import (
     FromTrainer,
     Generation,
     Hello,
+    Leaving,
     Left,
     Member,
+    NotRestored,
     Over,
     Raised,
     Report,
+    Restored,
     Returned,
+    Saved,
 )
 from surefoot_actors.protocol.plan import Holding, assign, owned, spans
 
@@ -67,6 +74,7 @@ __all__ = [
     "Came",
     "Cancelled",
     "Command",
+    "Committed",
     "Emit",
     "Event",
     "Finish",
@@ -76,6 +84,7 @@ __all__ = [
     "Lost",
     "MembershipState",
     "Outcome",
+    "PauseWanted",
     "Phase",
     "Record",
     "Reserve",
@@ -84,6 +93,7 @@ __all__ = [
     "Send",
     "StartTrainer",
     "Started",
+    "StateSaved",
     "Suspected",
     "Trusted",
     "Withdraw",
@@ -145,6 +155,8 @@ def step(state: MembershipState, event: Event) -> Outcome:
             return _end(state, "cancelled", reason)
         case GraceOver():
             return _form_if_enough(replace(state, grace_over=True))
+        case Committed() | PauseWanted() | StateSaved():
+            raise NotImplementedError
         case Started(trainer=trainer):
             return state, (Emit(EventKind.TRAINER_STARTED, {"trainer": trainer}),)
         case _:
@@ -221,8 +233,10 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
             if state.phase is not Phase.RUNNING or number != _number(state) or trainer not in state.members:
                 return state, ()
             return _broken(state, f"{trainer}'s process group failed: {reason}")
-        case Ended():
+        case Ended() | Saved():
             return state, ()
+        case Restored() | NotRestored() | Leaving():
+            raise NotImplementedError
         case _:
             assert_never(message)
 
@@ -366,7 +380,7 @@ def _after_loss(state: MembershipState, reason: str) -> Outcome:
             return _elect(state) if state.elected not in state.members else (state, ())
         case Phase.CONCLUDING:
             return _start_over(state, reason)
-        case Phase.FORMING | Phase.RESERVING | Phase.ENDED | Phase.CONCLUDING:
+        case Phase.FORMING | Phase.RESTORING | Phase.RESERVING | Phase.ENDED | Phase.CONCLUDING | Phase.SAVING:
             return state, ()
         case _:
             assert_never(state.phase)

@@ -21,6 +21,7 @@ __all__ = [
     "Came",
     "Cancelled",
     "Command",
+    "Committed",
     "Emit",
     "Event",
     "Finish",
@@ -31,14 +32,17 @@ __all__ = [
     "MembershipState",
     "Move",
     "Outcome",
+    "PauseWanted",
     "Phase",
     "Record",
     "Reserve",
     "Reserved",
     "Resized",
+    "SaveState",
     "Send",
     "StartTrainer",
     "Started",
+    "StateSaved",
     "Suspected",
     "Trusted",
     "Withdraw",
@@ -51,6 +55,10 @@ class Phase(Enum):
     COLLECTING = "collecting"
     RUNNING = "running"
     CONCLUDING = "concluding"
+    # a checkpoint is being read by one trainer, which is to be the founder
+    RESTORING = "restoring"
+    # all are parked, after the last step or to be paused, and their state is being saved
+    SAVING = "saving"
     ENDED = "ended"
 
 
@@ -61,6 +69,24 @@ class MembershipState:
     target: int
     min_trainers: int
     incarnation: int = 1
+    # trainers wanted beside the target: ready, and no members
+    spares: int = 0
+    # losses in a row without a round in between that are borne
+    max_failures: int = 10
+    # whether the state is saved after the last step, before the elected one goes on
+    saves: bool = False
+    # checkpoints of this job that may be whole, newest first
+    checkpoints: tuple[str, ...] = ()
+    # who reads the first of them (RESTORING)
+    restorer: str | None = None
+    # round and step that the restored founder is at; 0, 0: it begins anew
+    restored: tuple[int, int] = (0, 0)
+    # members that were given notice: they leave at the next boundary, and are replaced
+    leaving: frozenset[str] = frozenset()
+    # stop at the next step boundary, save, end as paused
+    pausing: bool = False
+    # (round, sub-task): the trainers that died while they computed it
+    deaths: Mapping[tuple[int, int], frozenset[str]] = field(default_factory=dict)
     phase: Phase = Phase.FORMING
     # newest reserved number; the newest decided generation
     number: int = 0
@@ -123,6 +149,8 @@ class Lost:
 
     trainer: str
     reason: str
+    # (round, sub-task) that it was computing when it died by itself; None: it was not, or was ended from outside, with its node say
+    computing: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +208,39 @@ class Found:
     finished: bool
 
 
-Event = Came | Lost | Suspected | Trusted | Reserved | Resized | Cancelled | GraceOver | Started
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A checkpoint is durable from now on."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class PauseWanted:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class StateSaved:
+    """What SaveState asked for is durable, or is given up on: then `error` says why."""
+
+    error: str = ""
+
+
+Event = (
+    Committed
+    | PauseWanted
+    | StateSaved
+    | Came
+    | Lost
+    | Suspected
+    | Trusted
+    | Reserved
+    | Resized
+    | Cancelled
+    | GraceOver
+    | Started
+)
 
 # ---- commands
 
@@ -188,6 +248,8 @@ Event = Came | Lost | Suspected | Trusted | Reserved | Resized | Cancelled | Gra
 @dataclass(frozen=True, slots=True)
 class StartTrainer:
     trainer: str
+    # wait so long before: failures that repeat back off
+    after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +299,16 @@ class Finish:
     reason: str
 
 
-Command = StartTrainer | Withdraw | Send | Kill | Reserve | Record | Emit | Finish
+@dataclass(frozen=True, slots=True)
+class SaveState:
+    """Have these parked members save the state, a share each, then answer with StateSaved. Told again, begin again with those."""
+
+    members: tuple[str, ...]
+    generation: int
+    # for a pause it is tried until it is saved; after the last step for some time
+    pausing: bool
+
+
+Command = SaveState | StartTrainer | Withdraw | Send | Kill | Reserve | Record | Emit | Finish
 Outcome = tuple[MembershipState, tuple[Command, ...]]
 Move = Callable[[MembershipState], Outcome]

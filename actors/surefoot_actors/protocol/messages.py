@@ -19,12 +19,19 @@ __all__ = [
     "FromTrainer",
     "Generation",
     "Hello",
+    "Leaving",
     "Left",
     "Member",
+    "NotRestored",
     "Over",
     "Raised",
     "Report",
+    "Restore",
+    "Restored",
     "Returned",
+    "Save",
+    "Saved",
+    "Snapshot",
     "ToTrainer",
 ]
 
@@ -100,7 +107,31 @@ class End:
     reason: str
 
 
-ToTrainer = Over | Enter | Flag | Conclude | End
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """Before any generation: read this checkpoint and overwrite the tracked state. Answered by Restored or NotRestored."""
+
+    url: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Have every member save its share at the next step boundary: a bit in the next exchange, at whose step all of them do."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Save:
+    """The receiver is parked: save this share of its state as it is. Answered by Saved. Told again, it is answered again."""
+
+    incarnation: int
+    share: int
+    of: int
+
+
+ToTrainer = Over | Enter | Flag | Conclude | End | Restore | Snapshot | Save
 
 # ---- trainer to supervisor
 
@@ -204,4 +235,56 @@ class Ended:
     trainer: str
 
 
-FromTrainer = Hello | Report | Left | Done | Returned | Raised | Broken | Ended
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """This trainer's tracked state is the checkpoint's: it can found a generation that starts with `round`, in `step`."""
+
+    trainer: str
+    url: str
+    round: int
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotRestored:
+    """The checkpoint was not restored; the tracked state is untouched.
+
+    "damaged": a file is missing or corrupt; an older checkpoint may be whole. "refused": it is of another model, seed or number of
+    sub-tasks; that is the user's to mend. "unfit": this trainer has another fingerprint than the run.
+    """
+
+    trainer: str
+    url: str
+    why: Literal["damaged", "refused", "unfit"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A share of the state at a step boundary is durable, or (`error`) could not be written."""
+
+    trainer: str
+    # of the snapshot: the generation, the round and step that training goes on with
+    generation: int
+    round: int
+    step: int
+    share: int
+    of: int
+    # JSON of the manifest's entry for this share (checkpoint/manifest.py); empty with an error
+    entry: str = ""
+    error: str = ""
+    # how long the training thread was held for the copy
+    stall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaving:
+    """This trainer was given notice (SIGTERM, a drained node): it wants to leave at a step boundary, and be replaced."""
+
+    trainer: str
+    reason: str
+
+
+FromTrainer = (
+    Hello | Report | Left | Done | Returned | Raised | Broken | Ended | Restored | NotRestored | Saved | Leaving
+)

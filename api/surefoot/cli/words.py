@@ -17,6 +17,8 @@ _STYLES = {
     JobState.RUNNING: "blue",
     JobState.RECOVERING: "yellow",
     JobState.SUCCEEDED: "green",
+    JobState.PAUSING: "yellow",
+    JobState.PAUSED: "yellow",
     JobState.FAILED: "red",
     JobState.CANCELLED: "magenta",
 }
@@ -74,6 +76,16 @@ def describe(event: Event) -> str:
             return _generation(data, reason)
         case EventKind.RECOVERED:
             return _recovered(data)
+        case EventKind.CHECKPOINT:
+            return f"checkpoint of step {data.get('step', '?')}"
+        case EventKind.CHECKPOINT_FAILED:
+            return f"no checkpoint of step {data.get('step', '?')}{reason}"
+        case EventKind.CHECKPOINT_SKIPPED:
+            return f"skipped checkpoint {data.get('url', '?')}{reason}"
+        case EventKind.RESTORED:
+            return f"restored step {data.get('step', '?')} from {data.get('url', '?')}"
+        case EventKind.FAULT:
+            return f"fault injected: {data.get('kind', '?')} {trainer}"
         case EventKind.WARNING:
             return f"warning: {data.get('message', '')}"
         case EventKind.FAILED:
