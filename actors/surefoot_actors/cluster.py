@@ -6,14 +6,15 @@ Messages to a trainer are idempotent, messages from it are numbered and kept unt
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from surefoot.events import LedgerRow
+from surefoot.events import FaultKind, LedgerRow
 from surefoot.spec import JobSpec
 from surefoot_actors.protocol.messages import FromTrainer, ToTrainer
 
-__all__ = ["Cluster", "Inbox", "TrainerGoneError", "TrainerHandle", "TrainerService", "TrainerSetup"]
+__all__ = ["Cluster", "FaultRefusedError", "Inbox", "TrainerGoneError", "TrainerHandle", "TrainerService", "TrainerSetup"]
 
 
 class TrainerGoneError(Exception):
@@ -27,6 +28,10 @@ class TrainerGoneError(Exception):
         return TrainerGoneError, (self.reason,)
 
 
+class FaultRefusedError(Exception):
+    """A fault cannot be injected here; the message says why."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerSetup:
     """All that a trainer process needs to start."""
@@ -38,7 +43,9 @@ class TrainerSetup:
     pulse: tuple[str, int]
     # proves to the pulse server that the helper belongs to this attempt
     pulse_secret: str
-    # faults to inject, for tests and chaos: see faults.py. Empty in production.
+    # where the job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere
+    checkpoints: str = ""
+    # faults to inject, for tests: see faults.py. Empty in production.
     faults: tuple[str, ...] = ()
 
 
@@ -79,12 +86,18 @@ class TrainerHandle(Protocol):
 
     async def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox: ...
 
+    async def inject(self, fault: FaultKind) -> None:
+        """Do this to the process, or to its node, for real. Raises FaultRefusedError where that cannot be done here."""
+
     async def kill(self) -> None:
         """End the process (SIGKILL; a stopped one too) and return when it is gone. Never raises; doubled calls do nothing."""
 
 
 class Cluster(Protocol):
     """Starts trainers and finds those that an earlier supervisor started."""
+
+    # called on the supervisor's event loop with (trainer, reason) when the trainer's node is about to go
+    on_notice: Callable[[str, str], None]
 
     async def start_trainer(self, setup: TrainerSetup) -> TrainerHandle:
         """Start a trainer process; returns when the cluster has given it a place and its service answers.

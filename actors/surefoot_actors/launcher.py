@@ -87,6 +87,7 @@ def main(service: str = DEFAULT_SERVICE) -> None:
                 token=claimed.token,
                 spec=claimed.spec,
                 package_uri=claimed.package_uri or None,
+                checkpoints=claimed.checkpoints,
                 service=service,
             )
         )

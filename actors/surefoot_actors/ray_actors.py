@@ -107,6 +107,8 @@ class Orders:
     token: str
     spec: JobSpec
     package_uri: str | None
+    # of all the job's attempts; empty: nowhere
+    checkpoints: str = ""
     service: str = DEFAULT_SERVICE
 
 
