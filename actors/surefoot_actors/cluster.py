@@ -75,6 +75,9 @@ class TrainerService(Protocol):
         supervisor grows with seconds, not with steps.
         """
 
+    def notice(self, reason: str) -> None:
+        """Ask the supervisor to let it leave at a step boundary: this process, or its node, is about to go. Never blocks for long."""
+
 
 class TrainerHandle(Protocol):
     """The supervisor's end. All methods raise TrainerGoneError once the process is dead, within ~50 ms of its death even mid-call."""

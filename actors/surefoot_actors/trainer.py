@@ -38,6 +38,7 @@ from surefoot_actors.protocol.messages import (
     Ended,
     Enter,
     Hello,
+    Leaving,
     Over,
     Raised,
     Report,
@@ -109,6 +110,10 @@ class TrainerProcess:
     def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox:
         """Return what this trainer has to say: see `cluster.TrainerService.collect`."""
         return self._mailbox.collect(after, rows_below, wait_s, self._tells_rows())
+
+    def notice(self, reason: str) -> None:
+        """Ask to leave: this process, or its node, is about to go."""
+        self._mailbox.tell(Leaving(trainer=self._setup.trainer, reason=reason))
 
     def _tells_rows(self) -> bool:
         state = self._state
@@ -226,6 +231,7 @@ class TrainerProcess:
     def put_leaf(self, leaf: Node) -> None:
         """Hand over a leaf; nobody else's concern if it was given to another meanwhile."""
         sub_task = leaf.range.lo
+        pulse_trainer.mark(-1, -1)
         with self._changed:
             self._measure()
             if self._state.at is At.ROUND and self._state.own >> sub_task & 1:
