@@ -15,6 +15,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from surefoot.events import Command, EventKind, LedgerRow, UplinkAck
 from surefoot.views import CommandPage
+from surefoot_actors.journal import Journal, MemoryJournal
+from surefoot_actors.kept_events import KeptEvents
 from surefoot_actors.uplink import Outbox
 
 __all__ = ["HttpUplink"]
@@ -47,8 +49,16 @@ class HttpUplink:
     """An attempt's line to `url`. `start` before use, on the event loop that uses it."""
 
     def __init__(
-        self, url: str, attempt: str, token: str, source: str, *, client: httpx.AsyncClient | None = None
+        self,
+        url: str,
+        attempt: str,
+        token: str,
+        source: str,
+        *,
+        client: httpx.AsyncClient | None = None,
+        journal: Journal | None = None,
     ) -> None:
+        """`journal` takes what is not stored yet, for the supervisor after this one."""
         self.gone = asyncio.Event()
         self.gone_reason = ""
         # what has flowed: grows with seconds, not with steps
@@ -58,6 +68,7 @@ class HttpUplink:
         self._client = client or httpx.AsyncClient(timeout=_TIMEOUT)
         self._headers = {"Authorization": f"Bearer {token}"}
         self._outbox = Outbox(source)
+        self._kept = KeptEvents(journal or MemoryJournal())
         self._most = MOST_ROWS
         self._after = 0
         self._work, self._urgent, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -65,6 +76,7 @@ class HttpUplink:
 
     async def start(self) -> None:
         """Begin to send; the first post, an empty one at least, tells how many rows are stored."""
+        self._outbox.adopt(await self._kept.start())
         self._hurry()
         self._sender = asyncio.create_task(self._send(), name="uplink")
 
@@ -73,7 +85,7 @@ class HttpUplink:
         return self._outbox.rows_below
 
     def event(self, kind: EventKind, **data: JsonValue) -> None:
-        self._outbox.event(kind, data, datetime.now(UTC))
+        self._kept.add(self._outbox.event(kind, data, datetime.now(UTC)))
         self._note_work()
         if kind in _URGENT:
             self._urgent.set()
@@ -107,6 +119,7 @@ class HttpUplink:
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.wait({self._sender})
+        await self._kept.close()
         await self._client.aclose()
 
     def _note_work(self) -> None:
@@ -150,6 +163,7 @@ class HttpUplink:
             self._most //= 2
             raise _AwayError("the batch was too large")
         self._outbox.stored(batch, _read(UplinkAck, response).rows_below)
+        self._kept.stored(batch.events)
 
     async def _poll(self) -> CommandPage:
         async def poll() -> CommandPage:

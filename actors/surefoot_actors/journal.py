@@ -1,19 +1,33 @@
-"""What outlives a supervisor: a few small facts of an attempt, each durable before its call returns (R3, R4, R8)."""
+"""What outlives a supervisor: a few small facts of an attempt, each durable before its call returns (R3, R4, R8).
+
+Calls may be made on any thread. They take about a millisecond, but wait for Ray's control store while that is away: so
+a supervisor makes them on a thread, and its event loop, with the pulse and the uplink on it, goes on meanwhile.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 __all__ = ["Journal", "MemoryJournal", "RayJournal"]
 
+# Between two tries at a control store that is away. Ray itself gives up after a minute, and ends this process then.
+_RETRY_S = 0.2
+
+T = TypeVar("T")
+
 
 class Journal(Protocol):
-    """The facts. One supervisor writes at a time; calls take about a millisecond."""
+    """The facts. One supervisor writes at a time."""
 
     def next_incarnation(self) -> int:
         """Count the supervisors of this attempt: 1 for the first."""
+
+    def incarnation(self) -> int:
+        """The newest supervisor's; another than one's own: one is out."""
 
     def reserve(self) -> int:
         """Return the next generation number, never to be given out again (R3)."""
@@ -24,11 +38,32 @@ class Journal(Protocol):
     def recorded(self) -> tuple[int, tuple[str, ...]] | None:
         """The generation noted last."""
 
+    def start(self, num_started: int) -> None:
+        """Note how many trainers were ever asked for, before the last of them is: names are not used again."""
+
+    def num_started(self) -> int:
+        """The number noted last; 0: none."""
+
+    def expect(self, num_steps: int) -> None:
+        """Note how many steps there are, and so how many rows must be stored."""
+
+    def expected(self) -> int | None:
+        """The number, once noted."""
+
     def finish(self, outcome: str) -> None:
-        """Note that the run is complete, before anyone is told to exit (R8)."""
+        """Note that the run is complete, before anyone is told to exit (R8). The first outcome stands."""
 
     def finished(self) -> str | None:
         """The outcome, once noted."""
+
+    def keep(self, events: Sequence[str]) -> str:
+        """Keep events until they are stored elsewhere. Returns what `drop` takes. One call at a time."""
+
+    def drop(self, keys: Sequence[str]) -> None:
+        """Forget kept events: they are stored."""
+
+    def kept(self) -> list[tuple[str, list[str]]]:
+        """What was kept and not dropped, oldest first, with the key of each."""
 
     def forget(self) -> None:
         """Remove all of it."""
@@ -37,6 +72,10 @@ class Journal(Protocol):
 class _Journal(ABC):
     """The facts over a store of named JSON values."""
 
+    def __init__(self) -> None:
+        # what this supervisor wrote last: the same fact is not written twice
+        self._written: dict[str, Any] = {}
+
     @abstractmethod
     def _get(self, name: str) -> Any: ...
 
@@ -44,10 +83,19 @@ class _Journal(ABC):
     def _put(self, name: str, value: Any) -> None: ...
 
     @abstractmethod
+    def _remove(self, name: str) -> None: ...
+
+    @abstractmethod
+    def _names(self, prefix: str) -> list[str]: ...
+
+    @abstractmethod
     def forget(self) -> None: ...
 
     def next_incarnation(self) -> int:
         return self._count("incarnation")
+
+    def incarnation(self) -> int:
+        return self._get("incarnation") or 0
 
     def reserve(self) -> int:
         return self._count("number")
@@ -59,12 +107,44 @@ class _Journal(ABC):
         found = self._get("generation")
         return None if found is None else (found[0], tuple(found[1]))
 
+    def start(self, num_started: int) -> None:
+        self._note("started", num_started)
+
+    def num_started(self) -> int:
+        return self._get("started") or 0
+
+    def expect(self, num_steps: int) -> None:
+        self._note("expected", num_steps)
+
+    def expected(self) -> int | None:
+        num_steps: int | None = self._get("expected")
+        return num_steps
+
     def finish(self, outcome: str) -> None:
-        self._put("outcome", outcome)
+        if self.finished() is None:
+            self._put("outcome", outcome)
 
     def finished(self) -> str | None:
         outcome: str | None = self._get("outcome")
         return outcome
+
+    def keep(self, events: Sequence[str]) -> str:
+        # by the clock, for the order among supervisors: it need not be read and written, as a count
+        key = f"events:{time.time_ns():020d}"
+        self._put(key, list(events))
+        return key
+
+    def drop(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._remove(key)
+
+    def kept(self) -> list[tuple[str, list[str]]]:
+        return [(key, self._get(key) or []) for key in sorted(self._names("events:"))]
+
+    def _note(self, name: str, value: Any) -> None:
+        if self._written.get(name) != value:
+            self._put(name, value)
+            self._written[name] = value
 
     def _count(self, name: str) -> int:
         value: int = (self._get(name) or 0) + 1
@@ -76,6 +156,7 @@ class MemoryJournal(_Journal):
     """For a supervisor that lives no longer than its process: `surefoot check`, tests."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._values: dict[str, str] = {}
 
     def _get(self, name: str) -> Any:
@@ -84,8 +165,15 @@ class MemoryJournal(_Journal):
     def _put(self, name: str, value: Any) -> None:
         self._values[name] = json.dumps(value)
 
+    def _remove(self, name: str) -> None:
+        self._values.pop(name, None)
+
+    def _names(self, prefix: str) -> list[str]:
+        return [name for name in list(self._values) if name.startswith(prefix)]
+
     def forget(self) -> None:
         self._values.clear()
+        self._written.clear()
 
 
 class RayJournal(_Journal):
@@ -94,22 +182,48 @@ class RayJournal(_Journal):
     _NAMESPACE = b"surefoot"
 
     def __init__(self, attempt: str) -> None:
+        super().__init__()
         self._prefix = f"journal:{attempt}:"
 
     def _get(self, name: str) -> Any:
         from ray.experimental.internal_kv import _internal_kv_get
 
-        return json.loads(_internal_kv_get(self._key(name), namespace=self._NAMESPACE) or b"null")
+        found = _insist(lambda: _internal_kv_get(self._key(name), namespace=self._NAMESPACE))
+        return json.loads(found or b"null")
 
     def _put(self, name: str, value: Any) -> None:
         from ray.experimental.internal_kv import _internal_kv_put
 
-        _internal_kv_put(self._key(name), json.dumps(value).encode(), overwrite=True, namespace=self._NAMESPACE)
+        body = json.dumps(value).encode()
+        _insist(lambda: _internal_kv_put(self._key(name), body, overwrite=True, namespace=self._NAMESPACE))
+
+    def _remove(self, name: str) -> None:
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        _insist(lambda: _internal_kv_del(self._key(name), namespace=self._NAMESPACE))
+
+    def _names(self, prefix: str) -> list[str]:
+        from ray.experimental.internal_kv import _internal_kv_list
+
+        found = _insist(lambda: _internal_kv_list(self._key(prefix), namespace=self._NAMESPACE))
+        return [key.decode().removeprefix(self._prefix) for key in found]
 
     def forget(self) -> None:
         from ray.experimental.internal_kv import _internal_kv_del
 
-        _internal_kv_del(self._prefix, del_by_prefix=True, namespace=self._NAMESPACE)
+        _insist(lambda: _internal_kv_del(self._prefix, del_by_prefix=True, namespace=self._NAMESPACE))
+        self._written.clear()
 
     def _key(self, name: str) -> bytes:
         return (self._prefix + name).encode()
+
+
+def _insist(call: Callable[[], T]) -> T:
+    """Call until the control store answers: each of these calls may be made twice."""
+    from ray.exceptions import RpcError
+
+    while True:
+        try:
+            return call()
+        except RpcError:
+            time.sleep(_RETRY_S)

@@ -20,7 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from surefoot_actors.cluster import Inbox, TrainerGoneError, TrainerHandle, TrainerSetup
+from surefoot.events import FaultKind
+from surefoot_actors.cluster import FaultRefusedError, Inbox, TrainerGoneError, TrainerHandle, TrainerSetup
 from surefoot_actors.environment import trainer_env
 from surefoot_actors.local_trainer import LENGTH, Birth, Call, Reply
 from surefoot_actors.protocol.messages import ToTrainer
@@ -72,6 +73,11 @@ class _Template:
         """Kill a trainer, unless it is gone; `ended` tells when it is."""
         if name in self._ended:
             self._control.send(f"kill {name}".encode())
+
+    def stop(self, name: str) -> None:
+        """Stop a trainer, as SIGSTOP does, unless it is gone."""
+        if name in self._ended:
+            self._control.send(f"stop {name}".encode())
 
     def _take(self) -> None:
         try:
@@ -154,6 +160,15 @@ class _LocalTrainer(TrainerHandle):
         inbox: Inbox = await self.call("collect", after, rows_below, wait_s)
         return inbox
 
+    async def inject(self, fault: FaultKind) -> None:
+        match fault:
+            case FaultKind.TRAINER:
+                self._template.kill(self._id)
+            case FaultKind.FREEZE:
+                self._template.stop(self._id)
+            case _:
+                raise FaultRefusedError(f"a local trainer has no {fault} of its own")
+
     async def kill(self) -> None:
         self._template.kill(self._id)
         await asyncio.shield(self.gone)
@@ -220,6 +235,8 @@ class LocalCluster:
         pulse: PulseServer | None = None,
     ) -> None:
         self.pulse = pulse
+        # no node is ever drained here, so it is never called
+        self.on_notice: Callable[[str, str], None] = lambda trainer, reason: None
         self._attempt, self._path, self._env = attempt, tuple(path), dict(env or {})
         self._service, self._preload, self._log_dir = service, tuple(preload), log_dir
         self._templates: dict[tuple[tuple[str, str], ...], asyncio.Task[_Template]] = {}

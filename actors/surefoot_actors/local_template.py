@@ -3,7 +3,7 @@
 It has one thread and never starts another, so that a fork is safe; user code is imported in the forked process alone.
 Its standard input is not used; a SOCK_SEQPACKET control socket, whose number is its first argument, carries small
 texts:
-    to it: "start ID" with a socket for the trainer, "kill ID"      from it: "ready", "ended ID STATUS"
+    to it: "start ID" with a socket for the trainer, "kill ID", "stop ID"      from it: "ready", "ended ID STATUS"
 All that it forks dies with it, and it dies with whoever started it.
 """
 
@@ -62,6 +62,8 @@ class _Template:
         what, name = text.decode().split()
         if what == "start":
             self._fork(name, fds[0])
+        elif name in self._pids and what == "stop":
+            os.kill(self._pids[name], signal.SIGSTOP)
         elif name in self._pids:
             _kill_group(self._pids[name])
         return True

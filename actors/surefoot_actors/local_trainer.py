@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surefoot_actors.cluster import TrainerService, TrainerSetup
+from surefoot_actors.notice import on_sigterm
 from surefoot_actors.pulse_trainer import Helper
 
 __all__ = ["LENGTH", "Birth", "Call", "Reply", "serve"]
@@ -123,6 +124,7 @@ def _make(birth: Birth) -> tuple[TrainerService, Helper | None]:
         helper.start()
     module, _, name = birth.service.partition(":")
     service: TrainerService = getattr(importlib.import_module(module), name)(birth.setup)
+    on_sigterm(service.notice)
     return service, helper
 
 

@@ -1,8 +1,10 @@
-"""How trainers' processes are: the supervisor's own eyes, beside what the cluster says.
+"""How trainers' processes are: the supervisor's own eyes and hand, beside what the cluster says and does.
 
 A helper process beside each trainer (pulse_helper.py, started by pulse_trainer.py) connects here and beats every 100
-ms. `Watch` judges the beats, purely; `PulseServer` is the socket around it. Running is not lost, however long a
-trainer's replies take; stopped or silent is a reason for suspicion, gone is certain.
+ms. `Watch` (pulse_watch.py) judges the beats, purely; `PulseServer` is the socket around it. Running is not lost,
+however long a trainer's replies take; stopped or silent is a reason for suspicion, gone is certain.
+
+The same line carries orders: "fence" kills the trainer, "inject KIND" does a fault to it or to its node for real.
 """
 
 from __future__ import annotations
@@ -13,140 +15,38 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from enum import StrEnum
 
+from surefoot.events import FaultKind
+from surefoot_actors.cluster import FaultRefusedError
 from surefoot_actors.pulse_helper import proof
+from surefoot_actors.pulse_watch import (
+    SILENT_AFTER_S,
+    STALL_AFTER_S,
+    STOPPED_AFTER_S,
+    TICK_S,
+    Beat,
+    Change,
+    Condition,
+    Pulse,
+    Watch,
+    detail,
+)
 
-__all__ = ["Beat", "Change", "Condition", "Pulse", "PulseServer", "Watch"]
+__all__ = [
+    "SILENT_AFTER_S",
+    "STALL_AFTER_S",
+    "STOPPED_AFTER_S",
+    "Beat",
+    "Change",
+    "Condition",
+    "Pulse",
+    "PulseServer",
+    "Watch",
+]
 
-# A state "stopped" seen over so long is no passing one.
-STOPPED_AFTER_S = 0.2
-SILENT_AFTER_S = 1.0
-TICK_S = 0.05
-# Between two looks of ours so long apart we ourselves were not running: the rest is not the trainers' silence.
-STALL_AFTER_S = 0.2
 HANDSHAKE_S = 2.0
 FENCE_S = 2.0
-
-
-class Condition(StrEnum):
-    RUNNING = "running"
-    STOPPED = "stopped"
-    SILENT = "silent"
-    GONE = "gone"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Beat:
-    """What a helper tells of its trainer."""
-
-    # of /proc/PID/stat: R S D T t Z ...
-    state: str
-    cpu_ms: int
-    # the sub-task last started, -1: none
-    round: int = -1
-    sub_task: int = -1
-
-    @property
-    def detail(self) -> str:
-        where = f", in sub-task {self.sub_task} of round {self.round}" if self.sub_task >= 0 else ""
-        return f"process state {self.state}, {self.cpu_ms / 1000:.1f} s of CPU{where}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pulse:
-    """All that is known of one trainer's process."""
-
-    beat: Beat
-    # clock of the last beat
-    heard: float
-    # clock of the first of the unbroken row of "stopped" beats that `beat` ends; None where it is another
-    stopped_since: float | None = None
-    gone: bool = False
-
-    def condition(self, now: float) -> Condition:
-        if self.gone:
-            return Condition.GONE
-        if now - self.heard > SILENT_AFTER_S:
-            return Condition.SILENT
-        if self.stopped_since is not None and self.heard - self.stopped_since >= STOPPED_AFTER_S:
-            return Condition.STOPPED
-        return Condition.RUNNING
-
-    def after(self, beat: Beat, now: float) -> Pulse:
-        stopped = beat.state in "Tt"
-        since = (now if self.stopped_since is None else self.stopped_since) if stopped else None
-        return replace(self, beat=beat, heard=now, stopped_since=since)
-
-    def shifted(self, by: float) -> Pulse:
-        since = None if self.stopped_since is None else self.stopped_since + by
-        return replace(self, heard=self.heard + by, stopped_since=since)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    trainer: str
-    condition: Condition
-    detail: str
-
-
-class Watch:
-    """Judges observations; knows no clock but the `now` it is given, which never goes back.
-
-    Every observation is also a look of our own: where two are further apart than our ticks explain, we stalled, and
-    what the trainers did meanwhile is not known; so that time counts neither as silence nor as stopped.
-    """
-
-    def __init__(self) -> None:
-        self.pulses: dict[str, Pulse] = {}
-        self._told: dict[str, Condition] = {}
-        self._looked: float | None = None
-
-    def expect(self, trainer: str, now: float) -> None:
-        """From now on a trainer's silence counts, though it has never been heard."""
-        self._look(now)
-        self.pulses.setdefault(trainer, Pulse(beat=Beat(state="?", cpu_ms=0), heard=now))
-        self._told.setdefault(trainer, Condition.RUNNING)
-
-    def beat(self, trainer: str, beat: Beat, now: float) -> list[Change]:
-        """Take a beat. A trainer that is gone stays gone."""
-        self._look(now)
-        known = self.pulses.get(trainer)
-        self.pulses[trainer] = (known or Pulse(beat=beat, heard=now)).after(beat, now)
-        return self._changes(now)
-
-    def gone(self, trainer: str, now: float) -> list[Change]:
-        """Take that the process is dead, for certain."""
-        self._look(now)
-        known = self.pulses.get(trainer) or Pulse(beat=Beat(state="X", cpu_ms=0), heard=now)
-        self.pulses[trainer] = replace(known, gone=True)
-        return self._changes(now)
-
-    def tick(self, now: float) -> list[Change]:
-        """Look at the clock; to be called every TICK_S."""
-        self._look(now)
-        return self._changes(now)
-
-    def _look(self, now: float) -> None:
-        missed = 0.0 if self._looked is None else now - self._looked - TICK_S
-        self._looked = now
-        if missed > STALL_AFTER_S - TICK_S:
-            self.pulses = {trainer: pulse.shifted(missed) for trainer, pulse in self.pulses.items()}
-
-    def _changes(self, now: float) -> list[Change]:
-        changes = []
-        for trainer, pulse in self.pulses.items():
-            condition = pulse.condition(now)
-            if self._told.get(trainer) is not condition:
-                self._told[trainer] = condition
-                changes.append(Change(trainer=trainer, condition=condition, detail=_detail(pulse, condition, now)))
-        return changes
-
-
-def _detail(pulse: Pulse, condition: Condition, now: float) -> str:
-    heard = f"last heard {now - pulse.heard:.1f} s ago; " if condition is Condition.SILENT else ""
-    return heard + pulse.beat.detail
+INJECT_S = 5.0
 
 
 def _ignore(trainer: str, condition: Condition, detail: str) -> None:
@@ -166,6 +66,9 @@ class PulseServer:
         self._links: dict[str, asyncio.StreamWriter] = {}
         self._writers: set[asyncio.StreamWriter] = set()
         self._gone: dict[str, asyncio.Event] = {}
+        # out for ever: told so again whenever their helper comes back, from a partition say
+        self._fenced: set[str] = set()
+        self._injecting: dict[str, asyncio.Future[str]] = {}
 
     async def start(self) -> None:
         """Listen on a free port of `host`."""
@@ -182,7 +85,7 @@ class PulseServer:
         """The condition, and a sentence, of every trainer heard of."""
         now = self._clock()
         conditions = {trainer: pulse.condition(now) for trainer, pulse in self._watch.pulses.items()}
-        return {t: (condition, _detail(self._watch.pulses[t], condition, now)) for t, condition in conditions.items()}
+        return {t: (condition, detail(self._watch.pulses[t], condition, now)) for t, condition in conditions.items()}
 
     def last(self, trainer: str) -> Beat | None:
         """The last beat of a trainer."""
@@ -193,8 +96,17 @@ class PulseServer:
         """Have a trainer counted as silent if it does not come to beat here: one that an earlier supervisor started."""
         self._watch.expect(trainer, self._clock())
 
+    def condition(self, trainer: str) -> Condition | None:
+        """How a trainer is at this moment; None where it was never heard of."""
+        pulse = self._watch.pulses.get(trainer)
+        return None if pulse is None else pulse.condition(self._clock())
+
     async def fence(self, trainer: str) -> bool:
-        """Kill the trainer's process through its helper. True: it is confirmed gone; False: nobody could confirm it."""
+        """Kill the trainer's process through its helper. True: it is confirmed gone; False: nobody could confirm it.
+
+        A helper that cannot be reached now is told as soon as it connects, however much later.
+        """
+        self._fenced.add(trainer)
         gone = self._gone.setdefault(trainer, asyncio.Event())
         link = self._links.get(trainer)
         if link is not None and not gone.is_set():
@@ -203,6 +115,23 @@ class PulseServer:
                 async with asyncio.timeout(FENCE_S):
                     await gone.wait()
         return gone.is_set()
+
+    async def inject(self, trainer: str, fault: FaultKind) -> None:
+        """Have the trainer's helper do this to it, or to its node. Raises FaultRefusedError where it cannot be done."""
+        link = self._links.get(trainer)
+        if link is None:
+            raise FaultRefusedError(f"{trainer} has no helper that could do it at present")
+        answer = self._injecting[trainer] = asyncio.get_running_loop().create_future()
+        link.write(f"inject {fault}\n".encode())
+        try:
+            async with asyncio.timeout(INJECT_S):
+                refused = await answer
+        except TimeoutError:
+            refused = "its helper does not answer"
+        finally:
+            del self._injecting[trainer]
+        if refused:
+            raise FaultRefusedError(refused)
 
     async def close(self) -> None:
         """Stop listening and hang up; helpers keep trying until they are told another address."""
@@ -226,6 +155,8 @@ class PulseServer:
                 trainer = await self._shake(reader, writer)
             if trainer is not None:
                 self._links[trainer] = writer
+                if trainer in self._fenced:
+                    writer.write(b"fence\n")
                 await self._listen(trainer, reader)
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
             pass  # a stranger, or a helper that will connect anew: the watch notices if it does not
@@ -252,8 +183,11 @@ class PulseServer:
                 case ["beat", state, cpu_ms, round_, sub_task]:
                     beat = Beat(state=state, cpu_ms=int(cpu_ms), round=int(round_), sub_task=int(sub_task))
                     self._tell(self._watch.beat(trainer, beat, self._clock()))
-                case ["gone"]:
-                    self._tell(self._watch.gone(trainer, self._clock()))
+                case ["gone", round_, sub_task, cause]:
+                    self._tell(self._watch.gone(trainer, self._clock(), int(round_), int(sub_task), cause))
+                case ["injected", *refused]:
+                    if (answer := self._injecting.get(trainer)) is not None and not answer.done():
+                        answer.set_result(" ".join(refused))
 
     def _tell(self, changes: list[Change]) -> None:
         for change in changes:

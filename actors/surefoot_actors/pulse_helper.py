@@ -4,6 +4,9 @@ Run by path (`python -I -S pulse_helper.py PID MARKS_FD ATTEMPT TRAINER`), stand
 some 50 ms and shares nothing with the trainer that could stall it. Its standard input carries lines "server HOST PORT
 SECRET": where to beat now.
 
+To the server: "beat STATE CPU_MS ROUND SUB_TASK", "gone ROUND SUB_TASK CAUSE", "injected [WHY IT WAS REFUSED]".
+From it: "fence" (kill the trainer), "inject KIND" (do this fault to the trainer, or to its node).
+
 It watches the trainer by a pidfd, with the parent's pid as a second opinion. PR_SET_PDEATHSIG is not used: that signal
 is bound to the *thread* that started the helper, not to the process.
 """
@@ -26,6 +29,8 @@ CONNECT_S = 1.0
 UNHEARD_MS = 5000
 TICKS = os.sysconf("SC_CLK_TCK")
 MARKS = struct.Struct("qq")
+# How far back the count of the kernel's kills for memory is remembered, so that an old kill explains no new death.
+OOM_WINDOW_S = 5.0
 
 
 class Server(NamedTuple):
@@ -39,39 +44,145 @@ def proof(secret: bytes, *words: str) -> str:
     return hmac.new(secret, " ".join(words).encode(), "sha256").hexdigest()
 
 
-class Parent:
-    """The trainer's process."""
+def read(path: str) -> str:
+    """A small file's text; empty where there is none."""
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
 
-    def __init__(self, pid: int, marks_fd: int) -> None:
+
+class Process:
+    """A process, by a handle that never means another one."""
+
+    def __init__(self, pid: int) -> None:
         self.pid = pid
-        self._marks_fd = marks_fd
         try:
             self.pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             self.pidfd = -1
 
-    def gone(self) -> bool:
-        if self.pidfd < 0 or os.getppid() != self.pid:
+    def dead(self) -> bool:
+        if self.pidfd < 0:
             return True
         poller = select.poll()
         poller.register(self.pidfd, select.POLLIN)
         return bool(poller.poll(0))
 
-    def kill(self) -> None:
+    def signal(self, number: int) -> None:
         try:
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(self.pidfd, number)
         except ProcessLookupError:
             pass
+
+
+class Memory:
+    """The kernel's kills for memory where a process runs: its cgroup's count, now and a while ago."""
+
+    def __init__(self, pid: int) -> None:
+        self._path = self._find(pid)
+        self._old = self._new = self._count()
+        self._due = time.monotonic() + OOM_WINDOW_S
+
+    @staticmethod
+    def _find(pid: int) -> str:
+        for line in read(f"/proc/{pid}/cgroup").splitlines():
+            _, controllers, path = line.split(":", 2)
+            root, name = "/sys/fs/cgroup", "memory.events"
+            if controllers == "memory":
+                root, name = "/sys/fs/cgroup/memory", "memory.oom_control"
+            elif controllers:
+                continue
+            # in a container the path may be the host's, of which only the end is to be seen, at the root
+            for found in (f"{root}{path.rstrip('/')}/{name}", f"{root}/{name}"):
+                if "oom_kill " in read(found):
+                    return found
+        return ""
+
+    def _count(self) -> int:
+        for line in read(self._path).splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+        return 0
+
+    def look(self) -> None:
+        """Remember the count, now and then."""
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + OOM_WINDOW_S
+            self._old, self._new = self._new, self._count()
+
+    def struck(self) -> bool:
+        """Whether there was a kill lately."""
+        return self._count() > self._old
+
+
+class Node:
+    """The raylet under which a process runs, if it does."""
+
+    def __init__(self, pid: int) -> None:
+        self.raylet: Process | None = None
+        while pid > 1 and self.raylet is None:
+            name, _, rest = read(f"/proc/{pid}/stat").rpartition(")")
+            if name.endswith("(raylet"):
+                self.raylet = Process(pid)
+            pid = int(rest.split()[1]) if rest else 0
+
+    def died(self) -> bool:
+        return self.raylet is not None and self.raylet.dead()
+
+    def kill(self) -> str:
+        """Kill the raylet. Returns why not, or nothing."""
+        if self.raylet is None:
+            return "its process runs under no raylet"
+        if "--head" in read(f"/proc/{self.raylet.pid}/cmdline").split("\0"):
+            return "it runs on the head's node"
+        self.raylet.signal(signal.SIGKILL)
+        return ""
+
+
+class Parent(Process):
+    """The trainer's process."""
+
+    def __init__(self, pid: int, marks_fd: int) -> None:
+        super().__init__(pid)
+        self._marks_fd = marks_fd
+        self._memory, self._node = Memory(pid), Node(pid)
+
+    def gone(self) -> bool:
+        return os.getppid() != self.pid or self.dead()
+
+    def inject(self, fault: str) -> str:
+        """Do it. Returns why not, or nothing."""
+        match fault:
+            case "trainer":
+                self.signal(signal.SIGKILL)
+            case "freeze":
+                self.signal(signal.SIGSTOP)
+            case "node":
+                return self._node.kill()
+            case _:
+                return f"a helper knows no fault {fault!r}"
+        return ""
+
+    def marks(self) -> str:
+        round_, sub_task = -1, -1
+        if self._marks_fd >= 0:
+            round_, sub_task = MARKS.unpack(os.pread(self._marks_fd, MARKS.size, 0))
+        return f"{round_} {sub_task}"
+
+    def end(self) -> str:
+        """ "gone ROUND SUB_TASK CAUSE" """
+        cause = "node" if self._node.died() else "oom" if self._memory.struck() else "-"
+        return f"gone {self.marks()} {cause}"
 
     def beat(self) -> str:
         """ "beat STATE CPU_MS ROUND SUB_TASK" """
         with open(f"/proc/{self.pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()
         cpu_ms = (int(fields[11]) + int(fields[12])) * 1000 // TICKS
-        round_, sub_task = -1, -1
-        if self._marks_fd >= 0:
-            round_, sub_task = MARKS.unpack(os.pread(self._marks_fd, MARKS.size, 0))
-        return f"beat {fields[0]} {cpu_ms} {round_} {sub_task}"
+        self._memory.look()
+        return f"beat {fields[0]} {cpu_ms} {self.marks()}"
 
 
 class Link:
@@ -184,8 +295,12 @@ class Helper:
                 self._obey(self._link.orders())
 
     def _obey(self, orders: list[str]) -> None:
-        if "fence" in orders:
-            self._parent.kill()
+        for order in orders:
+            match order.split():
+                case ["fence"]:
+                    self._parent.signal(signal.SIGKILL)
+                case ["inject", fault]:
+                    self._link.send(f"injected {self._parent.inject(fault)}")
 
     def _take_stdin(self) -> None:
         data = os.read(0, 4096)
@@ -201,7 +316,7 @@ class Helper:
     def _say_gone(self) -> None:
         if self._link.sock is None:
             self._link.connect()
-        self._link.send("gone")
+        self._link.send(self._parent.end())
         self._link.drop()
 
 

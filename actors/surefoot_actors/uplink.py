@@ -66,10 +66,16 @@ class Outbox:
     def empty(self) -> bool:
         return not self._events and not self._rows
 
-    def event(self, kind: EventKind, data: dict[str, JsonValue], at: datetime) -> None:
+    def event(self, kind: EventKind, data: dict[str, JsonValue], at: datetime) -> Event:
         self._n += 1
         cut = {name: value[-_LONGEST:] if isinstance(value, str) else value for name, value in data.items()}
-        self._events.append(Event(source=self.source, n=self._n, at=at, kind=kind, data=cut))
+        event = Event(source=self.source, n=self._n, at=at, kind=kind, data=cut)
+        self._events.append(event)
+        return event
+
+    def adopt(self, events: Iterable[Event]) -> None:
+        """Send what an earlier supervisor could not, first, and under its own name and numbers."""
+        self._events[:0] = events
 
     def rows(self, rows: Iterable[LedgerRow]) -> None:
         for row in rows:
@@ -84,8 +90,8 @@ class Outbox:
 
     def stored(self, batch: UplinkBatch, rows_below: int) -> None:
         """Forget a batch that is stored; an older answer does no harm."""
-        last = max((event.n for event in batch.events), default=0)
-        self._events = [event for event in self._events if event.n > last]
+        stored = {(event.source, event.n) for event in batch.events}
+        self._events = [event for event in self._events if (event.source, event.n) not in stored]
         self.rows_below = max(self.rows_below, rows_below)
         self._stored = {step for step in self._stored | {r.result.step for r in batch.rows} if step >= self.rows_below}
         self._rows = {

@@ -15,7 +15,20 @@ def check(first: Journal, again: Journal) -> None:
     assert again.finished() is None
     first.finish("succeeded")
     assert again.finished() == "succeeded"
+    first.finish("failed")
+    assert first.finished() == "succeeded", "the first outcome stands"
+    assert again.incarnation() == 3
+    assert (first.num_started(), first.expected()) == (0, None)
+    for number in (2, 3, 3):
+        first.start(number)
+    first.expect(100)
+    assert (again.num_started(), again.expected()) == (3, 100)
+    keys = [first.keep(["one", "two"]), first.keep(["three"])]
+    assert again.kept() == [(keys[0], ["one", "two"]), (keys[1], ["three"])]
+    first.drop(keys[:1])
+    assert again.kept() == [(keys[1], ["three"])]
     again.forget()
+    assert (first.kept(), first.num_started(), first.incarnation()) == ([], 0, 0)
     assert (first.recorded(), first.finished(), first.reserve()) == (None, None, 1)
     first.forget()
 

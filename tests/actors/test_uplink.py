@@ -25,6 +25,7 @@ from surefoot.events import (
     UplinkBatch,
 )
 from surefoot_actors.http_uplink import HttpUplink
+from surefoot_actors.journal import MemoryJournal
 from surefoot_actors.uplink import MemoryUplink, Outbox, Uplink
 
 LIVENESS_S = 20.0
@@ -182,6 +183,41 @@ async def test_a_flush_has_an_end(plane: ControlPlane, uplink: HttpUplink) -> No
     await uplink.start()
     uplink.rows([row(0)])
     assert not await uplink.flush(0.2)
+
+
+async def test_what_a_killed_supervisor_could_not_tell_is_told_by_the_next(plane: ControlPlane) -> None:
+    journal = MemoryJournal()
+
+    async def supervisor(number: int) -> HttpUplink:
+        client = httpx.AsyncClient(transport=httpx.MockTransport(plane))
+        made = HttpUplink("http://plane/", "a-1", "secret", f"a-1/supervisor-{number}", client=client, journal=journal)
+        await made.start()
+        return made
+
+    first = await supervisor(1)
+    first.event(EventKind.WARNING, message="told")
+    assert await first.flush(LIVENESS_S)
+    plane.answers = ["lost after", *[503] * 1000]
+    first.event(EventKind.WARNING, message="stored, but not answered")
+    first.event(EventKind.WARNING, message="not stored")
+    async with asyncio.timeout(LIVENESS_S):
+        while sum(len(events) for _, events in journal.kept()) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await first.close()
+    plane.answers = []
+    second = await supervisor(2)
+    second.event(EventKind.WARNING, message="of the second")
+    assert await second.flush(LIVENESS_S)
+    assert sorted((event.source[-1], event.n, event.data["message"]) for event in plane.events) == [
+        ("1", 1, "told"),
+        ("1", 2, "stored, but not answered"),
+        ("1", 3, "not stored"),
+        ("2", 1, "of the second"),
+    ]
+    async with asyncio.timeout(LIVENESS_S):
+        while journal.kept():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await second.close()
 
 
 async def test_commands_come_once_and_go_on_where_they_were(plane: ControlPlane, uplink: HttpUplink) -> None:

@@ -1,0 +1,158 @@
+"""The judgement of trainers' beats: pure, it knows no clock but the `now` it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+__all__ = [
+    "SILENT_AFTER_S",
+    "STALL_AFTER_S",
+    "STOPPED_AFTER_S",
+    "TICK_S",
+    "Beat",
+    "Change",
+    "Condition",
+    "Pulse",
+    "Watch",
+]
+
+# A state "stopped" seen over so long is no passing one.
+STOPPED_AFTER_S = 0.2
+SILENT_AFTER_S = 1.0
+TICK_S = 0.05
+# Between two looks of ours so long apart we ourselves were not running: the rest is not the trainers' silence.
+STALL_AFTER_S = 0.2
+# What a helper says of its trainer's end, where it knows.
+_CAUSES = {
+    "oom": "out of memory: the kernel's OOM killer struck where it ran",
+    "node": "its node died: the raylet is gone",
+}
+
+
+class Condition(StrEnum):
+    RUNNING = "running"
+    STOPPED = "stopped"
+    SILENT = "silent"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beat:
+    """What a helper tells of its trainer."""
+
+    # of /proc/PID/stat: R S D T t Z ...
+    state: str
+    cpu_ms: int
+    # the sub-task last started, -1: none
+    round: int = -1
+    sub_task: int = -1
+
+    @property
+    def where(self) -> str:
+        return f", in sub-task {self.sub_task} of round {self.round}" if self.sub_task >= 0 else ""
+
+    @property
+    def detail(self) -> str:
+        return f"process state {self.state}, {self.cpu_ms / 1000:.1f} s of CPU{self.where}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulse:
+    """All that is known of one trainer's process."""
+
+    beat: Beat
+    # clock of the last beat
+    heard: float
+    # clock of the first of the unbroken row of "stopped" beats that `beat` ends; None where it is another
+    stopped_since: float | None = None
+    gone: bool = False
+    # of its end, a key of _CAUSES; anything else: not known
+    cause: str = ""
+
+    def condition(self, now: float) -> Condition:
+        if self.gone:
+            return Condition.GONE
+        if now - self.heard > SILENT_AFTER_S:
+            return Condition.SILENT
+        if self.stopped_since is not None and self.heard - self.stopped_since >= STOPPED_AFTER_S:
+            return Condition.STOPPED
+        return Condition.RUNNING
+
+    def after(self, beat: Beat, now: float) -> Pulse:
+        stopped = beat.state in "Tt"
+        since = (now if self.stopped_since is None else self.stopped_since) if stopped else None
+        return replace(self, beat=beat, heard=now, stopped_since=since)
+
+    def shifted(self, by: float) -> Pulse:
+        since = None if self.stopped_since is None else self.stopped_since + by
+        return replace(self, heard=self.heard + by, stopped_since=since)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    trainer: str
+    condition: Condition
+    detail: str
+
+
+class Watch:
+    """Judges observations; knows no clock but the `now` it is given, which never goes back.
+
+    Every observation is also a look of our own: where two are further apart than our ticks explain, we stalled, and
+    what the trainers did meanwhile is not known; so that time counts neither as silence nor as stopped.
+    """
+
+    def __init__(self) -> None:
+        self.pulses: dict[str, Pulse] = {}
+        self._told: dict[str, Condition] = {}
+        self._looked: float | None = None
+
+    def expect(self, trainer: str, now: float) -> None:
+        """From now on a trainer's silence counts, though it has never been heard."""
+        self._look(now)
+        self.pulses.setdefault(trainer, Pulse(beat=Beat(state="?", cpu_ms=0), heard=now))
+        self._told.setdefault(trainer, Condition.RUNNING)
+
+    def beat(self, trainer: str, beat: Beat, now: float) -> list[Change]:
+        """Take a beat. A trainer that is gone stays gone."""
+        self._look(now)
+        known = self.pulses.get(trainer)
+        self.pulses[trainer] = (known or Pulse(beat=beat, heard=now)).after(beat, now)
+        return self._changes(now)
+
+    def gone(self, trainer: str, now: float, round_: int = -1, sub_task: int = -1, cause: str = "") -> list[Change]:
+        """Take that the process is dead, for certain, and what it was computing."""
+        self._look(now)
+        known = self.pulses.get(trainer) or Pulse(beat=Beat(state="X", cpu_ms=0), heard=now)
+        if not known.gone:
+            last = replace(known.beat, state="X", round=round_, sub_task=sub_task)
+            self.pulses[trainer] = replace(known, beat=last, heard=now, gone=True, cause=cause)
+        return self._changes(now)
+
+    def tick(self, now: float) -> list[Change]:
+        """Look at the clock; to be called every TICK_S."""
+        self._look(now)
+        return self._changes(now)
+
+    def _look(self, now: float) -> None:
+        missed = 0.0 if self._looked is None else now - self._looked - TICK_S
+        self._looked = now
+        if missed > STALL_AFTER_S - TICK_S:
+            self.pulses = {trainer: pulse.shifted(missed) for trainer, pulse in self.pulses.items()}
+
+    def _changes(self, now: float) -> list[Change]:
+        changes = []
+        for trainer, pulse in self.pulses.items():
+            condition = pulse.condition(now)
+            if self._told.get(trainer) is not condition:
+                self._told[trainer] = condition
+                changes.append(Change(trainer=trainer, condition=condition, detail=detail(pulse, condition, now)))
+        return changes
+
+
+def detail(pulse: Pulse, condition: Condition, now: float) -> str:
+    if condition is Condition.GONE:
+        return _CAUSES.get(pulse.cause, "its process died") + pulse.beat.where
+    heard = f"last heard {now - pulse.heard:.1f} s ago; " if condition is Condition.SILENT else ""
+    return heard + pulse.beat.detail
