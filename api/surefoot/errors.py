@@ -8,6 +8,10 @@ SurefootError
 │   ├── ContractError                  training code that breaks a rule of the contract
 │   └── MissingExtraError              a part of Surefoot that is not installed here
 ├── DriftError                         trainers hold different state
+├── CheckpointError                    a checkpoint that could not be read or written: the storage is away, full, or forbids it
+│   ├── DamagedError                   a file of it is missing or corrupt
+│   ├── RefusedError (also a UserError) it is of another model, seed, batch size or number of sub-tasks than the job
+│   └── UnfitError                     it was made on machines that compute other bits
 ├── ServiceError                       the control plane answered with a problem
 │   ├── NotFoundError · ConflictError · UnauthorizedError
 │   └── ServiceUnavailableError        the control plane could not be reached
@@ -19,19 +23,23 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "CheckpointError",
     "ConflictError",
     "ContractError",
+    "DamagedError",
     "DriftError",
     "EntrypointError",
     "JobFailedError",
     "MissingExtraError",
     "NotFoundError",
     "PackageError",
+    "RefusedError",
     "ServiceError",
     "ServiceUnavailableError",
     "SpecError",
     "SurefootError",
     "UnauthorizedError",
+    "UnfitError",
     "UserError",
 ]
 
@@ -66,6 +74,22 @@ class MissingExtraError(UserError, ImportError):
 
 class DriftError(SurefootError):
     """Trainers that should hold the same state hold different bytes; names the tensor."""
+
+
+class CheckpointError(SurefootError):
+    """A checkpoint could not be read or written; the message names the file and the cause. Trying again may help."""
+
+
+class DamagedError(CheckpointError):
+    """A file of a checkpoint is missing or corrupt; trying again does not help, an older checkpoint may be whole."""
+
+
+class RefusedError(CheckpointError, UserError):
+    """A checkpoint that is not of this job: both values, and the mend."""
+
+
+class UnfitError(CheckpointError):
+    """A checkpoint that was made on machines with another fingerprint: what comes after it would have other bits."""
 
 
 class ServiceError(SurefootError):
