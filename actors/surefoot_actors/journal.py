@@ -9,15 +9,12 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from surefoot_actors.ray_store import insist
 
 __all__ = ["Journal", "MemoryJournal", "RayJournal"]
-
-# Between two tries at a control store that is away. Ray itself gives up after a minute, and ends this process then.
-_RETRY_S = 0.2
-
-T = TypeVar("T")
 
 
 class Journal(Protocol):
@@ -188,42 +185,31 @@ class RayJournal(_Journal):
     def _get(self, name: str) -> Any:
         from ray.experimental.internal_kv import _internal_kv_get
 
-        found = _insist(lambda: _internal_kv_get(self._key(name), namespace=self._NAMESPACE))
+        found = insist(lambda: _internal_kv_get(self._key(name), namespace=self._NAMESPACE))
         return json.loads(found or b"null")
 
     def _put(self, name: str, value: Any) -> None:
         from ray.experimental.internal_kv import _internal_kv_put
 
         body = json.dumps(value).encode()
-        _insist(lambda: _internal_kv_put(self._key(name), body, overwrite=True, namespace=self._NAMESPACE))
+        insist(lambda: _internal_kv_put(self._key(name), body, overwrite=True, namespace=self._NAMESPACE))
 
     def _remove(self, name: str) -> None:
         from ray.experimental.internal_kv import _internal_kv_del
 
-        _insist(lambda: _internal_kv_del(self._key(name), namespace=self._NAMESPACE))
+        insist(lambda: _internal_kv_del(self._key(name), namespace=self._NAMESPACE))
 
     def _names(self, prefix: str) -> list[str]:
         from ray.experimental.internal_kv import _internal_kv_list
 
-        found = _insist(lambda: _internal_kv_list(self._key(prefix), namespace=self._NAMESPACE))
+        found = insist(lambda: _internal_kv_list(self._key(prefix), namespace=self._NAMESPACE))
         return [key.decode().removeprefix(self._prefix) for key in found]
 
     def forget(self) -> None:
         from ray.experimental.internal_kv import _internal_kv_del
 
-        _insist(lambda: _internal_kv_del(self._prefix, del_by_prefix=True, namespace=self._NAMESPACE))
+        insist(lambda: _internal_kv_del(self._prefix, del_by_prefix=True, namespace=self._NAMESPACE))
         self._written.clear()
 
     def _key(self, name: str) -> bytes:
         return (self._prefix + name).encode()
-
-
-def _insist(call: Callable[[], T]) -> T:
-    """Call until the control store answers: each of these calls may be made twice."""
-    from ray.exceptions import RpcError
-
-    while True:
-        try:
-            return call()
-        except RpcError:
-            time.sleep(_RETRY_S)

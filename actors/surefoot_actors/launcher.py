@@ -26,6 +26,9 @@ __all__ = ["launch", "main"]
 CLAIM_S = 60.0
 RUNNING_S = 120.0
 _CLAIMED_BEFORE = 409
+# Supervisor and keeper live on the head, as Ray Serve's controller does: whoever restarts them, and the journal, are there too, and
+# a node that dies with trainers on it does not take their supervisor along.
+_HEAD, _HEAD_SHARE = "node:__internal_head__", 0.001
 
 
 class LaunchError(SurefootError):
@@ -55,14 +58,17 @@ def claim(url: str, attempt: str, code: str) -> Claimed | None:
 def launch(orders: Orders) -> ActorHandle[Any]:
     """Make the keeper and the supervisor, unless they are there. Returns the supervisor."""
     package = {"working_dir": orders.package_uri} if orders.package_uri else {}
-    shared = {"namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True, "num_cpus": 0}
-    keeper = ray.remote(KeeperActor).options(
-        name=actor_name(orders.attempt, KEEPER), runtime_env=package, max_restarts=0, **shared
-    )
-    keeper.remote()
-    supervisor = ray.remote(SupervisorActor).options(
-        name=actor_name(orders.attempt, SUPERVISOR), max_restarts=-1, max_task_retries=-1, **shared
-    )
+    shared = {
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "num_cpus": 0,
+        "resources": {_HEAD: _HEAD_SHARE},
+        "max_restarts": -1,
+        "max_task_retries": -1,
+    }
+    ray.remote(KeeperActor).options(name=actor_name(orders.attempt, KEEPER), runtime_env=package, **shared).remote()
+    supervisor = ray.remote(SupervisorActor).options(name=actor_name(orders.attempt, SUPERVISOR), **shared)
     made: ActorHandle[Any] = supervisor.remote(orders)  # type: ignore[assignment]
     return made
 

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import os
 import secrets
+import signal
 import threading
 import time
 import traceback
@@ -21,13 +22,16 @@ import ray.util
 from surefoot.events import EventKind
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.cluster import Inbox, TrainerService, TrainerSetup
+from surefoot_actors.notice import on_sigterm
 from surefoot_actors.protocol.messages import ToTrainer
 from surefoot_actors.pulse_trainer import Helper
 from surefoot_actors.ray_names import KEEPER, find_actor
 
 if TYPE_CHECKING:
     from surefoot_actors.http_uplink import HttpUplink
+    from surefoot_actors.journal import Journal
     from surefoot_actors.pulse import PulseServer
+    from surefoot_actors.ray_cluster import RayCluster
 
 __all__ = ["DEFAULT_SERVICE", "KeeperActor", "Orders", "SupervisorActor", "TrainerActor"]
 
@@ -36,6 +40,10 @@ DEFAULT_SERVICE = "surefoot_actors.trainer:TrainerProcess"
 ORPHANED_S = 600.0
 # How long a supervisor whose attempt has ended goes on telling so, while the control plane is away.
 LAST_WORD_S = 3600.0
+# How long it then waits for the end of trainers that cannot be reached: Ray declares their node dead within a minute.
+LINGER_S = 120.0
+# Before a supervisor that failed is restarted: one that fails at once must not keep the machine busy.
+_DIE_AFTER_S = 1.0
 
 
 class TrainerActor:
@@ -49,10 +57,13 @@ class TrainerActor:
         threading.Thread(target=self._end_when_orphaned, name="orphan-guard", daemon=True).start()
         module, _, name = service.partition(":")
         self._service: TrainerService = getattr(importlib.import_module(module), name)(setup)
+        on_sigterm(self._service.notice)
 
     @ray.method(concurrency_group="control")
-    def start(self) -> None:
+    def start(self) -> str:
+        """Start the service; returns the node's id."""
         self._service.start()
+        return _node_id()
 
     @ray.method(concurrency_group="control")
     def deliver(self, message: ToTrainer) -> None:
@@ -64,9 +75,10 @@ class TrainerActor:
         return self._service.collect(after, rows_below, wait_s)
 
     @ray.method(concurrency_group="control")
-    def pulse(self, address: tuple[str, int], secret: str) -> None:
-        """Beat to another server: a restarted supervisor's."""
+    def pulse(self, address: tuple[str, int], secret: str) -> str:
+        """Beat to another server: a restarted supervisor's. Returns the node's id."""
         self._helper.tell(address, secret)
+        return _node_id()
 
     def _end_when_orphaned(self) -> None:
         wait = threading.Event()
@@ -78,6 +90,11 @@ class TrainerActor:
 def _node_address() -> str:
     address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
     return address
+
+
+def _node_id() -> str:
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
 
 
 class KeeperActor:
@@ -118,25 +135,39 @@ class SupervisorActor:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._running = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._live(), name="supervisor")
+        self._task = asyncio.get_running_loop().create_task(self._live_or_die(), name="supervisor")
 
     async def running(self) -> None:
         """Answer once it runs."""
         await self._running.wait()
 
+    async def _live_or_die(self) -> None:
+        """End the process with whatever ends its work, so that Ray restarts it: half a supervisor is worse than none."""
+        try:
+            await self._live()
+        except BaseException:  # noqa: BLE001  the process's edge
+            traceback.print_exc()
+            await asyncio.sleep(_DIE_AFTER_S)
+            os._exit(1)
+
     async def _live(self) -> None:
         from surefoot_actors.http_uplink import HttpUplink
+        from surefoot_actors.journal import RayJournal
         from surefoot_actors.pulse import PulseServer
+        from surefoot_actors.ray_cluster import RayCluster
 
         orders = self._orders
         source = f"{orders.attempt}/supervisor-{secrets.token_hex(4)}"
-        uplink = HttpUplink(orders.url, orders.attempt, orders.token, source)
+        journal = RayJournal(orders.attempt)
+        uplink = HttpUplink(orders.url, orders.attempt, orders.token, source, journal=journal)
         pulse = PulseServer(orders.attempt, _node_address())
+        cluster = RayCluster(orders.attempt, pulse, package_uri=orders.package_uri, service=orders.service)
         await uplink.start()
         await pulse.start()
         self._running.set()
-        await self._supervise(uplink, pulse)
+        await self._supervise(uplink, pulse, journal, cluster)
         await uplink.flush(LAST_WORD_S)
+        await cluster.settle(LINGER_S)
         await uplink.close()
         await pulse.close()
         await self._end()
@@ -144,31 +175,36 @@ class SupervisorActor:
     async def _end(self) -> None:
         """Have the keeper end this actor; where there is no keeper, only the journal stays."""
         me = ray.get_runtime_context().current_actor
-        keeper = find_actor(self._orders.attempt, KEEPER)
+        keeper = await asyncio.to_thread(find_actor, self._orders.attempt, KEEPER)
         if keeper is not None:
             with contextlib.suppress(ray.exceptions.RayError):
                 await keeper.clear_up.remote(self._orders.attempt, me)
         ray.kill(me, no_restart=True)
 
-    async def _supervise(self, uplink: HttpUplink, pulse: PulseServer) -> None:
+    async def _supervise(self, uplink: HttpUplink, pulse: PulseServer, journal: Journal, cluster: RayCluster) -> None:
         """Run the attempt, or what an earlier supervisor left of it. Afterwards every trainer is gone."""
-        from surefoot_actors.journal import RayJournal
-        from surefoot_actors.ray_cluster import RayCluster
         from surefoot_actors.supervisor import Supervisor
 
         orders, spec = self._orders, self._orders.spec
-        journal = RayJournal(orders.attempt)
-        cluster = RayCluster(orders.attempt, pulse, package_uri=orders.package_uri, service=orders.service)
-        finished = journal.finished()
+        finished = await asyncio.to_thread(journal.finished)
         if finished not in (None, JobState.SUCCEEDED):
             uplink.event(EventKind.STATE, state=finished, reason="it had ended when the supervisor was restarted")
             await cluster.close()
             return
         faults = tuple(spec.env.get("SUREFOOT_FAULTS", "").split())
+        supervisor = Supervisor(
+            spec, orders.attempt, cluster, uplink, journal, pulse, faults, checkpoints=orders.checkpoints, die=_die
+        )
         try:
-            await Supervisor(spec, orders.attempt, cluster, uplink, journal, pulse, faults).run()
-        except Exception as error:  # noqa: BLE001 (the actor's edge: a fault of ours fails the job rather than repeat itself)
-            journal.finish(JobState.FAILED)
+            await supervisor.run()
+        except Exception as error:  # the actor's edge: a fault of ours fails the job rather than repeat itself
+            if await asyncio.to_thread(journal.finished) is not None:
+                raise  # the outcome stands, and the next supervisor tells it
+            await asyncio.to_thread(journal.finish, JobState.FAILED)
             reason = f"Surefoot's supervisor failed, which is a fault of Surefoot: {error!r}"
             uplink.event(EventKind.FAILED, reason=reason, traceback=traceback.format_exc())
             await cluster.close()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
+import structlog
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError, RuntimeEnvSetupError
 
+from surefoot.events import FaultKind
 from surefoot.spec import JobSpec
-from surefoot_actors.cluster import Inbox, TrainerGoneError, TrainerHandle, TrainerSetup
+from surefoot_actors.cluster import FaultRefusedError, Inbox, TrainerGoneError, TrainerHandle, TrainerSetup
 from surefoot_actors.environment import trainer_env
 from surefoot_actors.protocol.messages import ToTrainer
-from surefoot_actors.pulse import PulseServer
+from surefoot_actors.pulse import Condition, PulseServer
 from surefoot_actors.ray_actors import DEFAULT_SERVICE, TrainerActor
-from surefoot_actors.ray_end import confirm_gone, place_of
+from surefoot_actors.ray_end import confirm_gone, draining_nodes, place_of
 from surefoot_actors.ray_names import KEEPER, NAMESPACE, SUPERVISOR, actor_name, find_actor, list_roles
 
 __all__ = ["RayCluster", "death_reason"]
@@ -25,7 +28,13 @@ __all__ = ["RayCluster", "death_reason"]
 # "Perhaps executed": every call may be told again, after so long.
 _RETRY_S = 0.1
 _LONGEST_REASON = 4000
+log = structlog.get_logger()
+
 _TRAINER: Any = ray.remote(concurrency_groups={"control": 1, "collect": 1})(TrainerActor)  # type: ignore[call-overload]
+# How long the end of a trainer that cannot be reached is waited for; it is fenced, and its end goes on behind.
+_SILENT_S = 2.0
+_DRAIN_POLL_S = 1.0
+_NODE_DIED = re.compile(r"node (has )?died|node was (preempted|terminated)", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(r"OutOfMemory|memory (usage )?threshold|running low on memory", re.IGNORECASE)
 
 
@@ -36,6 +45,8 @@ def death_reason(error: RayError) -> str:
         return f"its runtime environment failed: {text[-_LONGEST_REASON:]}"
     if isinstance(error, OutOfMemoryError) or _OUT_OF_MEMORY.search(text):
         return f"out of memory: {text[-_LONGEST_REASON:]}"
+    if _NODE_DIED.search(text):
+        return f"its node died: {text[-_LONGEST_REASON:]}"
     if "creation task" in text:
         return f"it failed to start: {text[-_LONGEST_REASON:]}"
     # The first lines name the actor; the guesses that Ray adds would mislead.
@@ -58,9 +69,14 @@ def _runtime_env(spec: JobSpec, package_uri: str | None) -> dict[str, Any]:
 class _RayTrainer(TrainerHandle):
     """The supervisor's end of one trainer actor."""
 
-    def __init__(self, trainer: str, actor: ActorHandle[Any], pulse: PulseServer) -> None:
-        self._trainer, self._actor, self._pulse = trainer, actor, pulse
+    def __init__(
+        self, trainer: str, actor: ActorHandle[Any], pulse: PulseServer, ending: set[asyncio.Task[None]]
+    ) -> None:
+        """`ending` holds the tasks that see to trainers' ends, for as long as that takes."""
+        self._trainer, self._actor, self._pulse, self._ending_all = trainer, actor, pulse, ending
         self._ending: asyncio.Task[None] | None = None
+        # id of its node, once it is known
+        self.node = ""
 
     @property
     def trainer(self) -> str:
@@ -68,7 +84,7 @@ class _RayTrainer(TrainerHandle):
 
     async def start(self) -> None:
         """Return when the actor has a place and its service answers."""
-        await self._ask(self._actor.start)
+        self.node = await self._ask(self._actor.start)
 
     async def deliver(self, message: ToTrainer) -> None:
         await self._ask(self._actor.deliver, message)
@@ -77,19 +93,29 @@ class _RayTrainer(TrainerHandle):
         inbox: Inbox = await self._ask(self._actor.collect, after, rows_below, wait_s)
         return inbox
 
+    async def inject(self, fault: FaultKind) -> None:
+        if fault is FaultKind.NODE and self.node == ray.get_runtime_context().get_node_id():
+            raise FaultRefusedError(f"{self._trainer} runs on the supervisor's own node")
+        await self._pulse.inject(self._trainer, fault)
+
     async def kill(self) -> None:
+        """End the process. Where that cannot be reached this returns after a while: it is fenced, and ends when it can be."""
         if self._ending is None:
             self._ending = asyncio.create_task(self._end(), name=f"end-{self._trainer}")
-        await asyncio.shield(self._ending)
+            self._ending_all.add(self._ending)
+            self._ending.add_done_callback(self._ending_all.discard)
+        while not self._ending.done():
+            await asyncio.wait({self._ending}, timeout=_SILENT_S)
+            if self._pulse.condition(self._trainer) in (Condition.SILENT, Condition.GONE):
+                return
 
     async def tell_pulse(self) -> None:
         """Have its helper beat here."""
-        if (place := place_of(self._actor)) is not None and place.state == "ALIVE":
+        place = await asyncio.to_thread(place_of, self._actor)
+        if place is not None and place.state == "ALIVE":
             self._pulse.expect(self._trainer)
-        try:
-            await self._ask(self._actor.pulse, self._pulse.address, self._pulse.secret)
-        except TrainerGoneError:
-            pass
+        with contextlib.suppress(TrainerGoneError):
+            self.node = await self._ask(self._actor.pulse, self._pulse.address, self._pulse.secret)
 
     async def _ask(self, method: Callable[..., Any], *arguments: Any) -> Any:
         while True:
@@ -106,11 +132,19 @@ class _RayTrainer(TrainerHandle):
 
     async def _end(self) -> None:
         """Kill by the helper, which reaches a stopped process at once; by Ray; and make sure."""
-        place = place_of(self._actor)
-        confirmed = await self._pulse.fence(self._trainer)
-        ray.kill(self._actor, no_restart=True)
-        if not confirmed:
-            await confirm_gone(place)
+        try:
+            placing = asyncio.create_task(asyncio.to_thread(place_of, self._actor))
+            confirmed = await self._pulse.fence(self._trainer)
+            place = await placing
+            await asyncio.to_thread(ray.kill, self._actor, no_restart=True)
+            if not confirmed:
+                await confirm_gone(place)
+        except Exception as error:  # noqa: BLE001  the task's edge: it is fenced, and nobody waits for more
+            log.warning("end_not_confirmed", trainer=self._trainer, error=repr(error))
+
+
+def _ignore(trainer: str, reason: str) -> None:
+    pass
 
 
 class RayCluster:
@@ -119,16 +153,23 @@ class RayCluster:
     def __init__(
         self, attempt: str, pulse: PulseServer, *, package_uri: str | None = None, service: str = DEFAULT_SERVICE
     ) -> None:
+        self.on_notice: Callable[[str, str], None] = _ignore
         self._attempt, self._pulse, self._package_uri, self._service = attempt, pulse, package_uri, service
-        self._telling: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+        # those whose nodes are watched
+        self._trainers: dict[str, _RayTrainer] = {}
+        self._watching: asyncio.Task[None] | None = None
 
     async def start_trainer(self, setup: TrainerSetup) -> TrainerHandle:
-        trainer = self._create(setup)
+        creating = asyncio.create_task(asyncio.to_thread(self._create, setup))
         try:
+            trainer = await asyncio.shield(creating)
             await trainer.start()
         except asyncio.CancelledError:
-            await trainer.kill()
+            await (await creating).kill()
             raise
+        self._watch([trainer])
         return trainer
 
     def _create(self, setup: TrainerSetup) -> _RayTrainer:
@@ -144,23 +185,48 @@ class RayCluster:
             "runtime_env": _runtime_env(setup.spec, self._package_uri),
         }
         actor = _TRAINER.options(**options).remote(setup, self._service)
-        return _RayTrainer(setup.trainer, actor, self._pulse)
+        return self._handle(setup.trainer, actor)
+
+    def _handle(self, trainer: str, actor: ActorHandle[Any]) -> _RayTrainer:
+        return _RayTrainer(trainer, actor, self._pulse, self._ending)
 
     async def find_trainers(self) -> list[TrainerHandle]:
-        found = self._find()
+        found = await asyncio.to_thread(self._find)
         for trainer in found:
             # not awaited: one that is stopped answers no more, and the pulse, which expects it, says so
             telling = asyncio.create_task(trainer.tell_pulse(), name=f"pulse-{trainer.trainer}")
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
+            self._tasks.add(telling)
+            telling.add_done_callback(self._tasks.discard)
+        self._watch(found)
         return list(found)
 
     async def close(self) -> None:
-        for telling in tuple(self._telling):
-            telling.cancel()
-        await asyncio.gather(*(trainer.kill() for trainer in self._find()))
+        for task in [*self._tasks, *([self._watching] if self._watching else [])]:
+            task.cancel()
+        found = await asyncio.to_thread(self._find)
+        await asyncio.gather(*(trainer.kill() for trainer in found))
+
+    async def settle(self, within_s: float) -> None:
+        """Wait, so long at most, until those that could not be reached when they were killed are gone as well."""
+        if self._ending:
+            await asyncio.wait(set(self._ending), timeout=within_s)
 
     def _find(self) -> list[_RayTrainer]:
         roles = [role for role in list_roles(self._attempt) if role not in (SUPERVISOR, KEEPER)]
         actors = [(role, find_actor(self._attempt, role)) for role in roles]
-        return [_RayTrainer(role, actor, self._pulse) for role, actor in actors if actor is not None]
+        return [self._handle(role, actor) for role, actor in actors if actor is not None]
+
+    # ---- nodes that are about to go
+
+    def _watch(self, trainers: Iterable[_RayTrainer]) -> None:
+        self._trainers.update((trainer.trainer, trainer) for trainer in trainers)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch_nodes(), name="drained-nodes")
+
+    async def _watch_nodes(self) -> None:
+        while True:
+            await asyncio.sleep(_DRAIN_POLL_S)
+            draining = await asyncio.to_thread(draining_nodes)
+            for trainer in [t for t in self._trainers.values() if t.node in draining]:
+                del self._trainers[trainer.trainer]
+                self.on_notice(trainer.trainer, "its node is being drained")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
@@ -14,7 +15,9 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-__all__ = ["Place", "confirm_gone", "end_actor", "place_of"]
+from surefoot_actors.ray_store import insist
+
+__all__ = ["Place", "confirm_gone", "draining_nodes", "end_actor", "place_of"]
 
 # Ray itself kills a process that does not end within 5 s of being asked; after that we do.
 _RAY_KILLS_MS = 6000
@@ -32,14 +35,19 @@ class Place:
 
 
 def place_of(actor: ActorHandle[Any]) -> Place | None:
-    """Ask the control store; None where it knows nothing of the actor.
+    """Ask the control store, and wait for it; None where it knows nothing of the actor.
 
     By Ray's private module: the public one asks the dashboard, which need not be there.
     """
-    found = ray_state.actors(actor._actor_id.hex())
+    found = insist(lambda: ray_state.actors(actor._actor_id.hex()))
     if not found:
         return None
     return Place(state=found["State"], pid=found["Pid"], node=found["Address"]["NodeID"])
+
+
+def draining_nodes() -> set[str]:
+    """The ids of nodes that are being drained: `ray drain-node`, an autoscaler, a preemption. Asks the control store, and waits for it."""
+    return set(insist(ray_state.state.get_draining_nodes))
 
 
 def end_process(pid: int) -> None:
@@ -73,6 +81,6 @@ async def confirm_gone(place: Place | None) -> None:
 
 async def end_actor(actor: ActorHandle[Any]) -> None:
     """Kill an actor for good and return when its process is gone."""
-    place = place_of(actor)
+    place = await asyncio.to_thread(place_of, actor)
     ray.kill(actor, no_restart=True)
     await confirm_gone(place)

@@ -1,4 +1,4 @@
-"""How an attempt's actors are named in Ray: one namespace, "attempt/role"."""
+"""How an attempt's actors are named in Ray: one namespace, "attempt/role". Calls ask Ray's control store, and wait for it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import ray
 import ray.util
 from ray.actor import ActorHandle
+
+from surefoot_actors.ray_store import insist
 
 __all__ = ["KEEPER", "NAMESPACE", "SUPERVISOR", "actor_name", "find_actor", "list_roles"]
 
@@ -23,7 +25,7 @@ def actor_name(attempt: str, role: str) -> str:
 def list_roles(attempt: str) -> list[str]:
     """The roles of the attempt's actors that live or are waiting for a place."""
     prefix = actor_name(attempt, "")
-    named = ray.util.list_named_actors(all_namespaces=True)
+    named = insist(lambda: ray.util.list_named_actors(all_namespaces=True))
     ours = [actor["name"] for actor in named if actor["namespace"] == NAMESPACE]
     return sorted(name.removeprefix(prefix) for name in ours if name.startswith(prefix))
 
@@ -31,6 +33,6 @@ def list_roles(attempt: str) -> list[str]:
 def find_actor(attempt: str, role: str) -> ActorHandle[Any] | None:
     """The actor's handle, or None where there is none."""
     try:
-        return ray.get_actor(actor_name(attempt, role), namespace=NAMESPACE)
+        return insist(lambda: ray.get_actor(actor_name(attempt, role), namespace=NAMESPACE))
     except ValueError:
         return None

@@ -49,6 +49,9 @@ class Fake:
         finally:
             self._busy = False
 
+    def notice(self, reason: str) -> None:
+        self._say(reason)
+
     def _say(self, node: str) -> None:
         facts = tuple((name, os.environ.get(name, "")) for name in ("MARK", "OMP_NUM_THREADS", "PYTHONHASHSEED"))
         with self._changed:
