@@ -242,7 +242,7 @@ class Supervisors:
             trainers=tuple(name(i) for i, t in enumerate(world.trainers) if t.life in ("starting", "live")),
             number=generation.number if generation else 0,
             members=tuple(m.trainer for m in generation.members) if generation else (),
-            finished=draft.journal.finished,
+            finished="succeeded" if draft.journal.finished else "",
         )
         outcome = self._machines.add_membership(membership.resume(self._new(draft), found))
         draft.supervisor = Supervisor(up=True, machine=-1)

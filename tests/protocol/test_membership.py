@@ -213,7 +213,7 @@ def test_trainers_that_only_ever_die_end_the_attempt() -> None:
 # ---- a supervisor after another
 
 
-def resumed(trainers: tuple[str, ...], members: tuple[str, ...], finished: bool = False) -> Outcome:
+def resumed(trainers: tuple[str, ...], members: tuple[str, ...], finished: str = "") -> Outcome:
     fresh = MembershipState(num_sub_tasks=4, target=2, min_trainers=1, incarnation=2)
     state, commands = resume(fresh, Found(trainers, 5, members, finished))
     if Reserve() in commands:
@@ -230,7 +230,7 @@ def test_only_members_of_the_newest_generation_survive() -> None:
 
 
 def test_a_finished_job_is_not_mourned() -> None:
-    state, commands = resumed((), ("t0", "t1"), finished=True)
+    state, commands = resumed((), ("t0", "t1"), finished="succeeded")
     assert state.ended
     assert [c.outcome for c in commands if isinstance(c, Finish)] == ["succeeded"]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from surefoot_actors.protocol import member, membership
+from surefoot_actors.protocol import changing, founding, losses, member, membership
 from surefoot_actors.protocol.member import At, MemberState, Stage
 from surefoot_actors.protocol.membership import MembershipState, Phase, Record
 
@@ -26,7 +26,7 @@ def count_after_the_report(state: MemberState, generation: int) -> bool:
 
 def tell_before_it_is_durable(state: MembershipState, reason: str) -> membership.Outcome:
     state = replace(state, phase=Phase.RESERVING, reports={}, left=frozenset(), done={}, flagged=False)
-    return membership._reserved(state, state.number + 1, f"n{state.number + 1}")
+    return changing.reserved(state, state.number + 1, f"n{state.number + 1}")
 
 
 def record_last(*args: Any, **kwargs: Any) -> membership.Outcome:
@@ -34,7 +34,7 @@ def record_last(*args: Any, **kwargs: Any) -> membership.Outcome:
     return state, tuple(sorted(commands, key=lambda command: isinstance(command, Record)))
 
 
-_enact = membership._enact
+_enact = changing.enact
 
 
 def always(*_: Any) -> bool:
@@ -82,32 +82,32 @@ CASES = {
         member, "already_in", never, Bounds(doubles=1, breaks=1, steps=(1,)), "I4: stuck"
     ),
     "R3 a number is durable before it is told": Case(
-        membership, "_start_over", tell_before_it_is_durable, Bounds(supervisor_crashes=2, steps=(1,)), "I6: number 2"
+        losses, "start_over", tell_before_it_is_durable, Bounds(supervisor_crashes=2, steps=(1,)), "I6: number 2"
     ),
     "R4 only members of the newest generation survive": Case(
         membership, "adopts", always, Bounds(freezes=1, supervisor_crashes=1), "a held leaf was given to another member"
     ),
     "R4 a generation is recorded before it is told": Case(
-        membership, "_enact", record_last, Bounds(freezes=1, supervisor_crashes=1), "a held leaf was given to another"
+        changing, "enact", record_last, Bounds(freezes=1, supervisor_crashes=1), "a held leaf was given to another"
     ),
     "R5 state comes from parked trainers": Case(
-        membership, "gives_state", always, Bounds(crashes=1, spares=1), "I7: t2 takes stripes"
+        changing, "gives_state", always, Bounds(crashes=1, spares=1), "I7: t2 takes stripes"
     ),
     "R5 part of a state founds no run": Case(
-        membership, "cut_short", nobody, Bounds(trainers=1, spares=2, resizes=(2,), crashes=1), "I7: t1 founds the run"
+        changing, "cut_short", nobody, Bounds(trainers=1, spares=2, resizes=(2,), crashes=1), "I7: t1 founds the run"
     ),
     "R6 the vector is kept for those behind": Case(
         member, "retains", forget_when_sending, Bounds(breaks=1), "nobody holds the merged vector"
     ),
     "R7 the flag is latched": Case(member, "leaves", leave_when_wanted, Bounds(resizes=(1,)), "I4: stuck"),
     "R7 a leaver holds nothing": Case(
-        membership, "may_leave", always, Bounds(resizes=(1,), breaks=1), "I5: t0 computes (0, 1) of round 0; t1"
+        changing, "may_leave", always, Bounds(resizes=(1,), breaks=1), "I5: t0 computes (0, 1) of round 0; t1"
     ),
     "R8 the end is recorded before it is told": Case(
         supervisors, "FINISH", ["end", "record"], Bounds(trainers=1, supervisor_crashes=1, steps=(1,)), "begins again"
     ),
     "R9 the last one is not given up": Case(
-        membership, "may_decide", always, Bounds(freezes=2, steps=(1,)), "I4: the run is given up though t0 lives"
+        changing, "may_decide", always, Bounds(freezes=2, steps=(1,)), "I4: the run is given up though t0 lives"
     ),
     "R10 the ledger is keyed by step": Case(
         trainers, "row_key", key_by_generation, Bounds(crashes=1, steps=(1,)), "R10: step 0 has two rows"

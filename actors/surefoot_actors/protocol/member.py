@@ -186,6 +186,7 @@ def _over(state: MemberState, over: Over) -> Outcome:
         own=state.own if state.at is At.ROUND and state.stage is not Stage.BEHIND else 0,
         parked=state.settled,
         finished=state.at in (At.END, At.CONCLUDED),
+        concluded=state.at is At.CONCLUDED,
     )
     parked = replace(state, incarnation=over.incarnation, promised=over.number, live=False, pending=None, serving=False)
     return parked, (Close(state.number), Tell(report))
@@ -215,7 +216,7 @@ def _enter(state: MemberState, generation: Generation) -> Outcome:
     if role == "behind":
         assert state.round == generation.start - 1, "a member more than one round behind"
         return replace(state, stage=Stage.BEHIND), commands
-    if state.at is At.START:  # the founder: its own state is the run's
+    if state.at is At.START:  # the founder: its own state is the run's, or the one that it has restored
         state = replace(state, round=generation.start)
     assert state.round == generation.start, "a settled member at another round"
     state, more = _go_on(replace(state, serving=bool(joiners)))

@@ -43,6 +43,7 @@ __all__ = [
     "StartTrainer",
     "Started",
     "StateSaved",
+    "Stepped",
     "Suspected",
     "Trusted",
     "Withdraw",
@@ -71,22 +72,27 @@ class MembershipState:
     incarnation: int = 1
     # trainers wanted beside the target: ready, and no members
     spares: int = 0
-    # losses in a row without a round in between that are borne
+    # losses in a row without a step in between that are borne: a trainer, its replacement, and so on
     max_failures: int = 10
     # whether the state is saved after the last step, before the elected one goes on
     saves: bool = False
+    # whether the run is one that goes on from a checkpoint: without a whole one it does not begin
+    from_checkpoint: bool = False
     # checkpoints of this job that may be whole, newest first
     checkpoints: tuple[str, ...] = ()
-    # who reads the first of them (RESTORING)
+    # who reads which of them (RESTORING), or has read it and founds the run; None: it begins anew
     restorer: str | None = None
-    # round and step that the restored founder is at; 0, 0: it begins anew
+    restoring: str = ""
+    # round and step that the restored founder is at
     restored: tuple[int, int] = (0, 0)
-    # members that were given notice: they leave at the next boundary, and are replaced
-    leaving: frozenset[str] = frozenset()
+    # members that were given notice, and why: they leave at the next boundary, and are replaced
+    leaving: Mapping[str, str] = field(default_factory=dict)
     # stop at the next step boundary, save, end as paused
     pausing: bool = False
-    # (round, sub-task): the trainers that died while they computed it
-    deaths: Mapping[tuple[int, int], frozenset[str]] = field(default_factory=dict)
+    # the state after the last step has been saved
+    saved: bool = False
+    # (round, sub-task): the trainers that died while they computed it, and of what
+    deaths: Mapping[tuple[int, int], Mapping[str, str]] = field(default_factory=dict)
     phase: Phase = Phase.FORMING
     # newest reserved number; the newest decided generation
     number: int = 0
@@ -95,7 +101,8 @@ class MembershipState:
     # asked for, no word yet; with a word (Hello), not members
     starting: tuple[str, ...] = ()
     ready: tuple[str, ...] = ()
-    # of those, and of the members that have no state yet: joined before, but were cut short
+    # of those, and of the members that have no state yet: have read a checkpoint, or joined before and were cut short. What they hold is
+    # no state to begin anew with
     half: frozenset[str] = frozenset()
     # where each of them would host the store
     stores: Mapping[str, tuple[str, int]] = field(default_factory=dict)
@@ -114,9 +121,13 @@ class MembershipState:
     grace_over: bool = False
     fingerprint: tuple[tuple[str, str], ...] | None = None
     num_steps: int | None = None
-    # losses since a round was last known to be committed; the newest round known
+    # the longest row of losses since a step was last known to be new; of those asked for since then: how long the row before each was
     fruitless: int = 0
+    replaces: Mapping[str, int] = field(default_factory=dict)
+    # the newest round known, ever, and its step; the newest step of which there is a ledger row
     newest_round: int = 0
+    newest_step: int = 0
+    newest_row: int = -1
     # groups that broke since then
     num_broken: int = 0
     why: str = ""
@@ -205,7 +216,10 @@ class Found:
     trainers: tuple[str, ...]
     number: int
     members: tuple[str, ...]
-    finished: bool
+    # the outcome that is recorded; empty: none
+    finished: str
+    # of the trainers that earlier supervisors asked for: their names are not used again
+    num_started: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +230,15 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class Stepped:
+    """There is a ledger row of this step. Need not be told but before a loss is: losses with steps in between are not held together."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class PauseWanted:
-    pass
+    """Stop at the next step boundary. Told again to a supervisor that is restarted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +252,7 @@ Event = (
     Committed
     | PauseWanted
     | StateSaved
+    | Stepped
     | Came
     | Lost
     | Suspected
@@ -293,7 +315,7 @@ class Emit:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Record the outcome durably (R8), then end all trainers. `outcome`: succeeded, failed or cancelled."""
+    """Record the outcome durably (R8), then end all trainers. `outcome`: succeeded, failed, cancelled or paused."""
 
     outcome: str
     reason: str

@@ -181,6 +181,8 @@ class Report:
     num_steps: int | None = None
     # as in Hello: a restarted supervisor has heard none
     fingerprint: tuple[tuple[str, str], ...] | None = None
+    # elected: it has gone on past the last step, and what it holds may be the run's state no more
+    concluded: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +277,8 @@ class Saved:
     error: str = ""
     # how long the training thread was held for the copy
     stall_s: float = 0.0
+    # the answer to Save, not a share of a snapshot that was taken while training went on
+    parked: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
