@@ -46,6 +46,11 @@ class Attendant:
     def begin(self) -> None:
         self._task = asyncio.create_task(self._attend(), name=f"attend-{self._trainer}")
 
+    @property
+    def handle(self) -> TrainerHandle | None:
+        """None until it has started."""
+        return self._handle
+
     def send(self, message: ToTrainer) -> None:
         self._outgoing.put_nowait(message)
 

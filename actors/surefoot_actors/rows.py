@@ -54,7 +54,7 @@ class RowKeeper:
         """Call back with the first new row of this generation or a later one."""
         self._generation = (number, callback)
 
-    def expect(self, num_steps: int) -> None:
+    def expect(self, num_steps: int | None) -> None:
         """All rows are there when the steps 0..num_steps-1 have come."""
         self._expected = num_steps
 

@@ -9,20 +9,25 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from pydantic import JsonValue
 
-from surefoot.events import CommandKind, EventKind, LedgerRow
+from surefoot.errors import CheckpointError
+from surefoot.events import Command, CommandKind, EventKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.attendant import Attendant, Handled
+from surefoot_actors.checkpoint.keeper import CheckpointKeeper
 from surefoot_actors.cluster import Cluster, TrainerHandle, TrainerSetup
+from surefoot_actors.injector import Injector
 from surefoot_actors.journal import Journal
 from surefoot_actors.protocol import membership
 from surefoot_actors.protocol.membership import (
     Came,
     Cancelled,
+    Committed,
     Emit,
     Event,
     Finish,
@@ -31,11 +36,13 @@ from surefoot_actors.protocol.membership import (
     Kill,
     Lost,
     MembershipState,
+    PauseWanted,
     Phase,
     Record,
     Reserve,
     Reserved,
     Resized,
+    SaveState,
     Send,
     Started,
     StartTrainer,
@@ -43,13 +50,15 @@ from surefoot_actors.protocol.membership import (
     Trusted,
     Withdraw,
 )
-from surefoot_actors.protocol.messages import Done, End, ToTrainer
+from surefoot_actors.protocol.messages import Done, End, Leaving, Saved, ToTrainer
 from surefoot_actors.pulse import Condition, PulseServer
 from surefoot_actors.rows import RowKeeper
 from surefoot_actors.uplink import Uplink
 
 __all__ = ["Outcome", "Supervisor"]
 
+# How long a trainer that its helper has seen die may wait for the cluster's word, which says more of why.
+WORD_S = 0.1
 # How long trainers that are enough to begin wait for the rest of those that are wanted.
 START_GRACE_S = 10.0
 # How long a trainer that was told to end may take to unwind the user's code.
@@ -78,21 +87,37 @@ class Supervisor:
         journal: Journal,
         pulse: PulseServer,
         faults: tuple[str, ...] = (),
+        *,
+        checkpoints: str = "",
+        die: Callable[[], None] | None = None,
     ) -> None:
+        """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process at once, for `surefoot chaos`."""
         self._spec, self._attempt, self._cluster = spec, attempt, cluster
         self._uplink, self._journal, self._pulse, self._faults = uplink, journal, pulse, faults
         self._events: asyncio.Queue[Event | Handled] = asyncio.Queue()
         self._attendants: dict[str, Attendant] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._state = MembershipState(
-            num_sub_tasks=spec.sub_tasks, target=spec.trainers, min_trainers=min(spec.min_trainers, spec.trainers)
+            num_sub_tasks=spec.sub_tasks,
+            target=spec.trainers,
+            min_trainers=min(spec.min_trainers, spec.trainers),
+            spares=spec.spares,
+            max_failures=spec.max_failures,
+            saves=bool(checkpoints) and spec.checkpoint.final,
         )
+        self._checkpoints = checkpoints
+        self._keeper = CheckpointKeeper(
+            spec, checkpoints, uplink.event, self._send, self._events.put_nowait, self._may_commit
+        )
+        self._injector = Injector(uplink, self._attendants, die)
         self._rows = RowKeeper(uplink)
         # events that commands gave rise to, handled before anything else
         self._due: list[Event] = []
         self._grace: asyncio.Task[None] | None = None
         self._lost_at: float | None = None
         self._again = 0
+        # those whose helper has seen them die
+        self._died: set[str] = set()
         self._outcome: Outcome | None = None
         # done once the outcome is recorded: from then on no message needs to have an effect
         self._finishing: asyncio.Future[None]
@@ -100,6 +125,7 @@ class Supervisor:
     async def run(self) -> Outcome:
         """Run the attempt to its end. Every trainer is gone when this returns or raises."""
         self._pulse.on_change = self._pulse_changed
+        self._cluster.on_notice = self._noticed
         self._finishing = asyncio.get_running_loop().create_future()
         watchers = [self._spawn(self._obey_commands()), self._spawn(self._end_if_disowned())]
         try:
@@ -110,38 +136,87 @@ class Supervisor:
         finally:
             for watcher in watchers:
                 watcher.cancel()
+            await self._keeper.close()
             await self._end_all()
 
     # ---- events in, commands out
 
     async def _begin(self) -> None:
-        incarnation = self._journal.next_incarnation()
+        journal = self._journal
+        incarnation = await asyncio.to_thread(journal.next_incarnation)
         self._state = replace(self._state, incarnation=incarnation)
-        finished, recorded = self._journal.finished(), self._journal.recorded()
+        finished, recorded = await asyncio.to_thread(lambda: (journal.finished(), journal.recorded()))
+        self._rows.expect(await asyncio.to_thread(journal.expected))
         if incarnation == 1 and recorded is None:
             self._tell_state(JobState.STARTING, "waiting for the first trainers")
             await self._apply(membership.begin(self._state))
-            return
+        else:
+            await self._resume(finished, *(recorded or (0, ())))
+        if self._state.members:
+            # they train: nothing of theirs waits for the storage
+            self._spawn(self._look_for_checkpoints())
+        elif not self._state.ended:
+            # before the first generation is founded: no message has been handled yet
+            for committed in await self._checkpoints_there():
+                await self._apply(membership.step(self._state, committed))
+        self._keeper.attend(self._state)
+        self._keeper.start()
+
+    async def _look_for_checkpoints(self) -> None:
+        for committed in await self._checkpoints_there():
+            self._events.put_nowait(committed)
+
+    async def _checkpoints_there(self) -> tuple[Committed, ...]:
+        """Return those that the run may begin from, oldest first; the job fails where it is to begin from one that is not there."""
+        try:
+            found = await self._keeper.find()
+        except CheckpointError as error:
+            self._uplink.event(EventKind.FAILED, reason=str(error), traceback="", trainer="")
+            await self._finish(JobState.FAILED, str(error))
+            return ()
+        return tuple(Committed(url) for url in reversed(found))
+
+    async def _resume(self, finished: str | None, number: int, members: tuple[str, ...]) -> None:
         handles = await self._cluster.find_trainers()
         for handle in handles:
             self._attend(handle.trainer, self._adopted(handle))
-        number, members = recorded or (0, ())
-        found = Found(tuple(h.trainer for h in handles), number, members, finished == JobState.SUCCEEDED)
+        found = Found(
+            tuple(h.trainer for h in handles),
+            number,
+            members,
+            finished or "",
+            num_started=await asyncio.to_thread(self._journal.num_started),
+        )
         await self._apply(membership.resume(self._state, found))
 
     async def _handle(self, event: Event | Handled) -> None:
-        if isinstance(event, Handled):
-            if not event.done.done():
-                event.done.set_result(None)
-            return
-        if isinstance(event, Came) and isinstance(event.message, Done):
-            self._rows.expect(event.message.steps)
+        match event:
+            case Handled():
+                if not event.done.done():
+                    event.done.set_result(None)
+                return
+            case Came(message=Saved() as saved):
+                self._keeper.saved(saved)
+                return
+            case Came(message=Done() as done):
+                await asyncio.to_thread(self._journal.expect, done.steps)
+                self._rows.expect(done.steps)
+            case Lost():
+                event = replace(event, computing=self._computing(event.trainer))
         if isinstance(event, Lost | Suspected) and event.trainer in self._state.members:
             self._note_loss()
         await self._apply(membership.step(self._state, event))
         if isinstance(event, Lost):
             self._dismiss(event.trainer)  # dead for certain or not: nothing of it stays
         self._start_grace()
+        self._keeper.attend(self._state)
+
+    def _computing(self, trainer: str) -> tuple[int, int] | None:
+        """What a trainer was computing that died by itself, as far as its helper knows."""
+        last = self._pulse.last(trainer)
+        if last is None or last.sub_task < 0 or trainer not in self._died or trainer in self._injector.hit:
+            return None
+        return last.round, last.sub_task
 
     async def _apply(self, outcome: membership.Outcome) -> None:
         self._state, commands = outcome
@@ -152,8 +227,11 @@ class Supervisor:
 
     async def _perform(self, command: membership.Command) -> None:
         match command:
-            case StartTrainer(trainer=trainer):
-                self._attend(trainer, self._started(trainer))
+            case StartTrainer(trainer=trainer, after_s=after_s):
+                await asyncio.to_thread(self._journal.start, int(trainer[1:]) + 1)
+                self._attend(trainer, self._started(trainer, after_s))
+            case SaveState():
+                self._keeper.save(command, self._state)
             case Withdraw(trainer=trainer):
                 self._dismiss(trainer)
             case Kill(trainer=trainer):
@@ -161,9 +239,10 @@ class Supervisor:
             case Send(trainer=trainer, message=message):
                 self._send(trainer, message)
             case Reserve():
-                self._due.append(Reserved(self._journal.reserve(), self._nonce()))
+                self._due.append(Reserved(await asyncio.to_thread(self._journal.reserve), self._nonce()))
             case Record(generation=generation):
-                self._journal.record(generation.number, tuple(m.trainer for m in generation.members))
+                members = tuple(m.trainer for m in generation.members)
+                await asyncio.to_thread(self._journal.record, generation.number, members)
             case Emit(kind=kind, data=data):
                 self._emit(kind, dict(data))
             case Finish(outcome=outcome, reason=reason):
@@ -188,7 +267,8 @@ class Supervisor:
         self._attendants[trainer] = attendant
         attendant.begin()
 
-    async def _started(self, trainer: str) -> TrainerHandle:
+    async def _started(self, trainer: str, after_s: float) -> TrainerHandle:
+        await asyncio.sleep(after_s)
         handle = await self._cluster.start_trainer(
             TrainerSetup(
                 attempt=self._attempt,
@@ -196,6 +276,7 @@ class Supervisor:
                 spec=self._spec,
                 pulse=self._pulse.address,
                 pulse_secret=self._pulse.secret,
+                checkpoints=self._checkpoints,
                 faults=self._faults,
             )
         )
@@ -225,6 +306,12 @@ class Supervisor:
             self._events.put_nowait(Trusted(trainer))
         elif condition in (Condition.STOPPED, Condition.SILENT):
             self._events.put_nowait(Suspected(trainer, f"{condition}: {detail}"))
+        elif condition is Condition.GONE:
+            self._died.add(trainer)
+            self._spawn(self._later(WORD_S, Lost(trainer, f"its process died: {detail}")))
+
+    def _noticed(self, trainer: str, reason: str) -> None:
+        self._events.put_nowait(Came(Leaving(trainer=trainer, reason=reason)))
 
     async def _end_all(self) -> None:
         ends = [a.end(0.0) for a in self._attendants.values()]
@@ -241,10 +328,32 @@ class Supervisor:
 
     async def _obey_commands(self) -> None:
         async for command in self._uplink.commands():
-            if command.kind is CommandKind.CANCEL:
+            try:
+                await self._obey(command)
+            except Exception as error:  # noqa: BLE001  one command's edge: the next must be obeyed all the same
+                self._uplink.event(EventKind.WARNING, message=f"{command.kind} could not be done: {error!r}")
+
+    async def _obey(self, command: Command) -> None:
+        match command.kind:
+            case CommandKind.CANCEL:
                 self._events.put_nowait(Cancelled("cancelled by request"))
-            elif command.trainers is not None:
-                self._events.put_nowait(Resized(command.trainers))
+            case CommandKind.RESIZE:
+                if command.trainers is not None:
+                    self._events.put_nowait(Resized(command.trainers))
+            case CommandKind.CHECKPOINT:
+                self._keeper.want("asked for")
+            case CommandKind.PAUSE:
+                self._tell_state(JobState.PAUSING, "to stop at the next step boundary")
+                self._events.put_nowait(PauseWanted())
+            case CommandKind.FAULT:
+                if command.fault is not None:
+                    await self._injector.inject(command.fault, self._state.members)
+            case _:
+                assert_never(command.kind)
+
+    def _may_commit(self) -> bool:
+        """Whether no newer supervisor has taken over: the manifest has a single writer."""
+        return self._journal.incarnation() == self._state.incarnation and self._outcome is None
 
     async def _end_if_disowned(self) -> None:
         await self._uplink.gone.wait()
@@ -291,7 +400,7 @@ class Supervisor:
 
     async def _finish(self, state: JobState, reason: str) -> None:
         """Record the outcome durably before anyone is told to end (R8), and let no row be lost."""
-        self._journal.finish(state)
+        await asyncio.to_thread(self._journal.finish, state)
         self._finishing.set_result(None)
         if state is JobState.SUCCEEDED and not await self._rows.complete(FLUSH_S):
             self._uplink.event(

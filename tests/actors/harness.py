@@ -66,6 +66,7 @@ class Keep:
     def __init__(self, cluster: LocalCluster) -> None:
         self._cluster = cluster
         self.handles: list[Any] = []
+        self.on_notice: Callable[[str, str], None] = lambda trainer, reason: None
         # every call to a trainer: all that supervisor and trainers say to each other goes by these
         self.num_calls = 0
 
@@ -116,14 +117,20 @@ class Stage:
         faults: Sequence[str] = (),
         drive: Callable[[MemoryUplink, Keep], Awaitable[None]] | None = None,
         within_s: float = 120.0,
+        checkpoints: str | Path = "",
         **spec: Any,
     ) -> Story:
-        return self.runner.run(self._run(tuple(faults), drive, within_s, spec))
+        """Run an attempt. `drive` runs beside it; `checkpoints` is where its checkpoints lie."""
+        return self.runner.run(self._run(tuple(faults), drive, within_s, str(checkpoints), spec))
 
-    async def _run(self, faults: tuple[str, ...], drive: Any, within_s: float, overrides: dict[str, Any]) -> Story:
+    async def _run(
+        self, faults: tuple[str, ...], drive: Any, within_s: float, checkpoints: str, overrides: dict[str, Any]
+    ) -> Story:
         self._count += 1
         computed = self.folder / f"computed-{self._count}"
         config = {"steps": 8, "computed": str(computed), **overrides.pop("config", {})}
+        if not checkpoints:
+            overrides.setdefault("checkpoint", {"every_s": None, "final": False})
         fields = {"entrypoint": "small:train", "package": "0" * 64, "batch_size": 32, "seed": 7, **overrides}
         spec = JobSpec(config=config, **fields)
         self.fired.unlink(missing_ok=True)
@@ -133,7 +140,9 @@ class Stage:
         driver = asyncio.create_task(drive(uplink, cluster)) if drive else None
         try:
             async with asyncio.timeout(within_s):
-                supervisor = Supervisor(spec, "test", cluster, uplink, MemoryJournal(), pulse, faults)
+                supervisor = Supervisor(
+                    spec, "test", cluster, uplink, MemoryJournal(), pulse, faults, checkpoints=checkpoints
+                )
                 outcome = await supervisor.run()
         except TimeoutError:
             raise AssertionError(f"the attempt did not end; it told: {_tale(uplink)}; logs in {self.folder}") from None

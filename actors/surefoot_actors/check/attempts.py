@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,7 @@ class _Lent:
     """The cluster, lent to one supervisor: closing it ends its trainers, but not the process they are forked from."""
 
     def __init__(self, cluster: LocalCluster) -> None:
+        self.on_notice: Callable[[str, str], None] = lambda trainer, reason: None
         self._cluster = cluster
         self._handles: list[TrainerHandle] = []
 

@@ -4,6 +4,7 @@ Each sub-task computed appends a line "step first_sample pid" to the file in con
 """
 
 import os
+import signal
 
 import numpy as np
 import torch
@@ -82,3 +83,23 @@ def raises(run: surefoot.Run) -> None:
             if step.number == 2:
                 raise RuntimeError("the user's own mistake")
         optimizer.step()
+
+
+def poisoned(run: surefoot.Run) -> None:
+    """Sub-task 5 of step 3 kills whoever computes it."""
+    model, optimizer = make(run.config)
+    run.track(model=model, optimizer=optimizer)
+    for step in run.steps(5):
+        for x, y, index in step.batches(Numbers()):
+            if step.number == 3 and first_of(run, 3, 5) == int(index[0]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def first_of(run, step, sub_task):
+    """The first sample of a sub-task."""
+    from surefoot_actors.engine.sampler import Sampler
+
+    sampler = Sampler(seed=run.seed, batch_size=run.batch_size, sub_tasks=run.sub_tasks)
+    return int(sampler.indices(len(Numbers()), step, sub_task)[0])

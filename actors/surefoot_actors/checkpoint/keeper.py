@@ -1,0 +1,258 @@
+"""The supervisor's side of checkpoints: asks for them, gathers the shares, commits the manifest last, keeps what is to be kept.
+
+A snapshot is taken by every member at one step boundary; each writes its share in the background and tells `Saved`. A checkpoint
+exists once its manifest does: whatever a loss, a slow disk or a lost message tears before that is never seen by a restore, and what was
+wanted is asked for again. Training waits for nothing here, but for the end of training and for a pause, when all are parked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from surefoot.errors import CheckpointError, DamagedError, RefusedError
+from surefoot.events import EventKind
+from surefoot.spec import JobSpec
+from surefoot_actors.checkpoint.catalogue import Catalogue
+from surefoot_actors.protocol.membership import Committed, Event, MembershipState, Phase, SaveState, StateSaved
+from surefoot_actors.protocol.messages import Save, Saved, Snapshot, ToTrainer
+
+__all__ = ["CheckpointKeeper"]
+
+# An asked-for checkpoint that has not come is asked for again after so long, and then more and more seldom.
+ASK_AGAIN_S = 5.0
+MOST_ASK_AGAIN_S = 600.0
+# What could not be saved while all are parked is tried again after so long, and then more and more seldom.
+TRY_AGAIN_S = 0.5
+MOST_TRY_AGAIN_S = 30.0
+# How long the end of training is tried to be saved, before the job fails for it.
+FINAL_SAVE_S = 900.0
+# Unfinished snapshots that are remembered: those of lost members never end.
+MOST_OPEN = 8
+
+
+@dataclass(slots=True)
+class _Parked:
+    """The shares of parked members, so far."""
+
+    of: int
+    shares: dict[int, Saved] = field(default_factory=dict)
+    error: str = ""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class CheckpointKeeper:
+    """One attempt's. Used on the supervisor's event loop; storage is touched in threads alone."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        url: str,
+        tell: Callable[..., None],
+        send: Callable[[str, ToTrainer], None],
+        happen: Callable[[Event], None],
+        may_commit: Callable[[], bool],
+    ) -> None:
+        self._policy = spec.checkpoint
+        self._catalogue = Catalogue(spec, url, may_commit)
+        self._tell, self._send, self._happen = tell, send, happen
+        self._state: MembershipState | None = None
+        self._wanted = ""
+        self._due, self._settled = asyncio.Event(), asyncio.Event()
+        self._open: dict[tuple[int, int, int], dict[int, Saved]] = {}
+        self._failing = False
+        self._parked: _Parked | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ---- called by the supervisor
+
+    async def find(self) -> tuple[str, ...]:
+        """Return the URLs of this job's checkpoints, newest first, then those it is to begin from. Waits while the storage is away.
+
+        Raises DamagedError or RefusedError where what the spec names is no checkpoint.
+        """
+        pause = TRY_AGAIN_S
+        while True:
+            try:
+                return await asyncio.to_thread(self._catalogue.find)
+            except (DamagedError, RefusedError):
+                raise  # asked for in the spec, and not there: that is the user's to mend
+            except CheckpointError as error:
+                # from step 0 it would end with the same bytes, but perhaps a week later: so it is waited for
+                self._tell_failure(None, f"checkpoints could not be looked for, and are tried again: {error}")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MOST_TRY_AGAIN_S)
+
+    def start(self) -> None:
+        """Begin to ask for checkpoints."""
+        if self._catalogue.there:
+            self._spawn(self._ask())
+
+    def attend(self, state: MembershipState) -> None:
+        """Take note of where the run is."""
+        self._state = state
+
+    def want(self, reason: str) -> None:
+        """Have a checkpoint made at the next step boundary."""
+        if not self._catalogue.there:
+            self._tell_failure(None, "this job has no place for checkpoints: set `checkpoint.url`")
+            return
+        self._wanted = reason
+        self._due.set()
+
+    def saved(self, saved: Saved) -> None:
+        """Take a share, or why there is none."""
+        if saved.parked:
+            self._take_parked(saved)
+        elif saved.error:
+            self._tell_failure(saved.step, f"{saved.trainer}: {saved.error}")
+        else:
+            self._take(saved)
+
+    def save(self, command: SaveState, state: MembershipState) -> None:
+        """Have parked members save the state; told again, begin again with the members that are left."""
+        self._state = state
+        if self._saving is not None:
+            self._saving.cancel()
+        self._saving = self._spawn(self._save_parked(command, state))
+
+    async def close(self) -> None:
+        """End what is under way; returns when nothing of it runs."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ---- while training goes on
+
+    async def _ask(self) -> None:
+        """Ask for a checkpoint whenever one is due, again and again until one is there."""
+        pause = ASK_AGAIN_S
+        while True:
+            if not self._wanted:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._policy.every_s):
+                        await self._due.wait()
+                self._wanted = self._wanted or f"every {self._policy.every_s:g} s"
+            self._due.clear()
+            self._settled.clear()
+            state = self._state
+            if state is not None and state.phase is Phase.RUNNING and state.members:
+                # to one of them: two who are told might pass it on in two rounds
+                self._send(state.members[0], Snapshot(incarnation=state.incarnation))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._settled.wait()
+            pause = min(2 * pause, MOST_ASK_AGAIN_S) if self._wanted else ASK_AGAIN_S
+
+    def _take(self, saved: Saved) -> None:
+        key = (saved.generation, saved.round, saved.of)
+        shares = self._open.setdefault(key, {})
+        shares[saved.share] = saved
+        while len(self._open) > MOST_OPEN:
+            self._open.pop(next(iter(self._open)))
+        if len(shares) == saved.of:
+            del self._open[key]
+            self._spawn(self._commit_running(tuple(shares.values())))
+
+    async def _commit_running(self, shares: tuple[Saved, ...]) -> None:
+        reason = self._wanted or f"every {self._policy.every_steps} steps"
+        if await self._commit(shares, reason):
+            self._wanted = ""
+            self._settled.set()
+
+    async def _commit(self, shares: tuple[Saved, ...], reason: str) -> bool:
+        """Make the checkpoint durable; tell of it, or why not."""
+        state = self._state
+        assert state is not None
+        try:
+            made = await asyncio.to_thread(
+                self._catalogue.commit, shares, state.fingerprint or (), state.num_steps, reason
+            )
+        except CheckpointError as error:
+            self._tell_failure(shares[0].step, str(error))
+            return False
+        self._failing = False
+        data: dict[str, JsonValue] = {
+            "step": made.step,
+            "url": made.url,
+            "bytes": made.bytes,
+            "seconds": round(max(0.0, time.time() - made.taken_at), 3),
+            "stall_s": round(max(s.stall_s for s in shares), 6),
+            "reason": reason,
+        }
+        if made.model:
+            data["model"] = made.model
+        self._tell(EventKind.CHECKPOINT, **data)
+        self._happen(Committed(made.url))
+        self._spawn(self._retain(made.url))
+        return True
+
+    async def _retain(self, committed: str) -> None:
+        try:
+            await asyncio.to_thread(self._catalogue.retain, committed)
+        except CheckpointError as error:
+            self._tell(EventKind.WARNING, message=f"old checkpoints could not be removed: {error}")
+
+    def _tell_failure(self, step: int | None, reason: str) -> None:
+        """Tell it, once until something has been saved again."""
+        if not self._failing:
+            self._failing = True
+            self._tell(EventKind.CHECKPOINT_FAILED, step=step, reason=reason)
+
+    # ---- while all are parked
+
+    async def _save_parked(self, command: SaveState, state: MembershipState) -> None:
+        """Save, as often as it takes; for the end of training no longer than FINAL_SAVE_S."""
+        if not self._catalogue.there:
+            self._happen(StateSaved())
+            return
+        until = None if command.pausing else time.monotonic() + FINAL_SAVE_S
+        reason, pause = "paused" if command.pausing else "the end of training", TRY_AGAIN_S
+        while True:
+            error = await self._save_once(command, state, reason)
+            if not error:
+                self._happen(StateSaved())
+                return
+            if until is not None and time.monotonic() > until:
+                self._happen(StateSaved(f"the final state could not be saved in {FINAL_SAVE_S:g} s: {error}"))
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, MOST_TRY_AGAIN_S)
+
+    async def _save_once(self, command: SaveState, state: MembershipState, reason: str) -> str:
+        """Return why it could not be saved; nothing when it is durable. A member that is lost meanwhile has this cancelled."""
+        parked = self._parked = _Parked(of=len(command.members))
+        for share, trainer in enumerate(command.members):
+            self._send(trainer, Save(incarnation=state.incarnation, share=share, of=parked.of))
+        while len(parked.shares) < parked.of and not parked.error:
+            parked.changed.clear()
+            await parked.changed.wait()
+        if parked.error:
+            self._tell_failure(None, parked.error)
+            return parked.error
+        if await self._commit(tuple(parked.shares.values()), reason):
+            return ""
+        return "its manifest could not be written"
+
+    def _take_parked(self, saved: Saved) -> None:
+        parked = self._parked
+        if parked is None or saved.of != parked.of:
+            return
+        if saved.error:
+            parked.error = f"{saved.trainer}: {saved.error}"
+        else:
+            parked.shares[saved.share] = saved
+        parked.changed.set()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name="checkpoints")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
