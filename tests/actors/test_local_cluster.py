@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
+from surefoot.events import FaultKind
 from surefoot.spec import JobSpec
-from surefoot_actors.cluster import TrainerGoneError, TrainerHandle, TrainerSetup
+from surefoot_actors.cluster import FaultRefusedError, TrainerGoneError, TrainerHandle, TrainerSetup
 from surefoot_actors.local_cluster import LocalCluster
 from surefoot_actors.protocol.messages import End, Flag, Hello, Over
 from surefoot_actors.pulse import Condition, PulseServer
@@ -97,6 +98,29 @@ async def test_kill_ends_a_stopped_process_and_may_be_doubled(cluster: LocalClus
     assert gone(pid)
     await trainer.kill()
     assert await cluster.find_trainers() == []
+
+
+async def test_faults_are_done_for_real(cluster: LocalCluster) -> None:
+    trainer = await cluster.start_trainer(setup())
+    pid = (await hello(trainer)).pid
+    with pytest.raises(FaultRefusedError, match="no node of its own"):
+        await trainer.inject(FaultKind.NODE)
+    await trainer.inject(FaultKind.FREEZE)
+    while psutil.Process(pid).status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    await trainer.inject(FaultKind.TRAINER)
+    with pytest.raises(TrainerGoneError, match="SIGKILL"):
+        await trainer.collect(100, 0, LIVENESS_S)
+
+
+async def test_a_process_told_to_terminate_gives_notice_and_goes_on(cluster: LocalCluster) -> None:
+    trainer = await cluster.start_trainer(setup())
+    said = await hello(trainer)
+    os.kill(said.pid, signal.SIGTERM)
+    [(_, notice)] = (await trainer.collect(1, 0, LIVENESS_S)).messages
+    assert isinstance(notice, Hello)
+    assert "terminate (SIGTERM)" in notice.node
+    assert (await hello(trainer, 9)).node == "over 9"
 
 
 async def test_an_exit_is_told_with_its_code(cluster: LocalCluster) -> None:

@@ -16,10 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from surefoot.events import FaultKind
 from surefoot.spec import JobSpec
-from surefoot_actors.cluster import TrainerSetup
+from surefoot_actors.cluster import FaultRefusedError, TrainerSetup
 from surefoot_actors.pulse import SILENT_AFTER_S, STALL_AFTER_S, STOPPED_AFTER_S, Beat, Condition, PulseServer, Watch
 from surefoot_actors.pulse_trainer import start_helper
+
+from ..kernel import memory_limit
 
 SPEC = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
 LIVENESS_S = 20.0
@@ -125,11 +128,17 @@ TRAINER = textwrap.dedent("""
     from surefoot_actors.cluster import TrainerSetup
     from surefoot_actors.pulse_trainer import Helper, mark
     port, secret, name = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    if sys.argv[4]:
+        with open(sys.argv[4], "w") as group:
+            group.write(str(os.getpid()))
     spec = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
     helper = Helper(TrainerSetup(attempt="a1", trainer=name, spec=spec, pulse=("127.0.0.1", port), pulse_secret=secret))
     helper.start()
     mark(17, 3)
     for line in sys.stdin:
+        if line.startswith("hog"):
+            hog = bytearray(500_000_000)
+            hog[::4096] = bytes(len(hog[::4096]))
         host, port, secret = line.split()
         helper.tell((host, int(port)), secret)
 """)
@@ -140,11 +149,13 @@ class Conditions:
 
     def __init__(self, server: PulseServer) -> None:
         self.told: list[tuple[str, Condition]] = []
+        self.details: list[str] = []
         self._changed = asyncio.Condition()
         server.on_change = self._take
 
     def _take(self, trainer: str, condition: Condition, detail: str) -> None:
         self.told.append((trainer, condition))
+        self.details.append(detail)
         asyncio.ensure_future(self._notify())  # noqa: RUF006 (ends at once)
 
     async def _notify(self) -> None:
@@ -165,8 +176,10 @@ async def server() -> AsyncIterator[PulseServer]:
 
 
 @contextmanager
-def process(server: PulseServer, name: str = "t1", secret: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    arguments = [str(server.address[1]), secret or server.secret, name]
+def process(
+    server: PulseServer, name: str = "t1", secret: str | None = None, group: str = ""
+) -> Iterator[subprocess.Popen[bytes]]:
+    arguments = [str(server.address[1]), secret or server.secret, name, group]
     started = subprocess.Popen([sys.executable, "-c", TRAINER, *arguments], stdin=subprocess.PIPE)
     try:
         yield started
@@ -175,6 +188,12 @@ def process(server: PulseServer, name: str = "t1", secret: str | None = None) ->
         started.wait()
         assert started.stdin is not None
         started.stdin.close()
+
+
+async def tell(trainer: subprocess.Popen[bytes], line: str) -> None:
+    assert trainer.stdin is not None
+    trainer.stdin.write(f"{line}\n".encode())
+    trainer.stdin.flush()
 
 
 def helper_of(pid: int) -> int:
@@ -262,9 +281,7 @@ async def test_a_helper_finds_its_server_again_and_another_when_told(server: Pul
     with process(server) as trainer:
         await told.wait("t1", Condition.RUNNING)
         await server.close()
-        assert trainer.stdin is not None
-        trainer.stdin.write(f"127.0.0.1 {second.address[1]} {second.secret}\n".encode())
-        trainer.stdin.flush()
+        await tell(trainer, f"127.0.0.1 {second.address[1]} {second.secret}")
         await told_second.wait("t1", Condition.RUNNING)
         assert await second.fence("t1")
     await second.close()
@@ -275,6 +292,61 @@ async def test_the_marked_sub_task_is_told(server: PulseServer) -> None:
     with process(server):
         await told.wait("t1", Condition.RUNNING)
         await until(lambda: (b := server.last("t1")) is not None and (b.round, b.sub_task) == (17, 3))
+
+
+async def test_the_end_is_told_with_what_it_computed(server: PulseServer) -> None:
+    told = Conditions(server)
+    with process(server) as trainer:
+        await told.wait("t1", Condition.RUNNING)
+        await until(lambda: (b := server.last("t1")) is not None and b.sub_task == 3)
+        trainer.kill()
+        await told.wait("t1", Condition.GONE)
+    last = server.last("t1")
+    assert last is not None
+    assert (last.state, last.round, last.sub_task) == ("X", 17, 3)
+    assert told.details[-1] == "its process died, in sub-task 3 of round 17"
+
+
+async def test_a_kill_for_memory_is_named(server: PulseServer) -> None:
+    told = Conditions(server)
+    with memory_limit(300_000_000) as group, process(server, group=str(group)) as trainer:
+        await told.wait("t1", Condition.RUNNING)
+        await tell(trainer, "hog")
+        await told.wait("t1", Condition.GONE)
+        assert await asyncio.to_thread(trainer.wait, LIVENESS_S) == -signal.SIGKILL
+    assert told.details[-1].startswith("out of memory: the kernel's OOM killer")
+
+
+async def test_a_fence_is_told_to_whoever_comes_back(server: PulseServer) -> None:
+    """As a trainer does after a partition: nobody could be told when it was fenced."""
+    told = Conditions(server)
+    second = PulseServer("a1")
+    await second.start()
+    with process(server) as trainer, process(server, "t2") as other:
+        await told.wait("t1", Condition.RUNNING)
+        assert not await second.fence("t1")
+        for each in (trainer, other):
+            await tell(each, f"127.0.0.1 {second.address[1]} {second.secret}")
+        assert await asyncio.to_thread(trainer.wait, LIVENESS_S) == -signal.SIGKILL
+        await until(lambda: second.condition("t1") is Condition.GONE)
+        await until(lambda: second.condition("t2") is Condition.RUNNING)
+        assert await second.fence("t1")
+    await second.close()
+
+
+async def test_faults_are_done_for_real(server: PulseServer) -> None:
+    told = Conditions(server)
+    with process(server) as trainer:
+        await told.wait("t1", Condition.RUNNING)
+        with pytest.raises(FaultRefusedError, match="under no raylet"):
+            await server.inject("t1", FaultKind.NODE)
+        await server.inject("t1", FaultKind.FREEZE)
+        await told.wait("t1", Condition.STOPPED)
+        await server.inject("t1", FaultKind.TRAINER)
+        assert await asyncio.to_thread(trainer.wait, LIVENESS_S) == -signal.SIGKILL
+        await told.wait("t1", Condition.GONE)
+    with pytest.raises(FaultRefusedError, match="no helper"):
+        await server.inject("t2", FaultKind.TRAINER)
 
 
 async def test_strangers_are_not_believed(server: PulseServer) -> None:
