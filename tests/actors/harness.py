@@ -32,8 +32,8 @@ class Story:
     events: list[Event]
     num_calls: int
     fired: list[str] = field(default_factory=list)
-    # by (step, first sample): the processes that computed this sub-task, in order
-    computed: dict[tuple[int, int], list[str]] = field(default_factory=dict)
+    # by (step, samples): the processes that computed this sub-task, in order
+    computed: dict[tuple[int, str], list[str]] = field(default_factory=dict)
 
     @property
     def ledger(self) -> list[bytes]:
@@ -54,7 +54,7 @@ class Story:
         return sum(len(pids) - 1 for pids in self.computed.values())
 
     @property
-    def again_by_survivors(self) -> list[tuple[int, int]]:
+    def again_by_survivors(self) -> list[tuple[int, str]]:
         """Sub-tasks that more than one trainer computed of those on which no fault fired."""
         lost = {line.rpartition("pid=")[2] for line in self.fired}
         return [key for key, pids in self.computed.items() if sum(pid not in lost for pid in pids) > 1]
@@ -166,11 +166,11 @@ def _tale(uplink: MemoryUplink) -> str:
     return "\n".join(f"{e.kind} {e.data}" for e in uplink.events)
 
 
-def _computed(path: Path) -> dict[tuple[int, int], list[str]]:
-    computed: dict[tuple[int, int], list[str]] = defaultdict(list)
+def _computed(path: Path) -> dict[tuple[int, str], list[str]]:
+    computed: dict[tuple[int, str], list[str]] = defaultdict(list)
     for line in path.read_text().splitlines() if path.exists() else ():
-        step, first, pid = line.split()
-        computed[int(step), int(first)].append(pid)
+        step, samples, pid = line.split()
+        computed[int(step), samples].append(pid)
     return computed
 
 

@@ -145,7 +145,9 @@ def _refuse(state: MembershipState, reason: str) -> Outcome:
 def found(state: MembershipState) -> Outcome:
     """Make the first generation: one member's state is the run's, the others join it."""
     begins_anew = state.restorer is None
-    order = state.ready if begins_anew else (*_present(state), *less(state.ready, _present(state)))
+    # not in the order of their readiness, which is chance
+    ready = tuple(sorted(state.ready, key=lambda t: int(t[1:])))
+    order = ready if begins_anew else (*_present(state), *less(ready, _present(state)))
     chosen = order[: state.target]
     if len(chosen) < state.min_trainers or not (begins_anew or _present(state)):
         # whoever has read the checkpoint keeps it, and is told again

@@ -1,6 +1,6 @@
 """A train function that has all that could go wrong with bits: BatchNorm, Dropout, numpy noise, a scheduler, clipping, two rounds.
 
-Each sub-task computed appends a line "step first_sample pid" to the file in config["computed"], if there is one.
+Each sub-task computed appends a line "step samples pid" to the file in config["computed"], if there is one.
 """
 
 import os
@@ -28,7 +28,8 @@ def note(run, step, index):
     path = run.config.get("computed")
     if path:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.write(handle, f"{step.number} {int(index[0])} {os.getpid()}\n".encode())
+        samples = ",".join(str(int(i)) for i in index)
+        os.write(handle, f"{step.number} {samples} {os.getpid()}\n".encode())
         os.close(handle)
 
 
