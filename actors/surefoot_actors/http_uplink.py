@@ -84,7 +84,7 @@ class HttpUplink:
     def rows_below(self) -> int:
         return self._outbox.rows_below
 
-    def event(self, kind: EventKind, **data: JsonValue) -> None:
+    def event(self, kind: EventKind, /, **data: JsonValue) -> None:
         self._kept.add(self._outbox.event(kind, data, datetime.now(UTC)))
         self._note_work()
         if kind in _URGENT:

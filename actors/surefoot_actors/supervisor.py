@@ -402,7 +402,10 @@ class Supervisor:
         """Record the outcome durably before anyone is told to end (R8), and let no row be lost."""
         await asyncio.to_thread(self._journal.finish, state)
         self._finishing.set_result(None)
-        if state is JobState.SUCCEEDED and not await self._rows.complete(FLUSH_S):
+        if state is JobState.PAUSED:
+            self._rows.expect(self._keeper.newest_step)
+        complete = state in (JobState.SUCCEEDED, JobState.PAUSED)
+        if complete and not await self._rows.complete(FLUSH_S):
             self._uplink.event(
                 EventKind.WARNING, message="the last ledger rows were lost with the trainers that held them"
             )

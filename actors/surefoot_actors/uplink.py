@@ -30,7 +30,7 @@ class Uplink(Protocol):
     def rows_below(self) -> int:
         """Every ledger row of a step below this is stored."""
 
-    def event(self, kind: EventKind, **data: JsonValue) -> None:
+    def event(self, kind: EventKind, /, **data: JsonValue) -> None:
         """Tell that something happened. Returns at once; sent in order, kept until stored."""
 
     def rows(self, rows: Iterable[LedgerRow]) -> None:
@@ -112,7 +112,7 @@ class MemoryUplink:
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._changed = asyncio.Event()
 
-    def event(self, kind: EventKind, **data: JsonValue) -> None:
+    def event(self, kind: EventKind, /, **data: JsonValue) -> None:
         n = len(self.events) + 1
         self.events.append(Event(source=self._source, n=n, at=datetime.now(UTC), kind=kind, data=data))
         self._changed.set()

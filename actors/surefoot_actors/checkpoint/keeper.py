@@ -62,6 +62,8 @@ class CheckpointKeeper:
         self._catalogue = Catalogue(spec, url, may_commit)
         self._tell, self._send, self._happen = tell, send, happen
         self._state: MembershipState | None = None
+        # that training would go on with, after the newest checkpoint of this attempt; None: there is none
+        self.newest_step: int | None = None
         self._wanted = ""
         self._due, self._settled = asyncio.Event(), asyncio.Event()
         self._open: dict[tuple[int, int, int], dict[int, Saved]] = {}
@@ -179,6 +181,7 @@ class CheckpointKeeper:
             self._tell_failure(shares[0].step, str(error))
             return False
         self._failing = False
+        self.newest_step = max(made.step, self.newest_step or 0)
         data: dict[str, JsonValue] = {
             "step": made.step,
             "url": made.url,
