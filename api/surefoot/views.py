@@ -14,13 +14,16 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from surefoot.events import Command, Event, LedgerRow
+from surefoot.events import Command, Event, FaultKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
 
 __all__ = [
+    "CheckpointList",
+    "CheckpointView",
     "Claimed",
     "CommandPage",
     "EventPage",
+    "FaultRequest",
     "Health",
     "InvalidField",
     "JobList",
@@ -114,6 +117,36 @@ class ResizeRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trainers: Annotated[int, Field(ge=1, le=4096)]
+
+
+class FaultRequest(BaseModel):
+    """What is to be done to a job, for real."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: FaultKind
+
+
+class CheckpointView(View):
+    """A checkpoint that was told to be durable. It may have been removed since: a job keeps the newest few."""
+
+    url: str
+    # the step that training goes on with
+    step: int | None = None
+    at: datetime
+    bytes: int | None = None
+    # from the snapshot until it was durable
+    seconds: float | None = None
+    # the longest that a trainer's training thread was held for it
+    stall_s: float | None = None
+    # why it was made
+    reason: str = ""
+
+
+class CheckpointList(View):
+    """Checkpoints of a job, newest first."""
+
+    checkpoints: tuple[CheckpointView, ...] = ()
 
 
 class Claimed(View):

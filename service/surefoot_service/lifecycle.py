@@ -1,10 +1,10 @@
 """A job's life: one transition table, one function that applies it. Pure.
 
     queued ──▶ starting ──▶ running ⇄ recovering ──▶ succeeded | failed | cancelled
-      ▲           │           └── pausing ──▶ paused ──▶ queued
-      └───────────┴── a whole attempt is lost
+      ▲ └──────────────────────── pausing ──▶ paused ──▶ queued
+      └── from everywhere on the cluster, when a whole attempt is lost
 
-A job may end as failed or cancelled from anywhere before the end; it succeeds only after it ran.
+A job may end as failed or cancelled from anywhere before the end; it succeeds only after it ran. A queued one is paused at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["TRANSITIONS", "Life", "Move", "TransitionError", "move"]
 _UNFINISHED_ENDS = frozenset({JobState.FAILED, JobState.CANCELLED})
 
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
-    JobState.QUEUED: _UNFINISHED_ENDS | {JobState.STARTING},
+    JobState.QUEUED: _UNFINISHED_ENDS | {JobState.STARTING, JobState.PAUSED},
     JobState.STARTING: _UNFINISHED_ENDS | {JobState.QUEUED, JobState.RUNNING, JobState.PAUSING},
     JobState.RUNNING: _UNFINISHED_ENDS | {JobState.QUEUED, JobState.RECOVERING, JobState.PAUSING, JobState.SUCCEEDED},
     JobState.RECOVERING: _UNFINISHED_ENDS | {JobState.QUEUED, JobState.RUNNING, JobState.PAUSING, JobState.SUCCEEDED},

@@ -13,6 +13,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from surefoot.views import InvalidField, Problem
+from surefoot_service.store.database import StoreAwayError
 
 __all__ = [
     "PROBLEM_TYPE",
@@ -26,6 +27,9 @@ __all__ = [
 ]
 
 PROBLEM_TYPE = "application/problem+json"
+
+# when to ask again while the database is away
+_RETRY_AFTER_S = 2
 
 log = structlog.get_logger()
 
@@ -62,7 +66,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     content = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {
         status: {"description": HTTPStatus(status).phrase, "content": content}
-        for status in sorted({*statuses, 400, 422, 500})
+        for status in sorted({*statuses, 400, 422, 500, 503})
     }
 
 
@@ -72,6 +76,14 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ProblemError)
     async def _problem(_request: Request, error: ProblemError) -> Response:
         return problem_response(error.problem, error.headers)
+
+    @app.exception_handler(StoreAwayError)
+    async def _away(request: Request, error: StoreAwayError) -> Response:
+        log.warning("store_away", method=request.method, path=request.url.path, error=str(error))
+        problem = Problem(
+            title=HTTPStatus(503).phrase, status=503, detail=f"{error}; the same request later may be done"
+        )
+        return problem_response(problem, {"Retry-After": str(_RETRY_AFTER_S)})
 
     @app.exception_handler(HTTPException)
     async def _http(_request: Request, error: HTTPException) -> Response:

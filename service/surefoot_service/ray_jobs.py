@@ -90,6 +90,16 @@ class RayJobs:
         found = answer.json()["data"]["result"]["result"]
         return tuple(_node(n["resources_total"]) for n in found if n["state"] == "ALIVE")
 
+    async def supervisor_deaths(self) -> dict[str, str]:
+        """Return, by attempt, why supervisors are dead that Ray will not restart."""
+        filters = {"class_name": "SupervisorActor", "state": "DEAD"}
+        params = [("limit", "10000"), ("detail", "true")]
+        for key, value in filters.items():
+            params += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
+        answer = await self._call("GET", "/api/v0/actors", params=params)
+        found = answer.json()["data"]["result"]["result"]
+        return {str(a["name"]).rpartition("/")[0]: _death(a.get("death_cause")) for a in found if a.get("name")}
+
     async def ensure_package(self, name: str, path: Path) -> None:
         """Put the file into Ray's object store as `name`, unless it is there; either way Ray keeps it for ten minutes."""
         url = f"/api/packages/gcs/{name}"
@@ -163,6 +173,13 @@ def _first_line(message: object) -> str:
     """Ray's message without the log that it appends, which `log_tail` gives whole."""
     lines = str(message or "").partition(", last available logs")[0].splitlines()
     return lines[0] if lines else ""
+
+
+def _death(cause: object) -> str:
+    """Ray's word for a death: {"actor_died_error_context": {"error_message": ...}}, or the like."""
+    contexts = cause.values() if isinstance(cause, dict) else ()
+    messages = [str(c["error_message"]) for c in contexts if isinstance(c, dict) and c.get("error_message")]
+    return _first_line(messages[0]).partition(" Some common causes")[0] if messages else "Ray does not say why"
 
 
 def _node(resources: Mapping[str, float]) -> Node:

@@ -7,7 +7,7 @@ looks again by itself only while there is something on the cluster that does not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
@@ -22,6 +22,7 @@ from surefoot_service.ray_jobs import RayError, RayJob, RayRefusedError, RayStat
 from surefoot_service.scheduler import Capacity, Decision, NodeSize, decide
 from surefoot_service.store import attempts, jobs
 from surefoot_service.store import reconcile as store
+from surefoot_service.store.database import StoreAwayError
 from surefoot_service.store.reconcile import Overview, Watched
 
 __all__ = ["Reconciler", "reconciling"]
@@ -52,8 +53,11 @@ class Reconciler:
     def __init__(self, service: Service, launch: Launch, patience: Patience | None = None) -> None:
         self._service, self._launch = service, launch
         self._patience = patience or Patience(cancel=timedelta(seconds=service.settings.cancel_grace_s))
-        self._started_at = service.now()
+        # when what supervisors say last began to reach the store, and Ray this loop: silence before it proves nothing
+        self._able_since = service.now()
         self._session = ""
+        # why supervisors are dead, by attempt, as Ray said in this pass
+        self._deaths: Mapping[str, str] = {}
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
@@ -64,10 +68,16 @@ class Reconciler:
     async def _pass(self) -> float | None:
         """Do once what there is to do. Return in how many seconds to look again; None: when woken."""
         try:
-            overview = await self._service.database.read(store.look)
+            overview = await self._service.database.read(store.look, self._service.now())
+            wait = None if overview.next_retry is None else overview.next_retry.total_seconds()
             if not overview.queue and not overview.watched:
-                return None
-            return await self._mend(overview)
+                return wait
+            again = await self._mend(overview)
+            return again if wait is None else min(wait, again)
+        except StoreAwayError as error:
+            self._able_since = self._service.now()
+            log.warning("store_away", error=str(error))
+            return _UNREACHABLE_S
         except Exception:
             # The boundary of the loop: whatever it is, the next pass starts from the store again.
             log.exception("reconciling_failed")
@@ -76,14 +86,22 @@ class Reconciler:
     async def _mend(self, overview: Overview) -> float:
         try:
             self._session = await self._launch.ray.session_name()
+            self._deaths = await self._supervisor_deaths(overview)
             started = await self._schedule(overview)
         except RayError as error:
+            # Not a lost attempt: jobs go on without us, and what is gone will be seen when the cluster answers.
             self._service.cluster.reachable = False
+            self._able_since = self._service.now()
             await self._explain((c.job for c in overview.queue), str(error))
             return _UNREACHABLE_S
         self._service.cluster.reachable = True
         again = await asyncio.gather(*(self._oversee_alone(w) for w in overview.watched))
         return 0.0 if started else min((_WATCH_S, *again))
+
+    async def _supervisor_deaths(self, overview: Overview) -> Mapping[str, str]:
+        if not any(w.attempt.claimed_at is not None and w.attempt.session == self._session for w in overview.watched):
+            return {}
+        return await self._launch.ray.supervisor_deaths()
 
     # ---- the queue
 
@@ -130,7 +148,7 @@ class Reconciler:
         """Oversee one attempt; what the cluster refuses for it does not hold up the others."""
         try:
             return await self._oversee(watched)
-        except RayError as error:
+        except (RayError, StoreAwayError) as error:
             log.warning("overseeing_failed", attempt=watched.attempt.id, error=str(error))
             return _UNREACHABLE_S
 
@@ -161,7 +179,7 @@ class Reconciler:
 
     @staticmethod
     def _ending(watched: Watched) -> bool:
-        return JobState(watched.job.state).ended or watched.job.cancel_at is not None
+        return not store.is_on_cluster(watched.job) or watched.job.cancel_at is not None
 
     def _facts(self, watched: Watched, launcher: RayJob | None) -> Facts:
         attempt, job = watched.attempt, watched.job
@@ -176,13 +194,14 @@ class Reconciler:
             heard_at=self._heard_at(attempt.id, attempt.spoke_at),
             same_session=attempt.session == self._session,
             launcher=launcher,
+            supervisor_death=self._deaths.get(attempt.id, ""),
         )
 
     def _heard_at(self, attempt: str, spoke_at: datetime | None) -> datetime | None:
-        """When the supervisor was last heard; while the service itself was away, nobody could be."""
+        """When the supervisor was last heard; while the service, its store or the cluster was away, nobody could be."""
         if spoke_at is None:
             return None
-        return self._service.cluster.heard.get(attempt) or max(spoke_at, self._started_at)
+        return max(self._service.cluster.heard.get(attempt, spoke_at), self._able_since)
 
     async def _submit(self, watched: Watched) -> None:
         try:
@@ -197,7 +216,8 @@ class Reconciler:
     async def _condemn(self, watched: Watched, verdict: JobState | None, reason: str) -> None:
         """Fence the attempt; the next pass cleans it off the cluster."""
         same_cluster = watched.attempt.session == self._session
-        tail = await self._launch.log_tail(watched) if verdict is JobState.FAILED and same_cluster else ""
+        tells = verdict in (JobState.FAILED, JobState.QUEUED) and watched.attempt.submitted_at is not None
+        tail = await self._launch.log_tail(watched) if tells and same_cluster else ""
         done = await self._service.database.write(
             store.condemn, watched.attempt.id, verdict, reason=reason, launcher_log=tail, now=self._service.now()
         )
@@ -229,7 +249,7 @@ class Reconciler:
         return f"its clean-up failed, so actors may be left on the cluster: {clean_up.message}"
 
     async def _settle(self, watched: Watched, note: str) -> None:
-        """Nothing of the attempt is left: end its job, if it has not, and have Ray forget it."""
+        """Nothing of the attempt is left: its job ends, or is tried again, and Ray is to forget it."""
         job = await self._service.database.write(store.settle, watched.attempt.id, note=note, now=self._service.now())
         self._service.cluster.heard.pop(watched.attempt.id, None)
         log.info("attempt_settled", attempt=watched.attempt.id, job=job)

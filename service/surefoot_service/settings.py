@@ -39,6 +39,8 @@ class Settings(BaseSettings):
     max_package_entries: Annotated[int, Field(ge=1)] = 20_000
     # any other request's body
     max_body_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
+    # where jobs that name no place have their checkpoints: a folder that every node sees, or an fsspec URL; None: in the data folder
+    checkpoints: str | None = None
     # how long a cancelled job's supervisor has to confirm before the job is cleaned up without it
     cancel_grace_s: Annotated[float, Field(gt=0)] = 30.0
 
@@ -53,6 +55,10 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError(f'{value!r} must be a URL that starts with "http://" or "https://"')
         return value.rstrip("/") if value else value
+
+    @property
+    def checkpoint_place(self) -> str:
+        return (self.checkpoints or str(self.data / "checkpoints")).rstrip("/")
 
     @property
     def database(self) -> str:

@@ -12,6 +12,7 @@ from surefoot.views import JobView, NumberedEvent
 from surefoot_service.bells import news_of
 from surefoot_service.context import Service
 from surefoot_service.store import events, jobs
+from surefoot_service.store.database import StoreAwayError
 
 __all__ = ["Cursor", "follow"]
 
@@ -60,7 +61,10 @@ async def follow(service: Service, job: str, cursor: Cursor) -> AsyncIterator[by
     seen: tuple[object, ...] | None = None
     with service.bells.listen(news_of(job)) as news:
         while True:
-            found = await service.database.read(_read, job, cursor)
+            try:
+                found = await service.database.read(_read, job, cursor)
+            except StoreAwayError:
+                return  # whoever follows comes back with the cursor
             for message in _messages(found, cursor):
                 yield message
             cursor = found.reached(cursor)

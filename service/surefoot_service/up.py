@@ -23,7 +23,7 @@ from surefoot_service.app import create_app
 from surefoot_service.bells import news_of
 from surefoot_service.context import Service
 from surefoot_service.data_folder import announced, locked
-from surefoot_service.ray_head import HeadError, RayHead, clear_leftovers
+from surefoot_service.ray_head import RayHead, clear_leftovers
 from surefoot_service.reconciler import reconciling
 from surefoot_service.settings import Settings
 from surefoot_service.store import reconcile
@@ -49,15 +49,16 @@ def up(
     """Serve until Ctrl-C or SIGTERM, then stop all that was started here; a second Ctrl-C does so at once.
 
     Jobs on a head of its own are cancelled with it; those on a cluster named by `ray_address` go on without the service.
-    Raises UserError for a folder or port in use, HeadError when the head dies.
+    A head of its own that dies gets a successor, on which its jobs go on. Raises UserError for a folder or port in use, HeadError
+    when a head does not start.
     """
     settings = _settings({"data": data, "host": host, "port": port, "ray_address": ray_address})
     logs.configure()
     with locked(settings.data), _listening(settings) as (listener, bound):
         if clear_leftovers(bound.data):
             console.print("An earlier `surefoot up` was killed; what its Ray head had left is removed.")
-        head = RayHead(bound.data, cpus=cpus) if bound.ray_address is None else None
-        asyncio.run(_serve(bound, listener, head))
+        heads = _Heads(bound.data, cpus) if bound.ray_address is None else None
+        asyncio.run(_serve(bound, listener, heads))
     console.print("Stopped.")
 
 
@@ -103,11 +104,25 @@ class _Server(uvicorn.Server):
         self.accepting.set()
 
 
-async def _serve(settings: Settings, listener: socket.socket, head: RayHead | None) -> None:
-    """Serve until told to stop, or until the server or the head ends by itself; nothing is left of either."""
+class _Heads:
+    """The Ray head of this `up`, and its successors: one at a time."""
+
+    def __init__(self, data: Path, cpus: int | None) -> None:
+        self._data, self._cpus = data, cpus
+        # made at once, so that what a killed `up` leaves is on record before anything is started
+        self.now = RayHead(data, cpus=cpus)
+
+    async def succeed(self) -> None:
+        """Remove what a dead head has left, and put another in its place."""
+        await self.now.stop()
+        self.now = RayHead(self._data, cpus=self._cpus)
+
+
+async def _serve(settings: Settings, listener: socket.socket, heads: _Heads | None) -> None:
+    """Serve until told to stop, or until the server ends or a head does not start; nothing is left of either."""
     app = create_app(settings)
     server, told = _Server(app), asyncio.Event()
-    with _signals(told, head):
+    with _signals(told, heads):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await _first_of(serving, server.accepting.wait())
@@ -115,21 +130,37 @@ async def _serve(settings: Settings, listener: socket.socket, head: RayHead | No
                 raise SurefootError("the service could not start; the lines above say why")
             with announced(settings.data, settings.url):
                 _greet(settings)
-                if head is None:
+                if heads is None:
                     await _first_of(serving, told.wait())
                 else:
-                    await _with_head(app.state.service, head, serving, told)
+                    await _with_heads(app.state.service, heads, serving, told)
         finally:
             if isinstance(service := getattr(app.state, "service", None), Service):
                 service.bells.close()
             server.should_exit = True
             await asyncio.gather(serving, return_exceptions=True)
-            if head is not None:
-                await head.stop()
+            if heads is not None:
+                await heads.now.stop()
 
 
-async def _with_head(service: Service, head: RayHead, serving: asyncio.Task[None], told: asyncio.Event) -> None:
-    """Run jobs on the head until told to stop. Raises HeadError when it dies."""
+async def _with_heads(service: Service, heads: _Heads, serving: asyncio.Task[None], told: asyncio.Event) -> None:
+    """Run jobs on a head, and on the next when that one dies, until told to stop. Raises HeadError when one does not start."""
+    while await _until_ready(heads.now, serving, told):
+        console.print("The local Ray head is ready.")
+        head = heads.now
+        async with reconciling(service, head.address, head.token, sys.executable):
+            await _first_of(serving, told.wait(), head.ended())
+        if told.is_set() or serving.done():
+            await _end_jobs(service, JobState.CANCELLED, "`surefoot up`, on whose Ray head it ran, was stopped")
+            return
+        console.print(
+            "The local Ray head died; another is starting, on which its jobs go on from their newest checkpoints."
+        )
+        await heads.succeed()
+
+
+async def _until_ready(head: RayHead, serving: asyncio.Task[None], told: asyncio.Event) -> bool:
+    """Start the head; return whether it is ready, rather than that all is to stop."""
     await head.start()
     ready = asyncio.create_task(head.ready())
     try:
@@ -139,16 +170,9 @@ async def _with_head(service: Service, head: RayHead, serving: asyncio.Task[None
             ready.cancel()
             await asyncio.gather(ready, return_exceptions=True)
     if ready.cancelled():
-        return
+        return False
     ready.result()
-    console.print("The local Ray head is ready.")
-    async with reconciling(service, head.address, head.token, sys.executable):
-        await _first_of(serving, told.wait(), head.ended())
-    if told.is_set() or serving.done():
-        await _end_jobs(service, JobState.CANCELLED, "`surefoot up`, on whose Ray head it ran, was stopped")
-    else:
-        await _end_jobs(service, JobState.FAILED, "the local Ray head died")
-        raise HeadError("the local Ray head died, and the jobs on it with it; `surefoot up` starts another")
+    return True
 
 
 async def _end_jobs(service: Service, state: JobState, reason: str) -> None:
@@ -181,13 +205,13 @@ def _greet(settings: Settings) -> None:
 
 
 @contextmanager
-def _signals(told: asyncio.Event, head: RayHead | None) -> Iterator[None]:
+def _signals(told: asyncio.Event, heads: _Heads | None) -> Iterator[None]:
     """Tell of the first signal; at the second, end everything at once."""
 
     def on_signal() -> None:
         if told.is_set():
-            if head is not None:
-                head.kill()
+            if heads is not None:
+                heads.now.kill()
             os._exit(130)
         console.print("Stopping; once more stops at once.")
         told.set()

@@ -15,6 +15,7 @@ from surefoot_service.app import create_app
 from surefoot_service.context import Service
 from surefoot_service.settings import Settings
 
+from .fake_ray import FakeRay
 from .helpers import TRAIN, ZIP, Attempt, make_zip, start_attempt
 
 
@@ -63,6 +64,12 @@ async def client(app: FastAPI, settings: Settings) -> AsyncIterator[httpx.AsyncC
 
 
 @pytest.fixture
+def fake() -> FakeRay:
+    """A Ray cluster in memory."""
+    return FakeRay()
+
+
+@pytest.fixture
 async def package(client: httpx.AsyncClient) -> str:
     answer = await client.post("/v1/packages", content=make_zip({"train.py": TRAIN}), headers=ZIP)
     assert answer.status_code == 201, answer.text
@@ -70,8 +77,15 @@ async def package(client: httpx.AsyncClient) -> str:
 
 
 @pytest.fixture
-def spec(package: str) -> dict[str, Any]:
-    return {"entrypoint": "train:train", "package": package, "batch_size": 64, "sub_tasks": 8, "trainers": 2}
+def spec_more() -> dict[str, Any]:
+    """What a test's spec has beside; tests parametrize it."""
+    return {}
+
+
+@pytest.fixture
+def spec(package: str, spec_more: dict[str, Any]) -> dict[str, Any]:
+    spec = {"entrypoint": "train:train", "package": package, "batch_size": 64, "sub_tasks": 8, "trainers": 2}
+    return spec | spec_more
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ class FakeRay:
     stopped: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     posts: int = 0
+    # names of attempts whose supervisor is dead for good, and why
+    dead: dict[str, str] = field(default_factory=dict)
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def submitted(self, name: str) -> Submission:
@@ -66,6 +68,17 @@ class FakeRay:
         async def list_nodes() -> dict[str, Any]:
             rows = [{"state": "ALIVE", "resources_total": n} for n in self.nodes]
             rows.append({"state": "DEAD", "resources_total": {}})
+            return {"result": True, "msg": "", "data": {"result": {"total": len(rows), "result": rows}}}
+
+        @app.get("/api/v0/actors")
+        async def list_actors(request: Request) -> dict[str, Any]:
+            asked = request.query_params
+            assert asked.getlist("filter_keys") == ["class_name", "state"]
+            assert asked.getlist("filter_values") == ["SupervisorActor", "DEAD"]
+            rows = [
+                {"name": f"{a}/supervisor", "death_cause": {"actor_died_error_context": {"error_message": why}}}
+                for a, why in self.dead.items()
+            ]
             return {"result": True, "msg": "", "data": {"result": {"total": len(rows), "result": rows}}}
 
         @app.get("/api/packages/gcs/{name}")

@@ -230,7 +230,7 @@ async def test_a_waiting_poll_wakes_at_once(client: httpx.AsyncClient, service: 
     assert not poll.done()
     await client.post(f"/v1/jobs/{attempt.job}/resize", json={"trainers": 3})
     answer = await asyncio.wait_for(poll, LIMIT_S)
-    assert answer.json() == {"commands": [{"n": 1, "kind": "resize", "trainers": 3}]}
+    assert answer.json() == {"commands": [{"n": 1, "kind": "resize", "trainers": 3, "fault": None}]}
 
 
 async def test_a_poll_ends_empty_at_its_bound(attempt: Attempt) -> None:

@@ -94,7 +94,7 @@ async def test_resize_within_the_bounds(client: httpx.AsyncClient, attempt: Atte
     assert outside.json()["errors"] == [
         {"field": "body.trainers", "message": "9 is not between min_trainers 1 and max_trainers 8"}
     ]
-    assert (await attempt.commands()).json() == {"commands": [{"n": 1, "kind": "resize", "trainers": 4}]}
+    assert (await attempt.commands()).json() == {"commands": [{"n": 1, "kind": "resize", "trainers": 4, "fault": None}]}
 
 
 async def test_a_cancelled_job_cannot_be_resized(client: httpx.AsyncClient, job: str) -> None:

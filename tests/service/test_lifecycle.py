@@ -20,7 +20,11 @@ ALLOWED = {
     ("recovering", "running"),
     ("running", "succeeded"),
     ("recovering", "succeeded"),
-    *product(("queued", "starting", "running", "recovering"), ("failed", "cancelled")),
+    *product(("starting", "running", "recovering", "pausing", "paused"), ("queued",)),
+    *product(("starting", "running", "recovering"), ("pausing",)),
+    *product(("queued", "pausing"), ("paused",)),
+    ("pausing", "succeeded"),
+    *product(("queued", "starting", "running", "recovering", "pausing", "paused"), ("failed", "cancelled")),
 }
 
 

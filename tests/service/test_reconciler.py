@@ -24,11 +24,6 @@ from .fake_ray import TOKEN, FakeRay
 from .helpers import Attempt, make_event, make_row, until
 
 
-@pytest.fixture
-def fake() -> FakeRay:
-    return FakeRay()
-
-
 @asynccontextmanager
 async def running(service: Service, fake: FakeRay, patience: Patience | None = None) -> AsyncIterator[None]:
     headers = {"Authorization": f"Bearer {TOKEN}"}
@@ -50,9 +45,9 @@ async def reconciler(service: Service, fake: FakeRay) -> AsyncIterator[None]:
         yield
 
 
-async def launched(fake: FakeRay, anonymous: httpx.AsyncClient, job: str) -> Attempt:
-    """Wait for the job's launcher; return what it knows from its environment."""
-    env = (await fake.submitted(f"surefoot-{job}-1")).env
+async def launched(fake: FakeRay, anonymous: httpx.AsyncClient, job: str, n: int = 1) -> Attempt:
+    """Wait for the job's n-th launcher; return what it knows from its environment."""
+    env = (await fake.submitted(f"surefoot-{job}-{n}")).env
     return Attempt(anonymous, job, env["SUREFOOT_ATTEMPT"], env["SUREFOOT_CLAIM"])
 
 
@@ -115,11 +110,15 @@ async def test_a_job_starts_when_another_has_made_room(
 
 
 @pytest.mark.usefixtures("reconciler")
-async def test_a_launcher_that_fails_shows_its_log(service: Service, fake: FakeRay, job: str) -> None:
+@pytest.mark.parametrize("spec_more", [{"max_failures": 0}])
+async def test_a_launcher_that_fails_for_the_last_time_shows_its_log(service: Service, fake: FakeRay, job: str) -> None:
     await fake.submitted(f"surefoot-{job}-1")
     fake.end(f"surefoot-{job}-1", "FAILED", "exit code 1", logs="No module named surefoot_actors")
     ended = await until(service, job, lambda v: v.state.ended)
-    assert (ended.state, ended.reason) == (JobState.FAILED, "its launcher failed: exit code 1")
+    assert (ended.state, ended.reason) == (
+        JobState.FAILED,
+        "its launcher failed: exit code 1; max_failures is 0, so it is not tried again",
+    )
     assert ended.traceback == "No module named surefoot_actors"
 
 
@@ -195,20 +194,6 @@ async def test_a_submission_refused_for_good(service: Service, fake: FakeRay, jo
         ended = await until(service, job, lambda v: v.state.ended)
         assert ended.state is JobState.FAILED
         assert "ValueError: no" in ended.reason
-
-
-async def test_another_cluster_at_the_same_address(
-    service: Service, fake: FakeRay, anonymous: httpx.AsyncClient, job: str
-) -> None:
-    async with running(service, fake):
-        attempt = await launched(fake, anonymous, job)
-        await attempt.claim()
-        await attempt.uplink(events=[state(1, "running")])
-        fake.session, fake.submissions = "session_2", {}
-        service.bells.ring(RECONCILER)
-        ended = await until(service, job, lambda v: v.state.ended)
-        assert (ended.state, ended.reason) == (JobState.FAILED, "the Ray cluster it ran on is gone")
-        assert fake.submissions == {}
 
 
 @pytest.mark.parametrize("lost_answer", [False, True])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from surefoot.events import ClaimRequest, UplinkAck, UplinkBatch
+from surefoot.events import ClaimRequest, CommandKind, UplinkAck, UplinkBatch
 from surefoot.views import Claimed, CommandPage
 from surefoot_service.bells import RECONCILER, commands_of, news_of
 from surefoot_service.context import AttemptToken, ServiceDep
@@ -26,7 +26,14 @@ _LOOK_AGAIN_S = 15.0
 @router.post("/{attempt}/claim", responses=documented(403, 404, 409, 410, 413))
 async def claim_attempt(attempt: AttemptId, body: ClaimRequest, service: ServiceDep) -> Claimed:
     """Trade the single-use claim code for the attempt's token and the job's spec."""
-    claimed, _job = await service.database.write(store.claim, attempt, body.code, token=new_token(), now=service.now())
+    claimed, _job = await service.database.write(
+        store.claim,
+        attempt,
+        body.code,
+        token=new_token(),
+        checkpoints=service.settings.checkpoint_place,
+        now=service.now(),
+    )
     service.bells.ring(RECONCILER)
     return claimed
 
@@ -56,8 +63,9 @@ async def poll_commands(
     with service.bells.listen(commands_of(job)) as bell:
         while True:
             service.cluster.heard[attempt] = service.now()
-            await service.database.read(store.authorize, attempt, token)
-            commands = await service.database.read(store.commands_after, job, after)
+            commands = await service.database.read(store.commands_for, attempt, token, after)
+            if any(c.kind is CommandKind.FAULT for c in commands):
+                commands = await service.database.write(store.hand_over, attempt, token, after, now=service.now())
             left = deadline - asyncio.get_running_loop().time()
             if commands or left <= 0 or service.bells.closed:
                 return CommandPage(commands=commands)

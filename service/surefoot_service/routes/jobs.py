@@ -9,13 +9,13 @@ from fastapi import APIRouter, Header, Path, Query, Response
 
 from surefoot.errors import EntrypointError
 from surefoot.spec import JobSpec, JobState
-from surefoot.views import JobList, JobView, ResizeRequest
+from surefoot.views import FaultRequest, JobList, JobView, ResizeRequest
 from surefoot_service.bells import RECONCILER, commands_of, news_of
 from surefoot_service.context import Service, ServiceDep, User
 from surefoot_service.entrypoints import check_entrypoint
 from surefoot_service.problems import documented, unprocessable
 from surefoot_service.store import jobs as store
-from surefoot_service.store import packages
+from surefoot_service.store import packages, requests
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[User])
 
@@ -73,14 +73,50 @@ async def get_job(job: JobId, service: ServiceDep) -> JobView:
 @router.post("/{job}/resize", responses=documented(401, 404, 409, 413))
 async def resize_job(job: JobId, body: ResizeRequest, service: ServiceDep) -> JobView:
     """Want another number of trainers, from now on. The result stays the same, bit for bit."""
-    view = await service.database.write(store.resize, job, body.trainers, now=service.now())
-    service.bells.ring(RECONCILER, commands_of(job), news_of(job))
+    view = await service.database.write(requests.resize, job, body.trainers, now=service.now())
+    _ring(service, job)
     return view
 
 
 @router.post("/{job}/cancel", responses=documented(401, 404))
 async def cancel_job(job: JobId, service: ServiceDep) -> JobView:
     """Ask for a job's end. Asking again changes nothing; the state is cancelled once nothing of the job is left."""
-    view = await service.database.write(store.cancel, job, now=service.now())
-    service.bells.ring(RECONCILER, commands_of(job), news_of(job))
+    view = await service.database.write(requests.cancel, job, now=service.now())
+    _ring(service, job)
     return view
+
+
+@router.post("/{job}/pause", responses=documented(401, 404, 409))
+async def pause_job(job: JobId, service: ServiceDep) -> JobView:
+    """Have a job stop at a step boundary; the state is paused once it is saved. A queued job is paused at once."""
+    view = await service.database.write(requests.pause, job, now=service.now())
+    _ring(service, job)
+    return view
+
+
+@router.post("/{job}/resume", responses=documented(401, 404, 409))
+async def resume_job(job: JobId, service: ServiceDep) -> JobView:
+    """Queue a paused job again; it goes on from its newest checkpoint, to the same result."""
+    view = await service.database.write(requests.resume, job, now=service.now())
+    _ring(service, job)
+    return view
+
+
+@router.post("/{job}/checkpoint", responses=documented(401, 404, 409))
+async def checkpoint_job(job: JobId, service: ServiceDep) -> JobView:
+    """Have a job make a checkpoint at the next step boundary; an event tells when it is durable."""
+    view = await service.database.write(requests.checkpoint, job, now=service.now())
+    _ring(service, job)
+    return view
+
+
+@router.post("/{job}/faults", status_code=202, responses=documented(401, 404, 409, 413))
+async def inject_fault(job: JobId, body: FaultRequest, service: ServiceDep) -> JobView:
+    """Do a job a fault, for real; an event tells when it is done, or a warning why it cannot be. `surefoot chaos` uses it."""
+    view = await service.database.write(requests.inject, job, body.kind, now=service.now())
+    _ring(service, job)
+    return view
+
+
+def _ring(service: Service, job: str) -> None:
+    service.bells.ring(RECONCILER, commands_of(job), news_of(job))

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from surefoot.events import Command, CommandKind, UplinkBatch
+from surefoot.events import Command, CommandKind, FaultKind, UplinkBatch
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import Claimed
 from surefoot_service.keys import Keys, digest, same
 from surefoot_service.problems import ProblemError, conflict, not_found
 from surefoot_service.store.jobs import change_state, lock
+from surefoot_service.store.requests import last_command
 from surefoot_service.store.tables import AttemptRow, CommandRow, JobRow
 from surefoot_service.store.uplink import Taken, take
 
 __all__ = [
     "authorize",
+    "checkpoints_of",
     "claim",
-    "commands_after",
+    "commands_for",
     "fence",
+    "hand_over",
     "make",
     "newest",
     "package_name",
@@ -58,30 +61,51 @@ def make(session: Session, job: str, *, keys: Keys, session_name: str, reason: s
         claim_hash=digest(keys.claim_code(name)),
         submission_id=f"surefoot-{name}",
         session=session_name,
+        # What was asked before is in the job as it is now: the number of trainers that the claim tells, for one.
+        commands_before=last_command(session, job),
     )
     session.add(made)
+    # numbers of generations begin again
+    row.generation, row.progressed = 0, False
     change_state(session, row, JobState.STARTING, reason=reason, now=now)
     return made
 
 
-def claim(session: Session, attempt: str, code: str, *, token: str, now: datetime) -> tuple[Claimed, str]:
+def claim(
+    session: Session, attempt: str, code: str, *, token: str, checkpoints: str, now: datetime
+) -> tuple[Claimed, str]:
     """Trade the single-use claim code for the token. Return it and the job.
 
-    Raises problems: 404 no such attempt, 403 a wrong code, 410 fenced, ended or cancelled, 409 claimed before.
+    `checkpoints`: where jobs that name no place have theirs. Raises problems: 404 no such attempt, 403 a wrong code, 410 fenced,
+    ended, paused or cancelled, 409 claimed before.
     """
     row = _find(session, attempt)
     job = lock(session, row.job)
     if not same(digest(code), row.claim_hash):
         raise ProblemError(403, "this is not the attempt's claim code")
-    if row.fenced_at is not None or JobState(job.state).ended or job.cancel_at is not None:
+    stopping = job.cancel_at is not None or (job.state == JobState.PAUSING and row.claimed_at is None)
+    if row.fenced_at is not None or JobState(job.state).ended or stopping:
         raise ProblemError(
             410, f"attempt {attempt} is over: job {job.id} is {job.state}, {job.reason or 'no reason given'}"
         )
     if row.claimed_at is not None:
         raise conflict(f"attempt {attempt} was claimed before; its code works once")
     row.claimed_at, row.token_hash = now, digest(token)
-    spec = JobSpec.model_validate_json(job.spec)
-    return Claimed(token=token, spec=spec, package_uri=package_uri(spec.package)), job.id
+    # A number that was asked for since the submission is what the supervisor starts with.
+    spec = JobSpec.model_validate_json(job.spec).model_copy(update={"trainers": job.wanted_trainers})
+    claimed = Claimed(
+        token=token,
+        spec=spec,
+        package_uri=package_uri(spec.package),
+        checkpoints=checkpoints_of(job.id, spec, checkpoints),
+        rows_below=job.steps_done,
+    )
+    return claimed, job.id
+
+
+def checkpoints_of(job: str, spec: JobSpec, default: str) -> str:
+    """Where the job's checkpoints lie: a folder of its own in the place that its spec names, or in the service's."""
+    return f"{(spec.checkpoint.url or default).rstrip('/')}/{job}"
 
 
 def authorize(session: Session, attempt: str, token: str) -> str:
@@ -125,10 +149,36 @@ def unfinished(session: Session) -> Sequence[tuple[AttemptRow, JobRow]]:
     return [(attempt, job) for attempt, job in session.execute(query)]
 
 
-def commands_after(session: Session, job: str, after: int) -> tuple[Command, ...]:
-    """Return the job's commands with n above `after`, oldest first."""
-    query = select(CommandRow).where(CommandRow.job == job, CommandRow.n > after).order_by(CommandRow.n).limit(1000)
-    return tuple(Command(n=c.n, kind=CommandKind(c.kind), trainers=c.trainers) for c in session.scalars(query))
+def commands_for(session: Session, attempt: str, token: str, after: int) -> tuple[Command, ...]:
+    """Return what is asked of the attempt with n above `after`, oldest first; raises as `authorize` does.
+
+    A supervisor that was restarted asks from the beginning: states that are wanted (a size, a pause, a cancel) are told it again,
+    faults are not.
+    """
+    job = authorize(session, attempt, token)
+    before = _find(session, attempt).commands_before
+    query = (
+        select(CommandRow)
+        .where(CommandRow.job == job, CommandRow.n > max(after, before), CommandRow.told_at.is_(None))
+        .order_by(CommandRow.n)
+        .limit(1000)
+    )
+    return tuple(_command(c) for c in session.scalars(query))
+
+
+def _command(row: CommandRow) -> Command:
+    fault = None if row.fault is None else FaultKind(row.fault)
+    return Command(n=row.n, kind=CommandKind(row.kind), trainers=row.trainers, fault=fault)
+
+
+def hand_over(session: Session, attempt: str, token: str, after: int, *, now: datetime) -> tuple[Command, ...]:
+    """The same, and remember that these faults were handed over: one whose answer is lost is not done, rather than done twice."""
+    lock(session, authorize(session, attempt, token))
+    commands = commands_for(session, attempt, token, after)
+    faults = [c.n for c in commands if c.kind is CommandKind.FAULT]
+    mine = (CommandRow.job == _find(session, attempt).job, CommandRow.n.in_(faults))
+    session.execute(update(CommandRow).where(*mine).values(told_at=now))
+    return commands
 
 
 def _find(session: Session, attempt: str) -> AttemptRow:

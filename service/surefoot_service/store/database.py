@@ -11,16 +11,29 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
-__all__ = ["Database"]
+from surefoot.errors import SurefootError
+
+__all__ = ["Database", "StoreAwayError"]
 
 _MIGRATIONS = Path(__file__).parent.parent / "migrations"
 # how long a writer waits for another; SQLite has one at a time
-_BUSY_S = 30
+_BUSY_S = 10
+# how long a database on another machine may take to accept a connection, or to take what was sent on one
+_CONNECT_S = 5
+_SEND_S = 10
+# a transaction that met another of its kind finds what that one wrote when it is done again
+_TRIES = 3
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+class StoreAwayError(SurefootError):
+    """The database does not answer, or cannot write; nothing was changed, and the same again later may be done."""
 
 
 class Database:
@@ -58,19 +71,55 @@ class Database:
 
 def _in_transaction(sessions: sessionmaker[Session], function: Callable[[Session], T]) -> Callable[[], T]:
     def transaction() -> T:
-        with sessions.begin() as session:
-            return function(session)
+        for _ in range(_TRIES - 1):
+            try:
+                return once()
+            except IntegrityError:
+                continue
+        return once()
+
+    def once() -> T:
+        try:
+            with sessions.begin() as session:
+                return function(session)
+        except (DBAPIError, PoolTimeoutError) as error:
+            if _is_away(error):
+                raise StoreAwayError(f"the database does not do what it is asked: {_first_line(error)}") from error
+            raise
 
     return transaction
 
 
+def _is_away(error: DBAPIError | PoolTimeoutError) -> bool:
+    """Whether it is the database's state, and not what it was asked, that is at fault: stopped, locked, full, unreachable."""
+    if isinstance(error, PoolTimeoutError | OperationalError | InterfaceError | InternalError):
+        return True
+    return error.connection_invalidated
+
+
+def _first_line(error: Exception) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return (str(cause).strip().splitlines() or [type(error).__name__])[0]
+
+
 def _engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True)
+        return create_engine(url, pool_pre_ping=True, pool_timeout=_SEND_S, connect_args=_postgres_options())
     engine = create_engine(url, connect_args={"timeout": _BUSY_S, "check_same_thread": False})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _postgres_options() -> dict[str, int]:
+    """libpq's: without them a database that is cut off keeps a thread waiting for many minutes."""
+    return {
+        "connect_timeout": _CONNECT_S,
+        "tcp_user_timeout": _SEND_S * 1000,
+        "keepalives_idle": _SEND_S,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+    }
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

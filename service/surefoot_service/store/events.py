@@ -14,7 +14,7 @@ from surefoot.events import EventKind
 from surefoot.views import NumberedEvent
 from surefoot_service.store.tables import EventRow, StepRow
 
-__all__ = ["SERVICE", "add_event", "events_after", "rows_from", "state_events"]
+__all__ = ["SERVICE", "add_event", "checkpoint_events", "events_after", "is_told", "rows_from", "state_events"]
 
 # the source of the control plane's own events
 SERVICE = "service"
@@ -25,6 +25,19 @@ def add_event(session: Session, job: str, kind: EventKind, data: Mapping[str, An
     last = session.scalar(select(func.max(EventRow.n)).where(EventRow.job == job, EventRow.source == SERVICE)) or 0
     session.add(EventRow(job=job, source=SERVICE, n=last + 1, at=now, kind=kind, data=json.dumps(data)))
     session.flush()
+
+
+def is_told(session: Session, job: str, kind: EventKind, data: Mapping[str, Any]) -> bool:
+    """Whether the control plane has recorded this very event before."""
+    mine = (EventRow.job == job, EventRow.source == SERVICE, EventRow.kind == kind, EventRow.data == json.dumps(data))
+    return session.scalar(select(EventRow.seq).where(*mine).limit(1)) is not None
+
+
+def checkpoint_events(session: Session, job: str, limit: int) -> tuple[NumberedEvent, ...]:
+    """Return the checkpoints that were told, newest first."""
+    mine = (EventRow.job == job, EventRow.kind == EventKind.CHECKPOINT)
+    query = select(EventRow).where(*mine).order_by(EventRow.seq.desc()).limit(limit)
+    return tuple(map(_event, session.scalars(query)))
 
 
 def events_after(session: Session, job: str, after: int, limit: int) -> tuple[NumberedEvent, ...]:

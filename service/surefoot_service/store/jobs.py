@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -9,17 +10,16 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from surefoot.events import CommandKind, EventKind
+from surefoot.events import EventKind
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import JobView
 from surefoot_service.lifecycle import Life, Move, move
 from surefoot_service.problems import conflict, not_found, unprocessable
 from surefoot_service.store.events import add_event, state_events
-from surefoot_service.store.tables import AttemptRow, CommandRow, JobRow
+from surefoot_service.store.tables import AttemptRow, JobRow
 
 __all__ = [
     "LIVE",
-    "cancel",
     "change_state",
     "create",
     "explain_queued",
@@ -27,7 +27,6 @@ __all__ = [
     "listing",
     "load",
     "lock",
-    "resize",
     "see",
     "view",
     "with_states",
@@ -44,9 +43,10 @@ def create(session: Session, spec: JobSpec, *, idempotency_key: str | None, now:
     if idempotency_key is not None:
         known = session.scalar(select(JobRow).where(JobRow.idempotency_key == idempotency_key))
         if known is not None:
-            if JobSpec.model_validate_json(known.spec) != spec:
+            if not _same(JobSpec.model_validate_json(known.spec), spec):
                 raise conflict(f"job {known.id} was submitted with this Idempotency-Key and another spec")
             return view(session, known), False
+    spec = _with_restore(session, spec)
     row = JobRow(
         id="".join(secrets.choice(_ALPHABET) for _ in range(10)),
         spec=spec.model_dump_json(),
@@ -59,6 +59,33 @@ def create(session: Session, spec: JobSpec, *, idempotency_key: str | None, now:
     session.flush()
     _tell_state(session, row, now)
     return view(session, row), True
+
+
+# A spec's `restore` is another job's id where it is neither a path nor a URL.
+_JOB_ID = re.compile(r"^[a-z0-9-]{1,40}$")
+
+
+def _with_restore(session: Session, spec: JobSpec) -> JobSpec:
+    """The spec with the checkpoint that another job's id means. It is fixed here: every attempt is to begin from the same.
+
+    Raises a 422 problem where there is no such job, or no checkpoint of it.
+    """
+    if spec.restore is None or not _JOB_ID.match(spec.restore):
+        return spec
+    other = session.scalar(select(JobRow).where(JobRow.id == spec.restore))
+    if other is None:
+        message = f"there is no job {spec.restore!r}; name a job, or a checkpoint by its path (with a slash) or URL"
+        raise unprocessable("body.restore", message)
+    if other.checkpoint is None:
+        raise unprocessable("body.restore", f"job {other.id} has no checkpoint yet")
+    return spec.model_copy(update={"restore": other.checkpoint})
+
+
+def _same(known: JobSpec, spec: JobSpec) -> bool:
+    """Whether a stored spec is this one; the job whose checkpoint it begins from may have made others since."""
+    if spec.restore is not None and _JOB_ID.match(spec.restore):
+        spec = spec.model_copy(update={"restore": known.restore})
+    return known == spec
 
 
 def load(session: Session, job: str) -> JobRow:
@@ -86,7 +113,7 @@ def listing(session: Session, *, state: JobState | None, limit: int, before: str
         query = query.where(JobRow.number < load(session, before).number)
     rows = session.scalars(query).all()
     newest = _newest_attempts(session, [r.id for r in rows])
-    return tuple(_view(row, newest.get(row.id)) for row in rows)
+    return tuple(_view(row, *newest.get(row.id, _NO_ATTEMPT)) for row in rows)
 
 
 def see(session: Session, job: str) -> JobView:
@@ -104,15 +131,23 @@ def with_states(session: Session, states: Iterable[JobState]) -> Sequence[JobRow
 
 
 def view(session: Session, row: JobRow) -> JobView:
-    return _view(row, _newest_attempts(session, [row.id]).get(row.id))
+    return _view(row, *_newest_attempts(session, [row.id]).get(row.id, _NO_ATTEMPT))
 
 
-def _newest_attempts(session: Session, jobs: Sequence[str]) -> dict[str, str]:
-    query = select(AttemptRow.job, AttemptRow.id).where(AttemptRow.job.in_(jobs)).order_by(AttemptRow.n)
-    return dict(session.execute(query).all())
+_NO_ATTEMPT = (None, 0)
 
 
-def _view(row: JobRow, attempt: str | None) -> JobView:
+def _newest_attempts(session: Session, jobs: Sequence[str]) -> dict[str, tuple[str, int]]:
+    """Return each job's newest attempt and its number, which is how many there were."""
+    last = select(AttemptRow.job, func.max(AttemptRow.n).label("n")).where(AttemptRow.job.in_(jobs))
+    newest = last.group_by(AttemptRow.job).subquery()
+    query = select(AttemptRow.job, AttemptRow.id, AttemptRow.n).join(
+        newest, (AttemptRow.job == newest.c.job) & (AttemptRow.n == newest.c.n)
+    )
+    return {job: (attempt, n) for job, attempt, n in session.execute(query)}
+
+
+def _view(row: JobRow, attempt: str | None, attempts: int) -> JobView:
     return JobView(
         id=row.id,
         spec=JobSpec.model_validate_json(row.spec),
@@ -129,6 +164,10 @@ def _view(row: JobRow, attempt: str | None) -> JobView:
         digest=row.digest,
         traceback=row.traceback,
         attempt=attempt,
+        attempts=attempts,
+        checkpoint=row.checkpoint,
+        checkpoint_step=row.checkpoint_step,
+        model=row.model,
     )
 
 
@@ -143,9 +182,11 @@ def change_state(session: Session, row: JobRow, to: JobState, *, reason: str, no
     if before is to:
         return
     if before is JobState.QUEUED and to is JobState.STARTING:
-        row.started_at = now
+        row.started_at, row.retry_at = row.started_at or now, None
     if to.ended:
-        row.ended_at, row.trainers = now, 0
+        row.ended_at = now
+    if to.ended or to in (JobState.PAUSED, JobState.QUEUED):
+        row.trainers = 0
     if tell:
         _tell_state(session, row, now)
 
@@ -171,39 +212,3 @@ def explain_queued(session: Session, job: str, reason: str) -> bool:
         return False
     row.reason = reason
     return True
-
-
-def resize(session: Session, job: str, trainers: int, *, now: datetime) -> JobView:
-    """Want another number of trainers. Raises a 409 problem once it has ended, 422 outside of the spec's bounds."""
-    row = lock(session, job)
-    spec = JobSpec.model_validate_json(row.spec)
-    if JobState(row.state).ended or row.cancel_at is not None:
-        raise conflict(
-            f"job {job} is {row.state if JobState(row.state).ended else 'being cancelled'}: it has no more trainers to resize"
-        )
-    if not spec.min_trainers <= trainers <= spec.most_trainers:
-        raise unprocessable(
-            "body.trainers",
-            f"{trainers} is not between min_trainers {spec.min_trainers} and max_trainers {spec.most_trainers}",
-        )
-    if trainers != row.wanted_trainers:
-        row.wanted_trainers = trainers
-        # Told to a queued job's supervisor as well, once there is one: it starts from the spec.
-        _command(session, job, CommandKind.RESIZE, trainers, now)
-    return view(session, row)
-
-
-def cancel(session: Session, job: str, *, now: datetime) -> JobView:
-    """Ask for the job's end; asked again, or after the end, it changes nothing."""
-    row = lock(session, job)
-    if row.state == JobState.QUEUED:
-        change_state(session, row, JobState.CANCELLED, reason="cancelled while queued", now=now)
-    elif not JobState(row.state).ended and row.cancel_at is None:
-        row.cancel_at, row.reason = now, "cancel requested"
-        _command(session, job, CommandKind.CANCEL, None, now)
-    return view(session, row)
-
-
-def _command(session: Session, job: str, kind: CommandKind, trainers: int | None, now: datetime) -> None:
-    last = session.scalar(select(func.max(CommandRow.n)).where(CommandRow.job == job)) or 0
-    session.add(CommandRow(job=job, n=last + 1, kind=kind, trainers=trainers, at=now))

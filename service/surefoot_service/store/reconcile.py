@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
 from surefoot.spec import JobSpec, JobState
+from surefoot_service.retries import Loss, after_loss
 from surefoot_service.scheduler import Candidate
 from surefoot_service.store.attempts import unfinished
 from surefoot_service.store.jobs import change_state, lock, with_states
 from surefoot_service.store.tables import AttemptRow, JobRow
 
-__all__ = ["Overview", "Watched", "condemn", "end_all", "look", "mark_submitted", "settle"]
+__all__ = ["Overview", "Watched", "condemn", "end_all", "is_on_cluster", "look", "mark_submitted", "settle"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,28 +35,41 @@ class Overview:
     # what jobs on the cluster have reserved
     used_cpus: float
     used_gpus: float
+    # how long until the next job that waits to be tried again may start; None: none waits
+    next_retry: timedelta | None = None
 
 
-def look(session: Session) -> Overview:
-    """Return what is queued, and what may be on the cluster."""
-    waiting = with_states(session, [JobState.QUEUED])
-    queue = tuple(
-        Candidate(job=j.id, spec=JobSpec.model_validate_json(j.spec), wanted=j.wanted_trainers) for j in waiting
-    )
+def look(session: Session, now: datetime) -> Overview:
+    """Return what is queued and may start, and what may be on the cluster."""
     watched = tuple(Watched(attempt=a, job=j, spec=JobSpec.model_validate_json(j.spec)) for a, j in unfinished(session))
+    # A job that was resumed starts when its last attempt is off the cluster.
+    there = {w.job.id for w in watched}
+    waiting = [j for j in with_states(session, [JobState.QUEUED]) if j.id not in there]
+    queue = tuple(
+        Candidate(job=j.id, spec=JobSpec.model_validate_json(j.spec), wanted=j.wanted_trainers)
+        for j in waiting
+        if j.retry_at is None or j.retry_at <= now
+    )
+    later = [j.retry_at - now for j in waiting if j.retry_at is not None and j.retry_at > now]
     holding = [(w.spec.resources, _reserved(w)) for w in watched]
     return Overview(
         queue=queue,
         watched=watched,
         used_cpus=sum(n * each.cpus for each, n in holding),
         used_gpus=sum(n * each.gpus for each, n in holding),
+        next_retry=min(later, default=None),
     )
 
 
 def _reserved(watched: Watched) -> int:
     """How many trainers a job holds places for: those it has and those it wants."""
-    ended = JobState(watched.job.state).ended
-    return 0 if ended else max(watched.job.trainers, watched.job.wanted_trainers)
+    return max(watched.job.trainers, watched.job.wanted_trainers) if is_on_cluster(watched.job) else 0
+
+
+def is_on_cluster(job: JobRow) -> bool:
+    """Whether the job's present attempt is to train, or does."""
+    state = JobState(job.state)
+    return not state.ended and state not in (JobState.QUEUED, JobState.PAUSED)
 
 
 def mark_submitted(session: Session, attempt: str, now: datetime) -> None:
@@ -70,10 +84,10 @@ def mark_submitted(session: Session, attempt: str, now: datetime) -> None:
 def condemn(
     session: Session, attempt: str, verdict: JobState | None, *, reason: str, launcher_log: str, now: datetime
 ) -> bool:
-    """Fence the attempt; how its job ends is kept for when it is cleaned. False where its supervisor spoke first."""
+    """Fence the attempt; what becomes of its job is kept for when it is cleaned. False where its supervisor spoke first."""
     row = session.get_one(AttemptRow, attempt)
     job = lock(session, row.job)
-    if JobState(job.state).ended and verdict is not None:
+    if verdict is not None and not is_on_cluster(job):
         return False
     row.fenced_at = row.fenced_at or now
     row.verdict, row.verdict_reason, row.verdict_log = verdict, reason, launcher_log
@@ -81,26 +95,45 @@ def condemn(
 
 
 def settle(session: Session, attempt: str, *, note: str, now: datetime) -> str:
-    """Nothing of the attempt is left on the cluster: end its job by the verdict, if there is one. Return the job."""
+    """Nothing of the attempt is left on the cluster: its job becomes what the verdict says, if there is one. Return the job."""
     row = session.get_one(AttemptRow, attempt)
     job = lock(session, row.job)
     # Not fenced by this: a supervisor that has told the end may still have rows to hand in.
     row.cleaned_at = now
-    if row.verdict is not None and not JobState(job.state).ended:
-        if row.verdict_log and not job.traceback:
-            job.traceback = row.verdict_log
+    if row.verdict is not None and is_on_cluster(job):
         reason = "; ".join(part for part in (row.verdict_reason, note) if part)
-        change_state(session, job, JobState(row.verdict), reason=reason, now=now)
+        to = JobState(row.verdict)
+        if to is JobState.QUEUED:
+            to, reason = _count_loss(job, reason, now)
+        if to is JobState.FAILED and row.verdict_log and not job.traceback:
+            job.traceback = row.verdict_log
+        change_state(session, job, to, reason=reason, now=now)
     return row.job
 
 
+def _count_loss(job: JobRow, reason: str, now: datetime) -> tuple[JobState, str]:
+    """Count an attempt as lost; return what its job becomes, and why."""
+    loss = Loss(
+        state=JobState(job.state),
+        cancelling=job.cancel_at is not None,
+        reason=reason,
+        losses=job.losses,
+        progressed=job.progressed,
+        max_failures=JobSpec.model_validate_json(job.spec).max_failures,
+        now=now,
+    )
+    sequel = after_loss(loss)
+    job.losses, job.retry_at = sequel.losses, sequel.retry_at
+    return sequel.state, sequel.reason
+
+
 def end_all(session: Session, state: JobState, *, reason: str, now: datetime) -> list[str]:
-    """End every job that is on the cluster, which is gone or about to be; return them. Queued jobs stay queued."""
+    """End every job that is on the cluster, which is gone or about to be; return them. Queued and paused jobs stay."""
     ended: list[str] = []
     for attempt, job in unfinished(session):
         attempt.fenced_at = attempt.fenced_at or now
         attempt.cleaned_at = now
-        if not JobState(job.state).ended:
+        if is_on_cluster(job):
             change_state(session, job, state, reason=reason, now=now)
             ended.append(job.id)
     return ended

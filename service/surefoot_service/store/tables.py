@@ -58,6 +58,16 @@ class JobRow(Base):
     digest: Mapped[str | None] = mapped_column(String(64))
     traceback: Mapped[str | None] = mapped_column(Text)
     idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    # attempts lost in a row, without a ledger row or a checkpoint in between
+    losses: Mapped[int] = mapped_column(default=0)
+    # whether the present attempt has brought a ledger row or a checkpoint
+    progressed: Mapped[bool] = mapped_column(default=False)
+    # not to be started before
+    retry_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # the newest durable checkpoint, the step that it goes on with, and where the final model lies
+    checkpoint: Mapped[str | None] = mapped_column(Text)
+    checkpoint_step: Mapped[int | None] = mapped_column(Number)
+    model: Mapped[str | None] = mapped_column(Text)
 
 
 class AttemptRow(Base):
@@ -84,11 +94,14 @@ class AttemptRow(Base):
     spoke_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # from then on nothing it says counts
     fenced_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    # how the job is to end once the cluster is cleaned of this attempt; None: its supervisor will tell
+    # what the job is to be once the cluster is cleaned of this attempt (queued: tried again, if it may be);
+    # None: its supervisor will tell
     verdict: Mapped[str | None] = mapped_column(String(20))
     verdict_reason: Mapped[str | None] = mapped_column(Text)
     # what the launcher printed last
     verdict_log: Mapped[str | None] = mapped_column(Text)
+    # the job's commands up to this one were for the attempts before
+    commands_before: Mapped[int] = mapped_column(default=0)
     # nothing of it is left on the cluster
     cleaned_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
@@ -132,6 +145,9 @@ class CommandRow(Base):
     n: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     kind: Mapped[str] = mapped_column(String(20))
     trainers: Mapped[int | None] = mapped_column()
+    fault: Mapped[str | None] = mapped_column(String(20))
+    # when it was first handed to a supervisor; kept of faults, which are done once at most
+    told_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from surefoot.events import Event, EventKind, LedgerRow, UplinkAck, UplinkBatch
 from surefoot.spec import JobState
 from surefoot_service.lifecycle import TransitionError
-from surefoot_service.store.events import add_event
+from surefoot_service.store.events import add_event, is_told
 from surefoot_service.store.jobs import change_state, lock
 from surefoot_service.store.tables import EventRow, JobRow, StepRow
 
@@ -100,6 +100,8 @@ def _take_rows(session: Session, job: JobRow, rows: Iterable[LedgerRow], now: da
         again = wanted.pop(stored.step, None)
         if again is not None:
             _compare(session, job.id, stored, again, now)
+    if wanted:
+        job.progressed = True
     session.add_all(StepRow(job=job.id, step=step, row=row.model_dump_json()) for step, row in wanted.items())
     session.flush()
     job.steps_done = _counted_on(session, job.id, job.steps_done)
@@ -107,10 +109,17 @@ def _take_rows(session: Session, job: JobRow, rows: Iterable[LedgerRow], now: da
 
 def _compare(session: Session, job: str, stored: StepRow, again: LedgerRow, now: datetime) -> None:
     """A step told twice is the same step; were it not, the promise would be broken, and that is not to pass unseen."""
-    first = LedgerRow.model_validate_json(stored.row)
-    if first.result.canonical() != again.result.canonical():
-        message = f"step {stored.step} was told twice with different results: {first.result.digest}, then {again.result.digest}"
-        log.error("ledger_conflict", job=job, step=stored.step)
+    first = LedgerRow.model_validate_json(stored.row).result
+    then = again.result
+    if first.canonical() == then.canonical():
+        return
+    log.error("ledger_conflict", job=job, step=stored.step, first=first.digest, then=then.digest)
+    message = f"step {stored.step} was told twice with different results: {first.digest}, then {then.digest}"
+    if first.digest == then.digest:
+        message += (
+            f" (the logged values or samples differ: {first.canonical().decode()}, then {then.canonical().decode()})"
+        )
+    if not is_told(session, job, EventKind.WARNING, {"message": message}):
         add_event(session, job, EventKind.WARNING, {"message": message}, now=now)
 
 
@@ -129,12 +138,22 @@ def _counted_on(session: Session, job: str, done: int) -> int:
 
 # ---- the fold: what each kind of event means for the job
 
+# what counts although the job has ended
+_AFTER_THE_END = frozenset({EventKind.FINISHED, EventKind.CHECKPOINT})
+# what a supervisor tells while it pauses is no news of the job
+_ON_THE_WAY = frozenset({JobState.STARTING, JobState.RUNNING, JobState.RECOVERING})
+
 Data = Mapping[str, JsonValue]
 Fold = Callable[[Session, JobRow, Data, datetime], None]
 
 
 def _state(session: Session, row: JobRow, data: Data, now: datetime) -> None:
-    _move(session, row, JobState(str(data["state"])), str(data.get("reason") or ""), now, tell=False)
+    to = JobState(str(data["state"]))
+    if to is JobState.QUEUED:
+        raise ValueError("only the control plane queues a job")
+    if row.state == JobState.PAUSING and to in _ON_THE_WAY:
+        return  # it goes on while it is about to pause
+    _move(session, row, to, str(data.get("reason") or ""), now, tell=False)
 
 
 def _generation(_session: Session, row: JobRow, data: Data, _now: datetime) -> None:
@@ -148,6 +167,18 @@ def _generation(_session: Session, row: JobRow, data: Data, _now: datetime) -> N
 
 def _finished(_session: Session, row: JobRow, data: Data, _now: datetime) -> None:
     row.digest = str(data["digest"])[:64]
+    _model(row, data)
+
+
+def _checkpoint(_session: Session, row: JobRow, data: Data, _now: datetime) -> None:
+    row.checkpoint, row.checkpoint_step = str(data["url"]), _int(data, "step")
+    row.progressed = True
+    _model(row, data)
+
+
+def _model(row: JobRow, data: Data) -> None:
+    if data.get("model"):
+        row.model = str(data["model"])
 
 
 def _failed(session: Session, row: JobRow, data: Data, now: datetime) -> None:
@@ -160,6 +191,7 @@ FOLDS: Mapping[EventKind, Fold] = {
     EventKind.STATE: _state,
     EventKind.GENERATION: _generation,
     EventKind.FINISHED: _finished,
+    EventKind.CHECKPOINT: _checkpoint,
     EventKind.FAILED: _failed,
 }
 
@@ -168,7 +200,7 @@ def _fold(session: Session, row: JobRow, event: Event, now: datetime) -> None:
     fold = FOLDS.get(event.kind)
     if fold is None:
         return
-    if JobState(row.state).ended and event.kind is not EventKind.FINISHED:
+    if JobState(row.state).ended and event.kind not in _AFTER_THE_END:
         return
     try:
         fold(session, row, event.data, now)
@@ -183,6 +215,8 @@ def _move(session: Session, row: JobRow, to: JobState, reason: str, now: datetim
     if to is JobState.SUCCEEDED and row.state == JobState.STARTING:
         # so short that running was never told
         change_state(session, row, JobState.RUNNING, reason="", now=now)
+    if to is JobState.PAUSED and row.state in _ON_THE_WAY:
+        change_state(session, row, JobState.PAUSING, reason="", now=now)
     try:
         change_state(session, row, to, reason=reason, now=now, tell=tell)
     except TransitionError as error:

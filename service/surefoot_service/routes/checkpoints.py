@@ -1,0 +1,85 @@
+"""What of a job is durable: its checkpoints, and its final model."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+from surefoot.views import CheckpointList, CheckpointView, NumberedEvent
+from surefoot_service.context import ServiceDep, User
+from surefoot_service.models import locate
+from surefoot_service.problems import ProblemError, documented
+from surefoot_service.routes.jobs import JobId
+from surefoot_service.store import events, jobs
+
+router = APIRouter(prefix="/v1/jobs", tags=["checkpoints"], dependencies=[User])
+
+_BYTES = {"schema": {"type": "string", "format": "binary"}}
+
+
+@router.get("/{job}/checkpoints", responses=documented(401, 404))
+async def list_checkpoints(
+    job: JobId, service: ServiceDep, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> CheckpointList:
+    """List the checkpoints that were told to be durable, newest first. Older ones may have been removed since: a job keeps a few."""
+    await service.database.read(jobs.load, job)
+    told = await service.database.read(events.checkpoint_events, job, limit)
+    return CheckpointList(checkpoints=tuple(_view(e) for e in told if "url" in e.data))
+
+
+def _view(event: NumberedEvent) -> CheckpointView:
+    data = event.data
+    return CheckpointView(
+        url=str(data["url"]),
+        step=_number(data.get("step")),
+        at=event.at,
+        bytes=_number(data.get("bytes")),
+        seconds=_seconds(data.get("seconds")),
+        stall_s=_seconds(data.get("stall_s")),
+        reason=str(data.get("reason") or ""),
+    )
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+@router.get(
+    "/{job}/model",
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "A safetensors file", "content": {"application/octet-stream": _BYTES}},
+        **documented(401, 404, 409, 502),
+    },
+)
+async def get_model(
+    job: JobId,
+    service: ServiceDep,
+    module: Annotated[
+        str | None, Query(max_length=200, description="which tracked module, where there are several")
+    ] = None,
+) -> StreamingResponse:
+    """Download the final model: the state_dict of a tracked module, as safetensors."""
+    row = await service.database.read(jobs.load, job)
+    if row.model is None:
+        raise ProblemError(
+            404, f"job {job} is {row.state}, and has saved no model yet: it is saved at the end of training"
+        )
+    # The storage's pace is not ours: every wait for it is a thread's, those of the stream too.
+    found = await asyncio.to_thread(locate, row.model, module)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{job}-{_plain(found.name)}"',
+        "Content-Length": str(found.num_bytes),
+    }
+    return StreamingResponse(found.chunks(), media_type="application/octet-stream", headers=headers)
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in name)
