@@ -47,6 +47,8 @@ class Round:
     covers: tuple[tuple[Range, ...], ...]
     nodes: dict[Range, Node]
     flag: bool
+    # this trainer was asked to have all members save the state at this step's end
+    snapshot: bool = False
     drift: bytes
     agreed: Layout | None
 
@@ -166,6 +168,7 @@ class DataPlane:
             nodes=round_.nodes,
             num_sub_tasks=self._num_sub_tasks,
             flag=round_.flag,
+            snapshot=round_.snapshot,
             drift=round_.drift,
             agreed=round_.agreed,
             on_exchanged=lambda: self._host.exchanged(number, self._pool),

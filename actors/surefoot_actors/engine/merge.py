@@ -25,6 +25,8 @@ class MergeResult:
     merged: Merged
     # whether any member had its flag set when it sent
     flag: bool
+    # whether any member was asked for a snapshot when it sent
+    snapshot: bool
     # the round's layout, equal on all members: `agreed` for the next round of this phase
     layout: Layout
 
@@ -63,6 +65,7 @@ def merge_alone(
     nodes: Mapping[Range, Node],
     num_sub_tasks: int,
     flag: bool = False,
+    snapshot: bool = False,
     pool: BufferPool | None = None,
 ) -> MergeResult:
     """Merge nodes that make up the whole tree, without a group. Same bits and digest as any number of members.
@@ -83,7 +86,8 @@ def merge_alone(
         )
         for i, bucket in enumerate(layout.buckets)
     ]
-    return MergeResult(merged=finish(round, layout, buckets, head, digests), flag=flag, layout=layout)
+    merged = finish(round, layout, buckets, head, digests)
+    return MergeResult(merged=merged, flag=flag, snapshot=snapshot, layout=layout)
 
 
 def head_of(node: Node) -> NodeHead:
@@ -119,6 +123,7 @@ def merge_round(
     flag: bool,
     drift: bytes,
     agreed: Layout | None,
+    snapshot: bool = False,
     on_exchanged: Callable[[], None] = lambda: None,
     pool: BufferPool | None = None,
 ) -> MergeResult:
@@ -134,7 +139,15 @@ def merge_round(
     """
     if group is None or group.size == 1:
         faults.point("exchange", step)
-        result = merge_alone(round=round, step=step, nodes=nodes, num_sub_tasks=num_sub_tasks, flag=flag, pool=pool)
+        result = merge_alone(
+            round=round,
+            step=step,
+            nodes=nodes,
+            num_sub_tasks=num_sub_tasks,
+            flag=flag,
+            snapshot=snapshot,
+            pool=pool,
+        )
         on_exchanged()
         faults.point("gather", step)
         return result
@@ -142,7 +155,7 @@ def merge_round(
     faults.point("exchange", step)
     held = pack_held(tuple(held_layouts(nodes.values())))
     shape = tuple(map(tuple, covers))
-    header = Header(round=round, flag=flag, misfit=False, drift=drift, layouts_bytes=len(held))
+    header = Header(round=round, flag=flag, snapshot=snapshot, misfit=False, drift=drift, layouts_bytes=len(held))
     plan, swap, headers = _settle(group, plan_exchange(agreed, shape), header, nodes, held, step)
     assert plan.layout is not None
     heads = {r: head for rank, own in headers.items() for r, head in zip(shape[rank], own.heads, strict=True)}
@@ -159,7 +172,12 @@ def merge_round(
         digests = gather.run(digests)
     swap.wait()
     merged = finish(round, plan.layout, buckets, head, digests)
-    return MergeResult(merged=merged, flag=any(h.flag for h in headers.values()), layout=plan.layout)
+    return MergeResult(
+        merged=merged,
+        flag=any(h.flag for h in headers.values()),
+        snapshot=any(h.snapshot for h in headers.values()),
+        layout=plan.layout,
+    )
 
 
 def _settle(

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from torch import nn
+
 from surefoot.events import LedgerRow
+from surefoot_actors.engine.survey import Survey
 from surefoot_actors.engine.types import Layout, Merged, Node, Position, StateImage
 
 __all__ = ["Coordinator", "StateOwner", "TrainerExit"]
@@ -34,6 +37,15 @@ class StateOwner(Protocol):
 
     def stripe_digest(self, index: int) -> bytes:
         """16 bytes over stripe `index % num_stripes` of the tracked state; index -1: over all of it."""
+
+    def survey(self) -> Survey:
+        """List every tensor and plain value of the state, as it is now. Tensors are the live ones."""
+
+    def check_image(self, image: StateImage) -> None:
+        """Raise ContractError where the modules' tensors are of another shape or dtype than the image's, naming one."""
+
+    def models(self) -> dict[str, nn.Module]:
+        """The tracked modules, by name."""
 
     def stripe_names(self, index: int) -> list[str]:
         """The tensors in that stripe, for messages."""
