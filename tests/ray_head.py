@@ -1,4 +1,4 @@
-"""A Ray head of a test's own: its own ports, token and short folder; ended by its process group, with nothing left."""
+"""A Ray head of a test's own, and raylets beside it: own ports, token and short folders; ended with all they started, nothing left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,45 +22,101 @@ STOP_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class Node:
+    """A running raylet, and all that belongs to it."""
+
+    temp_dir: Path
+    process: subprocess.Popen[bytes]
+
+    def family(self) -> list[psutil.Process]:
+        """`ray start` and all below it: raylet, agents, workers; on the head the control store too."""
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def one(self, name: str) -> psutil.Process:
+        """The process of this name: "raylet", "gcs_server"."""
+        [found] = [process for process in self.family() if process.name() == name]
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL all of it, as a machine does that loses its power."""
+        family = self.family()
+        for process in family:
+            process.suspend()  # nobody is to notice another's end and say a last word
+        for process in family:
+            process.kill()
+        self.process.wait()
+        psutil.wait_procs(family, STOP_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head(Node):
     """A running head."""
 
     address: str
     # of whatever is to reach it
     env: dict[str, str]
-    temp_dir: Path
-    process: subprocess.Popen[bytes]
+
+
+def head_env() -> dict[str, str]:
+    """The environment of a head, its raylets and its drivers: with a token of their own."""
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return env | {"RAY_DISABLE_IMPORT_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
 
 
 @contextmanager
-def ray_head(num_cpus: int = 4, *, dashboard: bool = False) -> Iterator[Head]:
-    """Run a head for the duration of the block."""
-    temp_dir = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
-    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    env |= {"RAY_DISABLE_IMPORT_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
-    gcs, *others = _free_ports(5)
+def ray_head(
+    num_cpus: int = 4, *, dashboard: bool = False, env: dict[str, str] | None = None, port: int = 0
+) -> Iterator[Head]:
+    """Run a head for the duration of the block. `port`: of its control store; 0: a free one."""
+    env = env or head_env()
+    gcs, *others = _free_ports(4)
     options = {
+        "head": None,
+        "port": port or gcs,
         "node-ip-address": "127.0.0.1",
-        "port": gcs,
+        "include-dashboard": dashboard,
+        "dashboard-port": others[0],
+        "ray-client-server-port": others[1],
+    }
+    with _started(options, num_cpus, env) as (process, temp_dir):
+        yield Head(address=f"127.0.0.1:{port or gcs}", env=env, temp_dir=temp_dir, process=process)
+
+
+@contextmanager
+def raylet(head: Head, num_cpus: int, *, inside: Sequence[str] = (), **options: object) -> Iterator[Node]:
+    """Run another node of the head's cluster. `inside`: the command that runs it, in a network of its own say."""
+    options = {"address": head.address, **{name.replace("_", "-"): value for name, value in options.items()}}
+    with _started(options, num_cpus, head.env, inside) as (process, temp_dir):
+        yield Node(temp_dir=temp_dir, process=process)
+
+
+@contextmanager
+def _started(
+    options: dict[str, object], num_cpus: int, env: dict[str, str], inside: Sequence[str] = ()
+) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    temp_dir = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
+    agent, metrics = _free_ports(2)
+    options = {
+        **options,
         "temp-dir": temp_dir,
         "num-cpus": num_cpus,
         "object-store-memory": 80_000_000,
-        "include-dashboard": dashboard,
-        "dashboard-port": others[0],
-        "dashboard-agent-listen-port": others[1],
-        "ray-client-server-port": others[2],
-        "metrics-export-port": others[3],
+        "dashboard-agent-listen-port": agent,
+        "metrics-export-port": metrics,
         "min-worker-port": 0,
         "max-worker-port": 0,
     }
     ray = Path(sys.executable).with_name("ray")
-    command = [str(ray), "start", "--head", "--block", *(f"--{name}={value}" for name, value in options.items())]
+    words = [f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()]
     log = temp_dir / "start.log"
     with log.open("wb") as out:
-        process = subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True)
+        process = subprocess.Popen(
+            [*inside, str(ray), "start", "--block", *words], env=env, stdout=out, stderr=out, start_new_session=True
+        )
     try:
-        _await_head(process, gcs, log)
-        yield Head(address=f"127.0.0.1:{gcs}", env=env, temp_dir=temp_dir, process=process)
+        _await_start(process, log)
+        yield process, temp_dir
     finally:
         _end(process)
         shutil.rmtree(temp_dir, ignore_errors=True)
@@ -74,12 +130,12 @@ def _free_ports(count: int) -> list[int]:
         return [sock.getsockname()[1] for sock in sockets]
 
 
-def _await_head(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _await_start(process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait for "Ray runtime started", which `ray start` prints when all is up."""
     waited = 0.0
     while "Ray runtime started" not in log.read_text(errors="replace"):
         if process.poll() is not None or waited > START_S:
-            raise RuntimeError(f"the Ray head did not start:\n{log.read_text(errors='replace')}")
+            raise RuntimeError(f"`ray start` failed:\n{log.read_text(errors='replace')}")
         try:
             process.wait(0.1)
         except subprocess.TimeoutExpired:
@@ -87,7 +143,7 @@ def _await_head(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Terminate the head, then kill what of it is left: descendants found before, by pid."""
+    """Terminate `ray start`, then kill what of it is left: descendants found before, by pid."""
     try:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     except psutil.NoSuchProcess:

@@ -308,7 +308,7 @@ class Supervisor:
             self._events.put_nowait(Suspected(trainer, f"{condition}: {detail}"))
         elif condition is Condition.GONE:
             self._died.add(trainer)
-            self._spawn(self._later(WORD_S, Lost(trainer, f"its process died: {detail}")))
+            self._spawn(self._later(WORD_S, Lost(trainer, detail)))
 
     def _noticed(self, trainer: str, reason: str) -> None:
         self._events.put_nowait(Came(Leaving(trainer=trainer, reason=reason)))

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel
 
-from surefoot.events import ClaimRequest, Command, CommandKind, Event, EventKind, LedgerRow, UplinkAck, UplinkBatch
+from surefoot.events import (
+    ClaimRequest,
+    Command,
+    CommandKind,
+    Event,
+    EventKind,
+    FaultKind,
+    LedgerRow,
+    UplinkAck,
+    UplinkBatch,
+)
 from surefoot.spec import JobSpec
 from surefoot.views import Claimed, CommandPage
 
@@ -25,15 +35,17 @@ class ControlPlane:
         self.spec, self.package_uri = spec, package_uri
         self.url = ""
         self.claims = 0
+        # called when the claim has been counted, before it is answered
+        self.on_claim: Callable[[], None] = lambda: None
         self.events: dict[tuple[str, int], Event] = {}
         self.ledger: dict[int, LedgerRow] = {}
         self._commands: list[Command] = []
         self._changed = threading.Condition()
         self._closed = False
 
-    def command(self, kind: CommandKind, trainers: int | None = None) -> None:
+    def command(self, kind: CommandKind, trainers: int | None = None, fault: FaultKind | None = None) -> None:
         with self._changed:
-            self._commands.append(Command(n=len(self._commands) + 1, kind=kind, trainers=trainers))
+            self._commands.append(Command(n=len(self._commands) + 1, kind=kind, trainers=trainers, fault=fault))
             self._changed.notify_all()
 
     def of(self, kind: EventKind) -> list[Event]:
@@ -49,11 +61,25 @@ class ControlPlane:
     def wait_for_state(self, state: str, timeout_s: float) -> None:
         self._wait(lambda: state in (e.data.get("state") for e in self.events.values()), timeout_s)
 
+    def wait_for_event(self, kind: EventKind, timeout_s: float, **data: object) -> Event:
+        """Return the first event of a kind with these data."""
+
+        def found() -> list[Event]:
+            events = [event for event in self.events.values() if event.kind is kind]
+            return [event for event in events if data.items() <= event.data.items()]
+
+        self._wait(found, timeout_s)
+        return found()[0]
+
     def _wait(self, what: object, timeout_s: float) -> None:
         assert callable(what)
         with self._changed:
-            if not self._changed.wait_for(what, timeout_s):
+            self._changed.wait_for(lambda: what() or self._failed(), timeout_s)
+            if not what():
                 raise AssertionError(f"it did not come; told were {[(e.kind, e.data) for e in self.events.values()]}")
+
+    def _failed(self) -> bool:
+        return any(event.kind is EventKind.FAILED for event in self.events.values())
 
     # ---- answers
 
@@ -61,6 +87,7 @@ class ControlPlane:
         if request.code != CODE:
             return 403, None
         self.claims += 1
+        self.on_claim()
         if self.claims > 1:
             return 409, None
         return 200, Claimed(token=TOKEN, spec=self.spec, package_uri=self.package_uri)

@@ -66,13 +66,13 @@ def train(run: surefoot.Run) -> None:
 
 
 def hold(run, step):
-    """Wait at a step until the test opens its gate, a file."""
-    gate = run.config.get("gate")
-    if gate and step.number == gate[0]:
-        import time
+    """Wait at steps until the test opens their gates, which are files."""
+    for number, path in run.config.get("gates", [run.config["gate"]] if "gate" in run.config else []):
+        if step.number == number:
+            import time
 
-        while not os.path.exists(gate[1]):
-            time.sleep(0.005)
+            while not os.path.exists(path):
+                time.sleep(0.005)
 
 
 def raises(run: surefoot.Run) -> None:
