@@ -24,6 +24,8 @@ POINTS = (
     "gather",  # the own slice is merged, nothing gathered yet
     "commit",  # the merge is committed, the user's code has not gone on
     "boundary",  # between a step's commit and the next step
+    "snapshot",  # at that boundary, before the share of the state is copied
+    "save",  # the share is copied, and about to be written
     "report",  # a generation is over, the report not yet made
     "enter",  # a new generation was told, its group not yet formed
     "conclude",  # elected, before the code after the loop

@@ -12,7 +12,7 @@ from surefoot.errors import ContractError
 from surefoot_actors.engine.survey import Survey
 from surefoot_actors.engine.types import StateImage
 
-__all__ = ["SavedState", "flat_bytes", "read_image", "write_image"]
+__all__ = ["SavedState", "flat_bytes", "read_image", "skeleton_of", "write_image"]
 
 
 def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
@@ -20,13 +20,15 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
 
 
+def skeleton_of(survey: Survey) -> bytes:
+    """Return all of the state that is not in tensors, and their specs. Only ever read in trainers, which run the user's code."""
+    specs = [(e.name, e.tensor.dtype, tuple(e.tensor.shape), e.tensor.device.type == "cpu") for e in survey.entries]
+    return pickle.dumps((survey.objects, specs), protocol=5)
+
+
 def write_image(survey: Survey) -> StateImage:
     """Return the survey's image. Its tensors may alias the live ones."""
-    specs = [(e.name, e.tensor.dtype, tuple(e.tensor.shape), e.tensor.device.type == "cpu") for e in survey.entries]
-    return StateImage(
-        skeleton=pickle.dumps((survey.objects, specs), protocol=5),
-        tensors=[flat_bytes(entry.tensor) for entry in survey.entries],
-    )
+    return StateImage(skeleton=skeleton_of(survey), tensors=[flat_bytes(entry.tensor) for entry in survey.entries])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,7 @@ class SavedState:
 
 def read_image(image: StateImage, device: torch.device) -> SavedState:
     """Return what an image holds. Raises ContractError when tensors and skeleton do not belong together."""
-    objects, specs = pickle.loads(image.skeleton)  # noqa: S301 - written by a trainer of this attempt, never from outside
+    objects, specs = pickle.loads(image.skeleton)  # noqa: S301 - written by a trainer of this job, or of one whose checkpoint the user gave
     sizes = [torch.Size(shape).numel() * dtype.itemsize for _, dtype, shape, _ in specs]
     if sizes != [t.numel() for t in image.tensors]:
         raise ContractError("a state image is damaged: its tensors are not of the sizes that its skeleton tells")

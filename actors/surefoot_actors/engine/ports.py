@@ -42,7 +42,7 @@ class StateOwner(Protocol):
         """List every tensor and plain value of the state, as it is now. Tensors are the live ones."""
 
     def check_image(self, image: StateImage) -> None:
-        """Raise ContractError where the modules' tensors are of another shape or dtype than the image's, naming one."""
+        """Raise ContractError where the tracked objects are not those of the image, naming what differs. Changes nothing."""
 
     def models(self) -> dict[str, nn.Module]:
         """The tracked modules, by name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +19,15 @@ _TENSOR = "\0tensor"
 
 TensorOf = Callable[[int, torch.Tensor | None], torch.Tensor]
 """Returns a saved tensor by number; given a tensor of its shape and dtype, overwrites and returns that one."""
+
+
+class Saved(Protocol):
+    """A saved state's tensors."""
+
+    # name, dtype, shape, whether it lay on the CPU; by number
+    specs: list[tuple[str, torch.dtype, tuple[int, ...], bool]]
+
+    def tensor(self, number: int, into: torch.Tensor | None) -> torch.Tensor: ...
 
 
 class Entry(NamedTuple):
@@ -72,6 +82,9 @@ class TrackedObject(Protocol):
     def survey(self, survey: Survey) -> None:
         """Add this object's tensors and tree."""
 
+    def check(self, tree: Any, saved: Saved) -> None:
+        """Raise ContractError where the state cannot be restored here, naming what differs. Changes nothing."""
+
     def restore(self, tree: Any, tensor: TensorOf) -> None:
         """Overwrite the state. Raises ContractError naming what is of another shape."""
 
@@ -98,6 +111,18 @@ class TrackedModule:
             ],
             [part.training for part in self._parts],
         )
+
+    def check(self, tree: Any, saved: Saved) -> None:
+        parameters, buffers, _ = tree
+        here = {prefix + key: owner[key] for prefix, owner in self._buffers for key in owner}
+        _same_names(self.name, [n for n, _, _ in parameters], [n for n, _ in self._parameters])
+        _same_names(self.name, [n for n, _ in buffers], list(here))
+        for (name, number, _), (_, parameter) in zip(parameters, self._parameters, strict=True):
+            _same_shape(name, parameter, saved.specs[number])
+        for name, number in buffers:
+            own = here[name]
+            if number is not None and own is not None:
+                _same_shape(name, own, saved.specs[number])
 
     def restore(self, tree: Any, tensor: TensorOf) -> None:
         parameters, buffers, training = tree
@@ -153,14 +178,30 @@ class TrackedOptimizer:
             rest = {k: survey.tree(f"{name}.state.{k}", v) for k, v in state.items() if id(k) not in mine}
         survey.objects[name] = ([(n, i) for n, _, i in parameters], groups, states, rest)
 
-    def restore(self, tree: Any, tensor: TensorOf) -> None:
-        parameters, groups, states, rest = tree
-        mine = self._optimizer.param_groups
-        sizes, theirs = [len(g["params"]) for g in mine], [stop - start for start, stop, _ in groups]
+    def check(self, tree: Any, saved: Saved) -> None:
+        parameters, groups, _, _ = tree
+        self._check_groups(groups)
+        for (name, number), parameter in zip(parameters, self._parameters(), strict=True):
+            _same_shape(name, parameter, saved.specs[number])
+        for own, (_, _, settings) in zip(self._optimizer.param_groups, groups, strict=True):
+            lacking = sorted(own.keys() - settings.keys() - {"params"})
+            if lacking:
+                raise ContractError(
+                    f"{self.name} has the settings {', '.join(lacking)} here, which the saved one has not: it is another optimizer"
+                )
+
+    def _check_groups(self, groups: Any) -> None:
+        sizes = [len(g["params"]) for g in self._optimizer.param_groups]
+        theirs = [stop - start for start, stop, _ in groups]
         if sizes != theirs:
             raise ContractError(
                 f"{self.name} has parameter groups of {sizes} parameters here, of {theirs} in the run's state"
             )
+
+    def restore(self, tree: Any, tensor: TensorOf) -> None:
+        parameters, groups, states, rest = tree
+        self._check_groups(groups)
+        mine = self._optimizer.param_groups
         own = self._parameters()
         for (name, number), parameter in zip(parameters, own, strict=True):
             _overwrite(name, parameter, number, tensor)
@@ -190,6 +231,15 @@ class TrackedOther:
     def survey(self, survey: Survey) -> None:
         survey.objects[self.name] = survey.tree(self.name, self._thing.state_dict())
 
+    def check(self, tree: Any, saved: Saved) -> None:
+        before = copy.deepcopy(self._thing.state_dict())
+        try:
+            self._thing.load_state_dict(_untree(tree, saved.tensor))
+        except Exception as error:  # the edge to the user's object: only it knows what it can load
+            raise ContractError(f"{self.name} does not load what was saved of it: {error!r}") from error
+        finally:
+            self._thing.load_state_dict(before)
+
     def restore(self, tree: Any, tensor: TensorOf) -> None:
         self._thing.load_state_dict(_untree(tree, tensor))
 
@@ -201,6 +251,12 @@ def _overwrite(name: str, own: torch.Tensor, number: int, tensor: TensorOf) -> N
             f"{name} is {own.dtype} {tuple(own.shape)} here, {saved.dtype} {tuple(saved.shape)} in the run's state; "
             f"the code before run.steps() must build the same objects on every trainer"
         )
+
+
+def _same_shape(name: str, own: torch.Tensor, saved: tuple[str, torch.dtype, tuple[int, ...], bool]) -> None:
+    _, dtype, shape, _ = saved
+    if (own.dtype, tuple(own.shape)) != (dtype, shape):
+        raise ContractError(f"{name} is {own.dtype} {tuple(own.shape)} here, {dtype} {shape} in the saved state")
 
 
 def _same_names(what: str, saved: list[str], own: list[str]) -> None:

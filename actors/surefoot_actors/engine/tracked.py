@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine import stripes
-from surefoot_actors.engine.image import read_image, write_image
+from surefoot_actors.engine.image import SavedState, read_image, write_image
 from surefoot_actors.engine.survey import Survey, TrackedModule, TrackedObject, TrackedOptimizer, TrackedOther
 from surefoot_actors.engine.types import StateImage
 
@@ -79,27 +79,24 @@ class Tracked:
     @torch.no_grad()
     def restore(self, image: StateImage) -> None:
         saved = read_image(image, self._device)
+        self._check_names(saved)
+        for tracked in self._objects:
+            tracked.restore(saved.objects[tracked.name], saved.tensor)
+
+    @torch.no_grad()
+    def check_image(self, image: StateImage) -> None:
+        """Raise ContractError where the tracked objects are not those of the image, naming what differs. Changes nothing."""
+        saved = read_image(image, self._device)
+        self._check_names(saved)
+        for tracked in self._objects:
+            tracked.check(saved.objects[tracked.name], saved)
+
+    def _check_names(self, saved: SavedState) -> None:
         mine, theirs = [t.name for t in self._objects], list(saved.objects)
         if mine != theirs:
             raise ContractError(
                 f"this trainer tracks {mine}, the run tracks {theirs}; run.track() must get the same objects everywhere"
             )
-        for tracked in self._objects:
-            tracked.restore(saved.objects[tracked.name], saved.tensor)
-
-    def check_image(self, image: StateImage) -> None:
-        """Raise ContractError where the modules' tensors are of another shape or dtype than the image's, naming one."""
-        saved = {name: (dtype, shape) for name, dtype, shape, _ in read_image(image, self._device).specs}
-        prefixes = tuple(f"{name}." for name in self.modules)
-        own = {e.name: (e.tensor.dtype, tuple(e.tensor.shape)) for e in self.survey().entries}
-        mine = {name: spec for name, spec in own.items() if name.startswith(prefixes)}
-        theirs = {name: spec for name, spec in saved.items() if name.startswith(prefixes)}
-        for name in (*mine, *theirs):
-            if mine.get(name) != theirs.get(name):
-                raise ContractError(
-                    f"{name} is {_said(mine.get(name))} in this job's code, {_said(theirs.get(name))} in the saved state: it is "
-                    "another model; build the one that was saved, or begin from step 0"
-                )
 
     def models(self) -> dict[str, nn.Module]:
         """Return the tracked modules, by name."""
@@ -119,10 +116,6 @@ class Tracked:
     @torch.no_grad()
     def tensor_digests(self) -> dict[str, bytes]:
         return stripes.tensor_digests(self.survey())
-
-
-def _said(spec: tuple[torch.dtype, tuple[int, ...]] | None) -> str:
-    return "missing" if spec is None else f"{spec[0]} {spec[1]}"
 
 
 def _all_parameters(

@@ -1,0 +1,158 @@
+"""A trainer's writing side: snapshots its share at a step boundary, and writes it on a thread of its own while training goes on."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from surefoot.errors import CheckpointError
+from surefoot_actors import faults
+from surefoot_actors.checkpoint.capture import Captured, HostMemory, Ledger, Place, capture, specs_of
+from surefoot_actors.checkpoint.shares import parts_of
+from surefoot_actors.checkpoint.storage import Storage
+from surefoot_actors.checkpoint.write import write_share
+from surefoot_actors.engine.survey import Survey
+from surefoot_actors.protocol.messages import Saved
+
+__all__ = ["Parked", "Saver"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """State that stands still, to be saved as it is."""
+
+    place: Place
+    survey: Callable[[], Survey]
+    ledger: Ledger
+    # to be exported too; none before the end of training
+    modules: Mapping[str, nn.Module] = field(default_factory=dict)
+    # whether it has stood still until now
+    still: Callable[[], bool]
+
+
+class Saver:
+    """Tells `Saved` of everything it is asked for. Nothing here stops training, and nothing but the copy holds it up."""
+
+    def __init__(self, url: str, trainer: str, device: torch.device, tell: Callable[[Saved], None]) -> None:
+        self._url, self._trainer, self._tell = url, trainer, tell
+        self._device, self._memory = device, HostMemory(device)
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        # of the snapshot that is being written
+        self._writing: Place | None = None
+        self._saving: set[Place] = set()
+        self._prepared: tuple[int, int] | None = None
+        self._storage: Storage | None = None
+
+    # ---- on the training thread
+
+    def snapshot(self, survey: Callable[[], Survey], place: Place, ledger: Ledger) -> None:
+        """Copy this trainer's share, and have it written. Skipped while an earlier one is being written: nobody waits."""
+        writing = self._writing
+        if writing is not None:
+            self._tell(self._failed(place, f"skipped: still writing the one of step {writing.step}"))
+            return
+        began = time.monotonic()
+        faults.point("snapshot", place.step - 1)
+        try:
+            captured = capture(survey(), place, ledger, self._memory)
+        except torch.AcceleratorError:
+            raise  # the device's fault is this trainer's loss
+        except Exception as error:  # noqa: BLE001  the edge: a state that cannot be copied is told, and training goes on
+            self._tell(self._failed(place, f"the state could not be copied: {error!r}"))
+            return
+        stall_s = time.monotonic() - began
+        self._prepared = (place.share, place.of)
+        self._writing = place
+        self._put(lambda: self._write_snapshot(captured, stall_s))
+
+    def prepare(self, survey: Callable[[], Survey], share: int, of: int) -> None:
+        """Have memory for this share ready before the first snapshot of it. Costs the training thread nothing the second time."""
+        if self._prepared == (share, of) or self._writing is not None:
+            return
+        self._prepared = (share, of)
+        num_bytes = sum(part.nbytes for part in parts_of(specs_of(survey()), share, of))
+        self._put(lambda: self._memory.prepare(num_bytes))
+
+    # ---- on any thread
+
+    def save(self, parked: Parked) -> None:
+        """Have parked state saved on the writing thread. Asked again meanwhile, it is answered once."""
+        with self._lock:
+            if parked.place in self._saving:
+                return
+            self._saving.add(parked.place)
+        self._put(lambda: self._save(parked))
+
+    def _put(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="checkpoint-writer", daemon=True)
+                self._thread.start()
+        self._jobs.put(job)
+
+    # ---- on the writing thread
+
+    def _run(self) -> None:
+        while True:
+            self._jobs.get()()
+
+    def _write_snapshot(self, captured: Captured, stall_s: float) -> None:
+        try:
+            saved = self._write(captured, {}, stall_s, parked=False)
+        finally:
+            self._writing = None
+        self._tell(saved)
+
+    def _save(self, parked: Parked) -> None:
+        place = parked.place
+        try:
+            # memory of its own: should training go on meanwhile, a snapshot takes the other
+            captured = capture(parked.survey(), place, parked.ledger, HostMemory(self._device))
+            saved = self._write(captured, parked.modules, 0.0, parked=True)
+            # what was read while training went on is of no one step
+            if not parked.still():
+                saved = self._failed(place, "training went on before the state was saved", parked=True)
+        except Exception as error:  # noqa: BLE001  the edge: a state that cannot be copied is told
+            saved = self._failed(place, f"the state could not be copied: {error!r}", parked=True)
+        finally:
+            with self._lock:
+                self._saving.discard(place)
+        self._tell(saved)
+
+    def _write(self, captured: Captured, modules: Mapping[str, nn.Module], stall_s: float, *, parked: bool) -> Saved:
+        place = captured.place
+        faults.point("save", place.step - 1)
+        try:
+            if self._storage is None:
+                self._storage = Storage(self._url)
+            entry = write_share(self._storage, self._trainer, captured, modules)
+        except CheckpointError as error:
+            return self._failed(place, str(error), parked=parked)
+        except Exception as error:  # noqa: BLE001  the thread's edge: told, so that nobody waits for it
+            return self._failed(place, f"a fault of Surefoot's own: {error!r}", parked=parked)
+        return self._saved(place, entry=entry.model_dump_json(), stall_s=stall_s, parked=parked)
+
+    def _failed(self, place: Place, error: str, *, parked: bool = False) -> Saved:
+        return self._saved(place, error=error, parked=parked)
+
+    def _saved(self, place: Place, *, entry: str = "", error: str = "", stall_s: float = 0.0, parked: bool) -> Saved:
+        return Saved(
+            trainer=self._trainer,
+            generation=place.generation,
+            round=place.round,
+            step=place.step,
+            share=place.share,
+            of=place.of,
+            entry=entry,
+            error=error,
+            stall_s=stall_s,
+            parked=parked,
+        )
