@@ -10,7 +10,7 @@ from typing import NamedTuple
 from surefoot_actors.protocol import member
 from surefoot_actors.protocol.member import At
 from surefoot_actors.protocol.membership import Phase
-from surefoot_actors.protocol.messages import Conclude, Flag
+from surefoot_actors.protocol.messages import Conclude, Flag, Leaving, Restore
 
 from .machines import Machines
 from .supervisors import Supervisors
@@ -51,17 +51,17 @@ class Explorer:
             len(bounds.resizes),
             bounds.doubles,
             bounds.breaks,
+            bounds.notices,
+            bounds.checkpoints,
+            bounds.damages,
+            bounds.pauses,
             world.budget.spares,
         )
         return world._replace(budget=budget)
 
     def _is_founded(self, world: World) -> bool:
-        first = [t for t in world.trainers if t.machine >= 0]
-        return (
-            not world.control
-            and len(first) == self.bounds.trainers
-            and all(self.machines.member(t.machine).at is At.USER for t in first)
-        )
+        admitted = [t for t in world.trainers if t.machine >= 0 and self.machines.member(t.machine).at is At.USER]
+        return not world.control and len(admitted) == self.bounds.trainers
 
     def moves(self, world: World) -> list[Move]:
         """Everything that may happen next. Raises Violation if a move breaks an invariant, or nothing is left that will happen."""
@@ -109,7 +109,10 @@ class Explorer:
                 draft.spend("doubles")
             else:
                 draft.control -= {message}
-            self._trainers.feed(draft, i, number)
+            if isinstance(what, Restore):
+                self._trainers.restore(draft, i, what)
+            else:
+                self._trainers.feed(draft, i, number)
             yield ("DOUBLED" if doubled else "delivered", i, what), sent_now and not doubled, draft
 
     def _faults(self, world: World) -> Iterator[Step]:
@@ -120,6 +123,12 @@ class Explorer:
                 draft = Draft(world)
                 draft.spend("crashes")
                 yield ("CRASH", i), False, _killed(draft, i)
+            if world.budget.notices and not world.frozen >> i & 1:
+                draft = Draft(world)
+                draft.spend("notices")
+                notice = Leaving(trainer=f"t{i}", reason="notice")
+                draft.send("from", i, self.machines.messages.number(notice))
+                yield ("NOTICE", i), False, draft
             if world.frozen >> i & 1 or world.budget.freezes:
                 draft = Draft(world)
                 draft.frozen ^= 1 << i
@@ -134,7 +143,8 @@ class Explorer:
         quiet = world.budget[:-1] == (0,) * (len(world.budget) - 1) and not world.control and not world.frozen
         if not quiet or not world.supervisor.up:
             return False
-        if self.machines.membership(world.supervisor.machine).phase is not Phase.RUNNING:
+        state = self.machines.membership(world.supervisor.machine)
+        if state.phase is not Phase.RUNNING or state.pausing != world.journal.pause:
             return False
         return all(
             t.late is None and (t.life != "live" or t.group == world.latest) for t in world.trainers
@@ -177,6 +187,8 @@ class Explorer:
         if trainer.life != "live":
             return False
         what = self.machines.messages.values[number]
+        if isinstance(what, Restore):
+            return self.machines.member(trainer.machine).generation is None
         if way == "from":
             if not draft.supervisor.up:
                 return True
@@ -214,10 +226,10 @@ def _empty(bounds: Bounds) -> World:
     return World(
         trainers=(Trainer(),) * bounds.room,
         supervisor=Supervisor(up=True, machine=-1),
-        journal=Journal(),
+        journal=Journal(stored=frozenset(bounds.stored)),
         control=frozenset(),
         data=frozenset(),
-        budget=Budget(0, 0, 0, 0, 0, 0, bounds.room),
+        budget=Budget(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bounds.room),
         target=bounds.trainers,
         frozen=0,
         latest=-1,

@@ -64,7 +64,9 @@ class Machines:
 
     def add_membership(self, outcome: MembershipOutcome) -> Outcome:
         state, commands = outcome
-        state = replace(state, why="", fruitless=0, replaces={}, newest_round=0, newest_step=0, newest_row=-1, deaths={})
+        state = replace(
+            state, why="", fruitless=0, replaces={}, newest_round=0, newest_step=0, newest_row=-1, deaths={}
+        )
         key = tuple(_frozen(getattr(state, f.name)) for f in fields(state))
         told = tuple(c for c in commands if not isinstance(c, membership.Emit))
         return Outcome(self.memberships.number(state, key), told)

@@ -6,20 +6,24 @@ from collections.abc import Iterator
 from typing import Any
 
 from surefoot_actors.protocol import membership
-from surefoot_actors.protocol.member import MemberState
+from surefoot_actors.protocol.member import At, MemberState
 from surefoot_actors.protocol.membership import (
+    Committed,
     Finish,
     Found,
     Kill,
     Lost,
     MembershipState,
+    PauseWanted,
     Phase,
     Record,
     Reserve,
     Reserved,
     Resized,
+    SaveState,
     Send,
     StartTrainer,
+    StateSaved,
     Suspected,
     Trusted,
     Withdraw,
@@ -34,6 +38,10 @@ __all__ = ["FINISH", "Supervisors"]
 
 # R8: in which order a run is finished.
 FINISH = ["record", "end"]
+
+
+def _url(number: int) -> str:
+    return f"c{number}"
 
 
 class Supervisors:
@@ -53,6 +61,10 @@ class Supervisors:
             target=draft.target,
             min_trainers=self._bounds.min_trainers,
             incarnation=draft.journal.incarnation,
+            spares=self._bounds.warm,
+            max_failures=1_000_000,
+            saves=self._bounds.saves,
+            checkpoints=tuple(_url(r) for r in sorted(draft.journal.stored | draft.journal.damaged, reverse=True)),
         )
 
     # ---- moves
@@ -66,6 +78,7 @@ class Supervisors:
                 yield from self._receive(world, message)
         for i, trainer in enumerate(world.trainers):
             yield from self._watch(world, i, trainer)
+        yield from self._save(world)
         yield from self._faults(world)
 
     def _receive(self, world: World, message: tuple[str, int, int]) -> Iterator[Step]:
@@ -90,8 +103,33 @@ class Supervisors:
             label = (type(event).__name__, i)
             yield from self._handle(draft.world(), label, True, event, even_if_ignored=True)
 
+    def _save(self, world: World) -> Iterator[Step]:
+        """Parked members write their shares; the state is saved when all have."""
+        saving = [int(t[1:]) for t in world.supervisor.saving]
+        if not saving or any(world.trainers[i].life != "live" or world.frozen >> i & 1 for i in saving):
+            return
+        members = [self._machines.member(world.trainers[i].machine) for i in saving]
+        rounds = {m.round for m in members}
+        if len(rounds) > 1 or any(m.at not in (At.BOUNDARY, At.END) for m in members):
+            raise Violation(f"I9: saved while members are at {[(m.round, m.at.value) for m in members]}")
+        draft = Draft(world)
+        draft.supervisor = draft.supervisor._replace(saving=())
+        draft.journal = draft.journal._replace(stored=draft.journal.stored | rounds)
+        yield from self._handle(draft.world(), ("saved", *rounds), True, StateSaved(), even_if_ignored=True)
+
     def _faults(self, world: World) -> Iterator[Step]:
-        ended = self._machines.membership(world.supervisor.machine).ended
+        state = self._machines.membership(world.supervisor.machine)
+        ended = state.ended
+        if not ended:
+            yield from self._checkpoints(world)
+        if not ended and not state.pausing and (world.budget.pauses or world.journal.pause):
+            draft = Draft(world)
+            if not world.journal.pause:
+                draft.spend("pauses")
+            draft.journal = draft.journal._replace(pause=True)
+            # once somebody has asked for it, a restarted supervisor is told too
+            certain = world.journal.pause
+            yield from self._handle(draft.world(), ("PAUSE",), certain, PauseWanted(), even_if_ignored=True)
         if world.budget.resizes and not ended:
             target = self._bounds.resizes[-world.budget.resizes]
             draft = Draft(world)
@@ -100,6 +138,23 @@ class Supervisors:
             yield from self._handle(draft.world(), ("RESIZED", target), False, Resized(target), even_if_ignored=True)
         if world.budget.supervisor_crashes:
             yield ("SUPERVISOR CRASHES",), False, self._crash(Draft(world))
+
+    def _checkpoints(self, world: World) -> Iterator[Step]:
+        """The newest step's state becomes a checkpoint, sooner or later, whoever has been lost since; a checkpoint rots."""
+        journal = world.journal
+        newest = self._bounds.ends[max(s for _, s in world.rows)] if world.rows else 0
+        if world.budget.checkpoints and newest and newest not in journal.stored | journal.damaged:
+            draft = Draft(world)
+            draft.spend("checkpoints")
+            draft.journal = journal._replace(stored=journal.stored | {newest})
+            event = Committed(_url(newest))
+            yield from self._handle(draft.world(), ("CHECKPOINT", newest), False, event, even_if_ignored=True)
+        if world.budget.damages:
+            for number in journal.stored:
+                draft = Draft(world)
+                draft.spend("damages")
+                draft.journal = journal._replace(stored=journal.stored - {number}, damaged=journal.damaged | {number})
+                yield ("DAMAGED", number), False, draft
 
     def _handle(
         self,
@@ -141,6 +196,8 @@ class Supervisors:
     def _performed(self, draft: Draft, machine: int, commands: tuple[Any, ...]) -> Iterator[Draft]:
         """The world before the first command, and after each one."""
         draft.supervisor = draft.supervisor._replace(machine=machine)
+        if draft.supervisor.saving and self._machines.membership(machine).phase is not Phase.SAVING:
+            draft.supervisor = draft.supervisor._replace(saving=())
         todo = list(commands)
         while todo:
             yield Draft(draft.world())
@@ -176,6 +233,8 @@ class Supervisors:
                 self._decided(draft, generation)
                 number = self._machines.generations.number(generation)
                 draft.journal = draft.journal._replace(recorded=number)
+            case SaveState(members=members):
+                draft.supervisor = draft.supervisor._replace(saving=members)
             case StartTrainer(trainer=trainer):
                 i = int(trainer[1:])
                 if i < self._bounds.room and draft.trainers[i].life in ("none", "dead"):
@@ -211,16 +270,32 @@ class Supervisors:
         draft.latest = number
 
     def _finish(self, draft: Draft, part: str, outcome: str) -> None:
-        if outcome != "succeeded":
+        if outcome == "paused" and draft.journal.pause:
+            self._check_saved(draft)
+        elif outcome != "succeeded":
             raise Violation(f"I4: the run {outcome}")
-        if not draft.journal.finished and not any(t.returned for t in draft.trainers):
+        elif not draft.journal.finished and not any(t.returned for t in draft.trainers):
             raise Violation("I4: the run is complete, but no trainer ran the code after the loop")
+        elif self._bounds.saves and self._bounds.ends[-1] not in draft.journal.stored | draft.journal.damaged:
+            raise Violation("I9: the run is complete, but its last state is not saved")
         if part == "record":
-            draft.journal = draft.journal._replace(finished=True)
+            draft.journal = draft.journal._replace(finished=outcome)
         else:
             for i, trainer in enumerate(draft.trainers):
                 if trainer.life in ("live", "starting"):
                     draft.put(i, trainer._replace(life="ended", group=-1, op="-", piece=None, late=None))
+
+    def _check_saved(self, draft: Draft) -> None:
+        """I9: a pause throws nothing away that anybody holds, but for what is fenced."""
+        newest = self._machines.generation(draft.latest) if draft.latest >= 0 else None
+        for i, trainer in enumerate(draft.trainers):
+            fenced = ("kill", i, 0) in draft.control or draft.frozen >> i & 1
+            member = newest is not None and any(m.trainer == name(i) for m in newest.members)
+            if trainer.life != "live" or fenced or not member:
+                continue
+            held = self._machines.member(trainer.machine).round
+            if held > 0 and held not in draft.journal.stored | draft.journal.damaged:
+                raise Violation(f"I9: paused though {name(i)} holds round {held}, which is not saved")
 
     # ---- one supervisor after the other
 
@@ -242,7 +317,7 @@ class Supervisors:
             trainers=tuple(name(i) for i, t in enumerate(world.trainers) if t.life in ("starting", "live")),
             number=generation.number if generation else 0,
             members=tuple(m.trainer for m in generation.members) if generation else (),
-            finished="succeeded" if draft.journal.finished else "",
+            finished=draft.journal.finished,
         )
         outcome = self._machines.add_membership(membership.resume(self._new(draft), found))
         draft.supervisor = Supervisor(up=True, machine=-1)

@@ -24,7 +24,7 @@ BOUNDS: dict[str, Bounds] = {
     "a supervisor's crash": Bounds(trainers=3, sub_tasks=3, supervisor_crashes=1, steps=(1, 1)),
     "two supervisors' crashes": Bounds(trainers=2, supervisor_crashes=2, steps=(1,)),
     "a supervisor's crash and a trainer's": Bounds(trainers=2, crashes=1, supervisor_crashes=1),
-    "a supervisor's crash and a freeze": Bounds(trainers=2, freezes=1, supervisor_crashes=1),
+    "a supervisor's crash and a freeze": Bounds(trainers=2, freezes=1, supervisor_crashes=1, steps=(1,)),
     "a group that breaks, and a crash": Bounds(trainers=2, breaks=1, crashes=1),
     "messages doubled": Bounds(trainers=2, doubles=2, breaks=1, steps=(1,)),
     "up": Bounds(trainers=2, spares=1, resizes=(3,), steps=(2, 1)),
@@ -34,6 +34,34 @@ BOUNDS: dict[str, Bounds] = {
     "down, and a crash": Bounds(trainers=2, resizes=(1,), crashes=1, steps=(1, 2)),
     "down, and a supervisor's crash": Bounds(trainers=2, resizes=(1,), supervisor_crashes=1),
     "down, and a group that breaks": Bounds(trainers=2, resizes=(1,), breaks=1, steps=(1, 2)),
+    "a checkpoint, and everyone lost": Bounds(trainers=1, spares=2, crashes=2, checkpoints=2, steps=(1, 2)),
+    "a checkpoint, and two of two lost": Bounds(trainers=2, spares=1, crashes=2, checkpoints=1, steps=(1,)),
+    "a checkpoint that rots": Bounds(trainers=1, spares=1, crashes=1, checkpoints=2, damages=2, steps=(1, 1, 1)),
+    "a restore, and a crash": Bounds(trainers=2, spares=1, crashes=1, stored=(1, 2), damages=1, founded=False),
+    "a restore, and two crashes": Bounds(trainers=1, spares=2, crashes=2, stored=(1,), damages=1, founded=False),
+    "a restore that needs two": Bounds(
+        trainers=2, min_trainers=2, spares=1, crashes=1, stored=(1,), damages=1, steps=(1,), founded=False
+    ),
+    "a restore, and a supervisor's crash": Bounds(
+        trainers=1, spares=1, crashes=1, supervisor_crashes=1, stored=(1,), founded=False
+    ),
+    "a restore, and a freeze": Bounds(trainers=2, spares=1, freezes=1, stored=(1,), steps=(1,), founded=False),
+    "the end is saved, and a crash": Bounds(trainers=2, crashes=1, saves=True, steps=(1,)),
+    "the end is saved, and everyone lost": Bounds(trainers=1, spares=1, crashes=1, checkpoints=1, saves=True),
+    "the end is saved, and a supervisor's crash": Bounds(
+        trainers=2, crashes=1, supervisor_crashes=1, saves=True, steps=(1,)
+    ),
+    "the end is saved, and a freeze": Bounds(trainers=2, freezes=1, saves=True, steps=(1,)),
+    "a pause, and a crash": Bounds(trainers=2, crashes=1, pauses=1, saves=True),
+    "a pause while founding": Bounds(trainers=2, crashes=1, pauses=1, steps=(1,), founded=False),
+    "a pause, and a supervisor's crash": Bounds(trainers=2, supervisor_crashes=1, pauses=1),
+    "a pause, and a freeze": Bounds(trainers=2, freezes=1, pauses=1, steps=(1,)),
+    "a notice": Bounds(trainers=2, notices=1, spares=1, steps=(1, 2)),
+    "a notice, and a crash": Bounds(trainers=2, notices=1, spares=1, crashes=1, steps=(1,)),
+    "a notice to the only one, and a crash": Bounds(trainers=1, notices=1, spares=2, crashes=1),
+    "a notice, and a supervisor's crash": Bounds(trainers=2, notices=1, supervisor_crashes=1, steps=(1,)),
+    "notices to all": Bounds(trainers=2, notices=2, spares=1, steps=(1,)),
+    "a spare, and a crash": Bounds(trainers=2, warm=1, spares=2, crashes=1),
 }
 
 

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from surefoot_actors.protocol import changing, founding, losses, member, membership
+from surefoot_actors.protocol import changing, ending, founding, member, membership
 from surefoot_actors.protocol.member import At, MemberState, Stage
 from surefoot_actors.protocol.membership import MembershipState, Phase, Record
+from surefoot_actors.protocol.moves import end
 
 from . import supervisors, trainers
 from .explore import explore
@@ -57,6 +58,18 @@ def leave_when_wanted(state: MemberState) -> bool:
     return state.at is At.BOUNDARY and (state.latched or state.wanted == state.number)
 
 
+def all_at_once(state: MembershipState, stateful: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(t for t in stateful if t in state.leaving)
+
+
+def learn_nothing(state: MembershipState, *_: Any) -> MembershipState:
+    return state
+
+
+def end_paused(state: MembershipState) -> membership.Outcome:
+    return end(state, "paused", "")
+
+
 def key_by_generation(step: int, generation: int) -> Any:
     return (step, generation)
 
@@ -82,7 +95,7 @@ CASES = {
         member, "already_in", never, Bounds(doubles=1, breaks=1, steps=(1,)), "I4: stuck"
     ),
     "R3 a number is durable before it is told": Case(
-        losses, "start_over", tell_before_it_is_durable, Bounds(supervisor_crashes=2, steps=(1,)), "I6: number 2"
+        membership, "start_over", tell_before_it_is_durable, Bounds(supervisor_crashes=2, steps=(1,)), "I6: number 2"
     ),
     "R4 only members of the newest generation survive": Case(
         membership, "adopts", always, Bounds(freezes=1, supervisor_crashes=1), "a held leaf was given to another member"
@@ -94,7 +107,23 @@ CASES = {
         changing, "gives_state", always, Bounds(crashes=1, spares=1), "I7: t2 takes stripes"
     ),
     "R5 part of a state founds no run": Case(
-        changing, "cut_short", nobody, Bounds(trainers=1, spares=2, resizes=(2,), crashes=1), "I7: t1 founds the run"
+        founding, "cut_short", nobody, Bounds(trainers=1, spares=2, resizes=(2,), crashes=1), "I7: t1 founds the run"
+    ),
+    "R5 a checkpoint's state begins nothing anew": Case(
+        founding,
+        "may_begin_anew",
+        always,
+        Bounds(
+            trainers=2,
+            min_trainers=2,
+            spares=1,
+            crashes=1,
+            damages=1,
+            stored=(1,),
+            steps=(1,),
+            founded=False,
+        ),
+        "I8: t0 goes on at round 0 with the state of round 1",
     ),
     "R6 the vector is kept for those behind": Case(
         member, "retains", forget_when_sending, Bounds(breaks=1), "nobody holds the merged vector"
@@ -103,6 +132,17 @@ CASES = {
     "R7 a leaver holds nothing": Case(
         changing, "may_leave", always, Bounds(resizes=(1,), breaks=1), "I5: t0 computes (0, 1) of round 0; t1"
     ),
+    "R7 the last one with the state does not leave": Case(
+        changing, "leavers", all_at_once, Bounds(trainers=1, notices=1, spares=1), "I7: t1 joins at 1, and nobody"
+    ),
+    "what has gone on past the end is not saved": Case(
+        changing,
+        "_learned",
+        learn_nothing,
+        Bounds(supervisor_crashes=1, saves=True, steps=(1,)),
+        "I9: saved while members are at",
+    ),
+    "a pause saves first": Case(ending, "save", end_paused, Bounds(pauses=1), "I9: paused though t0 holds round 1"),
     "R8 the end is recorded before it is told": Case(
         supervisors, "FINISH", ["end", "record"], Bounds(trainers=1, supervisor_crashes=1, steps=(1,)), "begins again"
     ),

@@ -23,6 +23,12 @@ worlds = st.builds(
     resizes=st.lists(st.integers(1, 4), max_size=4).map(tuple),
     doubles=st.integers(0, 4),
     breaks=st.integers(0, 2),
+    warm=st.integers(0, 2),
+    notices=st.integers(0, 3),
+    checkpoints=st.integers(0, 3),
+    damages=st.integers(0, 2),
+    saves=st.booleans(),
+    pauses=st.integers(0, 1),
     fine=st.booleans(),
     founded=st.booleans(),
 )

@@ -27,7 +27,7 @@ from surefoot_actors.protocol.member import (
     Tell,
     VectorCame,
 )
-from surefoot_actors.protocol.messages import Report, Returned
+from surefoot_actors.protocol.messages import Generation, NotRestored, Report, Restore, Restored, Returned
 from surefoot_actors.protocol.tree import bits
 
 from .machines import Machines
@@ -198,6 +198,8 @@ class Trainers:
                 self._check_commit(draft, i, state, piece == state.round, f"vector of round {piece}")
             case StateCame():
                 start = self._machines.generation(trainer.group).start
+                if not piece:
+                    raise Violation(f"I7: {name(i)} joins at {start}, and nobody gives it the state")
                 if any((round_, clean) != (start, True) for round_, clean, _ in piece):
                     raise Violation(
                         f"I7: {name(i)} takes stripes (round, applied, ...) {piece}, though it joins at {start}"
@@ -220,6 +222,20 @@ class Trainers:
         group = draft.trainers[i].group
         draft.data |= {(group, kind, i, j, what) for j in to}
 
+    def restore(self, draft: Draft, i: int, restore: Restore) -> None:
+        """Read a checkpoint over the tracked state, and answer; members read none."""
+        trainer, number = draft.trainers[i], int(restore.url[1:])
+        if self._machines.member(trainer.machine).generation is not None:
+            return
+        if number not in draft.journal.stored:
+            no = NotRestored(trainer=name(i), url=restore.url, why="damaged", reason="rotten")
+            draft.send("from", i, self._machines.messages.number(no))
+            return
+        draft.put(i, trainer._replace(holds=number, half=False))
+        step = self._bounds.ends.index(number) + 1
+        yes = Restored(trainer=name(i), url=restore.url, round=number, step=step)
+        draft.send("from", i, self._machines.messages.number(yes))
+
     # ---- the machine
 
     def feed(self, draft: Draft, i: int, event: Any) -> None:
@@ -232,13 +248,19 @@ class Trainers:
         if after.number < before.number:
             raise Violation(f"I6: {name(i)} goes from generation {before.number} back to {after.number}")
         if after.round != before.round:
-            trainer = trainer._replace(ever=0)
+            if isinstance(after.generation, Generation) and before.round < 0 and not isinstance(event, StateCame):
+                self._check_founder(trainer, i, after)
+            trainer = trainer._replace(ever=0, holds=0)
         if after.at is At.USER and (before.at is not At.USER or isinstance(event, AtBoundary)):
             trainer = trainer._replace(fresh=before.at is not At.ROUND)
         draft.put(i, trainer)
         for command in commands:
             self._perform(draft, i, command)
         self._settle(draft, i)
+
+    def _check_founder(self, trainer: Trainer, i: int, state: MemberState) -> None:
+        if trainer.holds != state.round:
+            raise Violation(f"I8: {name(i)} goes on at round {state.round} with the state of round {trainer.holds}")
 
     def _perform(self, draft: Draft, i: int, command: member.Command) -> None:
         trainer = draft.trainers[i]

@@ -61,6 +61,19 @@ class Bounds:
     doubles: int = 0
     # process groups that fail though everyone lives
     breaks: int = 0
+    # trainers kept ready beside those that train
+    warm: int = 0
+    # trainers that are given notice
+    notices: int = 0
+    # checkpoints that come to be while training goes on; those that there are from the beginning, by the round they go on with
+    checkpoints: int = 0
+    stored: tuple[int, ...] = ()
+    # checkpoints that rot
+    damages: int = 0
+    # whether the state after the last step is saved
+    saves: bool = False
+    # requests to pause
+    pauses: int = 0
     # sub-tasks are computed one by one, so that a generation may end between any two
     fine: bool = False
     # begin where the first generation trains
@@ -100,6 +113,8 @@ class Trainer(NamedTuple):
     returned: bool = False
     # a state may have been copied into it in part
     half: bool = False
+    # the round that the tracked state belongs to, as long as it is nobody's but its own
+    holds: int = 0
     # an event of a closed group that is still under way to the machine
     late: Any = None
 
@@ -109,6 +124,8 @@ class Supervisor(NamedTuple):
     machine: int
     # trainers that it was told are suspected
     told: int = 0
+    # who is saving the state (SaveState)
+    saving: tuple[str, ...] = ()
 
 
 class Journal(NamedTuple):
@@ -118,7 +135,13 @@ class Journal(NamedTuple):
     counter: int = 0
     # newest generation recorded, -1: none
     recorded: int = -1
-    finished: bool = False
+    # the outcome
+    finished: str = ""
+    # whole checkpoints, and those that are damaged, by the round they go on with
+    stored: frozenset[int] = frozenset()
+    damaged: frozenset[int] = frozenset()
+    # somebody has asked for a pause
+    pause: bool = False
 
 
 class Budget(NamedTuple):
@@ -130,6 +153,10 @@ class Budget(NamedTuple):
     resizes: int
     doubles: int
     breaks: int
+    notices: int
+    checkpoints: int
+    damages: int
+    pauses: int
     spares: int
 
     def spend(self, name: str) -> Budget:

@@ -26,7 +26,16 @@ from surefoot_actors.protocol.moves import end, fail, less, then, warn
 from surefoot_actors.protocol.plan import spans
 from surefoot_actors.protocol.staffing import fill
 
-__all__ = ["cut_short", "everyone_lost", "form_if_enough", "found", "may_begin_anew", "not_restored", "restored"]
+__all__ = [
+    "cut_short",
+    "everyone_lost",
+    "form_if_enough",
+    "found",
+    "may_begin_anew",
+    "not_restored",
+    "restored",
+    "searched",
+]
 
 
 # ---- the rules, one function each, so that a test can take one away
@@ -51,11 +60,17 @@ def form_if_enough(state: MembershipState) -> Outcome:
     """Found the first generation when all wanted trainers are ready, or enough are and the rest keeps us waiting."""
     if state.phase is Phase.RESTORING and state.restorer not in state.ready:
         state = replace(state, phase=Phase.FORMING, restorer=None, restoring="")
-    if state.phase is not Phase.FORMING:
+    if state.phase is not Phase.FORMING or state.searching:
         return state, ()
     if not state.checkpoints:
         return then(state, _discard_unfit_to_begin, _begin_if_enough)
     return _restore(state) if _enough(state) else (state, ())
+
+
+def searched(state: MembershipState, urls: tuple[str, ...]) -> Outcome:
+    """Take over the checkpoints that were there before this supervisor."""
+    older = tuple(u for u in urls if u not in state.checkpoints)
+    return form_if_enough(replace(state, searching=False, checkpoints=state.checkpoints + older))
 
 
 def _enough(state: MembershipState) -> bool:

@@ -50,6 +50,7 @@ from surefoot_actors.protocol.membership_state import (
     Reserved,
     Resized,
     SaveState,
+    Searched,
     Send,
     Started,
     StartTrainer,
@@ -100,6 +101,7 @@ __all__ = [
     "Reserved",
     "Resized",
     "SaveState",
+    "Searched",
     "Send",
     "StartTrainer",
     "Started",
@@ -168,6 +170,8 @@ def step(state: MembershipState, event: Event) -> Outcome:
             return founding.form_if_enough(replace(state, grace_over=True))
         case Committed(url=url):
             return failures.committed(state, url), ()
+        case Searched(urls=urls):
+            return founding.searched(state, urls)
         case Stepped(step=newest):
             return failures.stepped(state, newest), ()
         case PauseWanted():

@@ -39,6 +39,7 @@ __all__ = [
     "Reserved",
     "Resized",
     "SaveState",
+    "Searched",
     "Send",
     "StartTrainer",
     "Started",
@@ -80,6 +81,8 @@ class MembershipState:
     from_checkpoint: bool = False
     # checkpoints of this job that may be whole, newest first
     checkpoints: tuple[str, ...] = ()
+    # whether the shell is still looking for them: nothing is founded before it has told (Searched)
+    searching: bool = False
     # who reads which of them (RESTORING), or has read it and founds the run; None: it begins anew
     restorer: str | None = None
     restoring: str = ""
@@ -230,6 +233,13 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
+class Searched:
+    """These checkpoints were there already, newest first; all are older than those Committed."""
+
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stepped:
     """There is a ledger row of this step. Need not be told but before a loss is: losses with steps in between are not held together."""
 
@@ -252,6 +262,7 @@ Event = (
     Committed
     | PauseWanted
     | StateSaved
+    | Searched
     | Stepped
     | Came
     | Lost
