@@ -16,6 +16,7 @@ import torch
 
 from surefoot.events import LedgerRow
 from surefoot_actors import faults
+from surefoot_actors.checkpoint.manifest import Point
 from surefoot_actors.engine.group import Group, GroupClosedError
 from surefoot_actors.engine.merge import BufferPool, MergeResult, merge_round
 from surefoot_actors.engine.transfer import recv_merged, recv_state, send_merged, send_state
@@ -33,6 +34,8 @@ class Backpack:
     agreed: dict[int, Layout]
     # ledger rows that are not acknowledged yet: the joiner may come to be the only one that has them
     rows: tuple[LedgerRow, ...]
+    # the ledger's last row, for the checkpoints that the joiner has a share in
+    last: Point | None
     # whether the first source gives the retained vector after the state
     retained: bool
 

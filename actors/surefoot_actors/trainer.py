@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import threading
 import time
 import traceback
@@ -20,6 +21,8 @@ import torch
 from surefoot.errors import ContractError, DriftError
 from surefoot.events import LedgerRow
 from surefoot_actors import entrypoint, faults, pulse_trainer
+from surefoot_actors.checkpoint.keeping import Keeping
+from surefoot_actors.checkpoint.read import Checkpoint
 from surefoot_actors.cluster import Inbox, TrainerSetup
 from surefoot_actors.data_plane import Backpack, DataPlane, Round
 from surefoot_actors.engine.caller import user_line
@@ -68,6 +71,7 @@ class TrainerProcess:
         self._address = os.environ.get("SUREFOOT_HOST", "127.0.0.1")
         self._store_host = StoreHost(self._address)
         self._mailbox = Mailbox()
+        self._keeping = Keeping(setup, self._device, self._mailbox, self._fingerprint, self)
         self._changed = threading.Condition(threading.Lock())  # its lock is the commit lock
         self._state = MemberState(trainer=setup.trainer, num_sub_tasks=setup.spec.sub_tasks)
         self._plane: DataPlane | None = None
@@ -102,9 +106,11 @@ class TrainerProcess:
         """Take a message; never blocks for long."""
         if isinstance(message, Over | Enter):
             faults.point("report" if isinstance(message, Over) else "enter", self._position.step)
-        if isinstance(message, Restore | Snapshot | Save):
-            raise NotImplementedError
         with self._changed:
+            if isinstance(message, Restore | Snapshot | Save):
+                if message.incarnation >= self._state.incarnation:
+                    self._keeping.obey(message)
+                return
             self._feed(message)
 
     def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox:
@@ -132,6 +138,7 @@ class TrainerProcess:
             case Tell(message=message):
                 self._mailbox.tell(self._completed(message) if isinstance(message, Report) else message)
             case Form():
+                self._check_place(command)
                 self._plane = DataPlane(
                     self,
                     command,
@@ -149,9 +156,18 @@ class TrainerProcess:
             case Resume():
                 self._changed.notify_all()
             case Stop():
+                self._keeping.stop()
                 self._changed.notify_all()
                 if self._returned:
                     self._mailbox.tell(Ended(trainer=self._setup.trainer))
+
+    def _check_place(self, form: Form) -> None:
+        """End this process, to be replaced, if it is to be at a place where its state is not: it restored what nobody goes on from."""
+        start = form.generation.start
+        if form.role == "settled" and self._position.round != start:
+            here = self._position.round
+            sys.stderr.write(f"this trainer's state is of round {here}, its generation starts with {start}\n")
+            os._exit(1)
 
     def _completed(self, report: Report) -> Report:
         return replace(
@@ -178,6 +194,7 @@ class TrainerProcess:
                 covers=covers(self._state.generation, round_, self._spec.sub_tasks),
                 nodes=dict(self._leaves.nodes()),
                 flag=flag,
+                snapshot=self._keeping.wanted,
                 drift=self._drift,
                 agreed=self._agreed.get(phase),
             )
@@ -260,6 +277,11 @@ class TrainerProcess:
         with self._changed:
             self._check_stopped()
             self._position = Position(self._state.round, row.result.step + 1, 0)
+            share = self._keeping.end_step(row)
+        if share is not None:
+            self._keeping.snapshot(share)
+        with self._changed:
+            self._check_stopped()
             self._feed(member.AtBoundary())
         with self._waiting_until(lambda: self._state.at is At.USER):
             pass
@@ -311,6 +333,7 @@ class TrainerProcess:
                 agreed=dict(self._agreed),
                 retained=retained is not None,
                 rows=self._mailbox.kept(),
+                last=self._keeping.last,
             )
             return self._owner.capture(), pack, retained
 
@@ -325,8 +348,40 @@ class TrainerProcess:
                 return
             self._agreed = dict(backpack.agreed)
             self._mailbox.adopt(backpack.rows)
+            self._keeping.last = backpack.last
             assert self._state.generation is not None
             self._position = Position(self._state.generation.start, backpack.step, 0)
+
+    # ---- what checkpoints ask of the trainer
+
+    @property
+    def place(self) -> tuple[MemberState, Position]:
+        """Where this trainer is."""
+        return self._state, self._position
+
+    @property
+    def owner(self) -> StateOwner:
+        """The tracked state."""
+        assert self._owner is not None
+        return self._owner
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps the train function asked for."""
+        return self._num_steps
+
+    def adopt(self, checkpoint: Checkpoint) -> bool:
+        """Overwrite the tracked state, if this trainer is no member yet and the checkpoint fits. Raises ContractError."""
+        with self._owner_lock:
+            if self._state.generation is not None or self._state.stopped:
+                return False
+            self.owner.check_image(checkpoint.image)
+            self.owner.restore(checkpoint.image)
+            self._mailbox.adopt(checkpoint.rows)
+            manifest = checkpoint.manifest
+            self._keeping.last = manifest.head.last
+            self._position = Position(manifest.round, manifest.step, 0)
+            return True
 
     def retained_vector(self) -> Merged:
         """Return the merged vector of the round before."""
@@ -367,6 +422,7 @@ class TrainerProcess:
         with self._changed:
             if member.counts(self._state, generation):
                 self._keep(result.merged, result.layout)
+                self._keeping.gathered(result.snapshot)
                 self._feed(member.Gathered(generation, result.flag))
 
     def _keep(self, merged: Merged, layout: Layout) -> None:

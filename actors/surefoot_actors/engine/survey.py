@@ -24,8 +24,9 @@ TensorOf = Callable[[int, torch.Tensor | None], torch.Tensor]
 class Saved(Protocol):
     """A saved state's tensors."""
 
-    # name, dtype, shape, whether it lay on the CPU; by number
-    specs: list[tuple[str, torch.dtype, tuple[int, ...], bool]]
+    @property
+    def specs(self) -> list[tuple[str, torch.dtype, tuple[int, ...], bool]]:
+        """Name, dtype, shape, and whether it lay on the CPU; by number."""
 
     def tensor(self, number: int, into: torch.Tensor | None) -> torch.Tensor: ...
 
