@@ -219,7 +219,7 @@ class Reconciler:
         tells = verdict in (JobState.FAILED, JobState.QUEUED) and watched.attempt.submitted_at is not None
         tail = await self._launch.log_tail(watched) if tells and same_cluster else ""
         done = await self._service.database.write(
-            store.condemn, watched.attempt.id, verdict, reason=reason, launcher_log=tail, now=self._service.now()
+            store.condemn, watched, verdict, reason=reason, launcher_log=tail, now=self._service.now()
         )
         if done:
             log.warning("attempt_condemned", attempt=watched.attempt.id, reason=reason)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from surefoot_service.settings import Settings
 
 from .fake_ray import FakeRay
 from .helpers import TRAIN, ZIP, Attempt, make_zip, start_attempt
+from .postgres import Postgres, postgres_server
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,10 +26,37 @@ def _logging() -> None:
     logs.configure()
 
 
+# the tests that say most of the store: each is run on SQLite and on Postgres
+_ON_BOTH_STORES = frozenset({"test_attempts", "test_checkpoints", "test_jobs", "test_pauses", "test_retries"})
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    module = metafunc.module.__name__.rpartition(".")[2]
+    if module in _ON_BOTH_STORES and "database_url" in metafunc.fixturenames:
+        metafunc.parametrize("database_url", ["sqlite", "postgres"], indirect=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for all tests that ask for it; each makes a database of its own."""
+    with postgres_server() as server:
+        yield server
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """None: SQLite."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return None
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.make_database(f"test-{secrets.token_hex(6)}")
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str | None) -> Settings:
     return Settings(
         data=tmp_path / "data",
+        database_url=database_url,
         max_package_bytes=200_000,
         max_unpacked_bytes=30_000_000,
         max_package_entries=50,

@@ -25,6 +25,7 @@ __all__ = [
     "commands_for",
     "fence",
     "hand_over",
+    "lock_with",
     "make",
     "newest",
     "package_name",
@@ -79,8 +80,7 @@ def claim(
     `checkpoints`: where jobs that name no place have theirs. Raises problems: 404 no such attempt, 403 a wrong code, 410 fenced,
     ended, paused or cancelled, 409 claimed before.
     """
-    row = _find(session, attempt)
-    job = lock(session, row.job)
+    row, job = lock_with(session, attempt)
     if not same(digest(code), row.claim_hash):
         raise ProblemError(403, "this is not the attempt's claim code")
     stopping = job.cancel_at is not None or (job.state == JobState.PAUSING and row.claimed_at is None)
@@ -120,10 +120,12 @@ def authorize(session: Session, attempt: str, token: str) -> str:
 
 def take_from(session: Session, attempt: str, token: str, batch: UplinkBatch, *, now: datetime) -> tuple[Taken, str]:
     """Take in an attempt's batch, if it may speak (see `authorize`). Return what it came to, and the job."""
-    job = authorize(session, attempt, token)
-    row = _find(session, attempt)
+    authorize(session, attempt, token)
+    row, job = lock_with(session, attempt)
+    # again: it may have been fenced meanwhile
+    authorize(session, attempt, token)
     row.spoke_at = row.spoke_at or now
-    return take(session, job, batch, now=now), job
+    return take(session, job.id, batch, now=now), job.id
 
 
 def fence(session: Session, attempt: str, now: datetime) -> None:
@@ -173,12 +175,20 @@ def _command(row: CommandRow) -> Command:
 
 def hand_over(session: Session, attempt: str, token: str, after: int, *, now: datetime) -> tuple[Command, ...]:
     """The same, and remember that these faults were handed over: one whose answer is lost is not done, rather than done twice."""
-    lock(session, authorize(session, attempt, token))
+    _, job = lock_with(session, attempt)
     commands = commands_for(session, attempt, token, after)
     faults = [c.n for c in commands if c.kind is CommandKind.FAULT]
-    mine = (CommandRow.job == _find(session, attempt).job, CommandRow.n.in_(faults))
+    mine = (CommandRow.job == job.id, CommandRow.n.in_(faults))
     session.execute(update(CommandRow).where(*mine).values(told_at=now))
     return commands
+
+
+def lock_with(session: Session, attempt: str) -> tuple[AttemptRow, JobRow]:
+    """Return the attempt and its job, both as they are once the job is locked; raises a 404 problem."""
+    row = _find(session, attempt)
+    job = lock(session, row.job)
+    session.refresh(row)
+    return row, job
 
 
 def _find(session: Session, attempt: str) -> AttemptRow:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -27,6 +28,10 @@ _CONNECT_S = 5
 _SEND_S = 10
 # a transaction that met another of its kind finds what that one wrote when it is done again
 _TRIES = 3
+# transactions at a time; below what the pool of connections holds, so that none waits for one
+_THREADS = 8
+# Postgres's names of that: a deadlock, two that cannot be put in a row
+_CROSSED = frozenset({"40P01", "40001"})
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,6 +46,8 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._engine = _engine(url)
+        # Threads of its own: what waits for a storage or a file must not wait for a database that is away, nor it for them.
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
         self._reads = sessionmaker(self._engine, expire_on_commit=False)
         # The same pool; the option tells SQLite to take its write lock at once, as a transaction that reads before it
         # writes may otherwise find that another wrote meanwhile, which no waiting mends.
@@ -55,18 +62,21 @@ class Database:
             command.upgrade(config, "head")
 
     def close(self) -> None:
+        """Let transactions that are under way end, then close the connections."""
+        self._threads.shutdown()
         self._engine.dispose()
 
     async def read(self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return `function(session, ...)` of one read transaction."""
-        return await asyncio.to_thread(_in_transaction(self._reads, lambda session: function(session, *args, **kwargs)))
+        return await self._run(_in_transaction(self._reads, lambda session: function(session, *args, **kwargs)))
 
     async def write(self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return `function(session, ...)` once what it changed is committed; nothing is changed when it raises."""
         # A caller who goes away does not stop the thread: the transaction ends either way, whole.
-        return await asyncio.to_thread(
-            _in_transaction(self._writes, lambda session: function(session, *args, **kwargs))
-        )
+        return await self._run(_in_transaction(self._writes, lambda session: function(session, *args, **kwargs)))
+
+    async def _run(self, transaction: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
 
 
 def _in_transaction(sessions: sessionmaker[Session], function: Callable[[Session], T]) -> Callable[[], T]:
@@ -76,6 +86,9 @@ def _in_transaction(sessions: sessionmaker[Session], function: Callable[[Session
                 return once()
             except IntegrityError:
                 continue
+            except StoreAwayError as error:
+                if getattr(getattr(error.__cause__, "orig", None), "sqlstate", None) not in _CROSSED:
+                    raise
         return once()
 
     def once() -> T:

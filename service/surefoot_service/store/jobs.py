@@ -94,8 +94,13 @@ def load(session: Session, job: str) -> JobRow:
 
 
 def lock(session: Session, job: str) -> JobRow:
-    """Return the job, kept from other writers till the transaction ends; raises a 404 problem."""
-    return _found(session.scalar(select(JobRow).where(JobRow.id == job).with_for_update()), job)
+    """Return the job as it is, kept from other writers till the transaction ends; raises a 404 problem.
+
+    What is read of a job and its attempts before is as of another time: who decides by it reads it after. And whoever writes to them
+    locks the job first, so that no two wait for each other.
+    """
+    query = select(JobRow).where(JobRow.id == job).with_for_update().execution_options(populate_existing=True)
+    return _found(session.scalar(query), job)
 
 
 def _found(row: JobRow | None, job: str) -> JobRow:

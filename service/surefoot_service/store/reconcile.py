@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from surefoot.spec import JobSpec, JobState
 from surefoot_service.retries import Loss, after_loss
 from surefoot_service.scheduler import Candidate
-from surefoot_service.store.attempts import unfinished
-from surefoot_service.store.jobs import change_state, lock, with_states
+from surefoot_service.store.attempts import lock_with, unfinished
+from surefoot_service.store.jobs import change_state, with_states
 from surefoot_service.store.tables import AttemptRow, JobRow
 
 __all__ = ["Overview", "Watched", "condemn", "end_all", "is_on_cluster", "look", "mark_submitted", "settle"]
@@ -74,20 +74,23 @@ def is_on_cluster(job: JobRow) -> bool:
 
 def mark_submitted(session: Session, attempt: str, now: datetime) -> None:
     """Remember that Ray has the launcher."""
-    row = session.get_one(AttemptRow, attempt)
+    row, job = lock_with(session, attempt)
     row.submitted_at = row.submitted_at or now
-    job = lock(session, row.job)
     if job.state == JobState.STARTING and job.cancel_at is None:
         job.reason = "the launcher is on the cluster"
 
 
 def condemn(
-    session: Session, attempt: str, verdict: JobState | None, *, reason: str, launcher_log: str, now: datetime
+    session: Session, watched: Watched, verdict: JobState | None, *, reason: str, launcher_log: str, now: datetime
 ) -> bool:
-    """Fence the attempt; what becomes of its job is kept for when it is cleaned. False where its supervisor spoke first."""
-    row = session.get_one(AttemptRow, attempt)
-    job = lock(session, row.job)
+    """Fence the attempt; what becomes of its job is kept for when it is cleaned.
+
+    False where its supervisor has told the end, or its first word, since it was judged: then it is to be judged anew.
+    """
+    row, job = lock_with(session, watched.attempt.id)
     if verdict is not None and not is_on_cluster(job):
+        return False
+    if watched.attempt.spoke_at is None and row.spoke_at is not None:
         return False
     row.fenced_at = row.fenced_at or now
     row.verdict, row.verdict_reason, row.verdict_log = verdict, reason, launcher_log
@@ -96,8 +99,7 @@ def condemn(
 
 def settle(session: Session, attempt: str, *, note: str, now: datetime) -> str:
     """Nothing of the attempt is left on the cluster: its job becomes what the verdict says, if there is one. Return the job."""
-    row = session.get_one(AttemptRow, attempt)
-    job = lock(session, row.job)
+    row, job = lock_with(session, attempt)
     # Not fenced by this: a supervisor that has told the end may still have rows to hand in.
     row.cleaned_at = now
     if row.verdict is not None and is_on_cluster(job):
@@ -130,7 +132,8 @@ def _count_loss(job: JobRow, reason: str, now: datetime) -> tuple[JobState, str]
 def end_all(session: Session, state: JobState, *, reason: str, now: datetime) -> list[str]:
     """End every job that is on the cluster, which is gone or about to be; return them. Queued and paused jobs stay."""
     ended: list[str] = []
-    for attempt, job in unfinished(session):
+    for name in [attempt.id for attempt, _ in unfinished(session)]:
+        attempt, job = lock_with(session, name)
         attempt.fenced_at = attempt.fenced_at or now
         attempt.cleaned_at = now
         if is_on_cluster(job):

@@ -1,0 +1,136 @@
+"""Checkpoints as they are told, restores from another job's, and the final model as it is downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import httpx
+import pytest
+
+from surefoot.events import EventKind
+from surefoot.views import Claimed
+from surefoot_service.context import Service
+
+from .helpers import Attempt, make_event, start_attempt, until
+
+
+def saved(n: int, step: int, url: str = "", **data: Any) -> Any:
+    return make_event(n, EventKind.CHECKPOINT, url=url or f"/c/step-{step}", step=step, **data)
+
+
+async def test_checkpoints_as_they_were_told(client: httpx.AsyncClient, service: Service, attempt: Attempt) -> None:
+    told = {"bytes": 10, "seconds": 0.5, "stall_s": 0.01, "reason": "every 5 steps"}
+    await attempt.uplink(events=[saved(1, 5, **told), saved(2, 10), make_event(3, EventKind.CHECKPOINT, step="x")])
+    found = (await client.get(f"/v1/jobs/{attempt.job}/checkpoints")).json()["checkpoints"]
+    assert [(c["url"], c["step"]) for c in found] == [("/c/step-10", 10), ("/c/step-5", 5)]
+    assert {name: found[1][name] for name in told} == told
+    newest = (await client.get(f"/v1/jobs/{attempt.job}/checkpoints", params={"limit": 2})).json()["checkpoints"]
+    assert [c["step"] for c in newest] == [10]  # the one without a URL says nothing
+    view = await until(service, attempt.job, lambda _: True)
+    assert (view.checkpoint, view.checkpoint_step, view.model, view.attempts) == ("/c/step-10", 10, None, 1)
+
+
+async def test_the_last_checkpoint_counts_although_the_job_has_ended(service: Service, attempt: Attempt) -> None:
+    end = [make_event(n, EventKind.STATE, state=s) for n, s in enumerate(("running", "succeeded"), 1)]
+    await attempt.uplink(events=[*end, saved(3, 7, model="/c/model")])
+    view = await until(service, attempt.job, lambda _: True)
+    assert (view.checkpoint_step, view.model) == (7, "/c/model")
+
+
+@pytest.mark.parametrize("spec_more", [{"checkpoint": {"url": "s3://bucket/runs/"}}])
+async def test_a_job_has_a_folder_of_its_own_in_the_place_it_names(
+    service: Service, anonymous: httpx.AsyncClient, job: str
+) -> None:
+    made = await start_attempt(service, anonymous, job)
+    claimed = Claimed.model_validate((await made.claim()).json())
+    assert (claimed.checkpoints, claimed.rows_below) == (f"s3://bucket/runs/{job}", 0)
+
+
+# ---- restore
+
+
+async def test_another_jobs_id_is_its_newest_checkpoint(
+    client: httpx.AsyncClient, attempt: Attempt, spec: dict[str, Any]
+) -> None:
+    early = await client.post("/v1/jobs", json=spec | {"restore": attempt.job})
+    assert (early.status_code, early.json()["errors"]) == (
+        422,
+        [{"field": "body.restore", "message": f"job {attempt.job} has no checkpoint yet"}],
+    )
+    await attempt.uplink(events=[saved(1, 5)])
+    key = {"Idempotency-Key": "k"}
+    made = await client.post("/v1/jobs", json=spec | {"restore": attempt.job}, headers=key)
+    assert made.json()["spec"]["restore"] == "/c/step-5"
+    await attempt.uplink(events=[saved(2, 6)])
+    again = await client.post("/v1/jobs", json=spec | {"restore": attempt.job}, headers=key)
+    assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
+    assert again.json()["spec"]["restore"] == "/c/step-5"
+
+
+async def test_restore_of_nothing(client: httpx.AsyncClient, spec: dict[str, Any]) -> None:
+    answer = await client.post("/v1/jobs", json=spec | {"restore": "nosuchjob"})
+    assert answer.status_code == 422
+    assert "there is no job 'nosuchjob'" in answer.json()["detail"]
+    for url in ("s3://bucket/runs/x", "/runs/x"):
+        assert (await client.post("/v1/jobs", json=spec | {"restore": url})).json()["spec"]["restore"] == url
+
+
+# ---- the model
+
+
+async def finished(attempt: Attempt, model: str) -> str:
+    await attempt.uplink(events=[saved(1, 5, model=model)])
+    return f"/v1/jobs/{attempt.job}/model"
+
+
+async def test_there_is_no_model_before_it_is_saved(client: httpx.AsyncClient, job: str) -> None:
+    answer = await client.get(f"/v1/jobs/{job}/model")
+    assert answer.status_code == 404
+    assert "has saved no model yet" in answer.json()["detail"]
+
+
+async def test_the_model_is_streamed_as_it_is(client: httpx.AsyncClient, attempt: Attempt, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 10_000
+    (tmp_path / "model.safetensors").write_bytes(content)
+    (tmp_path / "README").write_text("no module")
+    url = await finished(attempt, str(tmp_path))
+    answer = await client.get(url)
+    assert (answer.status_code, answer.content == content) == (200, True)
+    assert answer.headers["content-disposition"] == f'attachment; filename="{attempt.job}-model.safetensors"'
+    assert answer.headers["content-length"] == str(len(content))
+    unknown = await client.get(url, params={"module": "../model"})
+    assert (unknown.status_code, unknown.json()["detail"]) == (404, "there is no module '../model'")
+
+
+async def test_of_several_modules_one_is_named(client: httpx.AsyncClient, attempt: Attempt, tmp_path: Path) -> None:
+    for name in ("ema", "model"):
+        (tmp_path / f"{name}.safetensors").write_text(name)
+    url = await finished(attempt, f"file://{tmp_path}")
+    assert (await client.get(url, params={"module": "ema"})).text == "ema"
+    answer = await client.get(url)
+    assert (answer.status_code, answer.json()["detail"]) == (
+        422,
+        "the model has several modules, name one: ema, model",
+    )
+
+
+async def test_a_model_that_is_one_file(client: httpx.AsyncClient, attempt: Attempt) -> None:
+    fsspec.filesystem("memory").pipe("/job/net.safetensors", b"bytes")
+    url = await finished(attempt, "memory://job/net.safetensors")
+    assert (await client.get(url)).content == b"bytes"
+    assert (await client.get(url, params={"module": "net"})).content == b"bytes"
+
+
+async def test_a_model_that_is_gone(client: httpx.AsyncClient, attempt: Attempt, tmp_path: Path) -> None:
+    answer = await client.get(await finished(attempt, str(tmp_path / "gone")))
+    assert answer.status_code == 409
+    assert "is no longer there" in answer.json()["detail"]
+
+
+async def test_a_storage_that_does_not_answer(client: httpx.AsyncClient, attempt: Attempt) -> None:
+    answer = await client.get(await finished(attempt, "nosuchprotocol://bucket/model"))
+    assert answer.status_code == 502
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "Protocol not known: nosuchprotocol" in answer.json()["detail"]
