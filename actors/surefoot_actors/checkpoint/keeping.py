@@ -98,9 +98,9 @@ class Keeping:
         return place
 
     def _due_by_step(self, step: int) -> bool:
-        """Whether one is due before this step; after the last, the parked state is saved instead."""
+        """Whether one is due before this step; after the last, the parked state is saved instead, if that is wanted."""
         every = self._policy.every_steps
-        return every is not None and step % every == 0 and not (self._policy.final and step == self._host.num_steps)
+        return every is not None and step % every == 0 and step != self._host.num_steps
 
     def snapshot(self, place: Place) -> None:
         """Copy the share, and have it written."""
