@@ -92,7 +92,8 @@ class JobSpec(BaseModel):
     # trainers kept warm beside those that train, to join within a step of a loss
     spares: Annotated[int, Field(ge=0, le=64)] = 0
     # losses in a row without a step in between (trainers lost or refused, or whole attempts) that are borne; one more fails the job.
-    # A step resets the count: losses with progress in between never fail a job, however many.
+    # In a row are a trainer, what replaced it, what replaced that, and so on: trainers that are lost together are one failure, however
+    # many. A step or a checkpoint that nobody had come to before resets the count: losses with progress in between never fail a job.
     max_failures: Annotated[int, Field(ge=0, le=10_000)] = 10
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy)
     # begin from this checkpoint, or from the newest one below this URL (another job's), instead of from step 0

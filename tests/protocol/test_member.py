@@ -151,6 +151,21 @@ def test_conclude_is_for_whoever_has_come_to_the_end() -> None:
     assert step(state, Conclude(incarnation=1)) == (state, ())
 
 
+def test_who_was_elected_says_so_when_asked() -> None:
+    state = replace(in_round(), at=At.END)
+    for at in (At.END, At.CONCLUDED):
+        _, commands = step(replace(state, at=at), Over(number=2, incarnation=1))
+        assert isinstance(commands[1], Tell)
+        assert isinstance(commands[1].message, Report)
+        assert (commands[1].message.finished, commands[1].message.concluded) == (True, at is At.CONCLUDED)
+
+
+def test_a_founder_goes_on_from_what_it_restored() -> None:
+    alone = (Member(trainer="t0", own=0b1111, role="settled"),)
+    state, commands = step(MemberState(trainer="t0", num_sub_tasks=4), enter(1, start=7, members=alone))
+    assert (state.at, state.round, state.retained, commands[-1]) == (At.USER, 7, False, Resume())
+
+
 def test_after_end_nothing_counts() -> None:
     state, commands = step(in_round(), End(incarnation=1, reason="drained"))
     assert commands == (Close(1), Stop("drained"))

@@ -8,6 +8,8 @@ from typing import Any
 from surefoot.events import EventKind
 from surefoot_actors.protocol.membership import (
     Came,
+    Cancelled,
+    Committed,
     Emit,
     Finish,
     Found,
@@ -15,13 +17,18 @@ from surefoot_actors.protocol.membership import (
     Lost,
     MembershipState,
     Outcome,
+    PauseWanted,
     Phase,
     Record,
     Reserve,
     Reserved,
     Resized,
+    SaveState,
+    Searched,
     Send,
     StartTrainer,
+    StateSaved,
+    Stepped,
     Suspected,
     Trusted,
     Withdraw,
@@ -36,10 +43,14 @@ from surefoot_actors.protocol.messages import (
     Flag,
     Generation,
     Hello,
+    Leaving,
     Left,
+    NotRestored,
     Over,
     Raised,
     Report,
+    Restore,
+    Restored,
     Returned,
 )
 
@@ -289,3 +300,286 @@ def test_part_of_a_lost_state_founds_no_run() -> None:
     state, commands = after(state, report("t1", state, round=-1, retained=False))
     assert Kill("t1", "it may hold part of a state that is lost") in commands
     assert state.ready == ()
+
+
+# ---- from a checkpoint
+
+
+def restoring(*checkpoints: str, target: int = 1, **said: Any) -> Outcome:
+    """All wanted trainers are ready, and there are checkpoints."""
+    fresh = MembershipState(num_sub_tasks=4, target=target, min_trainers=target, checkpoints=checkpoints, **said)
+    state, _ = begin(fresh)
+    return after(state, *(hello(f"t{k}") for k in range(target)))
+
+
+def test_one_reads_the_newest_checkpoint_and_founds_the_run() -> None:
+    state, commands = restoring("c7", "c4", target=2)
+    assert (state.phase, commands) == (Phase.RESTORING, (Send("t0", Restore(url="c7", incarnation=1)),))
+    state, commands = after(state, Came(Restored(trainer="t0", url="c7", round=7, step=3)))
+    generation = made(commands)
+    assert (generation.start, [(m.trainer, m.role) for m in generation.members]) == (
+        7,
+        [("t0", "settled"), ("t1", "joining")],
+    )
+
+
+def test_what_is_restored_is_told_with_its_step() -> None:
+    state, _ = restoring("c7")
+    state, _ = step(state, Came(Restored(trainer="t0", url="c7", round=7, step=3)))
+    _, commands = step(state, Reserved(1, "n1"))
+    told = {c.kind: c.data for c in commands if isinstance(c, Emit)}
+    assert told[EventKind.RESTORED] == {"step": 3, "url": "c7", "trainer": "t0"}
+    assert told[EventKind.GENERATION]["step"] == 3
+
+
+def no(url: str, why: Any) -> Came:
+    return Came(NotRestored(trainer="t0", url=url, why=why, reason="share 0 is cut"))
+
+
+def test_a_damaged_checkpoint_is_skipped() -> None:
+    state, _ = restoring("c7", "c4")
+    state, commands = step(state, no("c7", "damaged"))
+    assert commands == (
+        Emit(EventKind.CHECKPOINT_SKIPPED, {"url": "c7", "reason": "share 0 is cut"}),
+        Send("t0", Restore(url="c4", incarnation=1)),
+    )
+    assert step(state, no("c7", "damaged")) == (state, ())  # told twice
+    assert step(state, Came(Restored(trainer="t0", url="c7", round=7, step=3))) == (state, ())
+    _, commands = after(state, no("c4", "damaged"))
+    assert made(commands).start == 0
+
+
+def test_a_run_that_is_to_go_on_from_a_checkpoint_does_not_begin_without() -> None:
+    state, _ = restoring("c7", from_checkpoint=True)
+    state, commands = after(state, no("c7", "damaged"))
+    assert [c.outcome for c in commands if isinstance(c, Finish)] == ["failed"]
+
+
+def test_a_checkpoint_of_another_model_fails_the_job() -> None:
+    state, _ = restoring("c7", "c4")
+    _, commands = step(state, no("c7", "refused"))
+    assert [c.kind for c in commands if isinstance(c, Emit)] == [EventKind.FAILED]
+    assert commands[-1] == Finish("failed", "c7 cannot be restored: share 0 is cut")
+
+
+def test_a_restorer_with_another_fingerprint_makes_room_for_one_with_the_runs() -> None:
+    """Its fingerprint had become the run's, as the first to say hello: every fit trainer was refused for ever."""
+    state, _ = restoring("c7")
+    state, commands = after(state, no("c7", "unfit"))
+    assert Kill("t0", "share 0 is cut") in commands
+    assert StartTrainer("t1") in commands
+    _, commands = after(state, hello("t1", fingerprint="b"))
+    assert commands == (Send("t1", Restore(url="c7", incarnation=1)),)
+
+
+def test_another_reads_on_when_the_restorer_is_lost() -> None:
+    state, _ = restoring("c7", target=2)
+    state, commands = after(state, Suspected("t0", "silent"))
+    assert Kill("t0", "silent") in commands
+    assert state.phase is Phase.FORMING
+    _, commands = after(state, hello("t2"))
+    assert commands == (Send("t1", Restore(url="c7", incarnation=1)),)
+
+
+def test_everyone_lost_goes_on_from_the_newest_checkpoint() -> None:
+    state, _ = after(founded(1), Committed("c4"), Committed("c7"), Committed("c4"))
+    assert state.checkpoints == ("c4", "c7")
+    state, _ = after(state, Lost("t0", "killed"))
+    _, commands = after(state, hello("t1"))
+    assert commands == (Send("t1", Restore(url="c4", incarnation=1)),)
+
+
+def test_nothing_is_founded_while_checkpoints_are_looked_for() -> None:
+    """A supervisor that was restarted lost its last member before the storage answered, and began from step 0."""
+    state, commands = after(restoring(searching=True)[0], Committed("c9"))
+    assert (state.phase, commands) == (Phase.FORMING, ())
+    state, commands = after(state, Searched(("c7", "c4")))
+    assert commands == (Send("t0", Restore(url="c9", incarnation=1)),)
+    assert state.checkpoints == ("c9", "c7", "c4")
+
+
+# ---- the end, and pauses
+
+
+def ended(saves: bool = True) -> Outcome:
+    done = [Came(Done(trainer=t, generation=1, steps=9, digest="d")) for t in ("t0", "t1")]
+    return after(replace(founded(), saves=saves), *done)
+
+
+def test_the_end_is_saved_before_the_code_after_the_loop_runs() -> None:
+    state, commands = ended()
+    assert commands == (SaveState(members=("t0", "t1"), generation=1, pausing=False),)
+    assert after(state, StateSaved())[1] == (Send("t0", Conclude(incarnation=1)),)
+    assert after(state, StateSaved("the disk is full"))[1] == (Finish("failed", "the disk is full"),)
+    _, commands = after(state, Lost("t0", "killed"))
+    assert commands == (SaveState(members=("t1",), generation=1, pausing=False),)
+
+
+def test_who_has_gone_on_past_the_end_is_not_saved_again() -> None:
+    """A restarted supervisor had its state saved, though the code after the loop might have changed it."""
+    state, _ = resumed(("t0", "t1"), ("t0", "t1"))
+    state = replace(state, saves=True)
+    state, _ = after(state, report("t0", state, finished=True))
+    state, _ = after(state, report("t1", state, finished=True, concluded=True))
+    done = [Came(Done(trainer=t, generation=7, steps=9, digest="d")) for t in ("t0", "t1")]
+    _, commands = after(state, *done)
+    assert commands == (Send("t1", Conclude(incarnation=2)),)
+
+
+def pausing(target: int = 2) -> MembershipState:
+    state, commands = after(founded(target), PauseWanted())
+    assert commands == tuple(Send(f"t{k}", Flag(number=1, incarnation=1)) for k in range(target))
+    return state
+
+
+def test_a_pause_saves_at_the_boundary_and_ends() -> None:
+    state, commands = after(pausing(), *(Came(Left(trainer=t, generation=1, round=3)) for t in ("t0", "t1")))
+    assert commands == (SaveState(members=("t0", "t1"), generation=1, pausing=True),)
+    _, commands = after(state, StateSaved())
+    assert commands == (Finish("paused", "stopped at a step boundary, and saved"),)
+
+
+def test_a_loss_while_pausing_is_not_replaced() -> None:
+    state, commands = after(pausing(), Lost("t1", "killed"))
+    assert not any(isinstance(c, StartTrainer) for c in commands)
+    _, commands = after(state, report("t0", state))
+    assert Send("t0", Flag(number=2, incarnation=1)) in commands
+    _, commands = after(pausing(1), Lost("t0", "killed"))
+    assert [c.outcome for c in commands if isinstance(c, Finish)] == ["paused"]
+
+
+def test_a_pause_before_anything_was_trained_is_at_once() -> None:
+    _, commands = after(restoring("c7")[0], PauseWanted())
+    assert [c.outcome for c in commands if isinstance(c, Finish)] == ["paused"]
+
+
+def test_cancel_wins_over_pause() -> None:
+    _, commands = after(pausing(), Cancelled("asked"))
+    assert commands == (Finish("cancelled", "asked"),)
+
+
+# ---- notices and spares
+
+
+def notice(trainer: str) -> Came:
+    return Came(Leaving(trainer=trainer, reason="drained"))
+
+
+def test_who_was_given_notice_leaves_at_the_boundary_and_is_replaced() -> None:
+    state, commands = after(founded(), notice("t0"))
+    assert commands[0] == StartTrainer("t2")
+    assert Send("t0", Flag(number=1, incarnation=1)) in commands
+    state, _ = after(state, *(Came(Left(trainer=t, generation=1, round=3)) for t in ("t0", "t1")))
+    state, _ = after(state, report("t0", state, parked=True, step=2))
+    state, commands = step(state, report("t1", state, parked=True, step=2))
+    assert [m.trainer for m in made(commands).members] == ["t1"]
+    assert (state.newest_round, state.newest_step) == (3, 2)
+    assert Emit(EventKind.TRAINER_LEFT, {"trainer": "t0", "step": 2, "reason": "drained"}) in commands
+    assert not state.leaving
+
+
+def test_the_only_one_stays_till_another_has_the_state() -> None:
+    state, commands = after(founded(1), notice("t0"))
+    assert commands == (StartTrainer("t1"),)
+    state, commands = after(state, hello("t1"))
+    assert commands == (Send("t0", Flag(number=1, incarnation=1)),)
+    state, _ = after(state, Came(Left(trainer="t0", generation=1, round=3)))
+    state, commands = after(state, report("t0", state, parked=True))
+    assert [(m.trainer, m.role) for m in made(commands).members] == [("t0", "settled"), ("t1", "joining")]
+    assert Send("t0", Flag(number=2, incarnation=1)) in commands
+    state, _ = after(state, *(Came(Left(trainer=t, generation=2, round=4)) for t in ("t0", "t1")))
+    _, commands = after(state, *(report(t, state, round=4, parked=True) for t in ("t0", "t1")))
+    assert [m.trainer for m in made(commands).members] == ["t1"]
+    assert Send("t0", End(incarnation=1, reason="drained")) in commands
+
+
+def test_who_is_not_a_member_yet_ends_at_once_on_notice() -> None:
+    state, _ = after(founded(1), Resized(3), hello("t1"))
+    assert after(state, notice("t1"))[1][:1] == (Send("t1", End(incarnation=1, reason="drained")),)
+    assert after(state, notice("t2"))[1] == (Withdraw("t2"), StartTrainer("t3"))
+
+
+def test_a_spare_waits_and_joins_at_the_boundary_after_a_loss() -> None:
+    state, commands = begin(MembershipState(num_sub_tasks=4, target=2, min_trainers=1, spares=1))
+    assert commands == tuple(StartTrainer(f"t{k}") for k in range(3))
+    state, _ = after(state, hello("t0"), hello("t1"))
+    state, commands = after(state, hello("t2"))
+    assert (commands, state.ready) == ((), ("t2",))
+    state, commands = after(state, Lost("t1", "killed"))
+    assert StartTrainer("t3") in commands
+    _, commands = after(state, report("t0", state, held=0b1))
+    assert Send("t0", Flag(number=2, incarnation=1)) in commands
+
+
+# ---- failures
+
+
+def test_all_that_die_at_once_have_failed_once() -> None:
+    state = replace(founded(4), max_failures=1)
+    state, _ = after(state, *(Lost(f"t{k}", "killed") for k in range(4)))
+    assert not state.ended
+    state, commands = after(state, Lost("t4", "killed"))
+    assert [c.outcome for c in commands if isinstance(c, Finish)] == ["failed"]
+    assert "max_failures is 1" in state.why
+    assert "t4 was lost: killed" in state.why
+
+
+def test_max_failures_0_bears_no_loss_and_a_step_resets_the_count() -> None:
+    assert after(replace(founded(), max_failures=0), Lost("t0", "killed"))[0].ended
+    state = replace(founded(1), max_failures=1)
+    for k in range(5):
+        state, _ = after(state, Stepped(k), Lost(f"t{k}", "killed"), hello(f"t{k + 1}"))
+    assert not state.ended
+    for url in ("c1", "c2", "c3"):
+        state, _ = after(state, Committed(url), Lost(f"t{state.num_started - 1}", "killed"))
+    assert not state.ended
+
+
+def test_what_fails_again_and_again_is_waited_for() -> None:
+    state, waits = replace(founded(1), max_failures=20), []
+    for k in range(10):
+        state, commands = after(state, Lost(f"t{k}", "killed"))
+        waits += [c.after_s for c in commands if isinstance(c, StartTrainer)]
+        state, _ = after(state, hello(f"t{k + 1}"))
+    assert waits == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_a_fenced_trainer_is_a_failure_too() -> None:
+    state = replace(collecting(), max_failures=0)
+    state, _ = after(state, Suspected("t1", "silent"), report("t0", state))
+    assert state.ended
+
+
+def test_a_sub_task_that_kills_two_trainers_is_named() -> None:
+    state, _ = after(founded(3), Lost("t0", "SIGSEGV", (3, 2)))
+    state, _ = after(state, *(report(t, state, round=3, step=1) for t in ("t1", "t2")))
+    assert not after(state, Lost("t1", "SIGSEGV", (3, 1)))[0].ended
+    state, commands = step(state, Lost("t1", "SIGBUS", (3, 2)))
+    assert [c.kind for c in commands if isinstance(c, Emit)] == [EventKind.TRAINER_LOST, EventKind.FAILED]
+    assert state.why.startswith("sub-task 2 of step 1 killed two trainers, t0 (SIGSEGV) and t1 (SIGBUS)")
+
+
+def test_a_sub_task_that_was_got_past_is_forgotten() -> None:
+    state, _ = after(founded(3), Lost("t0", "SIGSEGV", (3, 2)))
+    state, _ = after(state, *(report(t, state, round=4) for t in ("t1", "t2")))
+    assert not state.deaths
+
+
+def test_a_poisonous_sub_task_is_known_after_everyone_was_lost() -> None:
+    state, _ = after(founded(1), Lost("t0", "SIGSEGV", (3, 2)), hello("t1"))
+    state, _ = after(state, Lost("t1", "SIGSEGV", (3, 2)))
+    assert "sub-task 2 of round 3 killed two trainers" in state.why
+
+
+# ---- a supervisor after another: what it must know
+
+
+def test_names_are_not_used_again() -> None:
+    fresh = MembershipState(num_sub_tasks=4, target=1, min_trainers=1, incarnation=2)
+    _, commands = resume(fresh, Found((), 0, (), "", num_started=5))
+    assert commands == (StartTrainer("t5"),)
+
+
+def test_a_recorded_pause_stays_one() -> None:
+    _, commands = resumed(("t0",), ("t0", "t1"), finished="paused")
+    assert [c.outcome for c in commands if isinstance(c, Finish)] == ["paused"]

@@ -40,7 +40,7 @@ def explorer(bounds: Bounds) -> Explorer:
 
 
 @given(bounds=worlds, seed=st.integers(0, 2**32), fault=st.sampled_from([0.02, 0.05, 0.1, 0.3]))
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_every_way_comes_to_its_end(bounds: Bounds, seed: int, fault: float) -> None:
     chance = random.Random(seed)
     for _ in range(3):

@@ -27,7 +27,7 @@ from surefoot_actors.protocol.member import (
     Tell,
     VectorCame,
 )
-from surefoot_actors.protocol.messages import Generation, NotRestored, Report, Restore, Restored, Returned
+from surefoot_actors.protocol.messages import End, Generation, NotRestored, Report, Restore, Restored, Returned
 from surefoot_actors.protocol.tree import bits
 
 from .machines import Machines
@@ -313,6 +313,13 @@ class Trainers:
 
     # ---- the thread
 
+    def _sent_away(self, draft: Draft, i: int) -> bool:
+        """Killed, or told to end, though it has not come to that yet."""
+        values = self._machines.messages.values
+        return any(
+            m[1] == i and (m[0] == "kill" or (m[0] == "to" and isinstance(values[m[2]], End))) for m in draft.control
+        )
+
     def _settle(self, draft: Draft, i: int) -> None:
         """Let an awake thread go on to where it waits or computes."""
         trainer = draft.trainers[i]
@@ -334,8 +341,7 @@ class Trainers:
         if draft.latest < 0 or name(i) not in [m.trainer for m in self._machines.generation(draft.latest).members]:
             return  # fenced: its own waste
         for j, other in enumerate(draft.trainers):
-            killed = ("kill", j, 0) in draft.control
-            if j == i or other.life not in ("live", "ended") or killed:
+            if j == i or other.life not in ("live", "ended") or self._sent_away(draft, j):
                 continue
             theirs = self._machines.member(other.machine)
             committed = other.life == "live" and theirs.round > state.round

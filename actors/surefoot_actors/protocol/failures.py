@@ -34,7 +34,9 @@ def give_up_if_hopeless(state: MembershipState, last: str) -> Outcome:
 
 def progressed(state: MembershipState, round_number: int, step: int) -> MembershipState:
     """Take note of the newest round; it is progress if nobody was as far before."""
-    if round_number <= state.newest_round:
+    if round_number == state.newest_round:  # known by now, perhaps without its step
+        return replace(state, newest_step=max(state.newest_step, step))
+    if round_number < state.newest_round:
         return state
     deaths = {key: who for key, who in state.deaths.items() if key[0] >= round_number}
     return _fruitful(replace(state, newest_round=round_number, newest_step=step, deaths=deaths))
