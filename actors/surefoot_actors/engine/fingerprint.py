@@ -32,7 +32,8 @@ def fingerprint(device: torch.device, threads: int) -> tuple[tuple[str, str], ..
         "device": _device_model(device),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),
-        "torch": torch.__version__,
+        # a plain str: its own class would have the supervisor import torch to read it, which takes a second
+        "torch": str(torch.__version__),
         "torch_build": build,
         "python": ".".join(map(str, sys.version_info[:3])),
         "threads": str(threads),
