@@ -57,7 +57,7 @@ def percentile(values: Iterable[float], share: float) -> float:
     ordered = sorted(values)
     if not ordered:
         raise ValueError("a percentile of nothing")
-    rank = max(1, -(-int(round(share * 1e6)) * len(ordered) // 1_000_000))
+    rank = max(1, -(-round(share * 1e6) * len(ordered) // 1_000_000))
     return ordered[rank - 1]
 
 
@@ -77,7 +77,7 @@ def report(events: Iterable[Event], rows: Iterable[LedgerRow]) -> ChaosReport:
         faults=Counter(FaultKind(str(event.data["kind"])) for event in faults),
         recoveries=tuple(
             Recovery(kind=FaultKind(str(event.data["kind"])), at=at, seconds=_recovered(told, ledger, at, until))
-            for event, at, until in zip(faults, times, [*times[1:], float("inf")], strict=True)
+            for event, at, until in zip(faults, times, [*times, float("inf")][1:], strict=True)
         ),
         steps_lost=steps[-1] - steps[0] + 1 - len(set(steps)) if steps else 0,
         steps=len(steps),

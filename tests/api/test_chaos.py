@@ -16,7 +16,7 @@ def row(step: int, at: float, *, trainers: int = 2, generation: int = 1) -> Ledg
     return LedgerRow(result=result, circumstances=circumstances)
 
 
-def event(n: int, at: float, kind: EventKind, **data: object) -> Event:
+def event(n: int, at: float, kind: EventKind, /, **data: object) -> Event:
     return Event(source="s", n=n, at=datetime.fromtimestamp(at, UTC), kind=kind, data=data)  # type: ignore[arg-type]
 
 
