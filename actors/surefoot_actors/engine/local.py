@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ import torch.utils.deterministic as deterministic
 from surefoot.contract import TrainFunction
 from surefoot.errors import SpecError
 from surefoot.events import LedgerRow
+from surefoot_actors.checkpoint.local import LocalCheckpoints
 from surefoot_actors.engine.fingerprint import make_deterministic
 from surefoot_actors.engine.folding import NodeStore
 from surefoot_actors.engine.merge import BufferPool, merge_round
@@ -43,13 +45,17 @@ class LocalCoordinator:
     generation = 1
     trainers = 1
 
-    def __init__(self, num_sub_tasks: int, *, keep_state: bool = False) -> None:
+    def __init__(
+        self, num_sub_tasks: int, *, keep_state: bool = False, checkpoints: LocalCheckpoints | None = None
+    ) -> None:
         self._num_sub_tasks = num_sub_tasks
-        self._keep_state = keep_state
+        self._keep_state, self._checkpoints = keep_state, checkpoints
         self._store = NodeStore(num_sub_tasks)
         self._pool = BufferPool()
         self._next = 0
         self._position = Position(0, 0, 0)
+        # the boundary after the last step
+        self._reached = self._position
         self._merged: Merged | None = None
         self._layouts: dict[int, Layout] = {}
         self._owner: StateOwner | None = None
@@ -59,6 +65,9 @@ class LocalCoordinator:
 
     def admit(self, state: StateOwner, num_steps: int) -> Position:
         self._owner = state
+        if self._checkpoints is not None:
+            self._position, self.rows = self._checkpoints.begin(state, num_steps)
+            self._reached = self._position
         return self._position
 
     def open_round(self, position: Position) -> None:
@@ -103,10 +112,16 @@ class LocalCoordinator:
 
     def end_step(self, row: LedgerRow) -> None:
         self.rows.append(row)
+        self._reached = Position(self._position.round + 1, row.result.step + 1, 0)
+        if self._checkpoints is not None:
+            assert self._owner is not None
+            self._checkpoints.end_step(self._owner, self._reached, self.rows)
 
     def finish(self) -> None:
         assert self._owner is not None
         self.digest = self._owner.digest()
+        if self._checkpoints is not None:
+            self._checkpoints.finish(self._owner, self._reached, self.rows)
         if self._keep_state:
             image = self._owner.capture()
             self.state = StateImage(skeleton=image.skeleton, tensors=[t.clone() for t in image.tensors])
@@ -123,8 +138,14 @@ def run_local(
     device: str | torch.device = "cpu",
     threads: int = 1,
     keep_state: bool = False,
+    checkpoint: str | None = None,
+    checkpoint_every: int | None = None,
+    restore: str | None = None,
 ) -> LocalResult:
     """Run `train` in this process and return its ledger and the digest of its final state.
+
+    `checkpoint` is a folder or an fsspec URL, where the state is saved at the end, and every `checkpoint_every` steps; `restore`
+    is a checkpoint, or where checkpoints are, to begin from. They are as a job's, which may go on from them.
 
     Process-wide settings (threads, determinism, random states) are as before when it returns. Raises SpecError for a batch size that
     is no multiple of the sub-tasks, ContractError for code that breaks the contract, and whatever `train` raises.
@@ -139,10 +160,29 @@ def run_local(
         data_workers=data_workers,
         device=torch.device(device),
     )
-    coordinator = LocalCoordinator(sub_tasks, keep_state=keep_state)
     with _settings(threads):
+        checkpoints = None
+        if checkpoint or restore:
+            identity = _identity(train, options, threads)
+            checkpoints = LocalCheckpoints(
+                identity=identity, device=options.device, url=checkpoint, every=checkpoint_every, restore=restore
+            )
+        coordinator = LocalCoordinator(sub_tasks, keep_state=keep_state, checkpoints=checkpoints)
         run_training(train, options, coordinator)
     return LocalResult(rows=tuple(coordinator.rows), digest=coordinator.digest.hex(), state=coordinator.state)
+
+
+def _identity(train: TrainFunction, options: RunOptions, threads: int) -> dict[str, Any]:
+    """As `JobSpec.identity`, of code that has no package."""
+    return {
+        "entrypoint": f"{train.__module__}:{getattr(train, '__qualname__', type(train).__qualname__)}",
+        "package": "",
+        "config": json.loads(json.dumps(dict(options.config), default=repr)),
+        "seed": options.seed,
+        "batch_size": options.batch_size,
+        "sub_tasks": options.sub_tasks,
+        "threads": threads,
+    }
 
 
 @contextmanager
