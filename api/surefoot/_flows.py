@@ -25,7 +25,7 @@ from surefoot.views import JobView, NumberedEvent
 
 _JOB_ID = re.compile(r"^[a-z0-9-]{1,40}$")
 
-__all__ = ["all_events", "all_rows", "conclude", "jobs", "resolve", "submit"]
+__all__ = ["all_events", "all_rows", "conclude", "jobs", "resolve", "rests", "submit"]
 
 
 def submit(submission: Submission) -> Flow[JobView]:
@@ -94,6 +94,11 @@ def all_rows(job_id: str) -> Flow[list[LedgerRow]]:
         rows += page
         if len(page) < ROWS_PAGE:
             return rows
+
+
+def rests(view: JobView) -> bool:
+    """Whether the job does nothing any more, unless somebody asks."""
+    return view.state.ended or view.state is JobState.PAUSED
 
 
 def conclude(view: JobView, *, raise_on_failure: bool) -> JobView:

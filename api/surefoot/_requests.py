@@ -21,8 +21,20 @@ from surefoot.errors import (
     SpecError,
     UnauthorizedError,
 )
+from surefoot.events import FaultKind
 from surefoot.spec import JobSpec, JobState
-from surefoot.views import EventPage, Health, JobList, JobView, LedgerPage, PackageView, Problem, ResizeRequest
+from surefoot.views import (
+    CheckpointList,
+    EventPage,
+    FaultRequest,
+    Health,
+    JobList,
+    JobView,
+    LedgerPage,
+    PackageView,
+    Problem,
+    ResizeRequest,
+)
 
 __all__ = [
     "EVENTS_PAGE",
@@ -33,18 +45,24 @@ __all__ = [
     "Flow",
     "ask",
     "cancel_job",
+    "checkpoint_job",
     "create_job",
     "error_of",
     "field_by_field",
+    "get_checkpoints",
     "get_events",
     "get_health",
     "get_job",
     "get_rows",
     "has_package",
+    "inject_fault",
     "list_jobs",
+    "model_path",
+    "pause_job",
     "put_package",
     "receive",
     "resize_job",
+    "resume_job",
     "spec_error",
 ]
 
@@ -136,6 +154,33 @@ def resize_job(job_id: str, trainers: int) -> Call[JobView]:
 
 def cancel_job(job_id: str) -> Call[JobView]:
     return Call(method="POST", path=f"/v1/jobs/{job_id}/cancel", parse=_model(JobView))
+
+
+def pause_job(job_id: str) -> Call[JobView]:
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/pause", parse=_model(JobView))
+
+
+def resume_job(job_id: str) -> Call[JobView]:
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/resume", parse=_model(JobView))
+
+
+def checkpoint_job(job_id: str) -> Call[JobView]:
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/checkpoint", parse=_model(JobView))
+
+
+def inject_fault(job_id: str, kind: FaultKind) -> Call[JobView]:
+    body = FaultRequest(kind=kind).model_dump_json().encode()
+    headers = {"content-type": "application/json"}
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/faults", parse=_model(JobView), headers=headers, body=body)
+
+
+def get_checkpoints(job_id: str) -> Call[CheckpointList]:
+    return Call(method="GET", path=f"/v1/jobs/{job_id}/checkpoints", parse=_model(CheckpointList))
+
+
+def model_path(job_id: str) -> str:
+    """Where the final model is, as a stream of bytes."""
+    return f"/v1/jobs/{job_id}/model"
 
 
 def get_events(job_id: str, *, after: int = 0, limit: int = EVENTS_PAGE) -> Call[EventPage]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -12,15 +14,32 @@ import httpx
 from tenacity import AsyncRetrying
 
 from surefoot._carry import RETRY, TRANSIENT, Deadline, client_options, request_options, stream_timeout, unreachable
-from surefoot._flows import all_events, all_rows, conclude, jobs, resolve, submit
+from surefoot._flows import all_events, all_rows, conclude, jobs, resolve, rests, submit
 from surefoot._follow import Follower, Update
-from surefoot._requests import Answer, Call, Flow, ask, cancel_job, get_health, get_job, receive, resize_job
+from surefoot._requests import (
+    Answer,
+    Call,
+    Flow,
+    ask,
+    cancel_job,
+    checkpoint_job,
+    error_of,
+    get_checkpoints,
+    get_health,
+    get_job,
+    inject_fault,
+    model_path,
+    pause_job,
+    receive,
+    resize_job,
+    resume_job,
+)
 from surefoot._where import find
 from surefoot.errors import SurefootError
-from surefoot.events import LedgerRow
+from surefoot.events import FaultKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
 from surefoot.submission import SubmitOptions, prepare
-from surefoot.views import Health, JobView, NumberedEvent
+from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
 
 __all__ = ["AsyncClient", "AsyncJob"]
 
@@ -89,6 +108,24 @@ class AsyncClient:
     async def _send(self, call: Call[T]) -> T:
         response = await self._http.request(**request_options(call))
         return receive(call, Answer(status=response.status_code, body=response.content))
+
+    async def _download(self, path: str, params: dict[str, str], to: Path) -> Path:
+        """Stream to a file, which is there whole or not at all."""
+        part = to.with_name(f".{to.name}.part")
+        try:
+            async with self._http.stream("GET", path, params=params) as response:
+                if not response.is_success:
+                    body = await response.aread()
+                    raise error_of(Answer(status=response.status_code, body=body))
+                with part.open("wb") as file:
+                    async for chunk in response.aiter_bytes():
+                        file.write(chunk)
+            part.replace(to)
+        except TRANSIENT as error:
+            raise unreachable(self.where, error) from error
+        finally:
+            part.unlink(missing_ok=True)
+        return to
 
     async def _follow(self, job_id: str, deadline: Deadline) -> AsyncIterator[Update]:
         follower = Follower(job_id)
@@ -193,6 +230,38 @@ class AsyncJob:
         """As `Job.resize`."""
         self.view = await self._client._run(ask(resize_job(self.id, trainers)))
         return self
+
+    async def pause(self, *, wait: bool = False) -> Self:
+        """As `Job.pause`."""
+        self.view = await self._client._run(ask(pause_job(self.id)))
+        if wait and not rests(self.view):
+            async for _ in self.follow():
+                if rests(self.view):
+                    break
+        return self
+
+    async def resume(self) -> Self:
+        """As `Job.resume`."""
+        self.view = await self._client._run(ask(resume_job(self.id)))
+        return self
+
+    async def checkpoint(self) -> Self:
+        """As `Job.checkpoint`."""
+        self.view = await self._client._run(ask(checkpoint_job(self.id)))
+        return self
+
+    async def checkpoints(self) -> list[CheckpointView]:
+        """As `Job.checkpoints`."""
+        return list((await self._client._run(ask(get_checkpoints(self.id)))).checkpoints)
+
+    async def inject_fault(self, kind: FaultKind | str) -> Self:
+        """As `Job.inject_fault`."""
+        self.view = await self._client._run(ask(inject_fault(self.id, FaultKind(kind))))
+        return self
+
+    async def download_model(self, path: str | os.PathLike[str], *, module: str | None = None) -> Path:
+        """As `Job.download_model`."""
+        return await self._client._download(model_path(self.id), {"module": module} if module else {}, Path(path))
 
     async def cancel(self, *, wait: bool = False) -> Self:
         """As `Job.cancel`."""

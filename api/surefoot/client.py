@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -11,15 +13,32 @@ import httpx
 from tenacity import Retrying
 
 from surefoot._carry import RETRY, TRANSIENT, Deadline, client_options, request_options, stream_timeout, unreachable
-from surefoot._flows import all_events, all_rows, conclude, jobs, resolve, submit
+from surefoot._flows import all_events, all_rows, conclude, jobs, resolve, rests, submit
 from surefoot._follow import Follower, Update
-from surefoot._requests import Answer, Call, Flow, ask, cancel_job, get_health, get_job, receive, resize_job
+from surefoot._requests import (
+    Answer,
+    Call,
+    Flow,
+    ask,
+    cancel_job,
+    checkpoint_job,
+    error_of,
+    get_checkpoints,
+    get_health,
+    get_job,
+    inject_fault,
+    model_path,
+    pause_job,
+    receive,
+    resize_job,
+    resume_job,
+)
 from surefoot._where import find
 from surefoot.errors import SurefootError
-from surefoot.events import LedgerRow
+from surefoot.events import FaultKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
 from surefoot.submission import SubmitOptions, prepare
-from surefoot.views import Health, JobView, NumberedEvent
+from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
 
 __all__ = ["Client", "Job"]
 
@@ -96,6 +115,24 @@ class Client:
     def _send(self, call: Call[T]) -> T:
         response = self._http.request(**request_options(call))
         return receive(call, Answer(status=response.status_code, body=response.content))
+
+    def _download(self, path: str, params: dict[str, str], to: Path) -> Path:
+        """Stream to a file, which is there whole or not at all."""
+        part = to.with_name(f".{to.name}.part")
+        try:
+            with self._http.stream("GET", path, params=params) as response:
+                if not response.is_success:
+                    body = response.read()
+                    raise error_of(Answer(status=response.status_code, body=body))
+                with part.open("wb") as file:
+                    for chunk in response.iter_bytes():
+                        file.write(chunk)
+            part.replace(to)
+        except TRANSIENT as error:
+            raise unreachable(self.where, error) from error
+        finally:
+            part.unlink(missing_ok=True)
+        return to
 
     def _follow(self, job_id: str, deadline: Deadline) -> Iterator[Update]:
         follower = Follower(job_id)
@@ -192,6 +229,38 @@ class Job:
         """Ask for another number of trainers; the job goes on meanwhile. Raises SpecError and ConflictError."""
         self.view = self._client._run(ask(resize_job(self.id, trainers)))
         return self
+
+    def pause(self, *, wait: bool = False) -> Self:
+        """Stop the job at a step boundary and save it; with `wait`, return when it is paused, or has ended. `resume` goes on."""
+        self.view = self._client._run(ask(pause_job(self.id)))
+        if wait and not rests(self.view):
+            for _ in self.follow():
+                if rests(self.view):
+                    break
+        return self
+
+    def resume(self) -> Self:
+        """Queue a paused job again: it goes on from its newest checkpoint, to the same result. Raises ConflictError."""
+        self.view = self._client._run(ask(resume_job(self.id)))
+        return self
+
+    def checkpoint(self) -> Self:
+        """Have a checkpoint made at the next step boundary; an event tells when it is durable."""
+        self.view = self._client._run(ask(checkpoint_job(self.id)))
+        return self
+
+    def checkpoints(self) -> list[CheckpointView]:
+        """Return the checkpoints that were told to be durable, newest first; old ones may have been removed."""
+        return list((self._client._run(ask(get_checkpoints(self.id)))).checkpoints)
+
+    def inject_fault(self, kind: FaultKind | str) -> Self:
+        """Do the job a fault, for real: see FaultKind. An event tells when it is done."""
+        self.view = self._client._run(ask(inject_fault(self.id, FaultKind(kind))))
+        return self
+
+    def download_model(self, path: str | os.PathLike[str], *, module: str | None = None) -> Path:
+        """Write the final model, a safetensors file, to `path`; `module` names it where several are tracked. Raises NotFoundError."""
+        return self._client._download(model_path(self.id), {"module": module} if module else {}, Path(path))
 
     def cancel(self, *, wait: bool = False) -> Self:
         """Cancel the job; with `wait`, return when nothing of it is left. Changes nothing of a job that has ended."""

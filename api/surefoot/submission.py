@@ -14,7 +14,7 @@ from surefoot._requests import spec_error
 from surefoot.entrypoint import locate
 from surefoot.errors import PackageError, SpecError, UserError
 from surefoot.package import CodePackage, pack
-from surefoot.spec import JobSpec
+from surefoot.spec import CheckpointPolicy, JobSpec
 
 __all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "prepare"]
 
@@ -47,6 +47,14 @@ class SubmitOptions(TypedDict, total=False):
     threads: int
     # background data-loading processes a trainer
     data_workers: int
+    # trainers kept warm beside those that train
+    spares: int
+    # losses in a row without a step in between that are borne
+    max_failures: int
+    # when durable checkpoints are made, and where: a CheckpointPolicy, or its fields
+    checkpoint: CheckpointPolicy | Mapping[str, Any]
+    # begin from this checkpoint: its URL, or another job's id
+    restore: str | None
     # pip requirements of the training code
     pip: Sequence[str]
     # environment of the trainers; never secrets, as whoever lists jobs sees it
