@@ -559,6 +559,14 @@ def test_a_sub_task_that_kills_two_trainers_is_named() -> None:
     assert state.why.startswith("sub-task 2 of step 1 killed two trainers, t0 (SIGSEGV) and t1 (SIGBUS)")
 
 
+def test_a_step_of_one_round_each_is_named_though_nobody_has_reported_it() -> None:
+    """The survivors were a round behind when the first one died; whether the message named the step was chance."""
+    state, _ = after(founded(3), Lost("t0", "SIGSEGV", (4, 2)))
+    state, _ = after(state, *(report(t, state, round=3, step=3) for t in ("t1", "t2")))
+    state, _ = after(state, Lost("t1", "SIGSEGV", (4, 2)))
+    assert "sub-task 2 of step 4 killed two trainers" in state.why
+
+
 def test_a_sub_task_that_was_got_past_is_forgotten() -> None:
     state, _ = after(founded(3), Lost("t0", "SIGSEGV", (3, 2)))
     state, _ = after(state, *(report(t, state, round=4) for t in ("t1", "t2")))

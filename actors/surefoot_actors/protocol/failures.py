@@ -66,8 +66,11 @@ def poison(state: MembershipState, trainer: str, reason: str, computing: tuple[i
     if len(died) < 2:
         return state, ()
     round_number, sub_task = computing
-    known = round_number == state.newest_round
-    where = f"step {state.newest_step}" if known else f"round {round_number}"
+    where = f"round {round_number}"
+    if round_number == state.newest_round:
+        where = f"step {state.newest_step}"
+    elif state.newest_round == state.newest_step > 0:  # so far every step had one round
+        where = f"step {round_number}"
     told = " and ".join(f"{t} ({why})" for t, why in died.items())
     advice = "it would kill a third: look at what its samples do to the train function, or at the memory it takes"
     return fail(state, trainer, f"sub-task {sub_task} of {where} killed two trainers, {told}: {advice}")
