@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,51 @@ def memory_limit(num_bytes: int) -> Iterator[Path]:
         while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
             time.sleep(0.01)  # the kernel tells no event
         group.rmdir()
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network of its own beside this machine's, and the one wire between them."""
+
+    name: str
+    # of whoever is in it
+    address: str
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """What a command begins with that runs in it."""
+        return ("ip", "netns", "exec", self.name)
+
+    @contextmanager
+    def cut(self) -> Iterator[None]:
+        """Let nothing through for the duration, either way. Nothing is told to either end: no connection is reset."""
+        do("ip", "link", "set", f"{self.name}-h", "down")
+        try:
+            yield
+        finally:
+            do("ip", "link", "set", f"{self.name}-h", "up")
+
+
+@contextmanager
+def network() -> Iterator[Network]:
+    """Make a network namespace that reaches this machine by a wire."""
+    name = f"sf{os.getpid() % 100_000}"
+    here, there = "10.213.77.1", "10.213.77.2"
+    try:
+        do("ip", "netns", "add", name)
+    except OSError as error:
+        forbidden(f"no network namespace can be made here: {error}")
+    try:
+        do("ip", "link", "add", f"{name}-h", "type", "veth", "peer", "name", "wire", "netns", name)
+        do("ip", "address", "add", f"{here}/30", "dev", f"{name}-h")
+        do("ip", "link", "set", f"{name}-h", "up")
+        for words in (
+            ["link", "set", "lo", "up"],
+            ["address", "add", f"{there}/30", "dev", "wire"],
+            ["link", "set", "wire", "up"],
+            ["route", "add", "default", "via", here],
+        ):
+            do("ip", "-n", name, *words)
+        yield Network(name, there)
+    finally:
+        do("ip", "netns", "delete", name)  # and the wire with it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -80,7 +81,7 @@ def ray_head(
         "ray-client-server-port": others[1],
     }
     with _started(options, num_cpus, env) as (process, temp_dir):
-        yield Head(address=f"127.0.0.1:{port or gcs}", env=env, temp_dir=temp_dir, process=process)
+        yield Head(address=_announced(temp_dir), env=env, temp_dir=temp_dir, process=process)
 
 
 @contextmanager
@@ -109,7 +110,7 @@ def _started(
     }
     ray = Path(sys.executable).with_name("ray")
     words = [f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()]
-    log = temp_dir / "start.log"
+    log = _log(temp_dir)
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*inside, str(ray), "start", "--block", *words], env=env, stdout=out, stderr=out, start_new_session=True
@@ -120,6 +121,17 @@ def _started(
     finally:
         _end(process)
         shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+def _announced(temp_dir: Path) -> str:
+    """The address that the head tells others to join it by: never loopback, whatever it was given, if the machine has another."""
+    found = re.search(r"--address='([^']+)'", _log(temp_dir).read_text())
+    assert found is not None
+    return found[1]
+
+
+def _log(temp_dir: Path) -> Path:
+    return temp_dir / "start.log"
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,14 +1,14 @@
 """The helper process beside a trainer: tells the supervisor how the trainer's process is, and can end it.
 
-Run by path (`python -I -S pulse_helper.py PID MARKS_FD ATTEMPT TRAINER`), standard library only, so that it starts in
+Run by path (`python -I -S pulse_helper.py PID PIDFD MARKS_FD ATTEMPT TRAINER`), standard library only, so that it starts in
 some 50 ms and shares nothing with the trainer that could stall it. Its standard input carries lines "server HOST PORT
 SECRET": where to beat now.
 
 To the server: "beat STATE CPU_MS ROUND SUB_TASK", "gone ROUND SUB_TASK CAUSE", "injected [WHY IT WAS REFUSED]".
 From it: "fence" (kill the trainer), "inject KIND" (do this fault to the trainer, or to its node).
 
-It watches the trainer by a pidfd, with the parent's pid as a second opinion. PR_SET_PDEATHSIG is not used: that signal
-is bound to the *thread* that started the helper, not to the process.
+It watches the trainer by a pidfd, and is no child of it: Ray kills a worker's children as that exits, and the last word
+would go with them. PR_SET_PDEATHSIG is not used: that signal is bound to the *thread* that started the helper.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ CONNECT_S = 1.0
 UNHEARD_MS = 5000
 TICKS = os.sysconf("SC_CLK_TCK")
 MARKS = struct.Struct("qq")
+# Of the flags in /proc/PID/stat.
+PF_EXITING = 4
 # How far back the count of the kernel's kills for memory is remembered, so that an old kill explains no new death.
 OOM_WINDOW_S = 5.0
 
@@ -56,12 +58,13 @@ def read(path: str) -> str:
 class Process:
     """A process, by a handle that never means another one."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        try:
-            self.pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            self.pidfd = -1
+    def __init__(self, pid: int, pidfd: int = -1) -> None:
+        self.pid, self.pidfd = pid, pidfd
+        if pidfd < 0:
+            try:
+                self.pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                pass
 
     def dead(self) -> bool:
         if self.pidfd < 0:
@@ -129,7 +132,11 @@ class Node:
             pid = int(rest.split()[1]) if rest else 0
 
     def died(self) -> bool:
-        return self.raylet is not None and self.raylet.dead()
+        """Whether the raylet is dead or about to be: workers see its sockets close before it is quite gone."""
+        if self.raylet is None or self.raylet.dead():
+            return self.raylet is not None
+        fields = read(f"/proc/{self.raylet.pid}/stat").rpartition(")")[2].split()
+        return not fields or bool(int(fields[6]) & PF_EXITING)
 
     def kill(self) -> str:
         """Kill the raylet. Returns why not, or nothing."""
@@ -144,13 +151,10 @@ class Node:
 class Parent(Process):
     """The trainer's process."""
 
-    def __init__(self, pid: int, marks_fd: int) -> None:
-        super().__init__(pid)
+    def __init__(self, pid: int, pidfd: int, marks_fd: int) -> None:
+        super().__init__(pid, pidfd)
         self._marks_fd = marks_fd
         self._memory, self._node = Memory(pid), Node(pid)
-
-    def gone(self) -> bool:
-        return os.getppid() != self.pid or self.dead()
 
     def inject(self, fault: str) -> str:
         """Do it. Returns why not, or nothing."""
@@ -245,8 +249,12 @@ class Link:
             data = b""
         if not data:
             self.drop()
-            return []
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        self._buffer += data
+        return self.pending()
+
+    def pending(self) -> list[str]:
+        """Lines that came together with others, behind the welcome say."""
+        *lines, self._buffer = self._buffer.split(b"\n")
         return [line.decode() for line in lines]
 
     def drop(self) -> None:
@@ -264,7 +272,7 @@ class Helper:
 
     def run(self) -> None:
         due = time.monotonic()
-        while not self._parent.gone():
+        while not self._parent.dead():
             now = time.monotonic()
             if now >= due:
                 due = now + BEAT_S
@@ -281,6 +289,7 @@ class Helper:
             pass  # the process has just gone: the loop sees it
 
     def _wait(self, seconds: float) -> None:
+        self._obey(self._link.pending())
         poller = select.poll()
         poller.register(self._parent.pidfd, select.POLLIN)
         if self._stdin is not None:
@@ -321,8 +330,10 @@ class Helper:
 
 
 def main(argv: list[str]) -> None:
-    pid, marks_fd, attempt, trainer = int(argv[1]), int(argv[2]), argv[3], argv[4]
-    Helper(Parent(pid, marks_fd), Link(attempt, trainer, pid)).run()
+    if os.fork():
+        os._exit(0)
+    pid, pidfd, marks_fd = map(int, argv[1:4])
+    Helper(Parent(pid, pidfd, marks_fd), Link(argv[4], argv[5], pid)).run()
 
 
 if __name__ == "__main__":

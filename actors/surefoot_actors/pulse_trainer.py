@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from surefoot_actors.cluster import TrainerSetup
@@ -28,7 +29,35 @@ def mark(round_: int, sub_task: int) -> None:
         MARKS.pack_into(_marks, 0, round_, sub_task)
 
 
-def start_helper(setup: TrainerSetup, pid: int, marks_fd: int = -1) -> subprocess.Popen[bytes]:
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A helper process: it detaches itself, so what ties it to us are pipes."""
+
+    launched: subprocess.Popen[bytes]
+    # a pipe whose other end the helper alone has
+    life: int
+
+    def tell(self, address: tuple[str, int], secret: str) -> None:
+        """Tell it where to beat from now on. One that has ended is not told."""
+        assert self.launched.stdin is not None
+        try:
+            self.launched.stdin.write(f"server {address[0]} {address[1]} {secret}\n".encode())
+            self.launched.stdin.flush()
+        except BrokenPipeError:
+            pass
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        self.launched.wait()
+        os.read(self.life, 1)
+
+    def close(self) -> None:
+        os.close(self.life)
+        assert self.launched.stdin is not None
+        self.launched.stdin.close()
+
+
+def start_helper(setup: TrainerSetup, pid: int, marks_fd: int = -1) -> _Process:
     """Start the helper process of this process, `pid`, and tell it where to beat.
 
     In a session of its own: what stops or ends the trainer's process group must not take the witness with it.
@@ -36,23 +65,22 @@ def start_helper(setup: TrainerSetup, pid: int, marks_fd: int = -1) -> subproces
     for name in (setup.attempt, setup.trainer):
         if not name or " " in name or "\n" in name:
             raise ValueError(f"{name!r} cannot name a trainer or an attempt: it is empty or has a space in it")
-    command = [sys.executable, "-I", "-S", str(_SCRIPT), str(pid), str(marks_fd), setup.attempt, setup.trainer]
-    fds = (marks_fd,) if marks_fd >= 0 else ()
-    helper = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=fds, start_new_session=True, cwd="/"
+    life, theirs = os.pipe()
+    pidfd = os.pidfd_open(pid)
+    numbers = [str(pid), str(pidfd), str(marks_fd)]
+    launched = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_SCRIPT), *numbers, setup.attempt, setup.trainer],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[number for number in (pidfd, marks_fd, theirs) if number >= 0],
+        start_new_session=True,
+        cwd="/",
     )
-    tell_server(helper, setup.pulse, setup.pulse_secret)
+    for number in (pidfd, theirs):
+        os.close(number)
+    helper = _Process(launched, life)
+    helper.tell(setup.pulse, setup.pulse_secret)
     return helper
-
-
-def tell_server(helper: subprocess.Popen[bytes], address: tuple[str, int], secret: str) -> None:
-    """Tell a helper where to beat from now on. A helper that has ended is not told."""
-    assert helper.stdin is not None
-    try:
-        helper.stdin.write(f"server {address[0]} {address[1]} {secret}\n".encode())
-        helper.stdin.flush()
-    except BrokenPipeError:
-        pass
 
 
 class Helper:
@@ -62,7 +90,7 @@ class Helper:
         self._setup = setup
         self._server = (setup.pulse, setup.pulse_secret)
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: _Process | None = None
 
     def start(self) -> None:
         """Start it, and the thread that starts it anew should it end."""
@@ -79,7 +107,7 @@ class Helper:
         with self._lock:
             self._server = (address, secret)
             if self._process is not None:
-                tell_server(self._process, address, secret)
+                self._process.tell(address, secret)
 
     def _keep(self, marks_fd: int) -> None:
         pause = threading.Event()
@@ -90,5 +118,6 @@ class Helper:
             if time.monotonic() - started < RESTART_S:
                 pause.wait(RESTART_S)
             with self._lock:
+                self._process.close()
                 self._process = start_helper(self._setup, os.getpid(), marks_fd)
-                tell_server(self._process, *self._server)
+                self._process.tell(*self._server)

@@ -23,6 +23,8 @@ from surefoot_actors.local_cluster import LocalCluster
 from surefoot_actors.protocol.messages import End, Flag, Hello, Over
 from surefoot_actors.pulse import Condition, PulseServer
 
+from ..processes import helpers
+
 HERE = str(Path(__file__).parent)
 LIVENESS_S = 30.0
 
@@ -193,6 +195,8 @@ async def test_close_leaves_nothing() -> None:
         for i in range(2):
             await cluster.start_trainer(setup(f"t{i}", pulse))
         descendants = [p for p in psutil.Process().children(recursive=True) if p not in before]
+        assert len(descendants) == 3
+        descendants += [helper for process in descendants for helper in helpers(process.pid)]
         assert len(descendants) == 5
         await cluster.close()
         await asyncio.to_thread(psutil.wait_procs, descendants, LIVENESS_S)

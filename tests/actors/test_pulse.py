@@ -11,7 +11,6 @@ import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +22,7 @@ from surefoot_actors.pulse import SILENT_AFTER_S, STALL_AFTER_S, STOPPED_AFTER_S
 from surefoot_actors.pulse_trainer import start_helper
 
 from ..kernel import memory_limit
+from ..processes import helpers
 
 SPEC = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
 LIVENESS_S = 20.0
@@ -197,9 +197,8 @@ async def tell(trainer: subprocess.Popen[bytes], line: str) -> None:
 
 
 def helper_of(pid: int) -> int:
-    """The helper's pid; 0 where there is none."""
-    children = psutil.Process(pid).children()
-    return children[0].pid if children else 0
+    """The pid of a process's helper; 0 where there is none."""
+    return next((helper.pid for helper in helpers(pid)), 0)
 
 
 def alive(pid: int) -> bool:
@@ -347,6 +346,26 @@ async def test_faults_are_done_for_real(server: PulseServer) -> None:
         await told.wait("t1", Condition.GONE)
     with pytest.raises(FaultRefusedError, match="no helper"):
         await server.inject("t2", FaultKind.TRAINER)
+
+
+RAYLET = textwrap.dedent("""
+    import subprocess, sys
+    with open("/proc/self/comm", "w") as name:
+        name.write("raylet")
+    subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], stdin=subprocess.PIPE).wait()
+""")
+
+
+async def test_a_trainer_whose_raylet_dies_has_lost_its_node(server: PulseServer) -> None:
+    """The fault is done for real to whatever is called a raylet; its trainer ends with it, as Ray's workers do."""
+    told = Conditions(server)
+    arguments = [TRAINER, str(server.address[1]), server.secret, "t1", ""]
+    with subprocess.Popen([sys.executable, "-c", RAYLET, *arguments]) as raylet:  # noqa: ASYNC220
+        await told.wait("t1", Condition.RUNNING)
+        await server.inject("t1", FaultKind.NODE)
+        assert await asyncio.to_thread(raylet.wait, LIVENESS_S) == -signal.SIGKILL
+        await told.wait("t1", Condition.GONE)
+    assert told.details[-1].startswith("its node died")
 
 
 async def test_strangers_are_not_believed(server: PulseServer) -> None:

@@ -21,6 +21,7 @@ from surefoot_actors.pulse import Condition, PulseServer
 from surefoot_actors.ray_cluster import RayCluster
 from surefoot_actors.ray_names import list_roles
 
+from ..processes import helpers
 from ..ray_head import connected, ray_head
 from .test_journal import check
 
@@ -126,7 +127,7 @@ async def test_kill_is_sure_where_no_helper_helps(cluster: RayCluster, pulse: Pu
     trainer = await cluster.start_trainer(setup(pulse))
     pid = (await hello(trainer)).pid
     os.kill(pid, signal.SIGSTOP)
-    [helper] = [p for p in psutil.Process(pid).children() if "pulse_helper" in " ".join(p.cmdline())]
+    [helper] = helpers(pid)
     helper.kill()
     await trainer.kill()
     assert gone(pid)

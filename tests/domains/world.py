@@ -33,8 +33,10 @@ SPEC = {"entrypoint": "small:train", "package": "0" * 64, "batch_size": 32, "see
 _UPLOAD = """
 import sys, ray
 from ray._private.runtime_env.packaging import upload_package_to_gcs
+from ray.experimental.internal_kv import _pin_runtime_env_uri
 ray.init(address=sys.argv[1], log_to_driver=False)
 upload_package_to_gcs(sys.argv[2], sys.stdin.buffer.read())
+_pin_runtime_env_uri(sys.argv[2], expiration_s=3600)  # for all attempts: Ray deletes it with the last actor that has it
 """
 
 
@@ -46,6 +48,13 @@ def upload_package(head: Head) -> None:
             archive.write(path, path.name)
     command = [sys.executable, "-c", _UPLOAD, head.address, PACKAGE]
     subprocess.run(command, env=head.env, input=buffer.getvalue(), check=True, capture_output=True, timeout=LIVENESS_S)
+
+
+def ask_ray(head: Head, code: str) -> str:
+    """What a driver of the cluster prints that runs this code."""
+    code = f"import ray; ray.init(address={head.address!r}, log_to_driver=False)\n{code}"
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=head.env, check=True, capture_output=True, text=True, timeout=LIVENESS_S).stdout
 
 
 def until(what: Callable[[], Any]) -> Any:
@@ -156,10 +165,12 @@ class Attempt:
 
 
 @contextmanager
-def attempt(head: Head, name: str, *others: Node, via: Any = None, **fields: Any) -> Iterator[Attempt]:
+def attempt(head: Head, name: str, *others: Node, **fields: Any) -> Iterator[Attempt]:
     """Serve a control plane for an attempt, not launched yet; whatever is left of it afterwards is killed."""
-    config = {"steps": STEPS, **fields.pop("config", {})}
-    with serve(ControlPlane(JobSpec(**{**SPEC, **fields, "config": config}), PACKAGE)) as control:
+    fields = {**SPEC, **fields, "config": {"steps": STEPS, **fields.get("config", {})}}
+    # all begin together, however slow the machine is
+    fields["min_trainers"] = fields.get("trainers", 1)
+    with serve(ControlPlane(JobSpec(**fields), PACKAGE)) as control:
         made = Attempt(head=head, control=control, name=name, others=list(others))
         try:
             yield made
