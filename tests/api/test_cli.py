@@ -397,7 +397,11 @@ def test_a_missing_part_names_its_extra(cli: Cli, code: Path, monkeypatch: pytes
 # ---- help
 
 
-COMMANDS = ["up", "submit", "ls", "show", "watch", "resize", "cancel", "ledger", "diff", "check", "version"]
+COMMANDS = [
+    *("up", "submit", "ls", "show", "watch", "resize", "cancel"),
+    *("pause", "resume", "checkpoint", "checkpoints", "model", "chaos"),
+    *("ledger", "diff", "check", "version"),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -8,7 +8,8 @@ import typer
 from typer.core import TyperGroup
 
 from surefoot._where import DEFAULT_URL
-from surefoot.cli import history, jobs, local
+from surefoot.cli import durable, history, jobs, local
+from surefoot.cli.chaos import chaos
 from surefoot.cli.session import MISTAKE, Session, exit_code, failure_text, say_error
 from surefoot.cli.submit import submit
 from surefoot.errors import SurefootError
@@ -69,6 +70,12 @@ for command in (
     jobs.watch,
     jobs.resize,
     jobs.cancel,
+    durable.pause,
+    durable.resume,
+    durable.checkpoint,
+    durable.checkpoints,
+    durable.model,
+    chaos,
     history.ledger,
     history.diff,
     local.check,

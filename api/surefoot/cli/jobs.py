@@ -14,6 +14,7 @@ from surefoot.cli import watch as watching
 from surefoot.cli.session import Session, console, say
 from surefoot.cli.words import ago, describe, duration, state_style, steps
 from surefoot.spec import JobState
+from surefoot.timeline import troubles
 from surefoot.views import JobView, NumberedEvent
 
 __all__ = ["JobRef", "cancel", "ls", "resize", "show", "watch"]
@@ -56,6 +57,7 @@ def show(context: typer.Context, job: JobRef, as_json: AsJson = False) -> None:
         return
     _show(found.view)
     _show_events(found.view, events)
+    _show_troubles(found.view, events)
     if found.view.traceback:
         say(f"\n{found.view.traceback.rstrip()}")
 
@@ -148,6 +150,9 @@ def _show(view: JobView) -> None:
         "trainers": f"{live}{view.wanted_trainers} wanted (min {spec.min_trainers}, max {spec.most_trainers})",
         "generation": str(view.generation) if view.generation else "",
         "times": _times(view),
+        "attempts": str(view.attempts) if view.attempts > 1 else "",
+        "checkpoint": _durable(view),
+        "model": view.model or "",
         "entrypoint": f"{spec.entrypoint} in package {spec.package[:12]}",
         "batch": f"{spec.batch_size} samples in {spec.sub_tasks} sub-tasks, seed {spec.seed}",
         "config": json.dumps(spec.config) if spec.config else "",
@@ -184,6 +189,23 @@ def _show_events(view: JobView, events: list[NumberedEvent]) -> None:
     for event in events:
         since = (event.at - view.created_at).total_seconds()
         say(f"{since:+9.2f} s  {describe(event)}")
+
+
+def _show_troubles(view: JobView, events: list[NumberedEvent]) -> None:
+    """What went wrong, and the seconds each cost."""
+    found = troubles(events)
+    if not found:
+        return
+    cost = sum(trouble.seconds or 0.0 for trouble in found)
+    say(f"\nfailures: {len(found)}, which cost {duration(cost)} in all")
+    for trouble in found:
+        since = (trouble.at - view.created_at).total_seconds()
+        seconds = "" if trouble.seconds is None else f"  ({duration(trouble.seconds)})"
+        say(f"{since:+9.2f} s  {describe(trouble.event)}{seconds}")
+
+
+def _durable(view: JobView) -> str:
+    return "" if view.checkpoint is None else f"step {view.checkpoint_step} in {view.checkpoint}"
 
 
 def _time(moment: datetime) -> str:

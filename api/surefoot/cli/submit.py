@@ -14,6 +14,7 @@ __all__ = ["submit"]
 
 # The panels of --help.
 _RESULT, _SIZE, _CODE = "What decides the result", "How it is run", "The code"
+_DURABLE = "What outlives trainers"
 
 
 def submit(
@@ -53,6 +54,35 @@ def submit(
     cpus: Annotated[float, typer.Option(help="CPUs to reserve a trainer.", rich_help_panel=_SIZE)] = 1.0,
     gpus: Annotated[float, typer.Option(help="GPUs to reserve a trainer.", rich_help_panel=_SIZE)] = 0.0,
     data_workers: Annotated[int, typer.Option(help="Data-loading processes a trainer.", rich_help_panel=_SIZE)] = 0,
+    spares: Annotated[int, typer.Option(help="Trainers kept warm beside those that train.", rich_help_panel=_SIZE)] = 0,
+    max_failures: Annotated[
+        int, typer.Option(help="Losses in a row, without a step in between, that are borne.", rich_help_panel=_SIZE)
+    ] = 10,
+    checkpoint_every_steps: Annotated[
+        int | None, typer.Option(help="A checkpoint after every so many steps.", rich_help_panel=_DURABLE)
+    ] = None,
+    checkpoint_every_seconds: Annotated[
+        float, typer.Option(help="One after every so many seconds; 0: none by time.", rich_help_panel=_DURABLE)
+    ] = 300.0,
+    checkpoint_url: Annotated[
+        str | None,
+        typer.Option(
+            help="A folder that all nodes see, or an fsspec URL. (default: the service's)", rich_help_panel=_DURABLE
+        ),
+    ] = None,
+    keep: Annotated[
+        int, typer.Option(help="So many of the newest checkpoints are kept.", rich_help_panel=_DURABLE)
+    ] = 2,
+    best: Annotated[
+        str | None,
+        typer.Option(
+            help="A logged value; the checkpoint where it was lowest is kept too. '+NAME': highest.",
+            rich_help_panel=_DURABLE,
+        ),
+    ] = None,
+    restore: Annotated[
+        str | None, typer.Option(help="Begin from this checkpoint: a URL, or another job.", rich_help_panel=_DURABLE)
+    ] = None,
     folder: Annotated[
         Path,
         typer.Option(
@@ -97,6 +127,17 @@ def submit(
         "cpus": cpus,
         "gpus": gpus,
         "data_workers": data_workers,
+        "spares": spares,
+        "max_failures": max_failures,
+        "checkpoint": {
+            "every_steps": checkpoint_every_steps,
+            "every_s": checkpoint_every_seconds or None,
+            "url": checkpoint_url,
+            "keep": keep,
+            "best": best.removeprefix("+") if best else None,
+            "best_mode": "max" if best and best.startswith("+") else "min",
+        },
+        "restore": restore,
         "folder": folder,
         "pip": pip or [],
         "env": pairs(env or [], "--env"),

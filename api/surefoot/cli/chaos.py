@@ -1,0 +1,146 @@
+"""`surefoot chaos`: faults, for real, while a job trains; and what they cost it."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from surefoot.chaos import ChaosReport, percentile, report
+from surefoot.cli.jobs import AsJson, JobRef
+from surefoot.cli.session import Session, console, say
+from surefoot.cli.words import describe, duration
+from surefoot.client import Client, Job
+from surefoot.errors import ConflictError, UserError
+from surefoot.events import Event, EventKind, FaultKind, LedgerRow
+from surefoot.spec import JobState
+
+__all__ = ["ChaosRun", "chaos", "parse_duration", "parse_kinds"]
+
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h)$")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_SHOWN = frozenset(
+    {EventKind.FAULT, EventKind.TRAINER_LOST, EventKind.RECOVERED, EventKind.RESTORED, EventKind.WARNING}
+)
+
+
+def parse_duration(text: str) -> float:
+    """Read "90s", "10m", "1.5h" as seconds. Raises UserError."""
+    match = _DURATION.match(text)
+    if match is None:
+        raise UserError(f'{text!r} is no duration: write it as "90s", "10m" or "1h"')
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_kinds(text: str) -> tuple[FaultKind, ...]:
+    """Read "trainer,supervisor". Raises UserError naming what there is."""
+    try:
+        kinds = tuple(FaultKind(name.strip()) for name in text.split(",") if name.strip())
+    except ValueError:
+        kinds = ()
+    if not kinds:
+        raise UserError(f"--kinds {text!r}: give some of {', '.join(kind.value for kind in FaultKind)}, with commas")
+    return kinds
+
+
+@dataclass
+class ChaosRun:
+    """A job under fire: faults at exponentially spaced moments, and all that was told from the first on."""
+
+    client: Client
+    job: Job
+    kinds: tuple[FaultKind, ...]
+    per_minute: float
+    seconds: float
+    seed: int = 0
+    events: list[Event] = field(default_factory=list)
+    rows: list[LedgerRow] = field(default_factory=list)
+
+    def run(self, *, show: bool = True) -> ChaosReport:
+        """Inject until the time is over or the job has ended. What was told before is not part of the report."""
+        stop = threading.Event()
+        injector = threading.Thread(target=self._inject, args=(stop,), name="chaos", daemon=True)
+        began = time.time()
+        injector.start()
+        try:
+            for update in self.job.follow():
+                if isinstance(update, LedgerRow) and update.circumstances.at >= began:
+                    self.rows.append(update)
+                elif isinstance(update, Event) and update.at.timestamp() >= began:
+                    self.events.append(update)
+                    if show and update.kind in _SHOWN:
+                        say(f"{update.at.timestamp() - began:+9.2f} s  {describe(update)}")
+                if time.time() > began + self.seconds:
+                    break
+        finally:
+            stop.set()
+            injector.join(30)
+        return report(self.events, self.rows)
+
+    def _inject(self, stop: threading.Event) -> None:
+        chance = random.Random(self.seed)
+        while not stop.wait(chance.expovariate(self.per_minute / 60)):
+            try:
+                self.job.inject_fault(chance.choice(self.kinds))
+            except ConflictError:
+                continue  # it is not training just now, or has ended: the follower sees which
+
+
+def chaos(
+    context: typer.Context,
+    job: JobRef,
+    kills_per_minute: Annotated[float, typer.Option(min=0.01, max=600, help="Faults a minute, on average.")] = 2.0,
+    kinds: Annotated[str, typer.Option(help="Which: trainer, freeze, supervisor, node; with commas.")] = "trainer",
+    duration_: Annotated[str, typer.Option("--for", help='How long: "90s", "10m", "1h".')] = "10m",
+    seed: Annotated[int, typer.Option(help="Of the moments and kinds.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Kill and freeze what a job runs on, for real, while it trains; then report what that cost.
+
+    Example: surefoot chaos last --kills-per-minute 2 --kinds trainer,supervisor --for 10m
+    """
+    chosen, seconds = parse_kinds(kinds), parse_duration(duration_)
+    with Session.of(context).client() as client:
+        found = client.job(job)
+        if found.state.ended or found.state is JobState.PAUSED:
+            raise UserError(f"job {found.id} is {found.state.value}: there is nothing to disturb")
+        run = ChaosRun(client, found, chosen, kills_per_minute, seconds, seed)
+        told = run.run(show=not as_json)
+    if as_json:
+        say(json.dumps(_document(told), indent=1))
+    else:
+        console().print(_table(told))
+
+
+def _document(told: ChaosReport) -> dict[str, object]:
+    return {
+        "faults": {kind.value: count for kind, count in told.faults.items()},
+        "recoveries": [{"kind": r.kind.value, "at": r.at, "seconds": r.seconds} for r in told.recoveries],
+        "steps": told.steps,
+        "steps_lost": told.steps_lost,
+        "sub_tasks_again": told.sub_tasks_again,
+        "seconds": told.seconds,
+        "ideal_seconds": told.ideal_seconds,
+        "goodput": told.goodput,
+    }
+
+
+def _table(told: ChaosReport) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column()
+    for kind, count in told.faults.items():
+        seconds = told.seconds_of(kind)
+        cost = f", recovery p50 {duration(percentile(seconds, 0.5))}, p99 {duration(percentile(seconds, 0.99))}"
+        table.add_row(f"{kind.value} faults", f"{count}{cost if seconds else ''}")
+    table.add_row("steps", f"{told.steps} in {duration(told.seconds)}, {told.steps_lost} lost")
+    table.add_row("sub-tasks computed twice", f"at most {told.sub_tasks_again}")
+    table.add_row("goodput", f"{told.goodput:.1%} of the ideal for the trainers alive")
+    return table

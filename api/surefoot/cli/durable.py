@@ -1,0 +1,117 @@
+"""The commands about what outlives trainers: pause, resume, checkpoint, checkpoints, model."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from surefoot.cli.jobs import AsJson, JobRef
+from surefoot.cli.session import Session, console, say
+from surefoot.cli.words import ago, duration
+from surefoot.spec import JobState
+from surefoot.views import CheckpointView
+
+__all__ = ["checkpoint", "checkpoints", "model", "pause", "resume", "size"]
+
+
+def pause(
+    context: typer.Context,
+    job: JobRef,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is paused.")] = True,
+) -> None:
+    """Stop a job at a step boundary, save it, and give back what it holds of the cluster. `resume` goes on.
+
+    Example: surefoot pause last
+    """
+    with Session.of(context).client() as client:
+        found = client.job(job).pause(wait=wait)
+        step = f" at step {found.view.checkpoint_step}" if found.state is JobState.PAUSED else ""
+        say(f"job {found.id} is {found.state.value}{step}")
+
+
+def resume(context: typer.Context, job: JobRef) -> None:
+    """Queue a paused job again: it goes on from its newest checkpoint, to the same result.
+
+    Example: surefoot resume last
+    """
+    with Session.of(context).client() as client:
+        found = client.job(job).resume()
+        say(f"job {found.id} is {found.state.value}; watch it with `surefoot watch {found.id}`")
+
+
+def checkpoint(context: typer.Context, job: JobRef) -> None:
+    """Have a job make a durable checkpoint at its next step boundary; it trains on meanwhile.
+
+    Example: surefoot checkpoint last
+    """
+    with Session.of(context).client() as client:
+        found = client.job(job).checkpoint()
+        say(f"job {found.id} was asked for a checkpoint; `surefoot checkpoints {found.id}` lists them")
+
+
+def checkpoints(context: typer.Context, job: JobRef, as_json: AsJson = False) -> None:
+    """List a job's checkpoints, newest first. Only the newest few are kept.
+
+    Example: surefoot checkpoints last
+    """
+    with Session.of(context).client() as client:
+        found = client.job(job).checkpoints()
+    if as_json:
+        say(json.dumps([view.model_dump(mode="json") for view in found], indent=1))
+    elif found:
+        console().print(_table(found))
+    else:
+        say("no checkpoints yet")
+
+
+def model(
+    context: typer.Context,
+    job: JobRef,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write. (default: JOB.safetensors)")
+    ] = None,
+    module: Annotated[str | None, typer.Option(help="Which tracked module, where there are several.")] = None,
+) -> None:
+    """Download a job's final model: the tracked module's state_dict, as safetensors.
+
+    Example: surefoot model last -o digits.safetensors
+    """
+    with Session.of(context).client() as client:
+        found = client.job(job)
+        path = found.download_model(output or Path(f"{found.id}.safetensors"), module=module)
+        say(f"{path}: {size(path.stat().st_size)}")
+
+
+def size(num_bytes: int) -> str:
+    """Say a size: "512 B", "3.4 MB"."""
+    value = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}" if unit != "B" else f"{num_bytes} B"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def _table(found: list[CheckpointView]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("STEP", "SIZE", "DURABLE AFTER", "STALL"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("MADE", "WHY", "URL"):
+        table.add_column(column, overflow="fold")
+    now = datetime.now(UTC)
+    for view in found:
+        table.add_row(
+            "" if view.step is None else str(view.step),
+            "" if view.bytes is None else size(view.bytes),
+            "" if view.seconds is None else duration(view.seconds),
+            "" if view.stall_s is None else duration(view.stall_s),
+            ago(view.at, now),
+            view.reason,
+            view.url,
+        )
+    return table

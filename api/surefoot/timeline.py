@@ -1,0 +1,64 @@
+"""What went wrong in a job, when, and the seconds it cost. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from surefoot.events import Event, EventKind
+from surefoot.spec import JobState
+
+__all__ = ["Trouble", "troubles"]
+
+_KINDS = frozenset(
+    {
+        EventKind.TRAINER_LOST,
+        EventKind.TRAINER_REFUSED,
+        EventKind.FAULT,
+        EventKind.CHECKPOINT_FAILED,
+        EventKind.CHECKPOINT_SKIPPED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """One thing that went wrong."""
+
+    at: datetime
+    event: Event
+    # from then to the next committed step, or until a later attempt ran; None: it held nothing up, as far as was told
+    seconds: float | None = None
+
+
+def troubles(events: Iterable[Event]) -> list[Trouble]:
+    """Return them in their order. Losses that were recovered from together share one cost, told at the first of them."""
+    found: list[Trouble] = []
+    # places in `found` of what is not recovered from yet
+    losses: list[int] = []
+    lost_attempt: int | None = None
+    for event in sorted(events, key=lambda e: e.at):
+        if event.kind is EventKind.STATE:
+            if event.data.get("state") == JobState.QUEUED and _tried_again(event):
+                lost_attempt = len(found)
+                found.append(Trouble(at=event.at, event=event))
+            elif event.data.get("state") == JobState.RUNNING and lost_attempt is not None:
+                cost = (event.at - found[lost_attempt].at).total_seconds()
+                found[lost_attempt] = replace(found[lost_attempt], seconds=cost)
+                lost_attempt = None
+        elif event.kind is EventKind.RECOVERED:
+            seconds = event.data.get("seconds")
+            if losses and isinstance(seconds, int | float):
+                found[losses[0]] = replace(found[losses[0]], seconds=float(seconds))
+            losses = []
+        elif event.kind in _KINDS:
+            if event.kind is EventKind.TRAINER_LOST:
+                losses.append(len(found))
+            found.append(Trouble(at=event.at, event=event))
+    return found
+
+
+def _tried_again(event: Event) -> bool:
+    """Whether this return to the queue is a lost attempt's: the first queueing, and a resumption, do not say so."""
+    return "tried again" in str(event.data.get("reason") or "")

@@ -1,0 +1,62 @@
+"""What went wrong, and what it cost, from hand-made events."""
+
+from __future__ import annotations
+
+import pytest
+from tests.api.conftest import make_event
+
+from surefoot.cli.chaos import parse_duration, parse_kinds
+from surefoot.cli.durable import size
+from surefoot.errors import UserError
+from surefoot.events import EventKind, FaultKind
+from surefoot.timeline import troubles
+
+
+def test_losses_recovered_from_together_share_one_cost() -> None:
+    found = troubles(
+        [
+            make_event(1, EventKind.TRAINER_LOST, trainer="t1"),
+            make_event(2, EventKind.TRAINER_LOST, trainer="t2"),
+            make_event(3, EventKind.RECOVERED, seconds=0.25),
+            make_event(4, EventKind.TRAINER_LOST, trainer="t3"),
+        ]
+    )
+    assert [(t.event.data["trainer"], t.seconds) for t in found] == [("t1", 0.25), ("t2", None), ("t3", None)]
+
+
+def test_a_lost_attempt_costs_until_the_next_one_runs() -> None:
+    found = troubles(
+        [
+            make_event(1, EventKind.STATE, state="queued", reason=""),
+            make_event(2, EventKind.STATE, state="running", reason=""),
+            make_event(10, EventKind.STATE, state="queued", reason="the cluster is gone; it is tried again at once"),
+            make_event(17, EventKind.STATE, state="running", reason="restored"),
+        ]
+    )
+    assert [trouble.seconds for trouble in found] == [7.0]
+
+
+def test_a_checkpoint_that_failed_held_nothing_up() -> None:
+    [trouble] = troubles([make_event(1, EventKind.CHECKPOINT_FAILED, step=3, reason="no space left")])
+    assert trouble.seconds is None
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400)])
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "ten minutes", "-3s"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="10m"):
+        parse_duration(text)
+
+
+def test_kinds_are_read() -> None:
+    assert parse_kinds("trainer, node") == (FaultKind.TRAINER, FaultKind.NODE)
+    with pytest.raises(UserError, match="supervisor"):
+        parse_kinds("trainer,gremlin")
+
+
+def test_sizes() -> None:
+    assert [size(n) for n in (0, 999, 1500, 2_500_000, 3_000_000_000)] == ["0 B", "999 B", "1.5 kB", "2.5 MB", "3 GB"]
