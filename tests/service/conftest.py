@@ -27,7 +27,9 @@ def _logging() -> None:
 
 
 # the tests that say most of the store: each is run on SQLite and on Postgres
-_ON_BOTH_STORES = frozenset({"test_attempts", "test_checkpoints", "test_jobs", "test_pauses", "test_retries"})
+_ON_BOTH_STORES = frozenset(
+    {"test_attempts", "test_checkpoints", "test_jobs", "test_migrations", "test_pauses", "test_retries"}
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

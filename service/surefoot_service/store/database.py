@@ -28,6 +28,8 @@ _CONNECT_S = 5
 _SEND_S = 10
 # a transaction that met another of its kind finds what that one wrote when it is done again
 _TRIES = 3
+# how long a caller waits for a transaction, whatever it is that holds it up
+_ANSWER_S = 20.0
 # transactions at a time; below what the pool of connections holds, so that none waits for one
 _THREADS = 8
 # Postgres's names of that: a deadlock, two that cannot be put in a row
@@ -38,7 +40,7 @@ T = TypeVar("T")
 
 
 class StoreAwayError(SurefootError):
-    """The database does not answer, or cannot write; nothing was changed, and the same again later may be done."""
+    """The database does not answer, or cannot write; the same again later may be done."""
 
 
 class Database:
@@ -76,7 +78,12 @@ class Database:
         return await self._run(_in_transaction(self._writes, lambda session: function(session, *args, **kwargs)))
 
     async def _run(self, transaction: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
+        except TimeoutError as error:
+            # One that stands still takes what is sent, and it may yet be done: all that is asked here may be asked again.
+            raise StoreAwayError(f"the database has not answered for {_ANSWER_S:g} s") from error
 
 
 def _in_transaction(sessions: sessionmaker[Session], function: Callable[[Session], T]) -> Callable[[], T]:
