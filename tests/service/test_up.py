@@ -91,8 +91,8 @@ def up(tmp_path: Path) -> Iterator[Up]:
     started.end()
 
 
-def submit(client: httpx.Client, **more: Any) -> str:
-    package = client.post("/v1/packages", content=make_zip({"train.py": TRAIN}), headers=ZIP).json()["package"]
+def submit(client: httpx.Client, source: str = TRAIN, **more: Any) -> str:
+    package = client.post("/v1/packages", content=make_zip({"train.py": source}), headers=ZIP).json()["package"]
     spec = {"entrypoint": "train:train", "package": package, "batch_size": 8, **more}
     answer = client.post("/v1/jobs", json=spec)
     assert answer.status_code == 201, answer.text
@@ -140,11 +140,24 @@ def test_a_signal_while_the_head_starts(up: Up) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_head_that_dies_ends_up_with_an_error(up: Up) -> None:
+def test_a_head_that_dies_gets_a_successor_on_which_jobs_go_on(up: Up) -> None:
     until(up.is_ready)
-    next(p for p in up.processes() if p.name() == "gcs_server").kill()
-    assert up.process.wait(LIMIT_S) not in (0, None)
-    assert "the local Ray head died" in up.log.read_text()
+    with up.client() as client:
+        # it never ends by itself: the train function waits
+        job = submit(client, source="import time\n\n\ndef train(run):\n    time.sleep(1000)\n")
+        until(lambda: up.ended() or client.get(f"/v1/jobs/{job}").json()["attempts"] == 1)
+        first = [p.pid for p in up.processes()]
+        next(p for p in up.processes() if p.name() == "gcs_server").kill()
+        until(lambda: up.ended() or up.log.read_text().count("head is ready") == 2)
+        assert "The local Ray head died; another is starting" in up.log.read_text()
+        assert [pid for pid in first if psutil.pid_exists(pid)] == []
+        up.traces = json.loads((up.data / "head.json").read_text())
+        until(lambda: up.ended() or client.get(f"/v1/jobs/{job}").json()["attempts"] == 2)
+        told = client.get(f"/v1/jobs/{job}/events").json()["events"]
+        queued = [e["data"]["reason"] for e in told if e["data"].get("state") == "queued"]
+        assert queued[1].startswith("the Ray cluster it ran on is gone; it is tried again")
+    up.process.send_signal(signal.SIGTERM)
+    assert up.process.wait(LIMIT_S) == 0, up.log.read_text()
     up.assert_nothing_is_left()
 
 
