@@ -194,6 +194,8 @@ async def test_close_leaves_nothing() -> None:
         cluster = local()
         for i in range(2):
             await cluster.start_trainer(setup(f"t{i}", pulse))
+            while pulse.condition(f"t{i}") is None:  # noqa: ASYNC110 (until its helper beats, it is not detached)
+                await asyncio.sleep(0.01)
         descendants = [p for p in psutil.Process().children(recursive=True) if p not in before]
         assert len(descendants) == 3
         descendants += [helper for process in descendants for helper in helpers(process.pid)]

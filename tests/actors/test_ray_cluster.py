@@ -12,9 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from surefoot.events import FaultKind
 from surefoot.spec import JobSpec, Resources
 from surefoot_actors.cleanup import clean_up
-from surefoot_actors.cluster import TrainerGoneError, TrainerHandle, TrainerSetup
+from surefoot_actors.cluster import FaultRefusedError, TrainerGoneError, TrainerHandle, TrainerSetup
 from surefoot_actors.journal import RayJournal
 from surefoot_actors.protocol.messages import End, Flag, Hello, Over
 from surefoot_actors.pulse import Condition, PulseServer
@@ -123,14 +124,42 @@ async def test_kill_ends_a_stopped_process_at_once(cluster: RayCluster, pulse: P
     assert await cluster.find_trainers() == []
 
 
-async def test_kill_is_sure_where_no_helper_helps(cluster: RayCluster, pulse: PulseServer) -> None:
+async def test_a_kill_goes_on_where_no_helper_helps(cluster: RayCluster, pulse: PulseServer) -> None:
     trainer = await cluster.start_trainer(setup(pulse))
     pid = (await hello(trainer)).pid
+    await until(lambda: "t1" in pulse.snapshot())
     os.kill(pid, signal.SIGSTOP)
     [helper] = helpers(pid)
     helper.kill()
-    await trainer.kill()
+    await trainer.kill()  # returns before Ray is sure
+    assert pulse.condition("t1") is Condition.SILENT
+    await cluster.settle(LIVENESS_S)
     assert gone(pid)
+
+
+async def test_faults_are_done_for_real(cluster: RayCluster, pulse: PulseServer) -> None:
+    trainer = await cluster.start_trainer(setup(pulse))
+    pid = (await hello(trainer)).pid
+    await until(lambda: "t1" in pulse.snapshot())
+    with pytest.raises(FaultRefusedError, match="supervisor's own node"):
+        await trainer.inject(FaultKind.NODE)
+    await trainer.inject(FaultKind.FREEZE)
+    await until(lambda: pulse.condition("t1") is Condition.STOPPED)
+    await trainer.inject(FaultKind.TRAINER)
+    await until(lambda: gone(pid))
+    with pytest.raises(TrainerGoneError, match="process died"):
+        await trainer.collect(0, 0, LIVENESS_S)
+
+
+async def test_a_process_told_to_terminate_gives_notice_and_goes_on(cluster: RayCluster, pulse: PulseServer) -> None:
+    trainer = await cluster.start_trainer(setup(pulse))
+    pid = (await hello(trainer)).pid
+    last = (await trainer.collect(0, 0, 0.0)).messages[-1][0]
+    os.kill(pid, signal.SIGTERM)
+    [(_, notice)] = (await trainer.collect(last, 0, LIVENESS_S)).messages
+    assert isinstance(notice, Hello)
+    assert "terminate (SIGTERM)" in notice.node
+    assert (await hello(trainer, 9)).node == "over 9"
 
 
 async def test_an_exit_and_a_broken_service_are_losses(cluster: RayCluster, pulse: PulseServer) -> None:
