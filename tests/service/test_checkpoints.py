@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 from surefoot.events import EventKind
 from surefoot.views import Claimed
 from surefoot_service.context import Service
+from surefoot_service.routes import checkpoints
 
-from .helpers import Attempt, make_event, start_attempt, until
+from .helpers import LIMIT_S, Attempt, make_event, start_attempt, until
 
 
 def saved(n: int, step: int, url: str = "", **data: Any) -> Any:
@@ -134,3 +136,19 @@ async def test_a_storage_that_does_not_answer(client: httpx.AsyncClient, attempt
     assert answer.status_code == 502
     assert answer.headers["content-type"] == "application/problem+json"
     assert "Protocol not known: nosuchprotocol" in answer.json()["detail"]
+
+
+async def test_a_storage_that_takes_the_question_and_says_nothing(
+    client: httpx.AsyncClient, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = threading.Event()
+    monkeypatch.setattr(checkpoints, "locate", lambda *_: said.wait(LIMIT_S))
+    monkeypatch.setattr(checkpoints, "_STORAGE_S", 0.1)
+    try:
+        answer = await client.get(await finished(attempt, "s3://bucket/model"))
+    finally:
+        said.set()
+    assert (answer.status_code, answer.json()["detail"]) == (
+        502,
+        "the storage of s3://bucket/model has not answered for 0.1 s",
+    )

@@ -17,6 +17,8 @@ from surefoot_service.store import events, jobs
 
 router = APIRouter(prefix="/v1/jobs", tags=["checkpoints"], dependencies=[User])
 
+# how long a storage may take to open a model; clients tell a timeout of their own after a minute
+_STORAGE_S = 30.0
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -73,7 +75,11 @@ async def get_model(
             404, f"job {job} is {row.state}, and has saved no model yet: it is saved at the end of training"
         )
     # The storage's pace is not ours: every wait for it is a thread's, those of the stream too.
-    found = await asyncio.to_thread(locate, row.model, module)
+    try:
+        async with asyncio.timeout(_STORAGE_S):
+            found = await asyncio.to_thread(locate, row.model, module)
+    except TimeoutError as error:
+        raise ProblemError(502, f"the storage of {row.model} has not answered for {_STORAGE_S:g} s") from error
     headers = {
         "Content-Disposition": f'attachment; filename="{job}-{_plain(found.name)}"',
         "Content-Length": str(found.num_bytes),
