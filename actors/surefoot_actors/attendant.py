@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Any
 
 from surefoot_actors.cluster import TrainerGoneError, TrainerHandle
-from surefoot_actors.protocol.membership import Came, Event, Lost
+from surefoot_actors.protocol.membership import Came, Lost
 from surefoot_actors.protocol.messages import Ended, ToTrainer
 from surefoot_actors.rows import RowKeeper
 
@@ -32,7 +33,7 @@ class Attendant:
         self,
         trainer: str,
         start: Awaitable[TrainerHandle],
-        events: asyncio.Queue[Event | Handled],
+        events: asyncio.Queue[Any],
         rows: RowKeeper,
         finishing: asyncio.Future[None],
     ) -> None:

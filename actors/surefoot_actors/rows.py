@@ -21,6 +21,8 @@ class RowKeeper:
         self._below = 0
         self._expected: int | None = None
         self._changed = asyncio.Event()
+        # the highest step of any row that was told
+        self.newest: int | None = None
         self._generation: tuple[int, Callable[[LedgerRow], None]] | None = None
 
     @property
@@ -37,6 +39,7 @@ class RowKeeper:
             self._below += 1
         self._seen = {step for step in self._seen if step > self._below}
         if new:
+            self.newest = max(self.newest or 0, *(row.result.step for row in new))
             self._uplink.rows(new)
             self._watch(new)
         self._changed.set()

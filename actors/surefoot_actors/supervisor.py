@@ -27,7 +27,6 @@ from surefoot_actors.protocol import membership
 from surefoot_actors.protocol.membership import (
     Came,
     Cancelled,
-    Committed,
     Emit,
     Event,
     Finish,
@@ -43,9 +42,11 @@ from surefoot_actors.protocol.membership import (
     Reserved,
     Resized,
     SaveState,
+    Searched,
     Send,
     Started,
     StartTrainer,
+    Stepped,
     Suspected,
     Trusted,
     Withdraw,
@@ -65,6 +66,13 @@ START_GRACE_S = 10.0
 END_GRACE_S = 3.0
 # How long the last rows and events may take to be acknowledged at the end.
 FLUSH_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class NothingToBeginWith:
+    """The job is to begin from a checkpoint that is not there."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +102,7 @@ class Supervisor:
         """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process at once, for `surefoot chaos`."""
         self._spec, self._attempt, self._cluster = spec, attempt, cluster
         self._uplink, self._journal, self._pulse, self._faults = uplink, journal, pulse, faults
-        self._events: asyncio.Queue[Event | Handled] = asyncio.Queue()
+        self._events: asyncio.Queue[Event | Handled | NothingToBeginWith] = asyncio.Queue()
         self._attendants: dict[str, Attendant] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._state = MembershipState(
@@ -104,6 +112,8 @@ class Supervisor:
             spares=spec.spares,
             max_failures=spec.max_failures,
             saves=bool(checkpoints) and spec.checkpoint.final,
+            from_checkpoint=spec.restore is not None,
+            searching=bool(checkpoints) or spec.restore is not None,
         )
         self._checkpoints = checkpoints
         self._keeper = CheckpointKeeper(
@@ -152,29 +162,17 @@ class Supervisor:
             await self._apply(membership.begin(self._state))
         else:
             await self._resume(finished, *(recorded or (0, ())))
-        if self._state.members:
-            # they train: nothing of theirs waits for the storage
+        if self._state.searching and not self._state.ended:
             self._spawn(self._look_for_checkpoints())
-        elif not self._state.ended:
-            # before the first generation is founded: no message has been handled yet
-            for committed in await self._checkpoints_there():
-                await self._apply(membership.step(self._state, committed))
         self._keeper.attend(self._state)
         self._keeper.start()
 
     async def _look_for_checkpoints(self) -> None:
-        for committed in await self._checkpoints_there():
-            self._events.put_nowait(committed)
-
-    async def _checkpoints_there(self) -> tuple[Committed, ...]:
-        """Return those that the run may begin from, oldest first; the job fails where it is to begin from one that is not there."""
+        """Nothing is founded before this has answered; members that train wait for nothing of it."""
         try:
-            found = await self._keeper.find()
+            self._events.put_nowait(Searched(await self._keeper.find()))
         except CheckpointError as error:
-            self._uplink.event(EventKind.FAILED, reason=str(error), traceback="", trainer="")
-            await self._finish(JobState.FAILED, str(error))
-            return ()
-        return tuple(Committed(url) for url in reversed(found))
+            self._events.put_nowait(NothingToBeginWith(str(error)))
 
     async def _resume(self, finished: str | None, number: int, members: tuple[str, ...]) -> None:
         handles = await self._cluster.find_trainers()
@@ -189,8 +187,12 @@ class Supervisor:
         )
         await self._apply(membership.resume(self._state, found))
 
-    async def _handle(self, event: Event | Handled) -> None:
+    async def _handle(self, event: Event | Handled | NothingToBeginWith) -> None:
         match event:
+            case NothingToBeginWith(reason=reason):
+                self._uplink.event(EventKind.FAILED, reason=reason, traceback="", trainer="")
+                await self._finish(JobState.FAILED, reason)
+                return
             case Handled():
                 if not event.done.done():
                     event.done.set_result(None)
@@ -205,6 +207,9 @@ class Supervisor:
                 event = replace(event, computing=self._computing(event.trainer))
         if isinstance(event, Lost | Suspected) and event.trainer in self._state.members:
             self._note_loss()
+            if self._rows.newest is not None:
+                # losses with steps in between are not held together
+                await self._apply(membership.step(self._state, Stepped(self._rows.newest)))
         await self._apply(membership.step(self._state, event))
         if isinstance(event, Lost):
             self._dismiss(event.trainer)  # dead for certain or not: nothing of it stays
