@@ -20,6 +20,7 @@ from surefoot_service.store.database import Database
 from surefoot_service.store.tables import Base
 
 from .helpers import LIMIT_S
+from .postgres import Postgres
 
 SPEC = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
 OLD_JOB = text(
@@ -79,8 +80,8 @@ def test_the_migrations_make_what_the_tables_say(url: str) -> None:
 MIGRATE = "import sys; from surefoot_service.store.database import Database; Database(sys.argv[1]).migrate()"
 
 
-def test_replicas_that_start_at_once_migrate_once(url: str) -> None:
-    if url.startswith("sqlite"):
-        pytest.skip("SQLite is for one service")
+def test_replicas_that_start_at_once_migrate_once(postgres: Postgres) -> None:
+    """On Postgres: SQLite is for one service."""
+    url = postgres.make_database("replicas")
     replicas = [subprocess.Popen([sys.executable, "-c", MIGRATE, url]) for _ in range(3)]
     assert [replica.wait(LIMIT_S) for replica in replicas] == [0, 0, 0]

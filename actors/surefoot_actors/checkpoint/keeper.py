@@ -40,6 +40,8 @@ MOST_OPEN = 8
 class _Parked:
     """The shares of parked members, so far."""
 
+    # in which the members are parked: what a share says of another one may have been copied while training went on
+    generation: int
     of: int
     shares: dict[int, Saved] = field(default_factory=dict)
     error: str = ""
@@ -99,6 +101,10 @@ class CheckpointKeeper:
     def attend(self, state: MembershipState) -> None:
         """Take note of where the run is."""
         self._state = state
+        if self._saving is not None and state.phase is not Phase.SAVING:
+            # they are parked no longer
+            self._saving.cancel()
+            self._saving = self._parked = None
 
     def want(self, reason: str) -> None:
         """Have a checkpoint made at the next step boundary."""
@@ -231,7 +237,7 @@ class CheckpointKeeper:
 
     async def _save_once(self, command: SaveState, state: MembershipState, reason: str) -> str:
         """Return why it could not be saved; nothing when it is durable. A member that is lost meanwhile has this cancelled."""
-        parked = self._parked = _Parked(of=len(command.members))
+        parked = self._parked = _Parked(generation=command.generation, of=len(command.members))
         for share, trainer in enumerate(command.members):
             self._send(trainer, Save(incarnation=state.incarnation, share=share, of=parked.of))
         while len(parked.shares) < parked.of and not parked.error:
@@ -246,7 +252,7 @@ class CheckpointKeeper:
 
     def _take_parked(self, saved: Saved) -> None:
         parked = self._parked
-        if parked is None or saved.of != parked.of:
+        if parked is None or saved.of != parked.of or saved.generation != parked.generation:
             return
         if saved.error:
             parked.error = f"{saved.trainer}: {saved.error}"
