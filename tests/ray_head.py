@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,7 @@ def ray_head(
 ) -> Iterator[Head]:
     """Run a head for the duration of the block. `port`: of its control store; 0: a free one."""
     env = env or head_env()
-    gcs, *others = _free_ports(4)
+    gcs, *others = free_ports(4)
     options = {
         "head": None,
         "port": port or gcs,
@@ -85,10 +85,12 @@ def ray_head(
 
 
 @contextmanager
-def raylet(head: Head, num_cpus: int, *, inside: Sequence[str] = (), **options: object) -> Iterator[Node]:
-    """Run another node of the head's cluster. `inside`: the command that runs it, in a network of its own say."""
+def raylet(
+    head: Head, num_cpus: int, *, inside: Sequence[str] = (), env: Mapping[str, str] | None = None, **options: object
+) -> Iterator[Node]:
+    """Run another node of the head's cluster. `inside`: the command that runs it, in a network of its own say; `env`: more of it."""
     options = {"address": head.address, **{name.replace("_", "-"): value for name, value in options.items()}}
-    with _started(options, num_cpus, head.env, inside) as (process, temp_dir):
+    with _started(options, num_cpus, {**head.env, **(env or {})}, inside) as (process, temp_dir):
         yield Node(temp_dir=temp_dir, process=process)
 
 
@@ -97,7 +99,7 @@ def _started(
     options: dict[str, object], num_cpus: int, env: dict[str, str], inside: Sequence[str] = ()
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     temp_dir = Path(tempfile.mkdtemp(prefix="sf-", dir="/tmp"))
-    agent, metrics = _free_ports(2)
+    agent, metrics = free_ports(2)
     options = {
         **options,
         "temp-dir": temp_dir,
@@ -134,7 +136,7 @@ def _log(temp_dir: Path) -> Path:
     return temp_dir / "start.log"
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for sock in sockets:

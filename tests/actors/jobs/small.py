@@ -54,6 +54,7 @@ def train(run: surefoot.Run) -> None:
             loss.backward()
             step.log(loss=loss)
             hold(run, step)
+            hog(run, step)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
@@ -73,6 +74,20 @@ def hold(run, step):
 
             while not os.path.exists(path):
                 time.sleep(0.005)
+
+
+def hog(run, step):
+    """The first trainer that comes here at step 3 takes all the memory that it can get, if it is told to."""
+    if "hog" in run.config and step.number == 3:
+        try:
+            handle = os.open(run.config["hog"], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return
+        os.write(handle, str(os.getpid()).encode())
+        os.close(handle)
+        taken = []
+        while True:
+            taken.append(b"x" * 50_000_000)
 
 
 def raises(run: surefoot.Run) -> None:
