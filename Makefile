@@ -9,7 +9,7 @@ ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
-BENCHMARKS := steady_state recovery
+BENCHMARKS := steady_state recovery domains checkpoint_stall chaos
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
@@ -45,7 +45,7 @@ format: $(READY) ## Rewrite the code in the one style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(READY) ## Measure steady state and recovery, and write benchmarks/results (about half an hour)
+bench: $(READY) ## Measure steady state and recovery, and write benchmarks/results (about an hour)
 	for name in $(BENCHMARKS); do $(PY) benchmarks/$$name.py --save $(ARGS) || exit 1; done
 
 clean: ## Remove .venv and caches
