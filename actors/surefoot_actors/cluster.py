@@ -14,7 +14,15 @@ from surefoot.events import FaultKind, LedgerRow
 from surefoot.spec import JobSpec
 from surefoot_actors.protocol.messages import FromTrainer, ToTrainer
 
-__all__ = ["Cluster", "FaultRefusedError", "Inbox", "TrainerGoneError", "TrainerHandle", "TrainerService", "TrainerSetup"]
+__all__ = [
+    "Cluster",
+    "FaultRefusedError",
+    "Inbox",
+    "TrainerGoneError",
+    "TrainerHandle",
+    "TrainerService",
+    "TrainerSetup",
+]
 
 
 class TrainerGoneError(Exception):
