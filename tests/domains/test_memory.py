@@ -40,8 +40,11 @@ def test_a_trainer_killed_for_memory_is_a_loss_named_so(
     taken = tmp_path / "hog"
     with attempt(head, "memory-1", node, trainers=2, config={"hog": str(taken)}) as run:
         run.launch()
-        lost = run.control.wait_for_event(EventKind.TRAINER_LOST, LIVENESS_S)
+        run.control.wait_for_event(EventKind.TRAINER_LOST, LIVENESS_S)
         run.succeed()
-        assert taken.read_text() == str(run.trainers()[str(lost.data["trainer"])])
-        assert str(lost.data["reason"]).startswith("out of memory")
+        reasons = {str(event.data["trainer"]): str(event.data["reason"]) for event in run.lost()}
+        # Ray may choose another one before it, or along with it
+        [hog] = [trainer for trainer, pid in run.trainers().items() if str(pid) == taken.read_text()]
+        assert hog in reasons
+        assert all(reason.startswith("out of memory") for reason in reasons.values()), reasons
         run.assert_ledger(undisturbed)
