@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -122,7 +123,11 @@ def _started(
         yield process, temp_dir
     finally:
         _end(process)
-        shutil.rmtree(temp_dir, ignore_errors=True)
+        for _ in range(50):  # whoever is just ending may write a last file
+            shutil.rmtree(temp_dir, ignore_errors=True)
+            if not temp_dir.exists():
+                break
+            time.sleep(0.1)
 
 
 def _announced(temp_dir: Path) -> str:
