@@ -202,3 +202,78 @@ def test_the_command_line(running: Running, code: Path) -> None:
     assert run("show", "last").exit_code == 0
     view = JobView.model_validate_json(run("show", "last", "--json").stdout)
     assert view.state is JobState.SUCCEEDED
+
+
+def test_a_job_paused_and_resumed(running: Running, code: Path) -> None:
+    with Client() as client:
+        job = client.submit(
+            "train:train", folder=code, batch_size=64, trainers=2, spares=1, checkpoint={"every_steps": 2}
+        )
+        assert (job.spec.spares, job.spec.checkpoint.every_steps) == (1, 2)
+        assert job.pause().state is JobState.PAUSED, "a queued job is paused at once"
+        assert job.resume().state is JobState.QUEUED
+        attempt = running.attempt(job.id)
+        begin(attempt)
+        assert job.pause().state is JobState.PAUSING
+        attempt.tell(
+            checkpoint={"step": 3, "url": "/c/step-3", "bytes": 10, "seconds": 0.5, "stall_s": 0.01, "reason": "paused"}
+        )
+        attempt.tell(state={"state": "paused", "reason": "saved"})
+        assert job.pause(wait=True).state is JobState.PAUSED
+        [made] = job.checkpoints()
+        assert (made.step, made.url, made.reason) == (3, "/c/step-3", "paused")
+        assert (job.view.checkpoint, job.view.checkpoint_step) == ("/c/step-3", 3)
+
+
+def test_faults_and_checkpoints_are_for_jobs_that_train(running: Running, code: Path) -> None:
+    with Client() as client:
+        job = client.submit("train:train", folder=code, batch_size=64, trainers=2)
+        with pytest.raises(ConflictError, match="nothing to break"):
+            job.inject_fault("trainer")
+        with pytest.raises(ConflictError, match="nothing to save"):
+            job.checkpoint()
+        begin(running.attempt(job.id))
+        assert job.inject_fault("freeze").state is JobState.RUNNING
+        assert job.checkpoint().state is JobState.RUNNING
+
+
+def test_the_final_model_is_downloaded_whole_or_not_at_all(running: Running, code: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"tensors" * 100_000)
+    into = tmp_path / "mine.safetensors"
+    with Client() as client:
+        job = client.submit("train:train", folder=code, batch_size=64, trainers=2)
+        with pytest.raises(NotFoundError, match="no model yet"):
+            job.download_model(into)
+        assert not into.exists()
+        attempt = running.attempt(job.id)
+        begin(attempt)
+        attempt.tell(checkpoint={"step": 5, "url": "/c/step-5", "model": str(folder)})
+        finish(attempt)
+        assert job.download_model(into).read_bytes() == b"tensors" * 100_000
+
+    async def again() -> bytes:
+        async with AsyncClient() as client:
+            return (await (await client.job(job.id)).download_model(into)).read_bytes()
+
+    assert asyncio.run(again()) == b"tensors" * 100_000
+    result = CliRunner().invoke(cli_app, ["model", job.id, "-o", str(tmp_path / "by-cli.safetensors")])
+    assert result.exit_code == 0, result.output
+    assert "700 kB" in result.output
+
+
+def test_durable_commands_say_what_they_did(running: Running, code: Path) -> None:
+    with Client() as client:
+        job = client.submit("train:train", folder=code, batch_size=64, trainers=2)
+
+    def said(*words: str) -> str:
+        result = CliRunner().invoke(cli_app, [*words])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert f"job {job.id} is paused" in said("pause", job.id)
+    assert f"job {job.id} is queued" in said("resume", job.id)
+    assert "no checkpoints yet" in said("checkpoints", job.id)
+    refused = CliRunner().invoke(cli_app, ["chaos", job.id, "--kinds", "gremlin"])
+    assert (refused.exit_code, "trainer, freeze, supervisor, node" in refused.output) == (2, True)

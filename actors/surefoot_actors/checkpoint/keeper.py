@@ -32,6 +32,8 @@ TRY_AGAIN_S = 0.5
 MOST_TRY_AGAIN_S = 30.0
 # How long the end of training is tried to be saved, before the job fails for it.
 FINAL_SAVE_S = 900.0
+# How long the removal of old checkpoints may hold up an attempt's end.
+REMOVE_S = 10.0
 # Unfinished snapshots that are remembered: those of lost members never end.
 MOST_OPEN = 8
 
@@ -131,7 +133,9 @@ class CheckpointKeeper:
         self._saving = self._spawn(self._save_parked(command, state))
 
     async def close(self) -> None:
-        """End what is under way; returns when nothing of it runs."""
+        """End what is under way; returns when nothing of it runs. What is being removed is removed first, if that is soon."""
+        if removing := [task for task in self._tasks if task.get_name() == "retention"]:
+            await asyncio.wait(removing, timeout=REMOVE_S)
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -144,11 +148,14 @@ class CheckpointKeeper:
         pause = ASK_AGAIN_S
         while True:
             if not self._wanted:
-                with contextlib.suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(self._policy.every_s):
                         await self._due.wait()
-                self._wanted = self._wanted or f"every {self._policy.every_s:g} s"
+                except TimeoutError:
+                    self._wanted = f"every {self._policy.every_s:g} s"
             self._due.clear()
+            if not self._wanted:
+                continue  # one that was under way has come meanwhile
             self._settled.clear()
             state = self._state
             if state is not None and state.phase is Phase.RUNNING and state.members:
@@ -200,7 +207,7 @@ class CheckpointKeeper:
             data["model"] = made.model
         self._tell(EventKind.CHECKPOINT, **data)
         self._happen(Committed(made.url))
-        self._spawn(self._retain(made.url))
+        self._spawn(self._retain(made.url), "retention")
         return True
 
     async def _retain(self, committed: str) -> None:
@@ -260,8 +267,8 @@ class CheckpointKeeper:
             parked.shares[saved.share] = saved
         parked.changed.set()
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name="checkpoints")
+    def _spawn(self, work: Coroutine[None, None, None], name: str = "checkpoints") -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
