@@ -59,7 +59,7 @@ from surefoot_actors.uplink import Uplink
 __all__ = ["Outcome", "Supervisor"]
 
 # How long a trainer that its helper has seen die may wait for the cluster's word, which says more of why.
-WORD_S = 0.1
+WORD_S = 0.25
 # How long trainers that are enough to begin wait for the rest of those that are wanted.
 START_GRACE_S = 10.0
 # How long a trainer that was told to end may take to unwind the user's code.
@@ -186,6 +186,8 @@ class Supervisor:
             num_started=await asyncio.to_thread(self._journal.num_started),
         )
         await self._apply(membership.resume(self._state, found))
+        if set(members).difference(found.trainers):
+            self._note_loss()  # of one that died while no supervisor lived
 
     async def _handle(self, event: Event | Handled | NothingToBeginWith) -> None:
         match event:

@@ -139,7 +139,11 @@ def resume(state: MembershipState, found: Found) -> Outcome:
     generation = Generation(number=found.number, nonce="", start=-1, members=members, store=("", 0))
     lost = frozenset(found.members) - frozenset(found.trainers)
     state, more = start_over(replace(state, generation=generation, lost=lost), "the supervisor was restarted")
-    return state, kills + more
+    told = tuple(
+        Emit(EventKind.TRAINER_LOST, {"trainer": t, "reason": "it died while no supervisor lived"})
+        for t in sorted(lost)
+    )
+    return state, kills + told + more
 
 
 def adopts(found: Found, trainer: str) -> bool:
