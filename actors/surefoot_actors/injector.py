@@ -48,4 +48,8 @@ class Injector:
         trainer, handle = random.choice(there)
         self._uplink.event(EventKind.FAULT, kind=fault, trainer=trainer, node="")
         self.hit.add(trainer)
-        await handle.inject(fault)
+        try:
+            await handle.inject(fault)
+        except FaultRefusedError:
+            self.hit.discard(trainer)
+            raise

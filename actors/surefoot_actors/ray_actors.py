@@ -19,6 +19,7 @@ import ray.actor
 import ray.exceptions
 import ray.util
 
+from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.cluster import Inbox, TrainerService, TrainerSetup
@@ -192,16 +193,20 @@ class SupervisorActor:
             await cluster.close()
             return
         faults = tuple(spec.env.get("SUREFOOT_FAULTS", "").split())
-        supervisor = Supervisor(
-            spec, orders.attempt, cluster, uplink, journal, pulse, faults, checkpoints=orders.checkpoints, die=_die
-        )
         try:
+            supervisor = Supervisor(
+                spec, orders.attempt, cluster, uplink, journal, pulse, faults, checkpoints=orders.checkpoints, die=_die
+            )
             await supervisor.run()
         except Exception as error:  # the actor's edge: a fault of ours fails the job rather than repeat itself
             if await asyncio.to_thread(journal.finished) is not None:
                 raise  # the outcome stands, and the next supervisor tells it
             await asyncio.to_thread(journal.finish, JobState.FAILED)
-            reason = f"Surefoot's supervisor failed, which is a fault of Surefoot: {error!r}"
+            reason = (
+                str(error)  # a place for checkpoints that cannot be opened
+                if isinstance(error, CheckpointError)
+                else f"Surefoot's supervisor failed, which is a fault of Surefoot: {error!r}"
+            )
             uplink.event(EventKind.FAILED, reason=reason, traceback=traceback.format_exc())
             await cluster.close()
 

@@ -191,6 +191,8 @@ class Supervisor:
 
     async def _handle(self, event: Event | Handled | NothingToBeginWith) -> None:
         match event:
+            case NothingToBeginWith() if self._state.generation is not None:
+                event = Searched(())  # it began long ago: peers hold the state
             case NothingToBeginWith(reason=reason):
                 self._uplink.event(EventKind.FAILED, reason=reason, traceback="", trainer="")
                 await self._finish(JobState.FAILED, reason)
@@ -206,7 +208,7 @@ class Supervisor:
                 await asyncio.to_thread(self._journal.expect, done.steps)
                 self._rows.expect(done.steps)
             case Lost():
-                event = replace(event, computing=self._computing(event.trainer))
+                event = replace(event, computing=self._computing(event))
         if isinstance(event, Lost | Suspected) and event.trainer in self._state.members:
             self._note_loss()
             if self._rows.newest is not None:
@@ -218,10 +220,12 @@ class Supervisor:
         self._start_grace()
         self._keeper.attend(self._state)
 
-    def _computing(self, trainer: str) -> tuple[int, int] | None:
-        """What a trainer was computing that died by itself, as far as its helper knows."""
-        last = self._pulse.last(trainer)
+    def _computing(self, lost: Lost) -> tuple[int, int] | None:
+        """What a trainer was computing that died by itself, and not with its node, as far as its helper knows."""
+        last, trainer = self._pulse.last(lost.trainer), lost.trainer
         if last is None or last.sub_task < 0 or trainer not in self._died or trainer in self._injector.hit:
+            return None
+        if "node died" in lost.reason:
             return None
         return last.round, last.sub_task
 

@@ -376,7 +376,11 @@ class TrainerProcess:
             if self._state.generation is not None or self._state.stopped:
                 return False
             self.owner.check_image(checkpoint.image)
-            self.owner.restore(checkpoint.image)
+            try:
+                self.owner.restore(checkpoint.image)
+            except BaseException:  # noqa: BLE001  half of it is overwritten: such a state is not to found anything
+                traceback.print_exc()
+                os._exit(1)
             self._mailbox.adopt(checkpoint.rows)
             manifest = checkpoint.manifest
             self._keeping.last = manifest.head.last

@@ -46,19 +46,19 @@ class Catalogue:
         return self._store is not None
 
     def find(self) -> tuple[str, ...]:
-        """Return where the run may begin: this job's own checkpoints, newest first, then what the spec says to restore.
+        """Return where the run may begin: this job's own checkpoints, newest first; without any, what the spec says to restore.
 
         Raises DamagedError where the spec names a place that has none.
         """
         own = [found.url for found in self._store.found()] if self._store else []
         for url in reversed(own):
             self._note_best_at(url)
-        if self._spec.restore is None:
-            return tuple(own)
+        if own or self._spec.restore is None:
+            return tuple(own)  # newer than what the job began from, which need not be there any more
         given = [found.url for found in CheckpointStore(self._spec.restore).found()]
-        if not given and not own:
+        if not given:
             raise DamagedError(f"there is no checkpoint at {self._spec.restore}, which the job is to begin from")
-        return (*own, *given)
+        return tuple(given)
 
     def commit(
         self,

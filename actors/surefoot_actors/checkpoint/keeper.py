@@ -11,7 +11,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pydantic import JsonValue
 
@@ -24,8 +26,10 @@ from surefoot_actors.protocol.messages import Save, Saved, Snapshot, ToTrainer
 
 __all__ = ["CheckpointKeeper"]
 
+T = TypeVar("T")
+
 # An asked-for checkpoint that has not come is asked for again after so long, and then more and more seldom.
-ASK_AGAIN_S = 5.0
+ASK_AGAIN_S = 15.0
 MOST_ASK_AGAIN_S = 600.0
 # What could not be saved while all are parked is tried again after so long, and then more and more seldom.
 TRY_AGAIN_S = 0.5
@@ -35,7 +39,7 @@ FINAL_SAVE_S = 900.0
 # How long the removal of old checkpoints may hold up an attempt's end.
 REMOVE_S = 10.0
 # Unfinished snapshots that are remembered: those of lost members never end.
-MOST_OPEN = 8
+MOST_OPEN = 100
 
 
 @dataclass(slots=True)
@@ -69,7 +73,9 @@ class CheckpointKeeper:
         # that training would go on with, after the newest checkpoint of this attempt; None: there is none
         self.newest_step: int | None = None
         self._wanted = ""
-        self._due, self._settled = asyncio.Event(), asyncio.Event()
+        self._due, self._settled, self._searched = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        # of its own: storage that hangs must not keep the journal waiting for a thread
+        self._executor = ThreadPoolExecutor(1, "checkpoints")
         self._open: dict[tuple[int, int, int], dict[int, Saved]] = {}
         self._failing = False
         self._parked: _Parked | None = None
@@ -86,10 +92,12 @@ class CheckpointKeeper:
         pause = TRY_AGAIN_S
         while True:
             try:
-                return await asyncio.to_thread(self._catalogue.find)
+                found = await self._in_thread(self._catalogue.find)
+                self._searched.set()
+                return found
             except (DamagedError, RefusedError):
                 raise  # asked for in the spec, and not there: that is the user's to mend
-            except CheckpointError as error:
+            except Exception as error:  # noqa: BLE001  the edge to the storage
                 # from step 0 it would end with the same bytes, but perhaps a week later: so it is waited for
                 self._tell_failure(None, f"checkpoints could not be looked for, and are tried again: {error}")
             await asyncio.sleep(pause)
@@ -120,6 +128,8 @@ class CheckpointKeeper:
         """Take a share, or why there is none."""
         if saved.parked:
             self._take_parked(saved)
+        elif saved.error.startswith("skipped"):
+            return  # the one before it is still being written: that is no failure
         elif saved.error:
             self._tell_failure(saved.step, f"{saved.trainer}: {saved.error}")
         else:
@@ -140,6 +150,10 @@ class CheckpointKeeper:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     # ---- while training goes on
 
@@ -170,6 +184,8 @@ class CheckpointKeeper:
         key = (saved.generation, saved.round, saved.of)
         shares = self._open.setdefault(key, {})
         shares[saved.share] = saved
+        # those of generations that are over never end; of this one, a slow member may be behind by some
+        self._open = {k: v for k, v in self._open.items() if k[0] >= saved.generation}
         while len(self._open) > MOST_OPEN:
             self._open.pop(next(iter(self._open)))
         if len(shares) == saved.of:
@@ -187,11 +203,11 @@ class CheckpointKeeper:
         state = self._state
         assert state is not None
         try:
-            made = await asyncio.to_thread(
-                self._catalogue.commit, shares, state.fingerprint or (), state.num_steps, reason
+            made = await self._in_thread(
+                lambda: self._catalogue.commit(shares, state.fingerprint or (), state.num_steps, reason)
             )
-        except CheckpointError as error:
-            self._tell_failure(shares[0].step, str(error))
+        except Exception as error:  # noqa: BLE001  the edge to the storage: whatever it is, training and saving go on
+            self._tell_failure(shares[0].step, str(error) if isinstance(error, CheckpointError) else repr(error))
             return False
         self._failing = False
         self.newest_step = max(made.step, self.newest_step or 0)
@@ -211,9 +227,10 @@ class CheckpointKeeper:
         return True
 
     async def _retain(self, committed: str) -> None:
+        await self._searched.wait()  # or the best of an earlier supervisor would not be known
         try:
-            await asyncio.to_thread(self._catalogue.retain, committed)
-        except CheckpointError as error:
+            await self._in_thread(lambda: self._catalogue.retain(committed))
+        except Exception as error:  # noqa: BLE001  the edge to the storage
             self._tell(EventKind.WARNING, message=f"old checkpoints could not be removed: {error}")
 
     def _tell_failure(self, step: int | None, reason: str) -> None:
@@ -247,9 +264,15 @@ class CheckpointKeeper:
         parked = self._parked = _Parked(generation=command.generation, of=len(command.members))
         for share, trainer in enumerate(command.members):
             self._send(trainer, Save(incarnation=state.incarnation, share=share, of=parked.of))
-        while len(parked.shares) < parked.of and not parked.error:
-            parked.changed.clear()
-            await parked.changed.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FINAL_SAVE_S):
+                while len(parked.shares) < parked.of and not parked.error:
+                    parked.changed.clear()
+                    await parked.changed.wait()
+        if len(parked.shares) < parked.of and not parked.error:
+            parked.error = (
+                f"{parked.of - len(parked.shares)} of {parked.of} shares were not written in {FINAL_SAVE_S:g} s"
+            )
         if parked.error:
             self._tell_failure(None, parked.error)
             return parked.error

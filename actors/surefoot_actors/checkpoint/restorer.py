@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import traceback
 from collections.abc import Callable
+
+import structlog
 
 from surefoot.errors import CheckpointError, ContractError, DamagedError, RefusedError, UnfitError
 from surefoot_actors.checkpoint.read import Checkpoint
@@ -11,8 +15,11 @@ from surefoot_actors.protocol.messages import NotRestored, Restored
 
 __all__ = ["Restorer"]
 
-# How often storage that is away is tried again, and how long it may stay so before an older checkpoint is taken.
-TRY_AGAIN_S, NUM_TRIES = 2.0, 60
+log = structlog.get_logger()
+
+# Storage that is away is tried again after so long, and then more and more seldom: from an older checkpoint, or from step 0, the end
+# would be the same, but perhaps a week later.
+TRY_AGAIN_S, MOST_TRY_AGAIN_S = 2.0, 30.0
 
 
 class Restorer:
@@ -48,7 +55,11 @@ class Restorer:
     def _run(self) -> None:
         while True:
             url = self._asked[0]
-            answer = self._answer(url)
+            try:
+                answer = self._answer(url)
+            except Exception:  # noqa: BLE001  the thread's edge: no memory for it, say; this trainer's loss, not the checkpoint's
+                traceback.print_exc()
+                os._exit(1)
             with self._lock:
                 self._asked.pop(0)
                 more = bool(self._asked)
@@ -68,28 +79,25 @@ class Restorer:
             return NotRestored(trainer=self._trainer, url=url, why="refused", reason=_refusal(url, error))
         except UnfitError as error:
             return NotRestored(trainer=self._trainer, url=url, why="unfit", reason=str(error))
-        except CheckpointError as error:
+        except DamagedError as error:
             return NotRestored(trainer=self._trainer, url=url, why="damaged", reason=str(error))
-        except Exception as error:  # noqa: BLE001  the thread's edge: what cannot be understood is not whole
-            reason = f"{url} could not be restored: {error!r}"
-            return NotRestored(trainer=self._trainer, url=url, why="damaged", reason=reason)
         manifest = checkpoint.manifest
         self._restored = Restored(trainer=self._trainer, url=url, round=manifest.round, step=manifest.step)
         return self._restored
 
     def _read_patiently(self, url: str) -> Checkpoint | None:
-        """Wait while the storage is away: an older checkpoint would not be nearer. None: this trainer is to end."""
-        for n in range(NUM_TRIES):
+        """Wait while the storage is away. None: this trainer is to end."""
+        pause = TRY_AGAIN_S
+        while True:
             try:
                 return self._read(url)
             except (DamagedError, RefusedError, UnfitError):
                 raise
-            except CheckpointError:
-                if n == NUM_TRIES - 1:
-                    raise
-            if self._stopped.wait(TRY_AGAIN_S):
+            except CheckpointError as error:
+                log.warning("checkpoint_not_read", url=url, error=str(error))
+            if self._stopped.wait(pause):
                 return None
-        raise AssertionError("NUM_TRIES is at least 1")
+            pause = min(2 * pause, MOST_TRY_AGAIN_S)
 
 
 def _refusal(url: str, error: Exception) -> str:

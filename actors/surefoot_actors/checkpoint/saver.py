@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import structlog
 import torch
 from torch import nn
 
@@ -21,6 +22,8 @@ from surefoot_actors.engine.survey import Survey
 from surefoot_actors.protocol.messages import Saved
 
 __all__ = ["Parked", "Saver"]
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +105,10 @@ class Saver:
 
     def _run(self) -> None:
         while True:
-            self._jobs.get()()
+            try:
+                self._jobs.get()()
+            except Exception as error:  # noqa: BLE001  the thread's edge: whoever waits for an answer waits for this thread
+                log.warning("checkpoint_writer_failed", error=repr(error))
 
     def _write_snapshot(self, captured: Captured, stall_s: float) -> None:
         try:
