@@ -217,7 +217,7 @@ class _LocalTrainer(TrainerHandle):
 class LocalCluster:
     """Trainers as local processes, of one attempt.
 
-    `path` comes before sys.path in trainers, `env` on top of this process's environment. `service` is the
+    `path` comes before sys.path in trainers, `env` on top of this process's environment as it is now. `service` is the
     "module:Class" that a trainer serves; `preload` what the template imports, never user code. `log_dir` takes
     trainers' output, a file each. `pulse`, where set, is told to the trainers that `find_trainers` finds: set it anew
     for a restarted supervisor.
@@ -237,7 +237,7 @@ class LocalCluster:
         self.pulse = pulse
         # no node is ever drained here, so it is never called
         self.on_notice: Callable[[str, str], None] = lambda trainer, reason: None
-        self._attempt, self._path, self._env = attempt, tuple(path), dict(env or {})
+        self._attempt, self._path, self._env = attempt, tuple(path), {**os.environ, **(env or {})}
         self._service, self._preload, self._log_dir = service, tuple(preload), log_dir
         self._templates: dict[tuple[tuple[str, str], ...], asyncio.Task[_Template]] = {}
         self._trainers: list[_LocalTrainer] = []
@@ -285,7 +285,7 @@ class LocalCluster:
         self._templates.clear()
 
     async def _template(self, setup: TrainerSetup) -> _Template:
-        env = {**os.environ, **self._env, **trainer_env(setup.spec)}
+        env = {**self._env, **trainer_env(setup.spec)}
         key = tuple(sorted(env.items()))
         if key not in self._templates:
             self._templates[key] = asyncio.create_task(_started(_Template(env, self._preload)), name="template")

@@ -29,7 +29,7 @@ __all__ = ["CheckpointKeeper"]
 T = TypeVar("T")
 
 # An asked-for checkpoint that has not come is asked for again after so long, and then more and more seldom.
-ASK_AGAIN_S = 15.0
+ASK_AGAIN_S = 5.0
 MOST_ASK_AGAIN_S = 600.0
 # What could not be saved while all are parked is tried again after so long, and then more and more seldom.
 TRY_AGAIN_S = 0.5
