@@ -118,13 +118,23 @@ class Stage:
         drive: Callable[[MemoryUplink, Keep], Awaitable[None]] | None = None,
         within_s: float = 120.0,
         checkpoints: str | Path = "",
+        stored_below: int = 0,
         **spec: Any,
     ) -> Story:
-        """Run an attempt. `drive` runs beside it; `checkpoints` is where its checkpoints lie."""
-        return self.runner.run(self._run(tuple(faults), drive, within_s, str(checkpoints), spec))
+        """Run an attempt. `drive` runs beside it; `checkpoints` is where its checkpoints lie.
+
+        `stored_below`: an earlier attempt's rows of steps below this are stored already.
+        """
+        return self.runner.run(self._run(tuple(faults), drive, within_s, str(checkpoints), stored_below, spec))
 
     async def _run(
-        self, faults: tuple[str, ...], drive: Any, within_s: float, checkpoints: str, overrides: dict[str, Any]
+        self,
+        faults: tuple[str, ...],
+        drive: Any,
+        within_s: float,
+        checkpoints: str,
+        stored_below: int,
+        overrides: dict[str, Any],
     ) -> Story:
         self._count += 1
         computed = self.folder / f"computed-{self._count}"
@@ -135,6 +145,7 @@ class Stage:
         spec = JobSpec(config=config, **fields)
         self.fired.unlink(missing_ok=True)
         uplink, cluster = MemoryUplink(), Keep(self.cluster)
+        uplink.rows_below = stored_below
         pulse = PulseServer("test")
         await pulse.start()
         driver = asyncio.create_task(drive(uplink, cluster)) if drive else None
