@@ -30,6 +30,7 @@ from kills import History
 from measure import HERE, free_port, save, table
 from peers import Peer, find
 
+from surefoot.chaos import percentile
 from surefoot.client import Client, Job
 from surefoot.events import EventKind
 
@@ -269,12 +270,6 @@ def sitting(num_faults: int) -> dict[str, list[Cost]]:
 
 def tell(name: str, costs: Sequence[Cost]) -> None:
     print(name, [round(cost.value, 3) for cost in costs], flush=True)
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The nearest-rank percentile."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-int(share * 100) * len(ordered) // 100) - 1)]
 
 
 AIMS = {

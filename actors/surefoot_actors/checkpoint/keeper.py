@@ -96,6 +96,7 @@ class CheckpointKeeper:
                 self._searched.set()
                 return found
             except (DamagedError, RefusedError):
+                self._searched.set()
                 raise  # asked for in the spec, and not there: that is the user's to mend
             except Exception as error:  # noqa: BLE001  the edge to the storage
                 # from step 0 it would end with the same bytes, but perhaps a week later: so it is waited for
