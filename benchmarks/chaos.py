@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import jobs
-from domains import service
 from measure import HERE, save, table
+from rig import service
 
 import surefoot
 from surefoot.chaos import ChaosReport, percentile
@@ -30,7 +30,7 @@ ANCHOR = "97.7%"
 
 def soak(args: argparse.Namespace) -> tuple[ChaosReport, list[LedgerRow]]:
     """Run the job under fire; return what it cost, and the job's whole ledger."""
-    with service() as (up, folder), up.client() as client:
+    with service() as (control, _, folder), control.client() as client:
         trace = folder / "trace"
         trace.mkdir()
         config = {"steps": 1_000_000, "trace": str(trace), "after_step_s": 0.0, "in_sub_task_s": IN_SUB_TASK_S}

@@ -56,6 +56,8 @@ class Head(Node):
     """A running head."""
 
     address: str
+    # where its REST is, if it has a dashboard
+    dashboard: str
     # of whatever is to reach it
     env: dict[str, str]
 
@@ -73,7 +75,7 @@ def ray_head(
     """Run a head for the duration of the block. `port`: of its control store; 0: a free one."""
     env = env or head_env()
     gcs, *others = free_ports(4)
-    options = {
+    options: dict[str, object] = {
         "head": None,
         "port": port or gcs,
         "node-ip-address": "127.0.0.1",
@@ -82,7 +84,13 @@ def ray_head(
         "ray-client-server-port": others[1],
     }
     with _started(options, num_cpus, env) as (process, temp_dir):
-        yield Head(address=_announced(temp_dir), env=env, temp_dir=temp_dir, process=process)
+        yield Head(
+            address=_announced(temp_dir),
+            dashboard=f"http://127.0.0.1:{others[0]}",
+            env=env,
+            temp_dir=temp_dir,
+            process=process,
+        )
 
 
 @contextmanager
