@@ -114,8 +114,8 @@ class Follower:
         # The view first: when it says that the job has ended, everything asked for after it is complete.
         view = yield from ask(get_job(self.job_id))
         events, rows = (yield from self._poll_events()), (yield from self._poll_rows())
-        if not view.state.ended:
-            rows = _without_gap(rows, self._next_step)
+        if not view.state.ended:  # what a gap still hides must come before what is behind it
+            rows = [row for row in rows if row.result.step < view.steps_done]
         updates = self._fresh([*events, *rows])
         self._heard()
         self._polls_left = max(0, self._polls_left - 1)
@@ -176,11 +176,6 @@ class Follower:
         self._breaks += 1
         if self._breaks >= _BREAKS and not self._polls_left:
             self._polls_left = _POLLS
-
-
-def _without_gap(rows: list[LedgerRow], start: int) -> list[LedgerRow]:
-    """The rows that follow each other: what a gap still hides must come before what is behind it."""
-    return [row for step, row in enumerate(rows, start) if row.result.step == step]
 
 
 _KINDS: dict[str, type[NumberedEvent] | type[LedgerRow] | type[JobView]] = {

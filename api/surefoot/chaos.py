@@ -65,8 +65,9 @@ def report(events: Iterable[Event], rows: Iterable[LedgerRow]) -> ChaosReport:
     """Return what the faults among these events cost the steps of these rows.
 
     The ideal is what the surviving trainers could have done: a step that k trainers committed counts as the median time of the
-    undisturbed steps with k trainers, those not within 5 s after a fault; where there is none, of all steps with k trainers. Time is
-    from one row's commit to the next, so whatever is between two steps counts.
+    undisturbed steps with k trainers, those not within 5 s after a fault. Where there is none it counts as what k trainers would take
+    that share the work of an undisturbed step without any loss: a faulty step is never its own ideal. Time is from one row's commit
+    to the next, so whatever is between two steps counts.
     """
     told, ledger = list(events), sorted(rows, key=lambda row: row.result.step)
     faults = sorted((e for e in told if e.kind is EventKind.FAULT), key=lambda e: e.at)
@@ -88,17 +89,23 @@ def report(events: Iterable[Event], rows: Iterable[LedgerRow]) -> ChaosReport:
 
 
 def _ideal(ledger: Sequence[LedgerRow], faults: Sequence[float]) -> dict[int, float]:
-    """The median seconds of an undisturbed step, by the number of trainers."""
+    """The seconds that an undisturbed step takes, by the number of trainers."""
     calm: dict[int, list[float]] = defaultdict(list)
-    every: dict[int, list[float]] = defaultdict(list)
+    every: list[tuple[int, float]] = []
     for before, row in pairwise(ledger):
         now, earlier = row.circumstances, before.circumstances
         took = now.at - earlier.at
-        every[now.trainers].append(took)
+        every.append((now.trainers, took))
         disturbed = any(fault <= now.at and earlier.at <= fault + _DISTURBED_S for fault in faults)
         if not disturbed and now.generation == earlier.generation:
             calm[now.trainers].append(took)
-    return {trainers: statistics.median(calm.get(trainers) or took) for trainers, took in every.items()}
+    medians = {trainers: statistics.median(took) for trainers, took in calm.items()}
+    if not every:
+        return {}
+    # a trainer's seconds of work in a step: from the number that trained undisturbed for longest, or else from all steps
+    most = max(calm, key=lambda trainers: len(calm[trainers]), default=None)
+    work = most * medians[most] if most else statistics.median(trainers * took for trainers, took in every)
+    return {trainers: medians.get(trainers, work / trainers) for trainers, _ in every}
 
 
 def _recovered(events: Sequence[Event], ledger: Sequence[LedgerRow], at: float, until: float) -> float | None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 __all__ = [
+    "SUPERVISOR_RESTARTED",
     "Circumstances",
     "Command",
     "CommandKind",
@@ -66,6 +67,10 @@ class LedgerRow(BaseModel):
     circumstances: Circumstances
 
 
+# Why a generation was made, where nobody but the supervisor was lost.
+SUPERVISOR_RESTARTED = "the supervisor was restarted"
+
+
 class EventKind(StrEnum):
     """What happens to a job, in the words of the design. Data by kind is documented in ARCHITECTURE.md."""
 
@@ -74,15 +79,18 @@ class EventKind(StrEnum):
     TRAINER_READY = "trainer_ready"  # {"trainer", "pid", "node"}
     TRAINER_LOST = "trainer_lost"  # {"trainer", "reason", "step"}
     TRAINER_REFUSED = "trainer_refused"  # {"trainer", "reason"}: another fingerprint
-    TRAINER_LEFT = "trainer_left"  # {"trainer", "step"}: planned
+    TRAINER_LEFT = "trainer_left"  # {"trainer", "step", "reason"}: planned
     GENERATION = "generation"  # {"generation", "trainers", "step", "reason", "joined", "lost", "left", "num_steps"}
-    RECOVERED = "recovered"  # {"generation", "step", "seconds", "sub_tasks_again"}
+    # {"generation", "step", "seconds", "sub_tasks_again"}. seconds: since the lost trainer was last known to run
+    RECOVERED = "recovered"
     # {"step", "url", "bytes", "seconds", "stall_s", "reason"}: durable from now on. seconds: from the snapshot to the manifest;
     # stall_s: the longest that a trainer's training thread was held for it
     CHECKPOINT = "checkpoint"
     CHECKPOINT_FAILED = "checkpoint_failed"  # {"step", "reason"}: could not be written; training goes on
     CHECKPOINT_SKIPPED = "checkpoint_skipped"  # {"url", "reason"}: torn or corrupt, so an older one is taken
-    RESTORED = "restored"  # {"step", "url", "trainer", "seconds"}: training goes on from a checkpoint
+    # {"step", "url", "trainer"}: training goes on from a checkpoint. With "first_step" where another job made it: this job's ledger
+    # begins there
+    RESTORED = "restored"
     FAULT = "fault"  # {"kind", "trainer", "node"}: injected by `surefoot chaos`; told before it is done
     WARNING = "warning"  # {"message"}
     FAILED = "failed"  # {"reason", "traceback", "trainer"}

@@ -91,9 +91,11 @@ class JobSpec(BaseModel):
     data_workers: Annotated[int, Field(ge=0, le=256)] = 0
     # trainers kept warm beside those that train, to join within a step of a loss
     spares: Annotated[int, Field(ge=0, le=64)] = 0
-    # losses in a row without a step in between (trainers lost or refused, or whole attempts) that are borne; one more fails the job.
-    # In a row are a trainer, what replaced it, what replaced that, and so on: trainers that are lost together are one failure, however
-    # many. A step or a checkpoint that nobody had come to before resets the count: losses with progress in between never fail a job.
+    # losses in a row without progress in between that are borne; one more fails the job. Trainers that are lost, fenced or refused are
+    # counted within an attempt; whole attempts that are lost are counted for themselves. In a row are a trainer, what replaced it, what
+    # replaced that, and so on: trainers that are lost together are one failure, however many. A new step or checkpoint resets the
+    # count (a restarted supervisor too begins at 0): losses with progress in between never fail a job. Nor is a process group that
+    # breaks a loss, but 21 of them without a step in between fail the job.
     max_failures: Annotated[int, Field(ge=0, le=10_000)] = 10
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy)
     # begin from this checkpoint, or from the newest one below this URL (another job's), instead of from step 0

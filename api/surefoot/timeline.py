@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from surefoot.events import Event, EventKind
+from surefoot.events import SUPERVISOR_RESTARTED, Event, EventKind, FaultKind
 from surefoot.spec import JobState
 
 __all__ = ["Trouble", "troubles"]
@@ -33,10 +33,14 @@ class Trouble:
 
 
 def troubles(events: Iterable[Event]) -> list[Trouble]:
-    """Return them in their order. Losses that were recovered from together share one cost, told at the first of them."""
+    """Return them in their order. Losses that were recovered from together share one cost, told at the first of them.
+
+    An injected fault and the loss that it made are one thing, told as the fault.
+    """
     found: list[Trouble] = []
-    # places in `found` of what is not recovered from yet
+    # places in `found` of what is not recovered from yet, and of injected faults by what they hit
     losses: list[int] = []
+    injected: dict[str, int] = {}
     lost_attempt: int | None = None
     for event in sorted(events, key=lambda e: e.at):
         if event.kind is EventKind.STATE:
@@ -52,10 +56,15 @@ def troubles(events: Iterable[Event]) -> list[Trouble]:
             if losses and isinstance(seconds, int | float):
                 found[losses[0]] = replace(found[losses[0]], seconds=float(seconds))
             losses = []
-        elif event.kind in _KINDS:
+        elif event.kind in _KINDS or event.data.get("reason") == SUPERVISOR_RESTARTED:
+            hit = str(event.data.get("trainer") or FaultKind.SUPERVISOR)
+            place = len(found) if event.kind is EventKind.FAULT else injected.pop(hit, len(found))
+            if event.kind is EventKind.FAULT:
+                injected[hit] = place
             if event.kind is EventKind.TRAINER_LOST:
-                losses.append(len(found))
-            found.append(Trouble(at=event.at, event=event))
+                losses.append(place)
+            if place == len(found):
+                found.append(Trouble(at=event.at, event=event))
     return found
 
 

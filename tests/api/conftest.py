@@ -35,7 +35,7 @@ def make_row(step: int, *, digest: str | None = None, trainers: int = 1, **value
     return LedgerRow(result=result, circumstances=Circumstances(generation=1, trainers=trainers, seconds=0.1))
 
 
-def make_event(seq: int, kind: EventKind = EventKind.WARNING, **data: Any) -> NumberedEvent:
+def make_event(seq: int, kind: EventKind = EventKind.WARNING, /, **data: Any) -> NumberedEvent:
     return NumberedEvent(seq=seq, source="s", n=seq, at=BEGIN + timedelta(seconds=seq), kind=kind, data=data)
 
 

@@ -44,6 +44,22 @@ def test_a_loss_costs_its_recovery_and_fewer_trainers_are_no_fault_of_it() -> No
     assert told.goodput == pytest.approx(49 / 52)
 
 
+def test_a_disturbed_step_is_not_its_own_ideal() -> None:
+    """Four trainers make a step a second; one is lost, the step takes 3 s on three of them, and a spare is there for the next."""
+    rows = [row(step, 100.0 + step, trainers=4) for step in range(10)]
+    rows += [row(10, 112.0, trainers=3, generation=2)]
+    rows += [row(11 + k, 113.0 + k, trainers=4, generation=3) for k in range(10)]
+    told = report([event(1, 109.5, EventKind.FAULT, kind="trainer", trainer="t1", node="")], rows)
+    assert told.ideal_seconds == pytest.approx(9 + 4 / 3 + 10)
+    assert told.seconds == 22.0
+
+
+def test_where_nothing_was_calm_the_work_is_shared() -> None:
+    rows = [row(0, 100.0), row(1, 101.0), row(2, 102.0), row(3, 106.0, trainers=1, generation=2)]
+    told = report([event(1, 100.5, EventKind.FAULT, kind="trainer", trainer="t1", node="")], rows)
+    assert told.ideal_seconds == 1 + 1 + 2
+
+
 def test_a_missing_step_is_seen() -> None:
     assert report([], [row(0, 1.0), row(1, 2.0), row(3, 4.0)]).steps_lost == 1
 

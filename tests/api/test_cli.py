@@ -18,7 +18,7 @@ from surefoot.cli import local
 from surefoot.cli.app import app
 from surefoot.cli.session import Session
 from surefoot.errors import MissingExtraError
-from surefoot.events import EventKind
+from surefoot.events import SUPERVISOR_RESTARTED, EventKind
 from surefoot.ledger import dump
 from surefoot.spec import JobState
 
@@ -244,6 +244,28 @@ def test_diff_of_two_jobs_tells_what_they_were_told(
         "  the specs differ in seed: 0 against 1",
         "  job j2 has not ended yet (running)",
     ]
+
+
+def test_diff_of_a_job_that_began_from_the_others_checkpoint(cli: Cli, fake: FakeService, tmp_path: Path) -> None:
+    fake.rows = [make_row(n) for n in range(2, 5)]
+    fake.add(make_view("j1", JobState.SUCCEEDED, spec=make_spec(restore="/other/step-2")))
+    file = tmp_path / "other.json"
+    file.write_text(dump([make_row(n) for n in range(5)]))
+    result = cli("diff", "j1", str(file))
+    assert (result.exit_code, result.stdout) == (0, "identical (3 steps from step 2 on)\n")
+
+
+def test_show_lists_what_failed_and_what_it_cost(cli: Cli, fake: FakeService) -> None:
+    fake.events = [
+        make_event(1, EventKind.TRAINER_LOST, trainer="t1", step=5, reason="its process died"),
+        make_event(2, EventKind.RECOVERED, generation=2, step=5, seconds=0.25, sub_tasks_again=2),
+        make_event(3, EventKind.GENERATION, generation=3, trainers=["t0"], reason=SUPERVISOR_RESTARTED),
+    ]
+    fake.add(make_view("j1", JobState.SUCCEEDED))
+    shown = cli("show", "j1").stdout
+    assert "failures: 2, which cost 250 ms in all" in shown
+    assert "lost trainer t1 at step 5: its process died  (250 ms)" in shown
+    assert SUPERVISOR_RESTARTED in shown
 
 
 def test_diff_sees_final_states(cli: Cli, fake: FakeService) -> None:

@@ -94,9 +94,18 @@ def test_the_end_of_a_running_jobs_stream_is_not_the_jobs() -> None:
 def test_polling_does_not_jump_over_rows_that_are_still_to_come() -> None:
     fake, follower = service(JobState.RUNNING), Follower("abc2345678")
     missing = fake.rows.pop(3)
+    fake.add(make_view(state=JobState.RUNNING, steps_done=3))
     assert [u.result.step for u in run(follower.poll(), fake) if hasattr(u, "result")] == [0, 1, 2]
     fake.rows.insert(3, missing)
+    fake.add(make_view(state=JobState.RUNNING, steps_done=NUM_ROWS))
     assert [u.result.step for u in run(follower.poll(), fake) if hasattr(u, "result")] == [3, 4, 5, 6, 7, 8]
+
+
+def test_polling_sees_a_ledger_that_begins_at_another_jobs_checkpoint() -> None:
+    fake, follower = service(JobState.RUNNING), Follower("abc2345678")
+    del fake.rows[:4]
+    fake.add(make_view(state=JobState.RUNNING, steps_done=NUM_ROWS))
+    assert [u.result.step for u in run(follower.poll(), fake) if hasattr(u, "result")] == [4, 5, 6, 7, 8]
 
 
 def test_polling_asks_for_page_after_page(monkeypatch: pytest.MonkeyPatch) -> None:

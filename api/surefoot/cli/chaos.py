@@ -18,7 +18,7 @@ from surefoot.cli.jobs import AsJson, JobRef
 from surefoot.cli.session import Session, console, say
 from surefoot.cli.words import describe, duration
 from surefoot.client import Client, Job
-from surefoot.errors import ConflictError, UserError
+from surefoot.errors import ServiceError, UserError
 from surefoot.events import Event, EventKind, FaultKind, LedgerRow
 from surefoot.spec import JobState
 
@@ -52,7 +52,7 @@ def parse_kinds(text: str) -> tuple[FaultKind, ...]:
 
 @dataclass
 class ChaosRun:
-    """A job under fire: faults at exponentially spaced moments, and all that was told from the first on."""
+    """A job under fire: faults at exponentially spaced moments, and all that was told meanwhile."""
 
     client: Client
     job: Job
@@ -62,6 +62,8 @@ class ChaosRun:
     seed: int = 0
     events: list[Event] = field(default_factory=list)
     rows: list[LedgerRow] = field(default_factory=list)
+    # why faults could not be asked for
+    refused: list[str] = field(default_factory=list)
 
     def run(self, *, show: bool = True) -> ChaosReport:
         """Inject until the time is over or the job has ended. What was told before is not part of the report."""
@@ -70,15 +72,15 @@ class ChaosRun:
         began = time.time()
         injector.start()
         try:
-            for update in self.job.follow():
+            for update in self.job.follow(self.seconds):
                 if isinstance(update, LedgerRow) and update.circumstances.at >= began:
                     self.rows.append(update)
                 elif isinstance(update, Event) and update.at.timestamp() >= began:
                     self.events.append(update)
                     if show and update.kind in _SHOWN:
                         say(f"{update.at.timestamp() - began:+9.2f} s  {describe(update)}")
-                if time.time() > began + self.seconds:
-                    break
+        except TimeoutError:
+            pass  # it goes on, as it should
         finally:
             stop.set()
             injector.join(30)
@@ -89,8 +91,10 @@ class ChaosRun:
         while not stop.wait(chance.expovariate(self.per_minute / 60)):
             try:
                 self.job.inject_fault(chance.choice(self.kinds))
-            except ConflictError:
-                continue  # it is not training just now, or has ended: the follower sees which
+            except (
+                ServiceError
+            ) as error:  # not training just now, or the control plane is away: the next one may be taken
+                self.refused.append(str(error))
 
 
 def chaos(
@@ -114,9 +118,11 @@ def chaos(
         run = ChaosRun(client, found, chosen, kills_per_minute, seconds, seed)
         told = run.run(show=not as_json)
     if as_json:
-        say(json.dumps(_document(told), indent=1))
-    else:
-        console().print(_table(told))
+        say(json.dumps(_document(told) | {"refused": run.refused}, indent=1))
+        return
+    console().print(_table(told))
+    if run.refused:
+        say(f"{len(run.refused)} faults could not be asked for, at last: {run.refused[-1]}")
 
 
 def _document(told: ChaosReport) -> dict[str, object]:

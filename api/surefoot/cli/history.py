@@ -50,19 +50,23 @@ def ledger(
 def diff(context: typer.Context, one: Side, other: Side) -> None:
     """Compare two ledgers: "identical" (exit code 0), or the first step at which their results part (1).
 
-    Only results are compared, byte for byte: samples, digests and logged values. Who computed them may differ.
+    Only results are compared, byte for byte: samples, digests and logged values. Who computed them may differ. A job that began from
+    another's checkpoint is compared from there on.
 
     Example: surefoot diff 3f2a 9b01
     """
     with Session.of(context).client() as client:
         (rows, view), (other_rows, other_view) = _side(client, one), _side(client, other)
+    begin = max(_begin(rows, view), _begin(other_rows, other_view))
+    rows, other_rows = ([r for r in side if r.result.step >= begin] for side in (rows, other_rows))
     difference = compare(rows, other_rows)
     if difference is not None:
         say(f"differ at step {difference.step}")
     elif view and other_view and view.digest != other_view.digest and view.digest and other_view.digest:
         say(f"identical in {len(rows)} steps, but the final states differ: {view.digest} against {other_view.digest}")
     else:
-        say(f"identical ({len(rows)} step{'' if len(rows) == 1 else 's'})")
+        since = f" from step {begin} on" if begin else ""
+        say(f"identical ({len(rows)} step{'' if len(rows) == 1 else 's'}{since})")
         return
     for text in [*(difference.what if difference else ()), *_why(view, other_view)]:
         say(f"  {text}")
@@ -74,6 +78,11 @@ def _side(client: Client, ref: str) -> tuple[list[LedgerRow], JobView | None]:
         return load(Path(ref).read_bytes(), ref), None
     job = client.job(ref)
     return job.ledger(), job.view
+
+
+def _begin(rows: list[LedgerRow], view: JobView | None) -> int:
+    """The first step of a job's own ledger; what is before it is in that of the job whose checkpoint it began from."""
+    return rows[0].result.step if rows and view is not None and view.spec.restore is not None else 0
 
 
 def _why(view: JobView | None, other: JobView | None) -> list[str]:

@@ -71,7 +71,7 @@ def describe(event: Event) -> str:
         case EventKind.TRAINER_REFUSED:
             return f"refused trainer {trainer}{reason}"
         case EventKind.TRAINER_LEFT:
-            return f"trainer {trainer} left{_where(data)}, as planned"
+            return f"trainer {trainer} left{_where(data)}, as planned{reason}"
         case EventKind.GENERATION:
             return _generation(data, reason)
         case EventKind.RECOVERED:
