@@ -26,8 +26,10 @@ POLL_S = 20.0
 MOST_ROWS = 1000
 # Who waits for news of the job waits for these.
 _URGENT = frozenset({EventKind.STATE, EventKind.FAILED, EventKind.FINISHED})
-# The control plane knows this attempt no more: fenced, deleted, or its token is not ours.
+# The control plane knows this attempt no more: fenced, deleted, or its token is not ours. Only a problem of its own says so: a proxy
+# without a backend, or another program at its address, answers these too.
 _GONE = frozenset({401, 403, 404, 410})
+_PROBLEM = "application/problem+json"
 _TOO_LARGE = 413
 _TIMEOUT = httpx.Timeout(10.0)
 
@@ -137,7 +139,12 @@ class HttpUplink:
                 await self._work.wait()
                 self._work.clear()
                 self._urgent.clear()
-                await self._retried(self._post)
+                try:
+                    await self._retried(self._post)
+                except _GoneError:
+                    raise
+                except Exception as error:  # noqa: BLE001  the task's edge: without a sender the attempt would be given up as silent
+                    log.warning("not_sent", error=repr(error))
                 if self._outbox.empty:
                     self._idle.set()
                 else:
@@ -204,7 +211,7 @@ class HttpUplink:
 
 
 def _read(model: type[M], response: httpx.Response) -> M:
-    if response.status_code in _GONE:
+    if response.status_code in _GONE and response.headers.get("Content-Type", "").startswith(_PROBLEM):
         raise _GoneError(f"the control plane answers {response.status_code}: {response.text[:500]}")
     if not response.is_success:
         raise _AwayError(f"{response.status_code}: {response.text[:500]}")

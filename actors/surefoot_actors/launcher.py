@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import ray
 from ray.actor import ActorHandle
-from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_after_delay, wait_random_exponential
 
 from surefoot.errors import SurefootError
 from surefoot.events import ClaimRequest
@@ -38,7 +38,8 @@ class LaunchError(SurefootError):
 def claim(url: str, attempt: str, code: str) -> Claimed | None:
     """Trade the claim code. None: it was traded before, by an earlier run of this job perhaps."""
     retrying = Retrying(
-        retry=retry_if_exception_type(httpx.TransportError),
+        retry=retry_if_exception_type(httpx.TransportError) | retry_if_result(lambda answer: answer.status_code >= 500),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         wait=wait_random_exponential(multiplier=0.2, max=2.0),
         stop=stop_after_delay(CLAIM_S),
         reraise=True,

@@ -143,6 +143,7 @@ def serve(plane: ControlPlane) -> Iterator[ControlPlane]:
             content = body.model_dump_json().encode() if body is not None else b"refused"
             try:
                 self.send_response(status)
+                self.send_header("Content-Type", "application/json" if body else "application/problem+json")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)

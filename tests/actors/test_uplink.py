@@ -61,7 +61,9 @@ class ControlPlane:
         if answer == "lost before":
             raise httpx.ConnectError("refused")
         if isinstance(answer, int) and answer != 200:
-            return httpx.Response(answer, text="a problem")
+            return httpx.Response(answer, text="a problem", headers={"Content-Type": "application/problem+json"})
+        if answer == "a stranger's":
+            return httpx.Response(404, text="<html>no such backend")
         self.sizes.append(len(batch.rows))
         known = {(event.source, event.n) for event in self.events}
         self.events += [event for event in batch.events if (event.source, event.n) not in known]
@@ -122,7 +124,7 @@ async def test_events_and_rows_are_stored_once_in_order(plane: ControlPlane, upl
     assert uplink.rows_below == 2
 
 
-@pytest.mark.parametrize("answer", ["lost before", "lost after", "nonsense", 500, 503, 422, 429])
+@pytest.mark.parametrize("answer", ["lost before", "lost after", "nonsense", "a stranger's", 500, 503, 422, 429])
 async def test_a_control_plane_that_is_away_loses_nothing(plane: ControlPlane, uplink: HttpUplink, answer: Any) -> None:
     plane.answers = [answer] * 3
     await uplink.start()
@@ -132,6 +134,33 @@ async def test_a_control_plane_that_is_away_loses_nothing(plane: ControlPlane, u
     assert not plane.answers
     assert [event.n for event in plane.events] == [1]
     assert uplink.rows_below == 1
+
+
+async def test_text_that_is_no_text_is_told_as_far_as_it_is(plane: ControlPlane, uplink: HttpUplink) -> None:
+    """A file's name that is not UTF-8 comes into a traceback as half a surrogate pair."""
+    await uplink.start()
+    uplink.event(EventKind.FAILED, reason="no such file: 'caf\udce9.png'", files=["caf\udce9.png"])
+    assert await uplink.flush(LIVENESS_S)
+    [event] = plane.events
+    assert (event.data["reason"], event.data["files"]) == ("no such file: 'caf?.png'", ["caf?.png"])
+
+
+async def test_a_fault_of_its_own_does_not_end_the_sender(
+    plane: ControlPlane, uplink: HttpUplink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, failures = uplink._outbox.batch, [ValueError("a fault of our own")]
+
+    def fails_once(most: int) -> Any:
+        if failures:
+            raise failures.pop()
+        return batch(most)
+
+    monkeypatch.setattr(uplink._outbox, "batch", fails_once)
+    await uplink.start()
+    uplink.event(EventKind.STATE, state="running")
+    assert await uplink.flush(LIVENESS_S)
+    assert not failures
+    assert len(plane.events) == 1
 
 
 @pytest.mark.parametrize("status", [401, 404, 410])
