@@ -52,6 +52,8 @@ class Round:
     flag: bool
     # this trainer was asked to have all members save the state at this step's end
     snapshot: bool = False
+    # this trainer still writes an earlier snapshot
+    busy: bool = False
     drift: bytes
     agreed: Layout | None
 
@@ -172,6 +174,7 @@ class DataPlane:
             num_sub_tasks=self._num_sub_tasks,
             flag=round_.flag,
             snapshot=round_.snapshot,
+            busy=round_.busy,
             drift=round_.drift,
             agreed=round_.agreed,
             on_exchanged=lambda: self._host.exchanged(number, self._pool),

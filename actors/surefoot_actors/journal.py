@@ -41,6 +41,18 @@ class Journal(Protocol):
     def num_started(self) -> int:
         """The number noted last; 0: none."""
 
+    def begin(self, url: str) -> None:
+        """Note which checkpoint of another job the run has begun from. The first stands."""
+
+    def begun(self) -> str | None:
+        """Its URL, once noted."""
+
+    def want(self, trainers: int) -> None:
+        """Note how many trainers are wanted since the last resize."""
+
+    def wanted(self) -> int | None:
+        """The number noted last; None: it was never resized."""
+
     def expect(self, num_steps: int) -> None:
         """Note how many steps there are, and so how many rows must be stored."""
 
@@ -109,6 +121,21 @@ class _Journal(ABC):
 
     def num_started(self) -> int:
         return self._get("started") or 0
+
+    def begin(self, url: str) -> None:
+        if self.begun() is None:
+            self._put("begun", url)
+
+    def begun(self) -> str | None:
+        url: str | None = self._get("begun")
+        return url
+
+    def want(self, trainers: int) -> None:
+        self._note("wanted", trainers)
+
+    def wanted(self) -> int | None:
+        trainers: int | None = self._get("wanted")
+        return trainers
 
     def expect(self, num_steps: int) -> None:
         self._note("expected", num_steps)

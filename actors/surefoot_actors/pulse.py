@@ -101,6 +101,11 @@ class PulseServer:
         pulse = self._watch.pulses.get(trainer)
         return None if pulse is None else pulse.condition(self._clock())
 
+    def ill_s(self, trainer: str) -> float:
+        """For how long a trainer has not been seen running."""
+        pulse = self._watch.pulses.get(trainer)
+        return 0.0 if pulse is None else pulse.ill_s(self._clock())
+
     async def fence(self, trainer: str) -> bool:
         """Kill the trainer's process through its helper. True: it is confirmed gone; False: nobody could confirm it.
 

@@ -79,6 +79,10 @@ class Pulse:
             return Condition.STOPPED
         return Condition.RUNNING
 
+    def ill_s(self, now: float) -> float:
+        """For how long it has not been seen running."""
+        return now - (self.heard if self.stopped_since is None else self.stopped_since)
+
     def after(self, beat: Beat, now: float) -> Pulse:
         stopped = beat.state in "Tt"
         since = (now if self.stopped_since is None else self.stopped_since) if stopped else None

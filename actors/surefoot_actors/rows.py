@@ -57,6 +57,10 @@ class RowKeeper:
         """Call back with the first new row of this generation or a later one."""
         self._generation = (number, callback)
 
+    def begin(self, step: int) -> None:
+        """The job's ledger begins at this step: those before it are another job's, from whose checkpoint this one began."""
+        self._below = max(self._below, step)
+
     def expect(self, num_steps: int | None) -> None:
         """All rows are there when the steps 0..num_steps-1 have come."""
         self._expected = num_steps

@@ -20,6 +20,7 @@ from surefoot.events import Command, CommandKind, EventKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.attendant import Attendant, Handled
 from surefoot_actors.checkpoint.keeper import CheckpointKeeper
+from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster import Cluster, TrainerHandle, TrainerSetup
 from surefoot_actors.injector import Injector
 from surefoot_actors.journal import Journal
@@ -66,6 +67,12 @@ START_GRACE_S = 10.0
 END_GRACE_S = 3.0
 # How long the last rows and events may take to be acknowledged at the end.
 FLUSH_S = 30.0
+
+
+def attempt_number(attempt: str) -> int:
+    """Which of its job's attempts it is, by its name: "JOB-2" is the second."""
+    number = attempt.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,13 @@ class Supervisor:
         )
         self._checkpoints = checkpoints
         self._keeper = CheckpointKeeper(
-            spec, checkpoints, uplink.event, self._send, self._events.put_nowait, self._may_commit
+            spec,
+            checkpoints,
+            uplink.event,
+            self._send,
+            self._events.put_nowait,
+            self._may_commit,
+            attempt=attempt_number(attempt),
         )
         self._injector = Injector(uplink, self._attendants, die)
         self._rows = RowKeeper(uplink)
@@ -126,6 +139,8 @@ class Supervisor:
         self._grace: asyncio.Task[None] | None = None
         self._lost_at: float | None = None
         self._again = 0
+        # unix time since which a trainer has not been seen running
+        self._ill_since: dict[str, float] = {}
         # those whose helper has seen them die
         self._died: set[str] = set()
         self._outcome: Outcome | None = None
@@ -154,9 +169,12 @@ class Supervisor:
     async def _begin(self) -> None:
         journal = self._journal
         incarnation = await asyncio.to_thread(journal.next_incarnation)
-        self._state = replace(self._state, incarnation=incarnation)
+        wanted = await asyncio.to_thread(journal.wanted)
+        self._state = replace(self._state, incarnation=incarnation, target=wanted or self._spec.trainers)
         finished, recorded = await asyncio.to_thread(lambda: (journal.finished(), journal.recorded()))
         self._rows.expect(await asyncio.to_thread(journal.expected))
+        if (begun := await asyncio.to_thread(journal.begun)) is not None:
+            self._keeper.begin_from(begun)
         if incarnation == 1 and recorded is None:
             self._tell_state(JobState.STARTING, "waiting for the first trainers")
             await self._apply(membership.begin(self._state))
@@ -210,7 +228,7 @@ class Supervisor:
             case Lost():
                 event = replace(event, computing=self._computing(event))
         if isinstance(event, Lost | Suspected) and event.trainer in self._state.members:
-            self._note_loss()
+            self._note_loss(self._ill_since.pop(event.trainer, None))
             if self._rows.newest is not None:
                 # losses with steps in between are not held together
                 await self._apply(membership.step(self._state, Stepped(self._rows.newest)))
@@ -254,10 +272,21 @@ class Supervisor:
             case Record(generation=generation):
                 members = tuple(m.trainer for m in generation.members)
                 await asyncio.to_thread(self._journal.record, generation.number, members)
+            case Emit(kind=EventKind.RESTORED as kind, data=data) if not is_at(str(data["url"]), self._checkpoints):
+                await self._begin_from(str(data["url"]), int(str(data["step"])))
+                self._emit(kind, dict(data) | {"first_step": data["step"]})
             case Emit(kind=kind, data=data):
                 self._emit(kind, dict(data))
             case Finish(outcome=outcome, reason=reason):
                 await self._finish(JobState(outcome), reason)
+
+    async def _begin_from(self, url: str, step: int) -> None:
+        """The run begins from another job's checkpoint: from this one whatever comes, or a later beginning would be another run."""
+        await asyncio.to_thread(self._journal.begin, url)
+        self._keeper.begin_from(url)
+        self._rows.begin(step)
+        if self._checkpoints:
+            self._keeper.want("begun from another job's")  # which may remove its own any time
 
     def _nonce(self) -> str:
         return f"{self._attempt}-{secrets.token_hex(16)}"
@@ -316,6 +345,7 @@ class Supervisor:
         if condition is Condition.RUNNING:
             self._events.put_nowait(Trusted(trainer))
         elif condition in (Condition.STOPPED, Condition.SILENT):
+            self._ill_since[trainer] = time.time() - self._pulse.ill_s(trainer)
             self._events.put_nowait(Suspected(trainer, f"{condition}: {detail}"))
         elif condition is Condition.GONE:
             self._died.add(trainer)
@@ -350,6 +380,7 @@ class Supervisor:
                 self._events.put_nowait(Cancelled("cancelled by request"))
             case CommandKind.RESIZE:
                 if command.trainers is not None:
+                    await asyncio.to_thread(self._journal.want, command.trainers)
                     self._events.put_nowait(Resized(command.trainers))
             case CommandKind.CHECKPOINT:
                 self._keeper.want("asked for")
@@ -378,9 +409,10 @@ class Supervisor:
     def _tell_state(self, state: JobState, reason: str) -> None:
         self._uplink.event(EventKind.STATE, state=state, reason=reason)
 
-    def _note_loss(self) -> None:
+    def _note_loss(self, since: float | None = None) -> None:
+        """Take note that a member is lost, as it was at this unix time; None: at this moment."""
         if self._lost_at is None and self._state.phase in (Phase.RUNNING, Phase.RESERVING, Phase.COLLECTING):
-            self._lost_at = time.time()
+            self._lost_at = since or time.time()
             self._tell_state(JobState.RECOVERING, "a trainer was lost")
 
     def _note_generation(self, data: dict[str, JsonValue]) -> None:

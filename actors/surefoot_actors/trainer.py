@@ -23,6 +23,7 @@ from surefoot.events import LedgerRow
 from surefoot_actors import entrypoint, faults, pulse_trainer
 from surefoot_actors.checkpoint.keeping import Keeping
 from surefoot_actors.checkpoint.read import Checkpoint
+from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster import Inbox, TrainerSetup
 from surefoot_actors.data_plane import Backpack, DataPlane, Round
 from surefoot_actors.engine.caller import user_line
@@ -195,6 +196,7 @@ class TrainerProcess:
                 nodes=dict(self._leaves.nodes()),
                 flag=flag,
                 snapshot=self._keeping.wanted,
+                busy=self._keeping.busy,
                 drift=self._drift,
                 agreed=self._agreed.get(phase),
             )
@@ -381,7 +383,8 @@ class TrainerProcess:
             except BaseException:  # noqa: BLE001  half of it is overwritten: such a state is not to found anything
                 traceback.print_exc()
                 os._exit(1)
-            self._mailbox.adopt(checkpoint.rows)
+            # what another job's control plane had not stored is no row of this job's
+            self._mailbox.adopt(checkpoint.rows if is_at(checkpoint.url, self._setup.checkpoints) else ())
             manifest = checkpoint.manifest
             self._keeping.last = manifest.head.last
             self._position = Position(manifest.round, manifest.step, 0)
@@ -426,7 +429,7 @@ class TrainerProcess:
         with self._changed:
             if member.counts(self._state, generation):
                 self._keep(result.merged, result.layout)
-                self._keeping.gathered(result.snapshot)
+                self._keeping.gathered(result.snapshot, result.busy)
                 self._feed(member.Gathered(generation, result.flag))
 
     def _keep(self, merged: Merged, layout: Layout) -> None:

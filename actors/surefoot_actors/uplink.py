@@ -7,6 +7,7 @@ stored once.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 from typing import Protocol
@@ -69,7 +70,7 @@ class Outbox:
     def event(self, kind: EventKind, data: dict[str, JsonValue], at: datetime) -> Event:
         self._n += 1
         cut = {name: value[-_LONGEST:] if isinstance(value, str) else value for name, value in data.items()}
-        event = Event(source=self.source, n=self._n, at=at, kind=kind, data=cut)
+        event = Event(source=self.source, n=self._n, at=at, kind=kind, data=_writable(cut))
         self._events.append(event)
         return event
 
@@ -99,6 +100,13 @@ class Outbox:
         }
 
 
+def _writable(data: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The same with text that can be sent: a message may name a file whose name is no text."""
+    text = json.dumps(data, ensure_ascii=False).encode("utf-8", "replace").decode()
+    found: dict[str, JsonValue] = json.loads(text)
+    return found
+
+
 class MemoryUplink:
     """Keeps all that it is told: for `surefoot check` and tests. `command` feeds commands."""
 
@@ -115,6 +123,8 @@ class MemoryUplink:
     def event(self, kind: EventKind, /, **data: JsonValue) -> None:
         n = len(self.events) + 1
         self.events.append(Event(source=self._source, n=n, at=datetime.now(UTC), kind=kind, data=data))
+        if kind is EventKind.RESTORED:
+            self.rows_below = max(self.rows_below, int(str(data.get("first_step", 0))))
         self._changed.set()
 
     def rows(self, rows: Iterable[LedgerRow]) -> None:

@@ -18,11 +18,16 @@ def check(first: Journal, again: Journal) -> None:
     first.finish("failed")
     assert first.finished() == "succeeded", "the first outcome stands"
     assert again.incarnation() == 3
-    assert (first.num_started(), first.expected()) == (0, None)
+    assert (first.num_started(), first.expected(), first.wanted()) == (0, None, None)
     for number in (2, 3, 3):
         first.start(number)
     first.expect(100)
-    assert (again.num_started(), again.expected()) == (3, 100)
+    first.want(4)
+    assert again.begun() is None
+    for url in ("/c/1", "/c/2"):
+        first.begin(url)
+    assert again.begun() == "/c/1"
+    assert (again.num_started(), again.expected(), again.wanted()) == (3, 100, 4)
     keys = [first.keep(["one", "two"]), first.keep(["three"])]
     assert again.kept() == [(keys[0], ["one", "two"]), (keys[1], ["three"])]
     first.drop(keys[:1])

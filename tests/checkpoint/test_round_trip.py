@@ -18,7 +18,7 @@ from surefoot_actors.checkpoint.manifest import make_manifest
 from surefoot_actors.checkpoint.read import read_checkpoint
 from surefoot_actors.checkpoint.shares import TensorSpec, keys, parts_of
 from surefoot_actors.checkpoint.storage import Storage
-from surefoot_actors.checkpoint.store import CheckpointStore
+from surefoot_actors.checkpoint.store import CheckpointStore, read_manifest
 from surefoot_actors.engine.local import run_local
 from surefoot_actors.engine.tracked import Tracked
 
@@ -90,8 +90,8 @@ def test_every_row_of_every_tensor_is_in_one_share(kinds: list, of: int, cut_byt
 
 def test_shares_that_are_not_of_one_state_make_no_checkpoint(tmp_path: Path) -> None:
     store, owner = CheckpointStore(str(tmp_path)), tracked(1)
-    two = [s.model_dump_json() for s in store.read_manifest(save(store, owner, of=2)).shares]
-    other = [s.model_dump_json() for s in store.read_manifest(save(store, owner, of=2, step=4)).shares]
+    two = [s.model_dump_json() for s in read_manifest(save(store, owner, of=2)).shares]
+    other = [s.model_dump_json() for s in read_manifest(save(store, owner, of=2, step=4)).shares]
     for entries in ([], two[:1], [two[0], two[0]], [two[0], other[1]], two):  # the last: without share 0's head
         with pytest.raises(CheckpointError):
             make_manifest(IDENTITY, entries, FINGERPRINT, 50)

@@ -3,75 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import subprocess
 import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from surefoot.errors import CheckpointError
 from surefoot_actors.checkpoint.capture import Ledger, Place
 from surefoot_actors.checkpoint.manifest import ShareEntry
 from surefoot_actors.checkpoint.read import read_checkpoint
 from surefoot_actors.checkpoint.saver import Parked, Saver
-from surefoot_actors.checkpoint.store import CheckpointStore
+from surefoot_actors.checkpoint.store import CheckpointStore, read_manifest
 from surefoot_actors.protocol.messages import Saved
 
+from ..disk import small_disk
+from ..s3 import BUCKET, Wire, s3_wire
 from .kit import CPU, FINGERPRINT, IDENTITY, save, tracked
 
 EMPTY = Ledger(last=None, rows=())
 
 
-class Wire:
-    """An S3 server, which can be told to answer 503 for a while."""
-
-    def __init__(self) -> None:
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self.away = threading.Event()
-        self.num_refused = 0
-
-    def start(self) -> str:
-        self._server.start()
-        host, port = self._server.get_host_and_port()
-        app = self._server._server.app  # type: ignore[union-attr]
-
-        def sometimes(environ, start_response):  # type: ignore[no-untyped-def]
-            if self.away.is_set():
-                self.num_refused += 1
-                environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-                start_response("503 Service Unavailable", [("Content-Length", "0")])
-                return [b""]
-            return app(environ, start_response)
-
-        self._server._server.app = sometimes  # type: ignore[union-attr]
-        return f"http://{host}:{port}"
-
-    def stop(self) -> None:
-        self._server.stop()
-
-
 @pytest.fixture(scope="module")
 def wire() -> Iterator[Wire]:
-    made = Wire()
-    environment = {
-        "AWS_ENDPOINT_URL": made.start(),
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    boto3.client("s3").create_bucket(Bucket="runs")
-    yield made
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
-    made.stop()
+    with s3_wire() as made:
+        yield made
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -79,7 +37,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "job")
     request.getfixturevalue("wire")
-    return f"s3://runs/{uuid.uuid4()}"
+    return f"s3://{BUCKET}/{uuid.uuid4()}"
 
 
 def test_found_newest_first_and_read_back(url: str) -> None:
@@ -111,7 +69,7 @@ def test_what_is_kept(url: str) -> None:
 
 def test_a_checkpoint_whose_files_are_gone_is_not_made(url: str) -> None:
     store, owner = CheckpointStore(url), tracked(1, width=4, vocabulary=9)
-    manifest = store.read_manifest(save(store, owner, of=2))
+    manifest = read_manifest(save(store, owner, of=2))
     store.storage.remove("step-000000003/manifest.json")
     store.storage.remove(f"step-000000003/{manifest.shares[1].file.path}")
     with pytest.raises(CheckpointError, match="share-1-of-2"):
@@ -121,7 +79,7 @@ def test_a_checkpoint_whose_files_are_gone_is_not_made(url: str) -> None:
 
 def test_s3_is_away_for_a_while(wire: Wire) -> None:
     """A write fails with a word, what is there stays whole, and later writes succeed."""
-    store, owner = CheckpointStore(f"s3://runs/{uuid.uuid4()}"), tracked(1, steps=1)
+    store, owner = CheckpointStore(f"s3://{BUCKET}/{uuid.uuid4()}"), tracked(1, steps=1)
     first = save(store, owner, step=1)
     wire.away.set()
     try:
@@ -150,16 +108,8 @@ def test_no_such_bucket_and_no_such_kind_of_url(wire: Wire) -> None:
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MB, for real."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        if os.environ.get("SUREFOOT_CI"):
-            pytest.fail(f"no disk can be mounted here: {mounted.stderr}")
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
 def test_the_disk_is_full(full_disk: Path) -> None:
@@ -224,22 +174,34 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     gate.set()
 
 
+def test_a_write_that_hangs_is_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, told = tracked(1, steps=1), Told()
+    saver = Saver(str(tmp_path), "t0", CPU, told)
+    with slow(monkeypatch) as open_gate:
+        saver.snapshot(owner.survey, place(5), EMPTY)
+        saver.tell_if_slow()
+        assert told.all == []
+        monkeypatch.setattr("surefoot_actors.checkpoint.saver.SLOW_S", 0.0)
+        for _ in range(3):
+            saver.tell_if_slow()
+        assert [saved.error for saved in told.all] == ["its share has been in the writing for 0 s"]
+        open_gate()
+        assert not told.wait(2)[1].error
+
+
 def test_a_snapshot_is_of_its_step_however_late_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Training goes on meanwhile; the next one that is due waits for nobody."""
+    """Training goes on meanwhile."""
     owner, told = tracked(1, steps=1), Told()
     saver, expected = Saver(str(tmp_path), "t0", CPU, told), owner.digest()
     with slow(monkeypatch) as open_gate:
         saver.snapshot(owner.survey, place(5), EMPTY)
         owner.restore(tracked(3, steps=2).capture())  # training goes on
-        saver.snapshot(owner.survey, place(6), EMPTY)
-        assert told.wait(1)[0].error == "skipped: still writing the one of step 5"
-        assert told.all[0].step == 6
+        assert saver.busy
         open_gate()
-        saved = told.wait(2)[1]
+        [saved] = told.wait(1)
     assert not saved.error
     assert saved.stall_s > 0
-    saver.snapshot(owner.survey, place(7), EMPTY)
-    assert not told.wait(3)[2].error, "it does not go on after a skip"
+    assert not saver.busy
     from surefoot_actors.checkpoint.manifest import make_manifest
 
     url = CheckpointStore(str(tmp_path)).commit(make_manifest(IDENTITY, [saved.entry], FINGERPRINT, 9))

@@ -352,14 +352,16 @@ def test_a_damaged_checkpoint_is_skipped() -> None:
 def test_a_run_that_is_to_go_on_from_a_checkpoint_does_not_begin_without() -> None:
     state, _ = restoring("c7", from_checkpoint=True)
     state, commands = after(state, no("c7", "damaged"))
-    assert [c.outcome for c in commands if isinstance(c, Finish)] == ["failed"]
+    [ended] = [c for c in commands if isinstance(c, Finish)]
+    assert ended.outcome == "failed"
+    assert "share 0 is cut" in ended.reason
 
 
 def test_a_checkpoint_of_another_model_fails_the_job() -> None:
     state, _ = restoring("c7", "c4")
     _, commands = step(state, no("c7", "refused"))
     assert [c.kind for c in commands if isinstance(c, Emit)] == [EventKind.FAILED]
-    assert commands[-1] == Finish("failed", "c7 cannot be restored: share 0 is cut")
+    assert commands[-1] == Finish("failed", "share 0 is cut")
 
 
 def test_a_restorer_with_another_fingerprint_makes_room_for_one_with_the_runs() -> None:

@@ -243,6 +243,15 @@ async def test_a_poll_after_the_last_command(client: httpx.AsyncClient, attempt:
     assert [c["n"] for c in (await attempt.commands(after=1)).json()["commands"]] == [2]
 
 
+async def test_of_several_sizes_the_last_is_wanted(client: httpx.AsyncClient, attempt: Attempt) -> None:
+    """A restarted supervisor does not go through a job's whole history of sizes."""
+    for trainers in (3, 1, 2):
+        await client.post(f"/v1/jobs/{attempt.job}/resize", json={"trainers": trainers})
+    await client.post(f"/v1/jobs/{attempt.job}/cancel")
+    told = (await attempt.commands()).json()["commands"]
+    assert [(c["n"], c["kind"], c["trainers"]) for c in told] == [(3, "resize", 2), (4, "cancel", None)]
+
+
 async def test_a_waiting_poll_ends_with_the_service(service: Service, attempt: Attempt) -> None:
     poll = asyncio.create_task(attempt.commands(wait_s=60))
     await listening(service, f"commands:{attempt.job}")

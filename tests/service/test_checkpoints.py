@@ -15,7 +15,7 @@ from surefoot.views import Claimed
 from surefoot_service.context import Service
 from surefoot_service.routes import checkpoints
 
-from .helpers import LIMIT_S, Attempt, make_event, start_attempt, until
+from .helpers import LIMIT_S, Attempt, make_event, make_row, start_attempt, until
 
 
 def saved(n: int, step: int, url: str = "", **data: Any) -> Any:
@@ -77,6 +77,29 @@ async def test_restore_of_nothing(client: httpx.AsyncClient, spec: dict[str, Any
     assert "there is no job 'nosuchjob'" in answer.json()["detail"]
     for url in ("s3://bucket/runs/x", "/runs/x"):
         assert (await client.post("/v1/jobs", json=spec | {"restore": url})).json()["spec"]["restore"] == url
+
+
+@pytest.mark.parametrize("rows_first", [False, True])
+async def test_a_ledger_that_begins_at_another_jobs_checkpoint_has_no_gap(
+    client: httpx.AsyncClient, service: Service, attempt: Attempt, rows_first: bool
+) -> None:
+    begun = make_event(1, EventKind.RESTORED, step=40, url="/other/step-40", trainer="t0", first_step=40)
+    rows = [make_row(40), make_row(41)]
+    if rows_first:
+        assert (await attempt.uplink(rows=rows)).json()["rows_below"] == 0
+    answer = await attempt.uplink(events=[begun], rows=rows)
+    assert answer.json()["rows_below"] == 42
+    view = await until(service, attempt.job, lambda _: True)
+    assert view.steps_done == 42
+    assert view.spec.restore == "/other/step-40", "a later attempt would begin from another one"
+    ledger = (await client.get(f"/v1/jobs/{attempt.job}/ledger")).json()["rows"]
+    assert [r["result"]["step"] for r in ledger] == [40, 41]
+
+
+async def test_its_own_checkpoint_lets_no_row_be_missed(attempt: Attempt) -> None:
+    restored = make_event(1, EventKind.RESTORED, step=2, url="/c/step-2", trainer="t0")
+    assert (await attempt.uplink(events=[restored], rows=[make_row(2)])).json()["rows_below"] == 0
+    assert (await attempt.uplink(rows=[make_row(0), make_row(1)])).json()["rows_below"] == 3
 
 
 # ---- the model

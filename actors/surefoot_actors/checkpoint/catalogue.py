@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from surefoot.errors import CheckpointError, DamagedError
 from surefoot.spec import JobSpec
 from surefoot_actors.checkpoint.manifest import Manifest, make_manifest
-from surefoot_actors.checkpoint.store import CheckpointStore
+from surefoot_actors.checkpoint.store import CheckpointStore, read_manifest
 from surefoot_actors.protocol.messages import Saved
 
 __all__ = ["Catalogue", "Made"]
@@ -33,8 +33,12 @@ class Made:
 class Catalogue:
     """One attempt's view of its job's checkpoints. Raises CheckpointError where the storage is away, or full."""
 
-    def __init__(self, spec: JobSpec, url: str, may_commit: Callable[[], bool]) -> None:
-        self._spec, self._policy, self._may_commit = spec, spec.checkpoint, may_commit
+    def __init__(self, spec: JobSpec, url: str, may_commit: Callable[[], bool], attempt: int = 1) -> None:
+        """`may_commit`: whether no newer supervisor of the attempt has taken over; `attempt`: which of the job's this is."""
+        self._policy, self._may_commit, self._attempt = spec.checkpoint, may_commit, attempt
+        self._identity = spec.identity()
+        # the other job's checkpoint, or where those lie, that the spec says to begin from
+        self.beginning = spec.restore
         self._store = CheckpointStore(url) if url else None
         # the best value, and where it is
         self._best: tuple[float, str] | None = None
@@ -46,19 +50,32 @@ class Catalogue:
         return self._store is not None
 
     def find(self) -> tuple[str, ...]:
-        """Return where the run may begin: this job's own checkpoints, newest first; without any, what the spec says to restore.
+        """Return where the run may begin: this job's own checkpoints, newest first, then what the spec says to restore.
 
-        Raises DamagedError where the spec names a place that has none.
+        From then on earlier attempts change nothing here, should one of them still run somewhere.
+
+        Raises DamagedError where the spec names a place that has none, and the job has none of its own.
         """
+        if self._store:
+            self._store.take_over(self._attempt)
         own = [found.url for found in self._store.found()] if self._store else []
         for url in reversed(own):
             self._note_best_at(url)
-        if own or self._spec.restore is None:
-            return tuple(own)  # newer than what the job began from, which need not be there any more
-        given = [found.url for found in CheckpointStore(self._spec.restore).found()]
-        if not given:
-            raise DamagedError(f"there is no checkpoint at {self._spec.restore}, which the job is to begin from")
-        return tuple(given)
+        return (*own, *self._given(own))
+
+    def _given(self, own: Sequence[str]) -> list[str]:
+        """What the spec says to restore: a job that has come further needs it only if its own are damaged."""
+        if self.beginning is None:
+            return []
+        try:
+            given = [found.url for found in CheckpointStore(self.beginning).found()]
+        except CheckpointError:
+            if own:
+                return []
+            raise
+        if not given and not own:
+            raise DamagedError(f"there is no checkpoint at {self.beginning}, which the job is to begin from")
+        return given
 
     def commit(
         self,
@@ -70,10 +87,9 @@ class Catalogue:
         """Make these shares a checkpoint, unless another supervisor has taken over."""
         assert self._store is not None
         entries = [saved.entry for saved in shares]
-        manifest = make_manifest(self._spec.identity(), entries, fingerprint, num_steps, reason)
+        manifest = make_manifest(self._identity, entries, fingerprint, num_steps, reason)
         with self._lock:  # one at a time, in the order of its steps as far as can be
-            if not self._may_commit():
-                raise CheckpointError("another supervisor has taken over, and commits checkpoints from now on")
+            self._check_may_write()
             url = self._store.commit(manifest)
             self._note_best(manifest, url)
         return Made(
@@ -88,14 +104,23 @@ class Catalogue:
         """Remove what need not be kept, now that `committed` is there."""
         assert self._store is not None
         with self._lock:
+            self._check_may_write()
             self._store.retain(committed, self._policy.keep, self._best[1] if self._best else None)
+
+    def _check_may_write(self) -> None:
+        """There is a single writer: the newest supervisor of the newest attempt. Raises CheckpointError."""
+        assert self._store is not None
+        if not self._may_commit():
+            raise CheckpointError("another supervisor has taken over, and commits checkpoints from now on")
+        if (newest := self._store.newest_attempt()) > self._attempt:
+            raise CheckpointError(f"attempt {newest} of the job has taken over from attempt {self._attempt}")
 
     def _note_best_at(self, url: str) -> None:
         """An earlier attempt's; one that cannot be read is not the best."""
         if self._policy.best is None or self._store is None:
             return
         try:
-            self._note_best(self._store.read_manifest(url), url)
+            self._note_best(read_manifest(url), url)
         except DamagedError:
             return
 

@@ -34,7 +34,10 @@ MOST_ASK_AGAIN_S = 600.0
 # What could not be saved while all are parked is tried again after so long, and then more and more seldom.
 TRY_AGAIN_S = 0.5
 MOST_TRY_AGAIN_S = 30.0
-# How long the end of training is tried to be saved, before the job fails for it.
+# What was asked for and has not come for so long is told of.
+SLOW_S = 600.0
+# How long parked members may write their shares; and how long the end of training goes on failing to be saved, before the job does.
+SHARES_S = 3600.0
 FINAL_SAVE_S = 900.0
 # How long the removal of old checkpoints may hold up an attempt's end.
 REMOVE_S = 10.0
@@ -65,15 +68,20 @@ class CheckpointKeeper:
         send: Callable[[str, ToTrainer], None],
         happen: Callable[[Event], None],
         may_commit: Callable[[], bool],
+        *,
+        attempt: int = 1,
     ) -> None:
+        """`may_commit`: whether no newer supervisor of the attempt has taken over; `attempt`: which of the job's this is."""
         self._policy = spec.checkpoint
-        self._catalogue = Catalogue(spec, url, may_commit)
+        self._catalogue = Catalogue(spec, url, may_commit, attempt)
         self._tell, self._send, self._happen = tell, send, happen
         self._state: MembershipState | None = None
         # that training would go on with, after the newest checkpoint of this attempt; None: there is none
         self.newest_step: int | None = None
-        self._wanted = ""
-        self._due, self._settled, self._searched = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        # why one is wanted beside those that are due by their step, and since when (unix time); empty: none is
+        self._wanted, self._wanted_at = "", 0.0
+        # another one is wanted, or one was made; whether it is known which there were
+        self._news, self._searched = asyncio.Event(), asyncio.Event()
         # of its own: storage that hangs must not keep the journal waiting for a thread
         self._executor = ThreadPoolExecutor(1, "checkpoints")
         self._open: dict[tuple[int, int, int], dict[int, Saved]] = {}
@@ -122,15 +130,17 @@ class CheckpointKeeper:
         if not self._catalogue.there:
             self._tell_failure(None, "this job has no place for checkpoints: set `checkpoint.url`")
             return
-        self._wanted = reason
-        self._due.set()
+        self._wanted, self._wanted_at = reason, time.time()
+        self._news.set()
+
+    def begin_from(self, url: str) -> None:
+        """From now on this checkpoint of another job is the one to begin from, whatever else comes to lie where the spec says."""
+        self._catalogue.beginning = url
 
     def saved(self, saved: Saved) -> None:
         """Take a share, or why there is none."""
         if saved.parked:
             self._take_parked(saved)
-        elif saved.error.startswith("skipped"):
-            return  # the one before it is still being written: that is no failure
         elif saved.error:
             self._tell_failure(saved.step, f"{saved.trainer}: {saved.error}")
         else:
@@ -162,31 +172,37 @@ class CheckpointKeeper:
         """Ask for a checkpoint whenever one is due, again and again until one is there."""
         pause = ASK_AGAIN_S
         while True:
-            if not self._wanted:
-                try:
-                    async with asyncio.timeout(self._policy.every_s):
-                        await self._due.wait()
-                except TimeoutError:
-                    self._wanted = f"every {self._policy.every_s:g} s"
-            self._due.clear()
-            if not self._wanted:
-                continue  # one that was under way has come meanwhile
-            self._settled.clear()
-            state = self._state
-            if state is not None and state.phase is Phase.RUNNING and state.members:
-                # to one of them: two who are told might pass it on in two rounds
-                self._send(state.members[0], Snapshot(incarnation=state.incarnation))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._settled.wait()
-            pause = min(2 * pause, MOST_ASK_AGAIN_S) if self._wanted else ASK_AGAIN_S
+            self._news.clear()
+            asked = bool(self._wanted) and self._ask_once()
+            try:
+                async with asyncio.timeout(pause if self._wanted else self._policy.every_s):
+                    await self._news.wait()
+                pause = ASK_AGAIN_S
+            except TimeoutError:
+                if not self._wanted:
+                    self._wanted, self._wanted_at = f"every {self._policy.every_s:g} s", time.time()
+                elif asked:
+                    pause = min(2 * pause, MOST_ASK_AGAIN_S)
+                    self._tell_if_slow()
+
+    def _ask_once(self) -> bool:
+        """Ask, if there is somebody to ask."""
+        state = self._state
+        if state is None or state.phase is not Phase.RUNNING or not state.members:
+            return False
+        # one of them: two who are told might pass it on in two rounds
+        self._send(state.members[0], Snapshot(incarnation=state.incarnation))
+        return True
+
+    def _tell_if_slow(self) -> None:
+        seconds = time.time() - self._wanted_at
+        if seconds > SLOW_S:
+            self._tell_failure(None, f"none has come for {seconds:.0f} s since it was wanted ({self._wanted})")
 
     def _take(self, saved: Saved) -> None:
         key = (saved.generation, saved.round, saved.of)
         shares = self._open.setdefault(key, {})
         shares[saved.share] = saved
-        # those of generations that are over never end; of this one, a slow member may be behind by some
-        self._open = {k: v for k, v in self._open.items() if k[0] >= saved.generation}
         while len(self._open) > MOST_OPEN:
             self._open.pop(next(iter(self._open)))
         if len(shares) == saved.of:
@@ -194,10 +210,12 @@ class CheckpointKeeper:
             self._spawn(self._commit_running(tuple(shares.values())))
 
     async def _commit_running(self, shares: tuple[Saved, ...]) -> None:
-        reason = self._wanted or f"every {self._policy.every_steps} steps"
-        if await self._commit(shares, reason):
-            self._wanted = ""
-            self._settled.set()
+        # who asked wants the state as it was then, or later: a snapshot that was under way is another one
+        wanted = self._wanted if min(s.taken_at for s in shares) >= self._wanted_at else ""
+        if await self._commit(shares, wanted or f"every {self._policy.every_steps} steps"):
+            if wanted == self._wanted:
+                self._wanted = ""
+            self._news.set()
 
     async def _commit(self, shares: tuple[Saved, ...], reason: str) -> bool:
         """Make the checkpoint durable; tell of it, or why not."""
@@ -243,18 +261,19 @@ class CheckpointKeeper:
     # ---- while all are parked
 
     async def _save_parked(self, command: SaveState, state: MembershipState) -> None:
-        """Save, as often as it takes; for the end of training no longer than FINAL_SAVE_S."""
+        """Save, as often as it takes; the end of training until it has failed for FINAL_SAVE_S."""
         if not self._catalogue.there:
             self._happen(StateSaved())
             return
-        until = None if command.pausing else time.monotonic() + FINAL_SAVE_S
+        failing_since: float | None = None
         reason, pause = "paused" if command.pausing else "the end of training", TRY_AGAIN_S
         while True:
             error = await self._save_once(command, state, reason)
             if not error:
                 self._happen(StateSaved())
                 return
-            if until is not None and time.monotonic() > until:
+            failing_since = failing_since or time.monotonic()
+            if not command.pausing and time.monotonic() - failing_since > FINAL_SAVE_S:
                 self._happen(StateSaved(f"the final state could not be saved in {FINAL_SAVE_S:g} s: {error}"))
                 return
             await asyncio.sleep(pause)
@@ -266,14 +285,12 @@ class CheckpointKeeper:
         for share, trainer in enumerate(command.members):
             self._send(trainer, Save(incarnation=state.incarnation, share=share, of=parked.of))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FINAL_SAVE_S):
+            async with asyncio.timeout(SHARES_S):
                 while len(parked.shares) < parked.of and not parked.error:
                     parked.changed.clear()
                     await parked.changed.wait()
         if len(parked.shares) < parked.of and not parked.error:
-            parked.error = (
-                f"{parked.of - len(parked.shares)} of {parked.of} shares were not written in {FINAL_SAVE_S:g} s"
-            )
+            parked.error = f"{parked.of - len(parked.shares)} of {parked.of} shares were not written in {SHARES_S:g} s"
         if parked.error:
             self._tell_failure(None, parked.error)
             return parked.error

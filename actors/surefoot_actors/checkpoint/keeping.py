@@ -54,6 +54,8 @@ class Keeping:
         )
         # asked to have all members save; all members have gathered that somebody was
         self.wanted, self._due = False, False
+        # all members have gathered that somebody still writes
+        self._busy = False
         # the ledger's last row
         self.last: Point | None = None
 
@@ -71,9 +73,19 @@ class Keeping:
         """This trainer is to end."""
         self._restorer.stop()
 
-    def gathered(self, snapshot: bool) -> None:
-        """Take note of a round's commit: with the bit, every member that gathers it saves at this step's end."""
-        if snapshot:
+    @property
+    def busy(self) -> bool:
+        """Whether this trainer still writes a snapshot."""
+        return self._saver is not None and self._saver.busy
+
+    def gathered(self, snapshot: bool, busy: bool) -> None:
+        """Take note of a round's commit: with the first bit, every member that gathers it saves at this step's end.
+
+        With the second nobody does, since a checkpoint needs all shares: who was asked asks again, and steps that are due are let
+        pass. Members become busy at a step's end alone, so no round of a step takes back what another has said.
+        """
+        self._busy = busy
+        if snapshot and not busy:
             self.wanted, self._due = False, True
 
     def end_step(self, row: LedgerRow) -> Place | None:
@@ -81,6 +93,10 @@ class Keeping:
         result = row.result
         self.last = Point(step=result.step, digest=result.digest, values=result.values)
         due, self._due = self._due or self._due_by_step(result.step + 1), False
+        if due and (self._busy or self.busy):  # its own, should it have missed the round's end
+            due = False
+            if self._saver is not None:
+                self._saver.tell_if_slow()
         state, position = self._host.place
         # whoever missed the round's end by a change of generation has no share of a snapshot that the others may have taken
         if self._saver is None or state.generation is None or not state.live:

@@ -221,7 +221,7 @@ def load_manifest(data: bytes, name: str) -> Manifest:
     first = _FIRST_LINE.match(data)
     body = data[first.end() :] if first else b""
     if first is None or xxhash.xxh3_128_hexdigest(body).encode() != first[1] or not body.startswith(b'"manifest": '):
-        raise DamagedError(f"{name} is corrupt: its digest is not that of what it holds; take an older checkpoint")
+        raise DamagedError(f"{name} is corrupt: its digest is not that of what it holds")
     text = body.removeprefix(b'"manifest": ').removesuffix(b"}\n")
     try:
         return Manifest.model_validate_json(text)

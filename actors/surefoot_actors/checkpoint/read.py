@@ -57,7 +57,7 @@ def _assemble(manifest: Manifest, files: Sequence[torch.Tensor]) -> list[torch.T
         for entry in share.tensors:
             parts.setdefault(entry.number, []).append((entry, found[entry.name]))
     if sorted(parts) != list(range(manifest.head.num_tensors)):
-        raise DamagedError("the manifest does not name every tensor of the state; take an older checkpoint")
+        raise DamagedError("the manifest does not name every tensor of the state")
     return [_joined(parts[number]) for number in range(len(parts))]
 
 

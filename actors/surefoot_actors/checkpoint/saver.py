@@ -25,6 +25,9 @@ __all__ = ["Parked", "Saver"]
 
 log = structlog.get_logger()
 
+# A write that takes so long is told of; it may be storage that hangs.
+SLOW_S = 600.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parked:
@@ -48,8 +51,9 @@ class Saver:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        # of the snapshot that is being written
+        # of the snapshot that is being written, since when (monotonic), and whether it was told that this takes long
         self._writing: Place | None = None
+        self._since, self._told_slow = 0.0, False
         self._saving: set[Place] = set()
         self._prepared: tuple[int, int] | None = None
         self._storage: Storage | None = None
@@ -57,11 +61,8 @@ class Saver:
     # ---- on the training thread
 
     def snapshot(self, survey: Callable[[], Survey], place: Place, ledger: Ledger) -> None:
-        """Copy this trainer's share, and have it written. Skipped while an earlier one is being written: nobody waits."""
-        writing = self._writing
-        if writing is not None:
-            self._tell(self._failed(place, f"skipped: still writing the one of step {writing.step}"))
-            return
+        """Copy this trainer's share, and have it written. Not while it is `busy`: the memory is in use."""
+        assert self._writing is None, f"asked to save step {place.step} while that of {self._writing} is being written"
         began = time.monotonic()
         faults.point("snapshot", place.step - 1)
         try:
@@ -73,8 +74,20 @@ class Saver:
             return
         stall_s = time.monotonic() - began
         self._prepared = (place.share, place.of)
-        self._writing = place
+        self._writing, self._since, self._told_slow = place, began, False
         self._put(lambda: self._write_snapshot(captured, stall_s))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a snapshot is being written. It becomes true on the training thread alone."""
+        return self._writing is not None
+
+    def tell_if_slow(self) -> None:
+        """Tell, once, that a snapshot has been in the writing for so long that something may be wrong."""
+        writing, seconds = self._writing, time.monotonic() - self._since
+        if writing is not None and seconds > SLOW_S and not self._told_slow:
+            self._told_slow = True
+            self._tell(self._failed(writing, f"its share has been in the writing for {seconds:.0f} s"))
 
     def prepare(self, survey: Callable[[], Survey], share: int, of: int) -> None:
         """Have memory for this share ready before the first snapshot of it. Costs the training thread nothing the second time."""
@@ -144,12 +157,23 @@ class Saver:
             return self._failed(place, str(error), parked=parked)
         except Exception as error:  # noqa: BLE001  the thread's edge: told, so that nobody waits for it
             return self._failed(place, f"a fault of Surefoot's own: {error!r}", parked=parked)
-        return self._saved(place, entry=entry.model_dump_json(), stall_s=stall_s, parked=parked)
+        return self._saved(
+            place, entry=entry.model_dump_json(), taken_at=captured.taken_at, stall_s=stall_s, parked=parked
+        )
 
     def _failed(self, place: Place, error: str, *, parked: bool = False) -> Saved:
         return self._saved(place, error=error, parked=parked)
 
-    def _saved(self, place: Place, *, entry: str = "", error: str = "", stall_s: float = 0.0, parked: bool) -> Saved:
+    def _saved(
+        self,
+        place: Place,
+        *,
+        entry: str = "",
+        error: str = "",
+        taken_at: float = 0.0,
+        stall_s: float = 0.0,
+        parked: bool,
+    ) -> Saved:
         return Saved(
             trainer=self._trainer,
             generation=place.generation,
@@ -159,6 +183,7 @@ class Saver:
             of=place.of,
             entry=entry,
             error=error,
+            taken_at=taken_at,
             stall_s=stall_s,
             parked=parked,
         )

@@ -106,8 +106,7 @@ class Storage:
             digest = xxhash.xxh3_128_hexdigest(data.data)
             if digest != entry.digest:
                 raise DamagedError(
-                    f"{self.name(entry.path)} is corrupt: its digest is {digest}, {entry.digest} was written; "
-                    "take an older checkpoint"
+                    f"{self.name(entry.path)} is corrupt: its digest is {digest}, {entry.digest} was written"
                 )
         return files
 
@@ -115,9 +114,7 @@ class Storage:
         with self._telling("read", entry.path):
             size = self._fs.info(self._at(entry.path))["size"]
         if size != entry.bytes:
-            raise DamagedError(
-                f"{self.name(entry.path)} is corrupt: it has {size} bytes, {entry.bytes} were written; take an older checkpoint"
-            )
+            raise DamagedError(f"{self.name(entry.path)} is corrupt: it has {size} bytes, {entry.bytes} were written")
 
     def _read_piece(self, path: str, at: int, into: memoryview) -> None:
         with self._telling("read", path):
@@ -129,7 +126,7 @@ class Storage:
                 count = len(data)
                 into[:count] = data
             if count != len(into):
-                raise DamagedError(f"{self.name(path)} is cut off at byte {at + count}; take an older checkpoint")
+                raise DamagedError(f"{self.name(path)} is cut off at byte {at + count}")
 
     def read_small(self, path: str) -> bytes:
         """Read a file whole."""
@@ -171,7 +168,7 @@ class Storage:
             raise
         except FileNotFoundError as error:
             if verb == "read":
-                raise DamagedError(f"{self.name(path)} is missing; take an older checkpoint") from error
+                raise DamagedError(f"{self.name(path)} is missing") from error
             raise CheckpointError(f"could not {verb} {self.name(path)}: {error}") from error
         except Exception as error:  # the edge to the storage: each backend has errors of its own
             lost = verb == "read" and self._local and isinstance(error, OSError) and error.errno in _LOST

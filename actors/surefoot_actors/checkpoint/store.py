@@ -3,6 +3,7 @@
     URL/step-000000123/<shares>.safetensors, <objects>.pickle, <rows>.jsonl
     URL/step-000000123/manifest.json       written last: without it there is no checkpoint
     URL/model/<tracked module>.safetensors after the last step
+    URL/attempt                            the newest attempt that has looked for checkpoints here: an older one writes no more
 
 The names of files tell who wrote them and are never used again, so a fenced trainer's late file is never one that a manifest names.
 All of it blocks: it is called in threads, never on an event loop.
@@ -10,17 +11,20 @@ All of it blocks: it is called in threads, never on an event loop.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from surefoot.errors import CheckpointError
+from surefoot.errors import CheckpointError, DamagedError
 from surefoot_actors.checkpoint.manifest import Manifest, dump_manifest, load_manifest
 from surefoot_actors.checkpoint.storage import Storage
 
-__all__ = ["MANIFEST", "MODEL", "CheckpointStore", "Found", "folder_of", "read_manifest"]
+__all__ = ["MANIFEST", "MODEL", "CheckpointStore", "Found", "folder_of", "is_at", "read_manifest"]
 
 MANIFEST, MODEL = "manifest.json", "model"
+# holds the number of the job's attempt that writes here
+_ATTEMPT = "attempt"
 _FOLDER = re.compile(r"^step-(\d{9,})$")
 
 
@@ -34,6 +38,11 @@ class Found(NamedTuple):
 def folder_of(step: int) -> str:
     """Return the folder of a step's checkpoint."""
     return f"step-{step:09d}"
+
+
+def is_at(url: str, place: str) -> bool:
+    """Whether a checkpoint is one of the job whose checkpoints lie at `place`, and not one that another job made."""
+    return bool(place) and url.startswith(f"{place.rstrip('/')}/")
 
 
 def read_manifest(url: str) -> Manifest:
@@ -56,9 +65,18 @@ class CheckpointStore:
         folders = [(name, step) for name, step in self._folders() if self.storage.exists(f"{name}/{MANIFEST}")]
         return [Found(f"{self.url}/{name}", step) for name, step in sorted(folders, key=lambda f: f[1], reverse=True)]
 
-    def read_manifest(self, url: str) -> Manifest:
-        """Read the manifest of a checkpoint that was found, or of any other."""
-        return read_manifest(url)
+    def take_over(self, attempt: int) -> None:
+        """Note that this attempt writes here now. Where that cannot be written, no other one can write either."""
+        with contextlib.suppress(CheckpointError):
+            if attempt > self.newest_attempt():
+                self.storage.write(_ATTEMPT, [str(attempt).encode()])
+
+    def newest_attempt(self) -> int:
+        """The attempt that was noted last; 0: none."""
+        try:
+            return int(self.storage.read_small(_ATTEMPT))
+        except (DamagedError, ValueError):
+            return 0
 
     def commit(self, manifest: Manifest) -> str:
         """Make the checkpoint exist, in one act; return its URL. Its files must be there: raises CheckpointError naming one that is not."""

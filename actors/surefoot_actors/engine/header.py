@@ -13,8 +13,8 @@ from surefoot_actors.engine.types import Layout
 __all__ = ["ELSEWHERE", "ExchangeError", "Header", "check_rounds", "header_bytes", "pack_header", "read_header"]
 
 _MAGIC = b"sf-mrg01"
-# magic, round, flag, snapshot, misfit, drift, signature, layouts_bytes
-_FIXED = struct.Struct("<8sq???16s16sI")
+# magic, round, flag, snapshot, busy, misfit, drift, signature, layouts_bytes
+_FIXED = struct.Struct("<8sq????16s16sI")
 
 
 class ExchangeError(ContractError):
@@ -36,6 +36,8 @@ class Header:
     flag: bool
     # likewise: save the state at the end of this round's step
     snapshot: bool = False
+    # likewise: still writes an earlier snapshot, so nobody is to save now
+    busy: bool = False
     # holds nodes of another layout than the agreed one, so its payload and heads are zeros
     misfit: bool
     # 16 bytes: digest of this step's stripe of the tracked state
@@ -62,7 +64,7 @@ def _presence_bytes(layout: Layout) -> int:
 def pack_header(header: Header, layout: Layout | None, num_nodes: int) -> bytes:
     """Return the header's bytes, `header_bytes` in number."""
     signature = bytes(16) if layout is None else layout.signature
-    bits = (header.flag, header.snapshot, header.misfit)
+    bits = (header.flag, header.snapshot, header.busy, header.misfit)
     fixed = _FIXED.pack(_MAGIC, header.round, *bits, header.drift, signature, header.layouts_bytes)
     if layout is None or header.misfit:
         return fixed + bytes(header_bytes(layout, num_nodes) - len(fixed))
@@ -76,7 +78,7 @@ def pack_header(header: Header, layout: Layout | None, num_nodes: int) -> bytes:
 
 def read_header(data: bytes, layout: Layout | None, num_nodes: int) -> Header:
     """Read what `pack_header` made for the same layout and number of nodes. Raises ExchangeError for anything else."""
-    magic, round, flag, snapshot, misfit, drift, signature, layouts_bytes = _FIXED.unpack_from(data)
+    magic, round, flag, snapshot, busy, misfit, drift, signature, layouts_bytes = _FIXED.unpack_from(data)
     if magic != _MAGIC or signature != (bytes(16) if layout is None else layout.signature):
         raise ExchangeError(ELSEWHERE)
     heads: tuple[NodeHead, ...] = ()
@@ -87,6 +89,7 @@ def read_header(data: bytes, layout: Layout | None, num_nodes: int) -> Header:
         round=round,
         flag=flag,
         snapshot=snapshot,
+        busy=busy,
         misfit=misfit,
         drift=drift,
         layouts_bytes=layouts_bytes,

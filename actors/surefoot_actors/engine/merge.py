@@ -27,6 +27,8 @@ class MergeResult:
     flag: bool
     # whether any member was asked for a snapshot when it sent
     snapshot: bool
+    # whether any member was still writing an earlier one
+    busy: bool
     # the round's layout, equal on all members: `agreed` for the next round of this phase
     layout: Layout
 
@@ -66,6 +68,7 @@ def merge_alone(
     num_sub_tasks: int,
     flag: bool = False,
     snapshot: bool = False,
+    busy: bool = False,
     pool: BufferPool | None = None,
 ) -> MergeResult:
     """Merge nodes that make up the whole tree, without a group. Same bits and digest as any number of members.
@@ -87,7 +90,7 @@ def merge_alone(
         for i, bucket in enumerate(layout.buckets)
     ]
     merged = finish(round, layout, buckets, head, digests)
-    return MergeResult(merged=merged, flag=flag, snapshot=snapshot, layout=layout)
+    return MergeResult(merged=merged, flag=flag, snapshot=snapshot, busy=busy, layout=layout)
 
 
 def head_of(node: Node) -> NodeHead:
@@ -124,6 +127,7 @@ def merge_round(
     drift: bytes,
     agreed: Layout | None,
     snapshot: bool = False,
+    busy: bool = False,
     on_exchanged: Callable[[], None] = lambda: None,
     pool: BufferPool | None = None,
 ) -> MergeResult:
@@ -146,6 +150,7 @@ def merge_round(
             num_sub_tasks=num_sub_tasks,
             flag=flag,
             snapshot=snapshot,
+            busy=busy,
             pool=pool,
         )
         on_exchanged()
@@ -155,7 +160,15 @@ def merge_round(
     faults.point("exchange", step)
     held = pack_held(tuple(held_layouts(nodes.values())))
     shape = tuple(map(tuple, covers))
-    header = Header(round=round, flag=flag, snapshot=snapshot, misfit=False, drift=drift, layouts_bytes=len(held))
+    header = Header(
+        round=round,
+        flag=flag,
+        snapshot=snapshot,
+        busy=busy,
+        misfit=False,
+        drift=drift,
+        layouts_bytes=len(held),
+    )
     plan, swap, headers = _settle(group, plan_exchange(agreed, shape), header, nodes, held, step)
     assert plan.layout is not None
     heads = {r: head for rank, own in headers.items() for r, head in zip(shape[rank], own.heads, strict=True)}
@@ -176,6 +189,7 @@ def merge_round(
         merged=merged,
         flag=any(h.flag for h in headers.values()),
         snapshot=any(h.snapshot for h in headers.values()),
+        busy=any(h.busy for h in headers.values()),
         layout=plan.layout,
     )
 

@@ -91,7 +91,11 @@ def _begin_if_enough(state: MembershipState) -> Outcome:
     if not _enough(state):
         return state, ()
     if state.from_checkpoint:
-        return fail(state, "", "none of the checkpoints that this run could go on from is whole: see what was skipped")
+        reason = (
+            f"none of the checkpoints that this run could go on from is whole ({state.damage}); begin from another one, or without "
+            "`restore`, from step 0"
+        )
+        return fail(state, "", reason)
     why = state.why or "the first generation"
     return replace(state, phase=Phase.RESERVING, restorer=None, restoring="", why=why), (Reserve(),)
 
@@ -124,14 +128,15 @@ def not_restored(state: MembershipState, message: NotRestored) -> Outcome:
         return state, ()
     match message.why:
         case "refused":
-            return fail(state, message.trainer, f"{message.url} cannot be restored: {message.reason}")
+            return fail(state, message.trainer, message.reason)
         case "unfit":
             return _refuse(state, message.reason)
         case "damaged":
             skipped = Emit(EventKind.CHECKPOINT_SKIPPED, {"url": message.url, "reason": message.reason})
             rest = tuple(u for u in state.checkpoints if u != message.url)
             why = "no checkpoint is whole: from step 0"
-            state, more = form_if_enough(replace(state, phase=Phase.FORMING, checkpoints=rest, why=why))
+            damage = state.damage or message.reason
+            state, more = form_if_enough(replace(state, phase=Phase.FORMING, checkpoints=rest, why=why, damage=damage))
             return state, (skipped, *more)
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from surefoot.events import EventKind
+from surefoot.events import SUPERVISOR_RESTARTED, EventKind
 from surefoot_actors.protocol import changing, ending, failures, founding, losses
 from surefoot_actors.protocol.membership_state import (
     Came,
@@ -138,7 +138,7 @@ def resume(state: MembershipState, found: Found) -> Outcome:
     # nobody reads of it more than who its members are; where it started is not known here
     generation = Generation(number=found.number, nonce="", start=-1, members=members, store=("", 0))
     lost = frozenset(found.members) - frozenset(found.trainers)
-    state, more = start_over(replace(state, generation=generation, lost=lost), "the supervisor was restarted")
+    state, more = start_over(replace(state, generation=generation, lost=lost), SUPERVISOR_RESTARTED)
     told = tuple(
         Emit(EventKind.TRAINER_LOST, {"trainer": t, "reason": "it died while no supervisor lived"})
         for t in sorted(lost)

@@ -88,6 +88,8 @@ class MembershipState:
     restoring: str = ""
     # round and step that the restored founder is at
     restored: tuple[int, int] = (0, 0)
+    # what was wrong with the newest one that was damaged
+    damage: str = ""
     # members that were given notice, and why: they leave at the next boundary, and are replaced
     leaving: Mapping[str, str] = field(default_factory=dict)
     # stop at the next step boundary, save, end as paused

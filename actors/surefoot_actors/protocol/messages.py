@@ -275,7 +275,8 @@ class Saved:
     # JSON of the manifest's entry for this share (checkpoint/manifest.py); empty with an error
     entry: str = ""
     error: str = ""
-    # how long the training thread was held for the copy
+    # unix time of the copy, and how long the training thread was held for it
+    taken_at: float = 0.0
     stall_s: float = 0.0
     # the answer to Save, not a share of a snapshot that was taken while training went on
     parked: bool = False

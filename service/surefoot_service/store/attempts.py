@@ -154,8 +154,8 @@ def unfinished(session: Session) -> Sequence[tuple[AttemptRow, JobRow]]:
 def commands_for(session: Session, attempt: str, token: str, after: int) -> tuple[Command, ...]:
     """Return what is asked of the attempt with n above `after`, oldest first; raises as `authorize` does.
 
-    A supervisor that was restarted asks from the beginning: states that are wanted (a size, a pause, a cancel) are told it again,
-    faults are not.
+    A supervisor that was restarted asks from the beginning: states that are wanted (the last size, a pause, a cancel) are told it
+    again, faults are not.
     """
     job = authorize(session, attempt, token)
     before = _find(session, attempt).commands_before
@@ -165,7 +165,9 @@ def commands_for(session: Session, attempt: str, token: str, after: int) -> tupl
         .order_by(CommandRow.n)
         .limit(1000)
     )
-    return tuple(_command(c) for c in session.scalars(query))
+    found = tuple(_command(c) for c in session.scalars(query))
+    last_size = max((c.n for c in found if c.kind is CommandKind.RESIZE), default=None)
+    return tuple(c for c in found if c.kind is not CommandKind.RESIZE or c.n == last_size)
 
 
 def _command(row: CommandRow) -> Command:

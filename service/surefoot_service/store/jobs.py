@@ -82,8 +82,8 @@ def _with_restore(session: Session, spec: JobSpec) -> JobSpec:
 
 
 def _same(known: JobSpec, spec: JobSpec) -> bool:
-    """Whether a stored spec is this one; the job whose checkpoint it begins from may have made others since."""
-    if spec.restore is not None and _JOB_ID.match(spec.restore):
+    """Whether a stored spec is this one; which checkpoint it begins from may have been fixed since."""
+    if spec.restore is not None and known.restore is not None:
         spec = spec.model_copy(update={"restore": known.restore})
     return known == spec
 

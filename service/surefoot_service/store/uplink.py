@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from surefoot.events import Event, EventKind, LedgerRow, UplinkAck, UplinkBatch
-from surefoot.spec import JobState
+from surefoot.spec import JobSpec, JobState
 from surefoot_service.lifecycle import TransitionError
 from surefoot_service.store.events import add_event, is_told
 from surefoot_service.store.jobs import change_state, lock
@@ -176,6 +176,20 @@ def _checkpoint(_session: Session, row: JobRow, data: Data, _now: datetime) -> N
     _model(row, data)
 
 
+def _restored(session: Session, row: JobRow, data: Data, _now: datetime) -> None:
+    """A job that began from another's checkpoint has done its steps, as it were, and never tells their rows.
+
+    Its later attempts begin from the same one, whatever has come to lie where the spec said: another would make it another run.
+    """
+    first = _int(data, "first_step")
+    if first is None:
+        return
+    if first > row.steps_done:
+        row.steps_done = _counted_on(session, row.id, first)
+    spec = JobSpec.model_validate_json(row.spec)
+    row.spec = spec.model_copy(update={"restore": str(data["url"])}).model_dump_json()
+
+
 def _model(row: JobRow, data: Data) -> None:
     if data.get("model"):
         row.model = str(data["model"])
@@ -192,6 +206,7 @@ FOLDS: Mapping[EventKind, Fold] = {
     EventKind.GENERATION: _generation,
     EventKind.FINISHED: _finished,
     EventKind.CHECKPOINT: _checkpoint,
+    EventKind.RESTORED: _restored,
     EventKind.FAILED: _failed,
 }
 

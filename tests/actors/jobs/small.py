@@ -34,7 +34,8 @@ def note(run, step, index):
 
 
 def make(config):
-    model = nn.Sequential(nn.Linear(12, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.3), nn.Linear(24, 3))
+    width = config.get("width", 24)
+    model = nn.Sequential(nn.Linear(12, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, 3))
     if config.get("optimizer", "adamw") == "sgd":
         return model, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     return model, torch.optim.AdamW(model.parameters(), lr=0.01)

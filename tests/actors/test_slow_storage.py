@@ -1,0 +1,35 @@
+"""Storage that is slower than checkpoints are due."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from surefoot.events import EventKind
+
+from .harness import Stage
+from .test_matrix import assert_same
+
+# steps; how long a write may take (jobs/slow_disk.py)
+STEPS, LONGEST_WRITE_S = 300, 0.12
+
+
+def test_members_save_together_or_not_at_all(stage: Stage, tmp_path: Path) -> None:
+    """Members that each skip while their own write runs would soon never save the same step: of 400 that are due 3 became whole."""
+    config = {"steps": STEPS, "computed": None, "plain": True}
+    story = stage.run(
+        trainers=3,
+        min_trainers=3,
+        entrypoint="slow_disk:train",
+        checkpoints=tmp_path,
+        checkpoint={"every_steps": 1, "every_s": None, "keep": 1000, "final": False},
+        config=config,
+    )
+    assert_same(story, stage.run(trainers=1, config=config))
+    steps = [int(str(event.data["step"])) for event in story.of(EventKind.CHECKPOINT)]
+    at = [row.circumstances.at for row in story.rows]
+    # as many as writes of the longest kind fit, one after the other, with a step for each to be seen to be over; half, for a busy machine
+    fit = (at[-1] - at[0]) / (LONGEST_WRITE_S + 2 * (at[-1] - at[0]) / STEPS)
+    assert len(steps) >= fit / 2, f"{len(steps)} are whole, and {fit:.0f} fit"
+    written = {path.parent.name for path in tmp_path.glob("step-*/*.safetensors")}
+    torn = written - {f"step-{step:09d}" for step in steps}
+    assert len(torn) <= 1, f"shares of snapshots that never became whole: {sorted(torn)}"
