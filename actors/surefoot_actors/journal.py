@@ -41,6 +41,12 @@ class Journal(Protocol):
     def num_started(self) -> int:
         """The number noted last; 0: none."""
 
+    def listen(self, host: str, port: int, secret: str) -> None:
+        """Note where trainers' helpers beat to, and the secret that they know."""
+
+    def listening(self) -> tuple[str, int, str] | None:
+        """Where the supervisor before this one listened."""
+
     def begin(self, url: str) -> None:
         """Note which checkpoint of another job the run has begun from. The first stands."""
 
@@ -121,6 +127,13 @@ class _Journal(ABC):
 
     def num_started(self) -> int:
         return self._get("started") or 0
+
+    def listen(self, host: str, port: int, secret: str) -> None:
+        self._put("pulse", [host, port, secret])
+
+    def listening(self) -> tuple[str, int, str] | None:
+        found = self._get("pulse")
+        return None if found is None else tuple(found)
 
     def begin(self, url: str) -> None:
         if self.begun() is None:

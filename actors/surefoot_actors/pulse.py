@@ -56,10 +56,19 @@ def _ignore(trainer: str, condition: Condition, detail: str) -> None:
 class PulseServer:
     """The socket that helpers beat to. `on_change` is called on its event loop, once for each change of condition."""
 
-    def __init__(self, attempt: str, host: str = "127.0.0.1", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        attempt: str,
+        host: str = "127.0.0.1",
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        port: int = 0,
+        secret: str | None = None,
+    ) -> None:
+        """`port` and `secret`: of the supervisor before this one, so that its helpers find their way by themselves."""
         self.on_change: Callable[[str, Condition, str], None] = _ignore
-        self.secret = secrets.token_hex(16)
-        self._attempt, self._host, self._clock = attempt, host, clock
+        self.secret = secret or secrets.token_hex(16)
+        self._attempt, self._host, self._clock, self._port = attempt, host, clock, port
         self._watch = Watch()
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -71,8 +80,11 @@ class PulseServer:
         self._injecting: dict[str, asyncio.Future[str]] = {}
 
     async def start(self) -> None:
-        """Listen on a free port of `host`."""
-        self._server = await asyncio.start_server(self._serve, self._host, 0, limit=4096)
+        """Listen on `host`: on the port that was given, if it is still free, or on a free one."""
+        try:
+            self._server = await asyncio.start_server(self._serve, self._host, self._port, limit=4096)
+        except OSError:
+            self._server = await asyncio.start_server(self._serve, self._host, 0, limit=4096)
         self._ticker = asyncio.create_task(self._tick(), name="pulse-tick")
 
     @property

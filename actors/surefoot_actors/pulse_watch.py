@@ -21,6 +21,10 @@ __all__ = [
 STOPPED_AFTER_S = 0.2
 SILENT_AFTER_S = 1.0
 TICK_S = 0.05
+# How long one that an earlier supervisor has started may take to be heard by this one.
+FIRST_BEAT_S = 5.0
+# When nobody at all was heard for so long it is we who were cut off.
+BLIND_AFTER_S = 0.5
 # Between two looks of ours so long apart we ourselves were not running: the rest is not the trainers' silence.
 STALL_AFTER_S = 0.2
 # What a helper says of its trainer's end, where it knows.
@@ -81,7 +85,7 @@ class Pulse:
 
     def ill_s(self, now: float) -> float:
         """For how long it has not been seen running."""
-        return now - (self.heard if self.stopped_since is None else self.stopped_since)
+        return max(0.0, now - (self.heard if self.stopped_since is None else self.stopped_since))
 
     def after(self, beat: Beat, now: float) -> Pulse:
         stopped = beat.state in "Tt"
@@ -103,6 +107,9 @@ class Change:
 class Watch:
     """Judges observations; knows no clock but the `now` it is given, which never goes back.
 
+    Silence is judged by comparison: of several trainers one is silent while another is heard. That nobody is heard says more of us,
+    and to suspect all would cost all but the first that is heard again.
+
     Every observation is also a look of our own: where two are further apart than our ticks explain, we stalled, and
     what the trainers did meanwhile is not known; so that time counts neither as silence nor as stopped.
     """
@@ -111,16 +118,20 @@ class Watch:
         self.pulses: dict[str, Pulse] = {}
         self._told: dict[str, Condition] = {}
         self._looked: float | None = None
+        # clock of the newest beat of anybody
+        self._newest: float | None = None
 
     def expect(self, trainer: str, now: float) -> None:
-        """From now on a trainer's silence counts, though it has never been heard."""
+        """A trainer's silence counts FIRST_BEAT_S from now, though it has never been heard."""
         self._look(now)
-        self.pulses.setdefault(trainer, Pulse(beat=Beat(state="?", cpu_ms=0), heard=now))
+        heard = now + FIRST_BEAT_S - SILENT_AFTER_S
+        self.pulses.setdefault(trainer, Pulse(beat=Beat(state="?", cpu_ms=0), heard=heard))
         self._told.setdefault(trainer, Condition.RUNNING)
 
     def beat(self, trainer: str, beat: Beat, now: float) -> list[Change]:
         """Take a beat. A trainer that is gone stays gone."""
         self._look(now)
+        self._hear(now)
         known = self.pulses.get(trainer)
         self.pulses[trainer] = (known or Pulse(beat=beat, heard=now)).after(beat, now)
         return self._changes(now)
@@ -145,10 +156,23 @@ class Watch:
         if missed > STALL_AFTER_S - TICK_S:
             self.pulses = {trainer: pulse.shifted(missed) for trainer, pulse in self.pulses.items()}
 
+    def _hear(self, now: float) -> None:
+        """Somebody is heard. If nobody was for a while, that was not the trainers' silence: they are given time anew."""
+        blind = 0.0 if self._newest is None else now - self._newest
+        self._newest = now
+        if blind > BLIND_AFTER_S and self._several:
+            self.pulses = {trainer: pulse.shifted(blind) for trainer, pulse in self.pulses.items()}
+
+    @property
+    def _several(self) -> bool:
+        return sum(not pulse.gone for pulse in self.pulses.values()) > 1
+
     def _changes(self, now: float) -> list[Change]:
+        # among several one is silent only while others are heard: when all are, they are no worse than we
+        heard_until = now if self._newest is None or not self._several else min(now, self._newest)
         changes = []
         for trainer, pulse in self.pulses.items():
-            condition = pulse.condition(now)
+            condition = pulse.condition(heard_until)
             if self._told.get(trainer) is not condition:
                 self._told[trainer] = condition
                 changes.append(Change(trainer=trainer, condition=condition, detail=detail(pulse, condition, now)))

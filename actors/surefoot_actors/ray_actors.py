@@ -154,17 +154,15 @@ class SupervisorActor:
     async def _live(self) -> None:
         from surefoot_actors.http_uplink import HttpUplink
         from surefoot_actors.journal import RayJournal
-        from surefoot_actors.pulse import PulseServer
         from surefoot_actors.ray_cluster import RayCluster
 
         orders = self._orders
         source = f"{orders.attempt}/supervisor-{secrets.token_hex(4)}"
         journal = RayJournal(orders.attempt)
         uplink = HttpUplink(orders.url, orders.attempt, orders.token, source, journal=journal)
-        pulse = PulseServer(orders.attempt, _node_address())
+        pulse = await _pulse_server(orders.attempt, journal)
         cluster = RayCluster(orders.attempt, pulse, package_uri=orders.package_uri, service=orders.service)
         await uplink.start()
-        await pulse.start()
         self._running.set()
         await self._supervise(uplink, pulse, journal, cluster)
         await uplink.flush(LAST_WORD_S)
@@ -209,6 +207,19 @@ class SupervisorActor:
             )
             uplink.event(EventKind.FAILED, reason=reason, traceback=traceback.format_exc())
             await cluster.close()
+
+
+async def _pulse_server(attempt: str, journal: Journal) -> PulseServer:
+    """Listen where the supervisor before this one did, if that is possible: helpers keep knocking there, however frozen their trainers."""
+    from surefoot_actors.pulse import PulseServer
+
+    here = _node_address()
+    before = await asyncio.to_thread(journal.listening)
+    host, port, secret = before or ("", 0, "")
+    pulse = PulseServer(attempt, here, port=port, secret=secret) if host == here else PulseServer(attempt, here)
+    await pulse.start()
+    await asyncio.to_thread(journal.listen, *pulse.address, pulse.secret)
+    return pulse
 
 
 def _die() -> None:

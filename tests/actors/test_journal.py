@@ -23,6 +23,9 @@ def check(first: Journal, again: Journal) -> None:
         first.start(number)
     first.expect(100)
     first.want(4)
+    assert again.listening() is None
+    first.listen("127.0.0.1", 70, "secret")
+    assert again.listening() == ("127.0.0.1", 70, "secret")
     assert again.begun() is None
     for url in ("/c/1", "/c/2"):
         first.begin(url)

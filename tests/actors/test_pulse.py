@@ -20,6 +20,7 @@ from surefoot.spec import JobSpec
 from surefoot_actors.cluster import FaultRefusedError, TrainerSetup
 from surefoot_actors.pulse import SILENT_AFTER_S, STALL_AFTER_S, STOPPED_AFTER_S, Beat, Condition, PulseServer, Watch
 from surefoot_actors.pulse_trainer import start_helper
+from surefoot_actors.pulse_watch import FIRST_BEAT_S
 
 from ..kernel import memory_limit
 from ..processes import helpers
@@ -66,6 +67,45 @@ def test_silent_is_told_when_no_beat_comes() -> None:
     [(when, condition)] = feed(watch, 4, state=None, start=1)
     assert condition is Condition.SILENT
     assert SILENT_AFTER_S < when - 0.9 <= SILENT_AFTER_S + 0.11
+
+
+def beats(watch: Watch, until: float, *, start: float, of: tuple[str, ...]) -> list[tuple[str, Condition]]:
+    """The same for several trainers, of which these beat."""
+    seen = []
+    for index in range(round((until - start) / 0.05)):
+        now = start + index * 0.05
+        changes = watch.tick(now)
+        for trainer in of if index % 2 == 0 else ():
+            changes += watch.beat(trainer, beat(), now)
+        seen += [(change.trainer, change.condition) for change in changes]
+    return seen
+
+
+ALL = ("t0", "t1", "t2")
+
+
+def test_of_several_one_is_silent_while_others_are_heard() -> None:
+    watch = Watch()
+    beats(watch, 1, start=0, of=ALL)
+    assert beats(watch, 4, start=1, of=ALL[1:]) == [("t0", Condition.SILENT)]
+
+
+def test_when_nobody_is_heard_it_is_we_who_are_cut_off() -> None:
+    """And when the first is heard again, the others' connections may need another second to come back."""
+    watch = Watch()
+    beats(watch, 1, start=0, of=ALL)
+    assert beats(watch, 4, start=1, of=()) == []
+    assert beats(watch, 4.6, start=4, of=("t0",)) == []
+    assert beats(watch, 6, start=4.6, of=("t0", "t1")) == [("t2", Condition.SILENT)]
+
+
+def test_one_that_was_started_by_another_supervisor_has_time_to_be_heard() -> None:
+    watch = Watch()
+    watch.expect("t0", 0.0)
+    watch.expect("t1", 0.0)
+    [*quiet] = beats(watch, FIRST_BEAT_S, start=0.05, of=("t1",))
+    assert quiet == []
+    assert beats(watch, FIRST_BEAT_S + 1, start=FIRST_BEAT_S, of=("t1",)) == [("t0", Condition.SILENT)]
 
 
 def test_the_servers_own_stall_is_nobodys_silence() -> None:
