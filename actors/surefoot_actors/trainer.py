@@ -328,6 +328,8 @@ class TrainerProcess:
     def capture(self) -> tuple[StateImage, Backpack, Merged | None]:
         """Return what a joiner needs. The training thread is parked meanwhile."""
         assert self._owner is not None
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # the training thread may have computed on a stream of its own
         with self._owner_lock:
             retained = self._retained
             pack = Backpack(

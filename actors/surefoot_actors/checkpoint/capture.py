@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
 import torch
 
 from surefoot.events import LedgerRow
@@ -17,6 +18,9 @@ from surefoot_actors.engine.image import skeleton_of
 from surefoot_actors.engine.survey import Survey
 
 __all__ = ["Captured", "HostMemory", "Ledger", "Place", "capture", "specs_of"]
+
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +79,19 @@ class HostMemory:
     def _sized(self, num_bytes: int, *, touched: bool) -> torch.Tensor:
         if not num_bytes <= self._flat.numel() <= 2 * num_bytes:
             self._flat = torch.empty(0, dtype=torch.uint8)  # the old one goes before the new one comes
-            self._flat = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=self._pinned)
+            self._flat = self._new(num_bytes)
             if touched:
                 self._flat.zero_()
         return self._flat[:num_bytes]
+
+    def _new(self, num_bytes: int) -> torch.Tensor:
+        if self._pinned:
+            try:
+                return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
+            except RuntimeError as error:  # too little memory for that: the device is well, and the copy only slower
+                log.warning("memory_not_pinned", num_bytes=num_bytes, error=str(error))
+                self._pinned = False
+        return torch.empty(num_bytes, dtype=torch.uint8)
 
 
 def specs_of(survey: Survey) -> list[TensorSpec]:
@@ -111,6 +124,10 @@ def capture(survey: Survey, place: Place, ledger: Ledger | None, memory: HostMem
 
 def _copy(into: Sequence[torch.Tensor], sources: Sequence[torch.Tensor]) -> None:
     devices = {source.device for source in sources if source.device.type == "cuda"}
+    for device in devices:
+        torch.cuda.synchronize(
+            device
+        )  # the training thread may compute on a stream of its own, and need not be this one
     for target, source in zip(into, sources, strict=True):
         target.copy_(source.detach(), non_blocking=bool(devices))
     for device in devices:

@@ -47,7 +47,7 @@ class Saver:
 
     def __init__(self, url: str, trainer: str, device: torch.device, tell: Callable[[Saved], None]) -> None:
         self._url, self._trainer, self._tell = url, trainer, tell
-        self._device, self._memory = device, HostMemory(device)
+        self._memory = HostMemory(device)
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -133,8 +133,8 @@ class Saver:
     def _save(self, parked: Parked) -> None:
         place = parked.place
         try:
-            # memory of its own: should training go on meanwhile, a snapshot takes the other
-            captured = capture(parked.survey(), place, parked.ledger, HostMemory(self._device))
+            # memory of its own: should training go on meanwhile, a snapshot takes the other. Not pinned, as nobody is held for it
+            captured = capture(parked.survey(), place, parked.ledger, HostMemory(torch.device("cpu")))
             saved = self._write(captured, parked.modules, 0.0, parked=True)
             # what was read while training went on is of no one step
             if not parked.still():
