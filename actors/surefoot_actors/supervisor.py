@@ -52,7 +52,7 @@ from surefoot_actors.protocol.membership import (
     Trusted,
     Withdraw,
 )
-from surefoot_actors.protocol.messages import Done, End, Leaving, Saved, ToTrainer
+from surefoot_actors.protocol.messages import Done, End, Leaving, NotRestored, Saved, ToTrainer
 from surefoot_actors.pulse import Condition, PulseServer
 from surefoot_actors.rows import RowKeeper
 from surefoot_actors.uplink import Uplink
@@ -222,6 +222,10 @@ class Supervisor:
             case Came(message=Saved() as saved):
                 self._keeper.saved(saved)
                 return
+            case Came(message=NotRestored(why="missing") as told) if await self._keeper.sees(told.url):
+                event = Lost(
+                    told.trainer, f"it does not see a checkpoint that is there; is its storage mounted? {told.reason}"
+                )
             case Came(message=Done() as done):
                 await asyncio.to_thread(self._journal.expect, done.steps)
                 self._rows.expect(done.steps)

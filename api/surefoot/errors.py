@@ -84,6 +84,10 @@ class DamagedError(CheckpointError):
     """A file of a checkpoint is missing or corrupt; trying again does not help, an older checkpoint may be whole."""
 
 
+class MissingError(DamagedError):
+    """A file of a checkpoint is not there: not any more, or not for who looked."""
+
+
 class RefusedError(CheckpointError, UserError):
     """A checkpoint that is not of this job: both values, and the mend."""
 

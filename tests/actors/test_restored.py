@@ -70,6 +70,23 @@ def test_its_own_checkpoints_go_before_and_are_no_beginning(
     assert story.ledger == undisturbed.ledger[START:]
 
 
+def test_who_does_not_see_a_checkpoint_that_is_there_is_replaced(
+    stage: Stage, other: tuple[Story, Path], tmp_path: Path
+) -> None:
+    """One node without the mount does not decide that everybody begins from an older checkpoint, or from step 0."""
+    place = shutil.copytree(other[1].parent, tmp_path / "job")
+    again = {"checkpoints": place, "trainers": 2, "min_trainers": 2, "stored_below": START, "config": CONFIG}
+    newest = place / f"step-{STEPS:09d}"
+    shutil.rmtree(newest)  # that of the end
+    story = stage.run(entrypoint="no_mount:train", **again)
+    assert (tmp_path / "job.blind").exists(), "nobody was blind"
+    [lost] = story.of(EventKind.TRAINER_LOST)
+    assert "is its storage mounted? /not-mounted/" in str(lost.data["reason"])
+    assert story.of(EventKind.CHECKPOINT_SKIPPED) == []
+    assert story.last(EventKind.RESTORED).data["step"] == START
+    assert story.ledger == other[0].ledger[START:]
+
+
 def lose(checkpoint: Path) -> str:
     victim = next(checkpoint.glob("*.safetensors"))
     victim.unlink()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from surefoot.errors import CheckpointError, DamagedError
 from surefoot.spec import JobSpec
 from surefoot_actors.checkpoint.manifest import Manifest, make_manifest
+from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.checkpoint.store import CheckpointStore, read_manifest
 from surefoot_actors.protocol.messages import Saved
 
@@ -99,6 +100,15 @@ class Catalogue:
             taken_at=manifest.head.taken_at,
             model=self._store.model_url(manifest),
         )
+
+    def is_there(self, url: str) -> bool:
+        """Whether all files of a checkpoint are there, as they are seen from here. What is in them is not looked at."""
+        try:
+            manifest = read_manifest(url)
+            sizes = Storage(url).sizes("")
+        except CheckpointError:
+            return False
+        return all(sizes.get(file.path) == file.bytes for file in manifest.files)
 
     def retain(self, committed: str) -> None:
         """Remove what need not be kept, now that `committed` is there."""

@@ -41,6 +41,8 @@ SHARES_S = 3600.0
 FINAL_SAVE_S = 900.0
 # How long the removal of old checkpoints may hold up an attempt's end.
 REMOVE_S = 10.0
+# How long a look at the storage may take that others wait for.
+LOOK_S = 10.0
 # Unfinished snapshots that are remembered: those of lost members never end.
 MOST_OPEN = 100
 
@@ -111,6 +113,13 @@ class CheckpointKeeper:
                 self._tell_failure(None, f"checkpoints could not be looked for, and are tried again: {error}")
             await asyncio.sleep(pause)
             pause = min(2 * pause, MOST_TRY_AGAIN_S)
+
+    async def sees(self, url: str) -> bool:
+        """Whether all files of a checkpoint are there, as seen from the supervisor's node."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                return await self._in_thread(lambda: self._catalogue.is_there(url))
+        return False
 
     def start(self) -> None:
         """Begin to ask for checkpoints."""

@@ -6,10 +6,11 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
+from typing import Literal
 
 import structlog
 
-from surefoot.errors import CheckpointError, ContractError, DamagedError, RefusedError, UnfitError
+from surefoot.errors import CheckpointError, ContractError, DamagedError, MissingError, RefusedError, UnfitError
 from surefoot_actors.checkpoint.read import Checkpoint
 from surefoot_actors.protocol.messages import NotRestored, Restored
 
@@ -80,7 +81,8 @@ class Restorer:
         except UnfitError as error:
             return NotRestored(trainer=self._trainer, url=url, why="unfit", reason=str(error))
         except DamagedError as error:
-            return NotRestored(trainer=self._trainer, url=url, why="damaged", reason=str(error))
+            why: Literal["missing", "damaged"] = "missing" if isinstance(error, MissingError) else "damaged"
+            return NotRestored(trainer=self._trainer, url=url, why=why, reason=str(error))
         manifest = checkpoint.manifest
         self._restored = Restored(trainer=self._trainer, url=url, round=manifest.round, step=manifest.step)
         return self._restored

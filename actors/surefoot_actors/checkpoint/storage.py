@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
-from surefoot.errors import CheckpointError, DamagedError
+from surefoot.errors import CheckpointError, DamagedError, MissingError
 from surefoot_actors.checkpoint.manifest import FileEntry
 
 __all__ = ["CHUNK_BYTES", "Storage"]
@@ -168,7 +168,7 @@ class Storage:
             raise
         except FileNotFoundError as error:
             if verb == "read":
-                raise DamagedError(f"{self.name(path)} is missing") from error
+                raise MissingError(f"{self.name(path)} is missing") from error
             raise CheckpointError(f"could not {verb} {self.name(path)}: {error}") from error
         except Exception as error:  # the edge to the storage: each backend has errors of its own
             lost = verb == "read" and self._local and isinstance(error, OSError) and error.errno in _LOST

@@ -131,7 +131,7 @@ def not_restored(state: MembershipState, message: NotRestored) -> Outcome:
             return fail(state, message.trainer, message.reason)
         case "unfit":
             return _refuse(state, message.reason)
-        case "damaged":
+        case "damaged" | "missing":
             skipped = Emit(EventKind.CHECKPOINT_SKIPPED, {"url": message.url, "reason": message.reason})
             rest = tuple(u for u in state.checkpoints if u != message.url)
             why = "no checkpoint is whole: from step 0"

@@ -251,13 +251,14 @@ class Restored:
 class NotRestored:
     """The checkpoint was not restored; the tracked state is untouched.
 
-    "damaged": a file is missing or corrupt; an older checkpoint may be whole. "refused": it is of another model, seed or number of
+    "damaged": a file is corrupt; an older checkpoint may be whole. "missing": a file is not there, at least not for this trainer: the
+    supervisor looks for itself before it believes it. "refused": it is of another model, seed or number of
     sub-tasks; that is the user's to mend. "unfit": this trainer has another fingerprint than the run.
     """
 
     trainer: str
     url: str
-    why: Literal["damaged", "refused", "unfit"]
+    why: Literal["damaged", "missing", "refused", "unfit"]
     reason: str
 
 
