@@ -29,7 +29,7 @@ from torch import nn
 
 from surefoot.contract import Run
 from surefoot.events import LedgerRow
-from surefoot_actors.checkpoint.capture import Ledger, Place
+from surefoot_actors.checkpoint.capture import Facts, Place
 from surefoot_actors.checkpoint.saver import Saver
 from surefoot_actors.engine.fingerprint import make_deterministic
 from surefoot_actors.engine.local import LocalCoordinator
@@ -67,7 +67,8 @@ class Writers:
             return lambda: None
         if side == SUREFOOT:
             place = Place(generation=1, round=step, step=step, share=0, of=1)
-            self._saver.snapshot(owner.survey, place, Ledger(last=None, rows=()))
+            facts = Facts(fingerprint=(), num_steps=0, last=None, rows=())
+            self._saver.snapshot(owner.survey, place, facts)
             return self._end_surefoot
         state = {name: thing.state_dict() for name, thing in self._objects.items()}
         kept = {"async_stager": self._stager} if side == KEPT else {}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from surefoot.contract import Run
-from surefoot_actors.checkpoint.capture import HostMemory, Ledger, Place, capture
+from surefoot_actors.checkpoint.capture import Facts, HostMemory, Place, capture
 from surefoot_actors.checkpoint.manifest import Point, make_manifest
 from surefoot_actors.checkpoint.store import CheckpointStore
 from surefoot_actors.checkpoint.write import write_share
@@ -77,10 +77,11 @@ def save(store: CheckpointStore, owner: Tracked, of: int = 1, step: int = 3, **i
     entries = []
     for share in range(of):
         place = Place(generation=2, round=step, step=step, share=share, of=of)
-        ledger = Ledger(last=Point(step=step - 1, digest=DIGEST, values={"loss": float("nan")}), rows=())
-        captured = capture(owner.survey(), place, ledger, HostMemory(CPU))
+        last = Point(step=step - 1, digest=DIGEST, values={"loss": float("nan")})
+        facts = Facts(fingerprint=FINGERPRINT, num_steps=50, last=last, rows=())
+        captured = capture(owner.survey(), place, facts, HostMemory(CPU))
         entries.append(write_share(store.storage, f"t{share}", captured, {}).model_dump_json())
-    return store.commit(make_manifest({**IDENTITY, **identity}, entries, FINGERPRINT, 50))
+    return store.commit(make_manifest({**IDENTITY, **identity}, entries))
 
 
 def train(num_steps: int, seen: Callable[[nn.Module], None] | None = None) -> Callable[[Run], None]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from surefoot.errors import ContractError, DamagedError, RefusedError, UnfitError
 from surefoot.events import Circumstances, LedgerRow, Result
-from surefoot_actors.checkpoint.capture import HostMemory, Ledger, Place, capture
+from surefoot_actors.checkpoint.capture import Facts, HostMemory, Place, capture
 from surefoot_actors.checkpoint.manifest import make_manifest
 from surefoot_actors.checkpoint.read import Checkpoint, read_checkpoint
 from surefoot_actors.checkpoint.restorer import Restorer
@@ -49,14 +49,14 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
             capture(
                 owner.survey(),
                 Place(generation=1, round=3, step=3, share=share, of=2),
-                Ledger(last=None, rows=(row, row)),
+                Facts(fingerprint=FINGERPRINT, num_steps=50, last=None, rows=(row, row)),
                 HostMemory(CPU),
             ),
             {},
         ).model_dump_json()
         for share in range(2)
     ]
-    url = store.commit(make_manifest(IDENTITY, entries, FINGERPRINT, 9))
+    url = store.commit(make_manifest(IDENTITY, entries))
     files = {path: path.read_bytes() for path in sorted(Path(url).iterdir())}
     assert [path.suffix for path in files].count(".safetensors") == 2
     assert len(files) == 5

@@ -94,7 +94,7 @@ def test_shares_that_are_not_of_one_state_make_no_checkpoint(tmp_path: Path) -> 
     other = [s.model_dump_json() for s in read_manifest(save(store, owner, of=2, step=4)).shares]
     for entries in ([], two[:1], [two[0], two[0]], [two[0], other[1]], two):  # the last: without share 0's head
         with pytest.raises(CheckpointError):
-            make_manifest(IDENTITY, entries, FINGERPRINT, 50)
+            make_manifest(IDENTITY, entries)
 
 
 def test_the_exported_model_loads_to_the_same_bits(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from surefoot.errors import CheckpointError
-from surefoot_actors.checkpoint.capture import Ledger, Place
+from surefoot_actors.checkpoint.capture import Facts, Place
 from surefoot_actors.checkpoint.manifest import ShareEntry
 from surefoot_actors.checkpoint.read import read_checkpoint
 from surefoot_actors.checkpoint.saver import Parked, Saver
@@ -23,7 +23,7 @@ from ..disk import small_disk
 from ..s3 import BUCKET, Wire, s3_wire
 from .kit import CPU, FINGERPRINT, IDENTITY, save, tracked
 
-EMPTY = Ledger(last=None, rows=())
+EMPTY = Facts(fingerprint=FINGERPRINT, num_steps=50, last=None, rows=())
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_a_snapshot_is_of_its_step_however_late_it_is_written(tmp_path: Path, mo
     assert not saver.busy
     from surefoot_actors.checkpoint.manifest import make_manifest
 
-    url = CheckpointStore(str(tmp_path)).commit(make_manifest(IDENTITY, [saved.entry], FINGERPRINT, 9))
+    url = CheckpointStore(str(tmp_path)).commit(make_manifest(IDENTITY, [saved.entry]))
     other = tracked(2)
     other.restore(read_checkpoint(url, IDENTITY, FINGERPRINT).image)
     assert other.digest() == expected
@@ -216,7 +216,7 @@ def test_parked_state_is_saved_share_by_share_and_exported(tmp_path: Path) -> No
     for share in (1, 0):
         modules = owner.models() if share == 0 else {}
         saver.save(
-            Parked(place=place(9, share, 2), survey=owner.survey, ledger=EMPTY, modules=modules, still=lambda: True)
+            Parked(place=place(9, share, 2), survey=owner.survey, facts=EMPTY, modules=modules, still=lambda: True)
         )
     saved = told.wait(2)
     assert [s.parked for s in saved] == [True, True]
@@ -227,7 +227,7 @@ def test_parked_state_is_saved_share_by_share_and_exported(tmp_path: Path) -> No
 def test_state_that_did_not_stand_still_is_not_saved(tmp_path: Path) -> None:
     owner, told = tracked(1), Told()
     Saver(str(tmp_path), "t0", CPU, told).save(
-        Parked(place=place(9), survey=owner.survey, ledger=EMPTY, still=lambda: False)
+        Parked(place=place(9), survey=owner.survey, facts=EMPTY, still=lambda: False)
     )
     (saved,) = told.wait(1)
     assert "training went on" in saved.error

@@ -17,7 +17,7 @@ from surefoot_actors.checkpoint.tensor_file import TensorFile, lay_out
 from surefoot_actors.engine.image import skeleton_of
 from surefoot_actors.engine.survey import Survey
 
-__all__ = ["Captured", "HostMemory", "Ledger", "Place", "capture", "specs_of"]
+__all__ = ["Captured", "Facts", "HostMemory", "Place", "capture", "specs_of"]
 
 
 log = structlog.get_logger()
@@ -36,9 +36,13 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ledger:
-    """Where the ledger is: its last row, and those that nobody has acknowledged."""
+class Facts:
+    """What share 0 tells of the whole run: where it can go on, and where its ledger is."""
 
+    # what must be equal on every trainer, as sorted (name, value) pairs
+    fingerprint: tuple[tuple[str, str], ...]
+    num_steps: int
+    # the ledger's last row, and those that nobody has acknowledged
     last: Point | None
     rows: tuple[LedgerRow, ...]
 
@@ -53,7 +57,7 @@ class Captured:
     num_tensors: int
     # of share 0; None for the others
     skeleton: bytes | None
-    ledger: Ledger | None
+    facts: Facts | None
     # unix time
     taken_at: float
 
@@ -100,7 +104,7 @@ def specs_of(survey: Survey) -> list[TensorSpec]:
 
 
 @torch.no_grad()
-def capture(survey: Survey, place: Place, ledger: Ledger | None, memory: HostMemory) -> Captured:
+def capture(survey: Survey, place: Place, facts: Facts, memory: HostMemory) -> Captured:
     """Copy a share of the state as it is now into `memory`. Reads nothing of the state once it has returned."""
     specs = specs_of(survey)
     parts, names = parts_of(specs, place.share, place.of), keys(specs)
@@ -117,7 +121,7 @@ def capture(survey: Survey, place: Place, ledger: Ledger | None, memory: HostMem
         file=TensorFile(slots, flat),
         num_tensors=len(specs),
         skeleton=skeleton_of(survey) if place.share == 0 else None,
-        ledger=ledger if place.share == 0 else None,
+        facts=facts if place.share == 0 else None,
         taken_at=time.time(),
     )
 

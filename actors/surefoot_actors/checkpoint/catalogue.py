@@ -78,17 +78,11 @@ class Catalogue:
             raise DamagedError(f"there is no checkpoint at {self.beginning}, which the job is to begin from")
         return given
 
-    def commit(
-        self,
-        shares: Sequence[Saved],
-        fingerprint: Sequence[tuple[str, str]],
-        num_steps: int | None,
-        reason: str,
-    ) -> Made:
+    def commit(self, shares: Sequence[Saved], reason: str) -> Made:
         """Make these shares a checkpoint, unless another supervisor has taken over."""
         assert self._store is not None
         entries = [saved.entry for saved in shares]
-        manifest = make_manifest(self._identity, entries, fingerprint, num_steps, reason)
+        manifest = make_manifest(self._identity, entries, reason)
         with self._lock:  # one at a time, in the order of its steps as far as can be
             self._check_may_write()
             url = self._store.commit(manifest)

@@ -228,12 +228,8 @@ class CheckpointKeeper:
 
     async def _commit(self, shares: tuple[Saved, ...], reason: str) -> bool:
         """Make the checkpoint durable; tell of it, or why not."""
-        state = self._state
-        assert state is not None
         try:
-            made = await self._in_thread(
-                lambda: self._catalogue.commit(shares, state.fingerprint or (), state.num_steps, reason)
-            )
+            made = await self._in_thread(lambda: self._catalogue.commit(shares, reason))
         except Exception as error:  # noqa: BLE001  the edge to the storage: whatever it is, training and saving go on
             self._tell_failure(shares[0].step, str(error) if isinstance(error, CheckpointError) else repr(error))
             return False

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 from surefoot.events import LedgerRow
-from surefoot_actors.checkpoint.capture import Ledger, Place
+from surefoot_actors.checkpoint.capture import Facts, Place
 from surefoot_actors.checkpoint.manifest import Point
 from surefoot_actors.checkpoint.read import Checkpoint, read_checkpoint
 from surefoot_actors.checkpoint.restorer import Restorer
@@ -49,6 +49,7 @@ class Keeping:
         self._spec, self._policy, self._mailbox, self._host = setup.spec, setup.spec.checkpoint, mailbox, host
         self._saver = Saver(setup.checkpoints, setup.trainer, device, mailbox.tell) if setup.checkpoints else None
         identity = setup.spec.identity()
+        self._fingerprint = fingerprint
         self._restorer = Restorer(
             setup.trainer, lambda url: read_checkpoint(url, identity, fingerprint()), host.adopt, mailbox.tell
         )
@@ -121,7 +122,7 @@ class Keeping:
     def snapshot(self, place: Place) -> None:
         """Copy the share, and have it written."""
         assert self._saver is not None
-        self._saver.snapshot(self._host.owner.survey, place, self._ledger())
+        self._saver.snapshot(self._host.owner.survey, place, self._facts())
 
     def _save(self, share: int, of: int) -> None:
         """Save the parked state; where nothing is parked any more, say so."""
@@ -140,11 +141,16 @@ class Keeping:
             Parked(
                 place=place,
                 survey=self._host.owner.survey,
-                ledger=self._ledger(),
+                facts=self._facts(),
                 modules=self._host.owner.models() if ended else {},
                 still=still,
             )
         )
 
-    def _ledger(self) -> Ledger:
-        return Ledger(last=self.last, rows=self._mailbox.kept())
+    def _facts(self) -> Facts:
+        return Facts(
+            fingerprint=self._fingerprint(),
+            num_steps=self._host.num_steps,
+            last=self.last,
+            rows=self._mailbox.kept(),
+        )

@@ -9,7 +9,7 @@ import torch
 
 from surefoot.errors import ContractError, DamagedError, RefusedError
 from surefoot.events import LedgerRow
-from surefoot_actors.checkpoint.capture import HostMemory, Ledger, Place, capture
+from surefoot_actors.checkpoint.capture import Facts, HostMemory, Place, capture
 from surefoot_actors.checkpoint.manifest import Point, make_manifest
 from surefoot_actors.checkpoint.read import Checkpoint, read_checkpoint
 from surefoot_actors.checkpoint.store import CheckpointStore
@@ -77,9 +77,8 @@ class LocalCheckpoints:
         place = Place(generation=1, round=position.round, step=position.step, share=0, of=1)
         result = rows[-1].result if rows else None
         last = Point(step=result.step, digest=result.digest, values=result.values) if result else None
-        captured = capture(owner.survey(), place, Ledger(last=last, rows=tuple(rows)), self._memory)
+        facts = Facts(fingerprint=self._fingerprint(), num_steps=self._num_steps, last=last, rows=tuple(rows))
+        captured = capture(owner.survey(), place, facts, self._memory)
         entry = write_share(self._store.storage, "local", captured, owner.models() if ended else {})
-        manifest = make_manifest(
-            self._identity, [entry.model_dump_json()], self._fingerprint(), self._num_steps, "run_local"
-        )
+        manifest = make_manifest(self._identity, [entry.model_dump_json()], "run_local")
         self._store.commit(manifest)

@@ -91,6 +91,9 @@ class Head(_Value):
     objects: FileEntry
     # ledger rows that the control plane has not acknowledged, a line of JSON each
     rows: FileEntry
+    # what must be equal on every trainer, as sorted (name, value) pairs; how long the run is
+    fingerprint: tuple[tuple[str, str], ...]
+    num_steps: int
     num_tensors: int
     # None before the first step
     last: Point | None = None
@@ -125,9 +128,6 @@ class Manifest(_Value):
     step: int
     round: int
     generation: int
-    # what must be equal on every trainer, as sorted (name, value) pairs
-    fingerprint: tuple[tuple[str, str], ...]
-    num_steps: int | None
     # why it was made, for people
     reason: str = ""
     head: Head
@@ -149,13 +149,7 @@ class Manifest(_Value):
         return (self.head.objects, self.head.rows, *(share.file for share in self.shares))
 
 
-def make_manifest(
-    identity: Mapping[str, Any],
-    entries: Sequence[str],
-    fingerprint: Sequence[tuple[str, str]],
-    num_steps: int | None,
-    reason: str = "",
-) -> Manifest:
+def make_manifest(identity: Mapping[str, Any], entries: Sequence[str], reason: str = "") -> Manifest:
     """Make the manifest of these shares (`Saved.entry` of each). Raises CheckpointError unless they are one whole state."""
     shares = sorted((ShareEntry.model_validate_json(entry) for entry in entries), key=lambda share: share.share)
     _check_whole(shares)
@@ -166,8 +160,6 @@ def make_manifest(
         step=first.step,
         round=first.round,
         generation=first.generation,
-        fingerprint=tuple(fingerprint),
-        num_steps=num_steps,
         reason=reason,
         head=first.head,
         shares=tuple(share.model_copy(update={"head": None}) for share in shares),
@@ -254,7 +246,7 @@ def check_fits(
                 f"the checkpoint {name} was made with {field} {saved[field]}, this job has {field} {identity[field]}: it would "
                 f"not go on with the same bits; submit the job with {mend}, or without `restore`, to begin from step 0"
             )
-    made, here = dict(manifest.fingerprint), dict(fingerprint)
+    made, here = dict(manifest.head.fingerprint), dict(fingerprint)
     if made != here:
         differ = [
             f"{key}: {made.get(key)} then, {here.get(key)} here"

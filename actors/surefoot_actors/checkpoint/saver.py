@@ -14,7 +14,7 @@ from torch import nn
 
 from surefoot.errors import CheckpointError
 from surefoot_actors import faults
-from surefoot_actors.checkpoint.capture import Captured, HostMemory, Ledger, Place, capture, specs_of
+from surefoot_actors.checkpoint.capture import Captured, Facts, HostMemory, Place, capture, specs_of
 from surefoot_actors.checkpoint.shares import parts_of
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.checkpoint.write import write_share
@@ -35,7 +35,7 @@ class Parked:
 
     place: Place
     survey: Callable[[], Survey]
-    ledger: Ledger
+    facts: Facts
     # to be exported too; none before the end of training
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     # whether it has stood still until now
@@ -60,13 +60,13 @@ class Saver:
 
     # ---- on the training thread
 
-    def snapshot(self, survey: Callable[[], Survey], place: Place, ledger: Ledger) -> None:
+    def snapshot(self, survey: Callable[[], Survey], place: Place, facts: Facts) -> None:
         """Copy this trainer's share, and have it written. Not while it is `busy`: the memory is in use."""
         assert self._writing is None, f"asked to save step {place.step} while that of {self._writing} is being written"
         began = time.monotonic()
         faults.point("snapshot", place.step - 1)
         try:
-            captured = capture(survey(), place, ledger, self._memory)
+            captured = capture(survey(), place, facts, self._memory)
         except torch.AcceleratorError:
             raise  # the device's fault is this trainer's loss
         except Exception as error:  # noqa: BLE001  the edge: a state that cannot be copied is told, and training goes on
@@ -134,7 +134,7 @@ class Saver:
         place = parked.place
         try:
             # memory of its own: should training go on meanwhile, a snapshot takes the other. Not pinned, as nobody is held for it
-            captured = capture(parked.survey(), place, parked.ledger, HostMemory(torch.device("cpu")))
+            captured = capture(parked.survey(), place, parked.facts, HostMemory(torch.device("cpu")))
             saved = self._write(captured, parked.modules, 0.0, parked=True)
             # what was read while training went on is of no one step
             if not parked.still():

@@ -59,12 +59,14 @@ def write_share(storage: Storage, trainer: str, captured: Captured, modules: Map
 
 def _write_head(write: _Write, storage: Storage, captured: Captured, modules: Mapping[str, nn.Module]) -> Head:
     assert captured.skeleton is not None
-    assert captured.ledger is not None
+    assert captured.facts is not None
     return Head(
         objects=write("pickle", [captured.skeleton]),
-        rows=write("jsonl", [f"{row.model_dump_json()}\n".encode() for row in captured.ledger.rows]),
+        rows=write("jsonl", [f"{row.model_dump_json()}\n".encode() for row in captured.facts.rows]),
+        fingerprint=captured.facts.fingerprint,
+        num_steps=captured.facts.num_steps,
         num_tensors=captured.num_tensors,
-        last=captured.ledger.last,
+        last=captured.facts.last,
         taken_at=captured.taken_at,
         model=export_modules(storage, modules),
     )
