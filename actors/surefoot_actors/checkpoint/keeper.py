@@ -80,8 +80,8 @@ class CheckpointKeeper:
         self._state: MembershipState | None = None
         # that training would go on with, after the newest checkpoint of this attempt; None: there is none
         self.newest_step: int | None = None
-        # why one is wanted beside those that are due by their step, and since when (unix time); empty: none is
-        self._wanted, self._wanted_at = "", 0.0
+        # why one is wanted beside those that are due by their step (empty: none is), since when, and of when it must be (unix time)
+        self._wanted, self._wanted_since, self._wanted_at = "", 0.0, 0.0
         # another one is wanted, or one was made; whether it is known which there were
         self._news, self._searched = asyncio.Event(), asyncio.Event()
         # of its own: storage that hangs must not keep the journal waiting for a thread
@@ -139,7 +139,8 @@ class CheckpointKeeper:
         if not self._catalogue.there:
             self._tell_failure(None, "this job has no place for checkpoints: set `checkpoint.url`")
             return
-        self._wanted, self._wanted_at = reason, time.time()
+        self._wanted_since = self._wanted_at = time.time()
+        self._wanted = reason
         self._news.set()
 
     def begin_from(self, url: str) -> None:
@@ -189,7 +190,8 @@ class CheckpointKeeper:
                 pause = ASK_AGAIN_S
             except TimeoutError:
                 if not self._wanted:
-                    self._wanted, self._wanted_at = f"every {self._policy.every_s:g} s", time.time()
+                    self._wanted_since, self._wanted_at = time.time(), 0.0
+                    self._wanted = f"every {self._policy.every_s:g} s"
                 elif asked:
                     pause = min(2 * pause, MOST_ASK_AGAIN_S)
                     self._tell_if_slow()
@@ -204,7 +206,7 @@ class CheckpointKeeper:
         return True
 
     def _tell_if_slow(self) -> None:
-        seconds = time.time() - self._wanted_at
+        seconds = time.time() - self._wanted_since
         if seconds > SLOW_S:
             self._tell_failure(None, f"none has come for {seconds:.0f} s since it was wanted ({self._wanted})")
 
@@ -220,11 +222,15 @@ class CheckpointKeeper:
 
     async def _commit_running(self, shares: tuple[Saved, ...]) -> None:
         # who asked wants the state as it was then, or later: a snapshot that was under way is another one
-        wanted = self._wanted if min(s.taken_at for s in shares) >= self._wanted_at else ""
-        if await self._commit(shares, wanted or f"every {self._policy.every_steps} steps"):
-            if wanted == self._wanted:
+        wanted_at = self._wanted_at
+        answers = min(share.taken_at for share in shares) >= wanted_at
+        by_step = f"every {self._policy.every_steps} steps" if self._policy.every_steps else "under way already"
+        reason = (self._wanted if answers else "") or by_step
+        if await self._commit(shares, reason):
+            if answers and wanted_at == self._wanted_at:
                 self._wanted = ""
-            self._news.set()
+            if not self._wanted:
+                self._news.set()
 
     async def _commit(self, shares: tuple[Saved, ...], reason: str) -> bool:
         """Make the checkpoint durable; tell of it, or why not."""
