@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,10 @@ class Network:
 @contextmanager
 def network() -> Iterator[Network]:
     """Make a network namespace that reaches this machine by a wire."""
-    name = f"sf{os.getpid() % 100_000}"
-    here, there = "10.213.77.1", "10.213.77.2"
+    name = f"sf{os.getpid()}"
+    # of the 16384 blocks of four addresses in 10.213.0.0/16 the one of this process
+    here = IPv4Address("10.213.0.0") + 4 * (os.getpid() % 2**14) + 1
+    there = here + 1
     try:
         do("ip", "netns", "add", name)
     except OSError as error:
@@ -91,6 +94,6 @@ def network() -> Iterator[Network]:
             ["route", "add", "default", "via", here],
         ):
             do("ip", "-n", name, *words)
-        yield Network(name, there)
+        yield Network(name, str(there))
     finally:
         do("ip", "netns", "delete", name)  # and the wire with it

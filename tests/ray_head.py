@@ -13,11 +13,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from .processes import helpers
 
 START_S = 60.0
 STOP_S = 30.0
@@ -31,7 +33,9 @@ class Node:
     process: subprocess.Popen[bytes]
 
     def family(self) -> list[psutil.Process]:
-        """`ray start` and all below it: raylet, agents, workers; on the head the control store too."""
+        """`ray start` and all below it: raylet, agents, workers; on the head the control store too. Nothing once it was killed."""
+        if self.process.returncode is not None:
+            return []
         parent = psutil.Process(self.process.pid)
         return [parent, *parent.children(recursive=True)]
 
@@ -42,13 +46,38 @@ class Node:
 
     def kill(self) -> None:
         """SIGKILL all of it, as a machine does that loses its power."""
-        family = self.family()
-        for process in family:
-            process.suspend()  # nobody is to notice another's end and say a last word
-        for process in family:
-            process.kill()
+        stopped = self._stop()  # nobody is to notice another's end and say a last word
+        for process in reversed(stopped):  # the kernel lets go on whoever is left behind by the group of its parent
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self.process.wait()
-        psutil.wait_procs(family, STOP_S)
+        psutil.wait_procs(stopped, STOP_S)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have all of it stand still for the duration, as a machine does that hangs. No connection is reset."""
+        stopped = self._stop()
+        try:
+            yield
+        finally:
+            for process in reversed(stopped):
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    def _stop(self) -> list[psutil.Process]:
+        """SIGSTOP all of it. Returns what was stopped, in this order."""
+        stopped: list[psutil.Process] = []
+        while new := [process for process in self._all() if process not in stopped]:  # started meanwhile
+            for process in new:
+                with suppress(psutil.NoSuchProcess):
+                    process.suspend()
+            stopped += new
+        return stopped
+
+    def _all(self) -> list[psutil.Process]:
+        """The family, and before it the helpers of its trainers: no children of anybody's, they would tell that those stand still."""
+        family = self.family()
+        return [*(helper for process in family for helper in helpers(process.pid)), *family]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,12 +27,14 @@ class Played:
     def __init__(self) -> None:
         self.committed: list[int] = []
         self.retained: list[str] = []
+        self.reasons: list[str] = []
 
     def find(self) -> tuple[str, ...]:
         raise DamagedError("there is no checkpoint where the job is to begin")
 
-    def commit(self, shares: Sequence[Saved], *_: object) -> Made:
+    def commit(self, shares: Sequence[Saved], reason: str) -> Made:
         self.committed.append(shares[0].step)
+        self.reasons.append(reason)
         return Made(url=f"/c/{shares[0].step}", step=shares[0].step, bytes=1, taken_at=0.0, model="")
 
     def retain(self, committed: str) -> None:
@@ -51,13 +54,23 @@ def made(monkeypatch: pytest.MonkeyPatch) -> tuple[CheckpointKeeper, Played, lis
     return keeper, played, told
 
 
-def share(step: int, of_two: int, generation: int = 1) -> Saved:
-    return Saved(trainer=f"t{of_two}", generation=generation, round=step, step=step, share=of_two, of=2, entry="{}")
+def share(step: int, of_two: int, generation: int = 1, taken_at: float = 0.0) -> Saved:
+    return Saved(
+        trainer=f"t{of_two}",
+        generation=generation,
+        round=step,
+        step=step,
+        share=of_two,
+        of=2,
+        entry="{}",
+        taken_at=taken_at,
+    )
 
 
 async def settled(keeper: CheckpointKeeper) -> None:
-    while keeper._tasks:
-        await asyncio.wait(set(keeper._tasks))
+    async with asyncio.timeout(60):
+        while keeper._tasks:
+            await asyncio.wait(set(keeper._tasks))
 
 
 async def test_a_slow_member_completes_the_oldest_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +108,38 @@ async def test_what_is_kept_is_decided_also_where_there_was_nothing_to_begin_wit
         await keeper.find()
     for of_two in (0, 1):
         keeper.saved(share(5, of_two))
-    async with asyncio.timeout(60):
-        await settled(keeper)
+    await settled(keeper)
     assert played.retained == ["/c/5"]
+    await keeper.close()
+
+
+async def test_a_snapshot_that_was_under_way_answers_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks and then stops a machine would lose the steps in between."""
+    keeper, played, _ = made(monkeypatch)
+    keeper._searched.set()
+    before = time.time() - 1.0
+    keeper.want("asked for")
+    for of_two in (0, 1):
+        keeper.saved(share(5, of_two, taken_at=before))
+    await settled(keeper)
+    later = time.time()
+    for step in (6, 7):
+        for of_two in (0, 1):
+            keeper.saved(share(step, of_two, taken_at=later))
+        await settled(keeper)
+    assert played.committed == [5, 6, 7]
+    assert played.reasons == ["under way already", "asked for", "under way already"]
+    await keeper.close()
+
+
+async def test_a_share_that_comes_after_a_change_of_generation_completes_its_snapshot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keeper, played, _ = made(monkeypatch)
+    keeper._searched.set()
+    keeper.saved(share(5, 0, generation=1))
+    keeper.saved(share(7, 0, generation=2))
+    keeper.saved(share(5, 1, generation=1))
+    await settled(keeper)
+    assert played.committed == [5]
     await keeper.close()

@@ -13,7 +13,7 @@ import pytest
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
-from surefoot_service.bells import RECONCILER
+from surefoot_service.bells import RECONCILER, Listener
 from surefoot_service.context import Service
 from surefoot_service.launch import Launch
 from surefoot_service.oversight import Patience
@@ -21,7 +21,7 @@ from surefoot_service.ray_jobs import RayJobs
 from surefoot_service.reconciler import Reconciler
 
 from .fake_ray import TOKEN, FakeRay
-from .helpers import Attempt, make_event, make_row, until
+from .helpers import LIMIT_S, Attempt, make_event, make_row, until
 
 
 @asynccontextmanager
@@ -76,9 +76,10 @@ async def test_a_job_from_the_queue_to_its_end(
 
 
 async def until_forgotten(service: Service, fake: FakeRay) -> None:
-    with service.bells.listen(RECONCILER) as bell:
-        while fake.submissions:
-            await bell.wait(0.1)
+    async with asyncio.timeout(LIMIT_S):
+        with service.bells.listen(RECONCILER) as bell:
+            while fake.submissions:
+                await bell.wait(0.1)
 
 
 @pytest.mark.usefixtures("reconciler")
@@ -210,11 +211,19 @@ async def test_a_restart_between_submission_and_note_submits_nothing_twice(
         assert list(fake.submissions) == [f"surefoot-{job}-1"]
 
 
-async def test_the_loop_rests_when_there_is_nothing_to_do(service: Service, fake: FakeRay) -> None:
-    async with running(service, fake):
-        async with asyncio.timeout(30):
-            while RECONCILER not in service.bells.topics:  # noqa: ASYNC110 - the loop is a task of this very one
-                await asyncio.sleep(0)
+async def test_the_loop_rests_when_there_is_nothing_to_do(
+    service: Service, fake: FakeRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: asyncio.Queue[float | None] = asyncio.Queue()
+    wait = Listener.wait
+
+    async def noted(bell: Listener, timeout_s: float | None) -> bool:
+        rests.put_nowait(timeout_s)
+        return await wait(bell, timeout_s)
+
+    monkeypatch.setattr(Listener, "wait", noted)
+    async with running(service, fake), asyncio.timeout(LIMIT_S):
+        assert await rests.get() is None  # until it is woken
         service.bells.ring(RECONCILER)
-        await asyncio.sleep(0.05)
+        assert await rests.get() is None  # again, having looked
         assert service.cluster.reachable is None  # it was not even asked

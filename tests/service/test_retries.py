@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from surefoot_service.retries import Loss, after_loss
 from surefoot_service.store import reconcile
 
 from .fake_ray import FakeRay
-from .helpers import Attempt, make_event, make_row, until
+from .helpers import LIMIT_S, Attempt, make_event, make_row, until
 from .test_reconciler import launched, running, state
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
@@ -200,9 +201,10 @@ async def launched_while_down(fake: FakeRay, anonymous: httpx.AsyncClient, servi
 
 
 async def until_unreachable(service: Service) -> None:
-    with service.bells.listen(RECONCILER) as bell:
-        while service.cluster.reachable is not False:
-            await bell.wait(0.05)
+    async with asyncio.timeout(LIMIT_S):
+        with service.bells.listen(RECONCILER) as bell:
+            while service.cluster.reachable is not False:
+                await bell.wait(0.05)
 
 
 async def view(service: Service, job: str) -> JobView:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -19,9 +21,10 @@ from surefoot_service.bells import RECONCILER
 from surefoot_service.context import Service
 from surefoot_service.settings import Settings
 from surefoot_service.store import database as store
+from surefoot_service.store import reconcile
 
 from .fake_ray import FakeRay
-from .helpers import Attempt, make_event, make_row, until
+from .helpers import LIMIT_S, Attempt, make_event, make_row, until
 from .postgres import Postgres
 from .test_reconciler import launched, running, state
 
@@ -88,9 +91,31 @@ async def test_a_postgres_that_stands_still_holds_nobody_for_ever(
     assert (await attempt.uplink(rows=[make_row(0), make_row(1)])).json()["rows_below"] == 2
 
 
+@pytest.fixture
+def loop_met(service: Service, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set once the loop has found the database away."""
+    met, read = asyncio.Event(), service.database.read
+
+    async def noted(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await read(function, *args, **kwargs)
+        except store.StoreAwayError:
+            if function is reconcile.look:
+                met.set()
+            raise
+
+    monkeypatch.setattr(service.database, "read", noted)
+    return met
+
+
 @on_postgres
 async def test_the_loop_goes_on_where_it_was_once_postgres_is_back(
-    postgres: Postgres, service: Service, fake: FakeRay, anonymous: httpx.AsyncClient, job: str
+    postgres: Postgres,
+    service: Service,
+    fake: FakeRay,
+    anonymous: httpx.AsyncClient,
+    job: str,
+    loop_met: asyncio.Event,
 ) -> None:
     async with running(service, fake):
         attempt = await launched(fake, anonymous, job)
@@ -100,6 +125,7 @@ async def test_the_loop_goes_on_where_it_was_once_postgres_is_back(
             fake.session, fake.submissions = "session_2", {}
             service.bells.ring(RECONCILER)
             assert_told_to_come_back(await attempt.uplink(rows=[make_row(0)]))
+            await asyncio.wait_for(loop_met.wait(), LIMIT_S)
         service.bells.ring(RECONCILER)
         second = await launched(fake, anonymous, job, 2)
         assert (await second.claim()).status_code == 200
