@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ class Wire:
         self.num_refused = 0
 
     def start(self) -> str:
+        # a line a request, of which a failed test would show hundreds
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)
         self._server.start()
         host, port = self._server.get_host_and_port()
         app = self._server._server.app  # type: ignore[union-attr]

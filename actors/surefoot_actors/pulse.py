@@ -133,6 +133,16 @@ class PulseServer:
                     await gone.wait()
         return gone.is_set()
 
+    def is_linked(self, trainer: str) -> bool:
+        """Whether the trainer's helper is connected."""
+        return trainer in self._links
+
+    async def hear_gone(self, trainer: str, within_s: float) -> None:
+        """Wait for the helper's word that the trainer's process is dead, so long at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._gone.setdefault(trainer, asyncio.Event()).wait()
+
     async def inject(self, trainer: str, fault: FaultKind) -> None:
         """Have the trainer's helper do this to it, or to its node. Raises FaultRefusedError where it cannot be done."""
         link = self._links.get(trainer)

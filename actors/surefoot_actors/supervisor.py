@@ -59,7 +59,8 @@ from surefoot_actors.uplink import Uplink
 
 __all__ = ["Outcome", "Supervisor"]
 
-# How long a trainer that its helper has seen die may wait for the cluster's word, which says more of why.
+# How long a trainer that its helper has seen die may wait for the cluster's word, which says more of why; and the other way round, for
+# the helper knows what it was computing. Both come within milliseconds.
 WORD_S = 0.25
 # How long trainers that are enough to begin wait for the rest of those that are wanted.
 START_GRACE_S = 10.0
@@ -143,6 +144,8 @@ class Supervisor:
         self._ill_since: dict[str, float] = {}
         # those whose helper has seen them die
         self._died: set[str] = set()
+        # those whose helper was given the time to say so
+        self._heard_out: set[str] = set()
         self._outcome: Outcome | None = None
         # done once the outcome is recorded: from then on no message needs to have an effect
         self._finishing: asyncio.Future[None]
@@ -229,6 +232,9 @@ class Supervisor:
             case Came(message=Done() as done):
                 await asyncio.to_thread(self._journal.expect, done.steps)
                 self._rows.expect(done.steps)
+            case Lost() if self._waits_for_its_helper(event):
+                self._spawn(self._after_its_helper(event))
+                return
             case Lost():
                 event = replace(event, computing=self._computing(event))
         if isinstance(event, Lost | Suspected) and event.trainer in self._state.members:
@@ -241,6 +247,18 @@ class Supervisor:
             self._dismiss(event.trainer)  # dead for certain or not: nothing of it stays
         self._start_grace()
         self._keeper.attend(self._state)
+
+    def _waits_for_its_helper(self, lost: Lost) -> bool:
+        """Whether a helper lives that is about to say what a lost member was computing: the cluster's word may come before its."""
+        trainer = lost.trainer
+        if trainer not in self._state.members or trainer in self._died or trainer in self._heard_out:
+            return False
+        return self._pulse.is_linked(trainer) and "node died" not in lost.reason
+
+    async def _after_its_helper(self, lost: Lost) -> None:
+        await self._pulse.hear_gone(lost.trainer, WORD_S)
+        self._heard_out.add(lost.trainer)
+        self._events.put_nowait(lost)
 
     def _computing(self, lost: Lost) -> tuple[int, int] | None:
         """What a trainer was computing that died by itself, and not with its node, as far as its helper knows."""
@@ -399,7 +417,7 @@ class Supervisor:
 
     def _may_commit(self) -> bool:
         """Whether no newer supervisor has taken over: the manifest has a single writer."""
-        return self._journal.incarnation() == self._state.incarnation and self._outcome is None
+        return self._journal.incarnation() == self._state.incarnation
 
     async def _end_if_disowned(self) -> None:
         await self._uplink.gone.wait()

@@ -119,13 +119,17 @@ class Stage:
         within_s: float = 120.0,
         checkpoints: str | Path = "",
         stored_below: int = 0,
+        uplink: MemoryUplink | None = None,
         **spec: Any,
     ) -> Story:
         """Run an attempt. `drive` runs beside it; `checkpoints` is where its checkpoints lie.
 
-        `stored_below`: an earlier attempt's rows of steps below this are stored already.
+        `stored_below`: an earlier attempt's rows of steps below this are stored already. `uplink`: one that does less than keep
+        all that it is told.
         """
-        return self.runner.run(self._run(tuple(faults), drive, within_s, str(checkpoints), stored_below, spec))
+        uplink = uplink or MemoryUplink()
+        uplink.rows_below = stored_below
+        return self.runner.run(self._run(tuple(faults), drive, within_s, str(checkpoints), uplink, spec))
 
     async def _run(
         self,
@@ -133,7 +137,7 @@ class Stage:
         drive: Any,
         within_s: float,
         checkpoints: str,
-        stored_below: int,
+        uplink: MemoryUplink,
         overrides: dict[str, Any],
     ) -> Story:
         self._count += 1
@@ -144,8 +148,7 @@ class Stage:
         fields = {"entrypoint": "small:train", "package": "0" * 64, "batch_size": 32, "seed": 7, **overrides}
         spec = JobSpec(config=config, **fields)
         self.fired.unlink(missing_ok=True)
-        uplink, cluster = MemoryUplink(), Keep(self.cluster)
-        uplink.rows_below = stored_below
+        cluster = Keep(self.cluster)
         pulse = PulseServer("test")
         await pulse.start()
         driver = asyncio.create_task(drive(uplink, cluster)) if drive else None
