@@ -97,6 +97,9 @@ class TrainerHandle(Protocol):
 
     async def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox: ...
 
+    def refusal(self, fault: FaultKind) -> str:
+        """Why this fault cannot be injected here at present; empty: it can."""
+
     async def inject(self, fault: FaultKind) -> None:
         """Do this to the process, or to its node, for real. Raises FaultRefusedError where that cannot be done here."""
 

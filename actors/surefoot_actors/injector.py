@@ -43,9 +43,11 @@ class Injector:
 
     async def _hit(self, fault: FaultKind, members: Sequence[str]) -> None:
         there = [(t, handle) for t in members if t in self._attendants and (handle := self._attendants[t].handle)]
-        if not there:
-            raise FaultRefusedError("no trainer is a member at present")
-        trainer, handle = random.choice(there)
+        refusals = [handle.refusal(fault) for _, handle in there]
+        possible = [one for one, refused in zip(there, refusals, strict=True) if not refused]
+        if not possible:
+            raise FaultRefusedError(refusals[0] if refusals else "no trainer is a member at present")
+        trainer, handle = random.choice(possible)
         self._uplink.event(EventKind.FAULT, kind=fault, trainer=trainer, node="")
         self.hit.add(trainer)
         try:

@@ -160,14 +160,17 @@ class _LocalTrainer(TrainerHandle):
         inbox: Inbox = await self.call("collect", after, rows_below, wait_s)
         return inbox
 
+    def refusal(self, fault: FaultKind) -> str:
+        possible = fault in (FaultKind.TRAINER, FaultKind.FREEZE)
+        return "" if possible else f"a local trainer has no {fault} of its own"
+
     async def inject(self, fault: FaultKind) -> None:
-        match fault:
-            case FaultKind.TRAINER:
-                self._template.kill(self._id)
-            case FaultKind.FREEZE:
-                self._template.stop(self._id)
-            case _:
-                raise FaultRefusedError(f"a local trainer has no {fault} of its own")
+        if refused := self.refusal(fault):
+            raise FaultRefusedError(refused)
+        if fault is FaultKind.TRAINER:
+            self._template.kill(self._id)
+        else:
+            self._template.stop(self._id)
 
     async def kill(self) -> None:
         self._template.kill(self._id)

@@ -93,9 +93,16 @@ class _RayTrainer(TrainerHandle):
         inbox: Inbox = await self._ask(self._actor.collect, after, rows_below, wait_s)
         return inbox
 
-    async def inject(self, fault: FaultKind) -> None:
+    def refusal(self, fault: FaultKind) -> str:
         if fault is FaultKind.NODE and self.node == ray.get_runtime_context().get_node_id():
-            raise FaultRefusedError(f"{self._trainer} runs on the supervisor's own node")
+            return f"{self._trainer} runs on the supervisor's own node"
+        return (
+            "" if self._pulse.is_linked(self._trainer) else f"{self._trainer} has no helper that could do it at present"
+        )
+
+    async def inject(self, fault: FaultKind) -> None:
+        if refused := self.refusal(fault):
+            raise FaultRefusedError(refused)
         await self._pulse.inject(self._trainer, fault)
 
     async def kill(self) -> None:

@@ -62,6 +62,10 @@ __all__ = ["Outcome", "Supervisor"]
 # How long a trainer that its helper has seen die may wait for the cluster's word, which says more of why; and the other way round, for
 # the helper knows what it was computing. Both come within milliseconds.
 WORD_S = 0.25
+# How long members that are stopped or silent are waited for, when nobody else holds the state: with a checkpoint to go on from, about as
+# long as Ray takes to call a node dead; without one as long as a trainer lives that no supervisor asks for.
+PATIENCE_S = 60.0
+PATIENCE_WITHOUT_CHECKPOINT_S = 600.0
 # How long trainers that are enough to begin wait for the rest of those that are wanted.
 START_GRACE_S = 10.0
 # How long a trainer that was told to end may take to unwind the user's code.
@@ -81,6 +85,13 @@ class NothingToBeginWith:
     """The job is to begin from a checkpoint that is not there."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfPatience:
+    """The members of the generation before this number were waited for long enough."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +121,7 @@ class Supervisor:
         """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process at once, for `surefoot chaos`."""
         self._spec, self._attempt, self._cluster = spec, attempt, cluster
         self._uplink, self._journal, self._pulse, self._faults = uplink, journal, pulse, faults
-        self._events: asyncio.Queue[Event | Handled | NothingToBeginWith] = asyncio.Queue()
+        self._events: asyncio.Queue[Event | Handled | NothingToBeginWith | OutOfPatience] = asyncio.Queue()
         self._attendants: dict[str, Attendant] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._state = MembershipState(
@@ -138,6 +149,8 @@ class Supervisor:
         # events that commands gave rise to, handled before anything else
         self._due: list[Event] = []
         self._grace: asyncio.Task[None] | None = None
+        # the number of the generation that cannot be decided for want of anybody who holds the state, when that was last so
+        self._patience_of = 0
         self._lost_at: float | None = None
         self._again = 0
         # unix time since which a trainer has not been seen running
@@ -155,9 +168,11 @@ class Supervisor:
         self._pulse.on_change = self._pulse_changed
         self._cluster.on_notice = self._noticed
         self._finishing = asyncio.get_running_loop().create_future()
-        watchers = [self._spawn(self._obey_commands()), self._spawn(self._end_if_disowned())]
+        watchers = [self._spawn(self._end_if_disowned())]
         try:
             await self._begin()
+            # not before the members are known: a fault is to hit one of them
+            watchers.append(self._spawn(self._obey_commands()))
             while self._outcome is None:
                 await self._handle(await self._events.get())
             return self._outcome
@@ -207,10 +222,10 @@ class Supervisor:
             num_started=await asyncio.to_thread(self._journal.num_started),
         )
         await self._apply(membership.resume(self._state, found))
-        if set(members).difference(found.trainers):
-            self._note_loss()  # of one that died while no supervisor lived
+        if not finished and set(members).difference(found.trainers):
+            self._note_loss(certain=True)  # of one that died while no supervisor lived, perhaps the last
 
-    async def _handle(self, event: Event | Handled | NothingToBeginWith) -> None:
+    async def _handle(self, event: Event | Handled | NothingToBeginWith | OutOfPatience) -> None:
         match event:
             case NothingToBeginWith() if self._state.generation is not None:
                 event = Searched(())  # it began long ago: peers hold the state
@@ -232,6 +247,9 @@ class Supervisor:
             case Came(message=Done() as done):
                 await asyncio.to_thread(self._journal.expect, done.steps)
                 self._rows.expect(done.steps)
+            case OutOfPatience(number=number):
+                await self._give_up_the_silent(number)
+                return
             case Lost() if self._waits_for_its_helper(event):
                 self._spawn(self._after_its_helper(event))
                 return
@@ -246,6 +264,7 @@ class Supervisor:
         if isinstance(event, Lost):
             self._dismiss(event.trainer)  # dead for certain or not: nothing of it stays
         self._start_grace()
+        self._start_patience()
         self._keeper.attend(self._state)
 
     def _waits_for_its_helper(self, lost: Lost) -> bool:
@@ -318,7 +337,27 @@ class Supervisor:
         if self._grace is None and state.phase is Phase.FORMING and len(state.ready) >= state.min_trainers:
             self._grace = self._spawn(self._later(START_GRACE_S, GraceOver()))
 
-    async def _later(self, delay_s: float, event: Event) -> None:
+    # ---- nobody who holds the state is heard
+
+    def _silent(self) -> tuple[str, ...]:
+        """Members that are suspected and waited for, if it is for nobody else: nobody with state has reported (R9)."""
+        state = self._state
+        waited_for = tuple(t for t in state.members if t not in state.reports)
+        all_are = bool(waited_for) and state.suspected.issuperset(waited_for)
+        return waited_for if state.phase is Phase.COLLECTING and all_are else ()
+
+    def _start_patience(self) -> None:
+        if self._silent() and self._patience_of != self._state.number:
+            self._patience_of = self._state.number
+            patience_s = PATIENCE_S if self._state.checkpoints else PATIENCE_WITHOUT_CHECKPOINT_S
+            self._spawn(self._later(patience_s, OutOfPatience(self._state.number)))
+
+    async def _give_up_the_silent(self, number: int) -> None:
+        """Go on without the last ones that hold the state: from a checkpoint, or from step 0, to the same bytes."""
+        for trainer in self._silent() if self._state.number == number else ():
+            await self._handle(Lost(trainer, "it was not seen running for too long, and nobody else holds the state"))
+
+    async def _later(self, delay_s: float, event: Event | OutOfPatience) -> None:
         await asyncio.sleep(delay_s)
         self._events.put_nowait(event)
 
@@ -431,9 +470,10 @@ class Supervisor:
     def _tell_state(self, state: JobState, reason: str) -> None:
         self._uplink.event(EventKind.STATE, state=state, reason=reason)
 
-    def _note_loss(self, since: float | None = None) -> None:
-        """Take note that a member is lost, as it was at this unix time; None: at this moment."""
-        if self._lost_at is None and self._state.phase in (Phase.RUNNING, Phase.RESERVING, Phase.COLLECTING):
+    def _note_loss(self, since: float | None = None, *, certain: bool = False) -> None:
+        """Take note that a member is lost, as it was at this unix time; None: at this moment. `certain`: whatever the phase."""
+        holds_up = self._state.phase in (Phase.RUNNING, Phase.RESERVING, Phase.COLLECTING)
+        if self._lost_at is None and (certain or holds_up):
             self._lost_at = since or time.time()
             self._tell_state(JobState.RECOVERING, "a trainer was lost")
 

@@ -57,19 +57,23 @@ def test_every_trainer_at_once(stage: Stage, undisturbed: Story, tmp_path: Path)
 
 def test_paused_and_resumed_with_other_trainers(stage: Stage, undisturbed: Story, tmp_path: Path) -> None:
     """Two attempts, the second with another number of trainers: one ledger."""
-    config = {"steps": STEPS, "computed": None}
+    place, gate = tmp_path / "job", tmp_path / "gate"
+    # nobody can pass step 6 before the pause is under way
+    config = {"steps": STEPS, "computed": None, "gate": [6, str(gate)]}
 
     async def pause(uplink: MemoryUplink, cluster: Keep) -> None:
         await told(uplink, lambda: 5 in uplink.ledger)
         uplink.command(Command(n=1, kind=CommandKind.PAUSE))
+        await told(uplink, lambda: any(e.data.get("state") == JobState.PAUSING for e in uplink.events))
+        gate.touch()
 
-    first = stage.run(trainers=3, min_trainers=3, drive=pause, checkpoints=tmp_path, config=config)
+    first = stage.run(trainers=3, min_trainers=3, drive=pause, checkpoints=place, config=config)
     assert first.outcome.state is JobState.PAUSED, first.outcome
     saved = first.last(EventKind.CHECKPOINT).data
     assert saved["reason"] == "paused"
     assert saved["step"] == len(first.rows) < STEPS
     stored = len(first.rows)
-    second = stage.run(trainers=2, min_trainers=2, checkpoints=tmp_path, stored_below=stored, config=config)
+    second = stage.run(trainers=2, min_trainers=2, checkpoints=place, stored_below=stored, config=config)
     assert second.last(EventKind.RESTORED).data["step"] == saved["step"]
     assert [r.result.canonical() for r in (*first.rows, *second.rows)] == undisturbed.ledger
     assert second.digest == undisturbed.digest
@@ -222,15 +226,19 @@ def test_a_spare_joins_at_once(stage: Stage) -> None:
     assert joined.data["joined"] == [spare], "somebody joined who was not ready before the loss"
 
 
-def test_notice_is_given(stage: Stage, undisturbed: Story) -> None:
+def test_notice_is_given(stage: Stage, undisturbed: Story, tmp_path: Path) -> None:
     """SIGTERM: the trainer leaves at a step boundary, and nothing is computed twice."""
+    gate = tmp_path / "gate"
 
     async def notice(uplink: MemoryUplink, cluster: Keep) -> None:
         await told(uplink, lambda: 3 in uplink.ledger)
         pid = next(int(str(e.data["pid"])) for e in uplink.events if e.kind is EventKind.TRAINER_READY)
         os.kill(pid, signal.SIGTERM)
+        await told(uplink, lambda: any("was given notice" in str(e.data.get("message")) for e in uplink.events))
+        gate.touch()
 
-    story = stage.run(trainers=3, min_trainers=2, drive=notice, config={"steps": STEPS})
+    config = {"steps": STEPS, "gate": [5, str(gate)]}
+    story = stage.run(trainers=3, min_trainers=2, drive=notice, config=config)
     assert_same(story, undisturbed)
     assert story.computed_twice == 0
     assert len(story.of(EventKind.TRAINER_LEFT)) == 1

@@ -13,6 +13,7 @@ import pytest
 
 from surefoot.events import Command, CommandKind, Event, EventKind, LedgerRow
 from surefoot.spec import JobState
+from surefoot_actors import supervisor
 from surefoot_actors.uplink import MemoryUplink
 
 from .harness import Keep, Stage, Story
@@ -183,3 +184,25 @@ def test_a_poisonous_sub_task_kills_two_trainers_and_no_third(stage: Stage, trai
     # of one trainer that is lost, and what replaces it, nobody may have told the step that the round is of
     assert re.search("sub-task 5 of (step|round) 3 killed two trainers", reason), reason
     assert all(f"{trainer} (" in reason for trainer in lost), (lost, reason)
+
+
+@pytest.mark.parametrize("trainers", [1, 2])
+@pytest.mark.parametrize("saved", [True, False], ids=["saved", "not saved"])
+def test_the_last_that_hold_the_state_are_frozen(
+    stage: Stage, undisturbed: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainers: int, saved: bool
+) -> None:
+    """They are waited for, since fencing them loses the state (R9), but not for ever: nothing else would ever end a stopped process."""
+    monkeypatch.setattr(supervisor, "PATIENCE_S" if saved else "PATIENCE_WITHOUT_CHECKPOINT_S", 0.5)
+    durable = {"checkpoints": tmp_path, "checkpoint": {"every_steps": 1, "every_s": None}} if saved else {}
+    story = stage.run(
+        trainers=trainers,
+        min_trainers=trainers,
+        faults=[f"STOP@forward:t{k}:6" for k in range(trainers)],
+        config={"steps": STEPS, "computed": None},
+        **durable,
+    )
+    assert len(story.fired) == trainers
+    assert_same(story, undisturbed)
+    reasons = [str(event.data["reason"]) for event in story.of(EventKind.TRAINER_LOST)]
+    assert [reason.partition(",")[0] for reason in reasons] == ["it was not seen running for too long"] * trainers
+    assert bool(story.of(EventKind.RESTORED)) is saved

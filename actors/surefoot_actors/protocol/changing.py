@@ -108,11 +108,13 @@ def _decide(state: MembershipState, reports: Mapping[str, Report]) -> Outcome:
     generation = Generation(number=state.number, nonce=state.nonce, start=start, members=members, store=store)
     gone = frozenset(t for t in names(state.generation) if t in state.lost) | frozenset(fenced)
     again = computed_again(state.generation, gone, start, state.num_sub_tasks)
-    farewell = _farewell(state, fenced, leaving, newest.step)
+    told = tuple(lost(t, "fenced: it did not report in time") for t in fenced)
+    farewell = _farewell(state, leaving, newest.step)
     state, commands = enact(
         state, generation, joined=joiners, left=leaving, lost=tuple(sorted(gone)), again=again, at=newest.step
     )
-    return state, (*(Kill(t, "did not report in time") for t in fenced), *commands, *farewell)
+    # losses are told before the generation is recorded: a supervisor after that knows nothing of them
+    return state, (*told, *(Kill(t, "did not report in time") for t in fenced), *commands, *farewell)
 
 
 def _learned(state: MembershipState, reports: Mapping[str, Report], newest: Report) -> MembershipState:
@@ -141,10 +143,7 @@ def _joiners(
     return waiting[: max(0, places)], waiting
 
 
-def _farewell(
-    state: MembershipState, fenced: tuple[str, ...], leaving: tuple[str, ...], step: int
-) -> tuple[Command, ...]:
+def _farewell(state: MembershipState, leaving: tuple[str, ...], step: int) -> tuple[Command, ...]:
     ends = tuple(Send(t, End(incarnation=state.incarnation, reason="drained")) for t in leaving)
-    told = tuple(lost(t, "fenced: it did not report in time") for t in fenced)
-    told += tuple(left(t, step, state.leaving.get(t, "fewer trainers are wanted")) for t in leaving)
+    told = tuple(left(t, step, state.leaving.get(t, "fewer trainers are wanted")) for t in leaving)
     return (*ends, *told)

@@ -200,6 +200,8 @@ def everyone_lost(state: MembershipState, stateless: Mapping[str, Report]) -> Ou
     began = state.newest_round > 0 or (state.generation is not None and len(state.generation.members) == 1)
     if state.checkpoints:
         warning = "every trainer that held state was lost: going on from the newest checkpoint"
+    elif state.searching:
+        warning = "every trainer that held state was lost: going on from the newest checkpoint, if there is one"
     elif began:
         warning = "every trainer that held state was lost: starting again from step 0"
     else:
