@@ -3,8 +3,8 @@
     python benchmarks/domains.py [--save] [--faults 10] [--peers FOLDER] [--peers-python PYTHON] [--no-peers]
 
 Two trainers make steps of 8 sub-tasks that each sleep 25 ms. A trainer's loss is measured from the fault to the first step that a later
-generation commits; the loss of a bystander (the supervisor, the control plane) by the slowest step meanwhile and after it, beside
-the slowest of as many undisturbed seconds before it. The loss of every trainer is measured to the first step after the newest
+generation commits; the loss of a bystander (the supervisor, the control plane) by the slowest step meanwhile and just after it, beside
+the slowest of as many undisturbed seconds. The loss of every trainer is measured to the first step after the newest
 checkpoint, and held against Ray Train's full restart from the same sitting. Partitions need root, for a network namespace.
 """
 
@@ -31,7 +31,7 @@ from surefoot.client import Client
 from surefoot.events import EventKind
 
 TRAINERS, SUB_TASKS, IN_SUB_TASK_S = 2, 8, 0.025
-# how long steps are watched before a bystander's loss, and after it has come back; how long a control plane stays away
+# how long steps are watched after a bystander has come back; how long a control plane stays away
 WATCH_S, AWAY_S = 5.0, 15.0
 FULL_RESTART = Peer(name="Ray Train", command=("p3_raytrain.py", "kill"))
 
@@ -40,7 +40,7 @@ FULL_RESTART = Peer(name="Ray Train", command=("p3_raytrain.py", "kill"))
 class Cost:
     """What one fault cost."""
 
-    # seconds from the fault to the first new step; for a bystander's loss, the slowest step over the median one before it
+    # seconds from the fault to the first new step; for a bystander's loss, the slowest step over the median one of undisturbed seconds
     value: float
     # what it is made of, or held against
     parts: dict[str, float] = field(default_factory=dict)
@@ -76,21 +76,19 @@ def cut_off(job: Watched, far: Node, wire: Network) -> Cost:
 
 
 def bystander(job: Watched, kill: Callable[[], None], back: Callable[[Watched, float], None]) -> Cost:
-    """Kill what takes no part in a step; watch the steps until it is back, and some seconds more."""
-    calm_from = time.time()
-    watch(job, calm_from)
+    """Kill what takes no part in a step; watch the steps until it is back and some seconds more, then as long without a fault."""
     at = time.time()
     kill()
     back(job, at)
-    end = watch(job, time.time())
-    before, after = job.gaps(calm_from, at), job.gaps(at, end)
-    median = statistics.median(before)
-    return Cost(value=max(after) / median, parts={"slowest before it": max(before) / median})
+    end = watch(job, time.time() + WATCH_S)
+    quiet_end = watch(job, end + (end - at))
+    disturbed, quiet = job.gaps(at, end), job.gaps(end, quiet_end)
+    median = statistics.median(quiet)
+    return Cost(value=max(disturbed) / median, parts={"slowest of as long without a fault": max(quiet) / median})
 
 
-def watch(job: Watched, since: float) -> float:
-    """Follow it until rows of WATCH_S after that time are there; return that time's end."""
-    end = since + WATCH_S
+def watch(job: Watched, end: float) -> float:
+    """Follow it until rows of after that time are there; return the time."""
     job.until(lambda: any(r.circumstances.at > end for r in job.told.ledger.values()))
     return end
 
@@ -214,7 +212,7 @@ def page(costs: Costs, peer: list[float]) -> str:
     text = [
         "# Recovery by failure domain\n\n`python benchmarks/domains.py --save`: 2 trainers on Ray, steps of 100 ms. From the fault to the "
         "next committed step; for the supervisor and the control plane the slowest step, from commit to commit, until some seconds after "
-        f"it is back (the control plane is away for {AWAY_S:g} s), over the median step of the seconds before.",
+        f"it is back (the control plane is away for {AWAY_S:g} s), over the median step of as many undisturbed seconds.",
         table(
             ["domain", "faults", "p50", "p99", "of which, or beside it: p50", "aim"],
             [row(name, costs[name]) for name in AIMS if name in costs],

@@ -157,11 +157,14 @@ class Watch:
             self.pulses = {trainer: pulse.shifted(missed) for trainer, pulse in self.pulses.items()}
 
     def _hear(self, now: float) -> None:
-        """Somebody is heard. If nobody was for a while, that was not the trainers' silence: they are given time anew."""
+        """Somebody is heard. If nobody was for a while, that was not the trainers' silence: they are given time anew.
+
+        Each such while counts STALL_AFTER_S all the same: where beats are ever slow to come, one that is silent is found out later.
+        """
         blind = 0.0 if self._newest is None else now - self._newest
         self._newest = now
         if blind > BLIND_AFTER_S and self._several:
-            self.pulses = {trainer: pulse.shifted(blind) for trainer, pulse in self.pulses.items()}
+            self.pulses = {trainer: pulse.shifted(blind - STALL_AFTER_S) for trainer, pulse in self.pulses.items()}
 
     @property
     def _several(self) -> bool:

@@ -20,7 +20,7 @@ from surefoot.spec import JobSpec
 from surefoot_actors.cluster import FaultRefusedError, TrainerSetup
 from surefoot_actors.pulse import SILENT_AFTER_S, STALL_AFTER_S, STOPPED_AFTER_S, Beat, Condition, PulseServer, Watch
 from surefoot_actors.pulse_trainer import start_helper
-from surefoot_actors.pulse_watch import FIRST_BEAT_S
+from surefoot_actors.pulse_watch import BLIND_AFTER_S, FIRST_BEAT_S
 
 from ..kernel import memory_limit
 from ..processes import helpers
@@ -97,6 +97,19 @@ def test_when_nobody_is_heard_it_is_we_who_are_cut_off() -> None:
     assert beats(watch, 4, start=1, of=()) == []
     assert beats(watch, 4.6, start=4, of=("t0",)) == []
     assert beats(watch, 6, start=4.6, of=("t0", "t1")) == [("t2", Condition.SILENT)]
+
+
+def test_beats_that_are_ever_slow_to_come_hide_no_silence() -> None:
+    watch, seen = Watch(), []
+    watch.beat("t0", beat(), 0.0)
+    for n in range(20):  # each of them after such a while that nobody is heard
+        now = 0.1 + n * (BLIND_AFTER_S + 0.1)
+        for tick in range(12):
+            seen += watch.tick(now + tick * 0.05)
+        seen += watch.beat("t1", beat(), now + 0.6)
+    assert [(c.trainer, c.condition) for c in seen if c.condition is not Condition.RUNNING] == [
+        ("t0", Condition.SILENT)
+    ]
 
 
 def test_one_that_was_started_by_another_supervisor_has_time_to_be_heard() -> None:
