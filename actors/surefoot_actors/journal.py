@@ -47,11 +47,11 @@ class Journal(Protocol):
     def listening(self) -> tuple[str, int, str] | None:
         """Where the supervisor before this one listened."""
 
-    def begin(self, url: str) -> None:
-        """Note which checkpoint of another job the run has begun from. The first stands."""
+    def begin(self, url: str, step: int) -> None:
+        """Note which checkpoint of another job the run has begun from, and its step. The first stands."""
 
-    def begun(self) -> str | None:
-        """Its URL, once noted."""
+    def begun(self) -> tuple[str, int] | None:
+        """Both, once noted."""
 
     def want(self, trainers: int) -> None:
         """Note how many trainers are wanted since the last resize."""
@@ -135,13 +135,13 @@ class _Journal(ABC):
         found = self._get("pulse")
         return None if found is None else tuple(found)
 
-    def begin(self, url: str) -> None:
+    def begin(self, url: str, step: int) -> None:
         if self.begun() is None:
-            self._put("begun", url)
+            self._put("begun", [url, step])
 
-    def begun(self) -> str | None:
-        url: str | None = self._get("begun")
-        return url
+    def begun(self) -> tuple[str, int] | None:
+        found = self._get("begun")
+        return None if found is None else (found[0], found[1])
 
     def want(self, trainers: int) -> None:
         self._note("wanted", trainers)

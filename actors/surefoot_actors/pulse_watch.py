@@ -155,6 +155,7 @@ class Watch:
         self._looked = now
         if missed > STALL_AFTER_S - TICK_S:
             self.pulses = {trainer: pulse.shifted(missed) for trainer, pulse in self.pulses.items()}
+            self._newest = None if self._newest is None else self._newest + missed
 
     def _hear(self, now: float) -> None:
         """Somebody is heard. If nobody was for a while, that was not the trainers' silence: they are given time anew.
@@ -168,7 +169,9 @@ class Watch:
 
     @property
     def _several(self) -> bool:
-        return sum(not pulse.gone for pulse in self.pulses.values()) > 1
+        """Whether there are several to compare: not counting those that have been silent for long, and may never say that they are gone."""
+        heard = (t for t, pulse in self.pulses.items() if not pulse.gone and self._told.get(t) is not Condition.SILENT)
+        return len(tuple(heard)) > 1
 
     def _changes(self, now: float) -> list[Change]:
         # among several one is silent only while others are heard: when all are, they are no worse than we

@@ -192,7 +192,8 @@ class Supervisor:
         finished, recorded = await asyncio.to_thread(lambda: (journal.finished(), journal.recorded()))
         self._rows.expect(await asyncio.to_thread(journal.expected))
         if (begun := await asyncio.to_thread(journal.begun)) is not None:
-            self._keeper.begin_from(begun)
+            self._keeper.begin_from(begun[0])
+            self._rows.begin(begun[1])
         if incarnation == 1 and recorded is None:
             self._tell_state(JobState.STARTING, "waiting for the first trainers")
             await self._apply(membership.begin(self._state))
@@ -240,7 +241,9 @@ class Supervisor:
             case Came(message=Saved() as saved):
                 self._keeper.saved(saved)
                 return
-            case Came(message=NotRestored(why="missing") as told) if await self._keeper.sees(told.url):
+            case Came(message=NotRestored(why="missing") as told) if self._is_restoring(
+                told.trainer, told.url
+            ) and await self._keeper.sees(told.url):
                 event = Lost(
                     told.trainer, f"it does not see a checkpoint that is there; is its storage mounted? {told.reason}"
                 )
@@ -248,7 +251,9 @@ class Supervisor:
                 await asyncio.to_thread(self._journal.expect, done.steps)
                 self._rows.expect(done.steps)
             case OutOfPatience(number=number):
+                self._patience_of = 0  # who came back for a moment only is waited for anew
                 await self._give_up_the_silent(number)
+                self._start_patience()
                 return
             case Lost() if self._waits_for_its_helper(event):
                 self._spawn(self._after_its_helper(event))
@@ -266,6 +271,9 @@ class Supervisor:
         self._start_grace()
         self._start_patience()
         self._keeper.attend(self._state)
+
+    def _is_restoring(self, trainer: str, url: str) -> bool:
+        return self._state.phase is Phase.RESTORING and (trainer, url) == (self._state.restorer, self._state.restoring)
 
     def _waits_for_its_helper(self, lost: Lost) -> bool:
         """Whether a helper lives that is about to say what a lost member was computing: the cluster's word may come before its."""
@@ -323,7 +331,7 @@ class Supervisor:
 
     async def _begin_from(self, url: str, step: int) -> None:
         """The run begins from another job's checkpoint: from this one whatever comes, or a later beginning would be another run."""
-        await asyncio.to_thread(self._journal.begin, url)
+        await asyncio.to_thread(self._journal.begin, url, step)
         self._keeper.begin_from(url)
         self._rows.begin(step)
         if self._checkpoints:
@@ -342,6 +350,8 @@ class Supervisor:
     def _silent(self) -> tuple[str, ...]:
         """Members that are suspected and waited for, if it is for nobody else: nobody with state has reported (R9)."""
         state = self._state
+        if state.phase is Phase.RUNNING and state.suspected.issuperset(state.members):
+            return state.members  # they had reported before they stopped
         waited_for = tuple(t for t in state.members if t not in state.reports)
         all_are = bool(waited_for) and state.suspected.issuperset(waited_for)
         return waited_for if state.phase is Phase.COLLECTING and all_are else ()
@@ -355,6 +365,7 @@ class Supervisor:
     async def _give_up_the_silent(self, number: int) -> None:
         """Go on without the last ones that hold the state: from a checkpoint, or from step 0, to the same bytes."""
         for trainer in self._silent() if self._state.number == number else ():
+            self._heard_out.add(trainer)  # its helper has nothing to say of an end that we make
             await self._handle(Lost(trainer, "it was not seen running for too long, and nobody else holds the state"))
 
     async def _later(self, delay_s: float, event: Event | OutOfPatience) -> None:

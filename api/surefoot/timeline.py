@@ -58,9 +58,11 @@ def troubles(events: Iterable[Event]) -> list[Trouble]:
             losses = []
         elif event.kind in _KINDS or event.data.get("reason") == SUPERVISOR_RESTARTED:
             hit = str(event.data.get("trainer") or FaultKind.SUPERVISOR)
-            place = len(found) if event.kind is EventKind.FAULT else injected.pop(hit, len(found))
+            place = len(found)
             if event.kind is EventKind.FAULT:
                 injected[hit] = place
+            elif event.kind in (EventKind.TRAINER_LOST, EventKind.TRAINER_REFUSED, EventKind.GENERATION):
+                place = injected.pop(hit, place)
             if event.kind is EventKind.TRAINER_LOST:
                 losses.append(place)
             if place == len(found):

@@ -27,9 +27,9 @@ def check(first: Journal, again: Journal) -> None:
     first.listen("127.0.0.1", 70, "secret")
     assert again.listening() == ("127.0.0.1", 70, "secret")
     assert again.begun() is None
-    for url in ("/c/1", "/c/2"):
-        first.begin(url)
-    assert again.begun() == "/c/1"
+    for step in (1, 2):
+        first.begin(f"/c/{step}", step)
+    assert again.begun() == ("/c/1", 1)
     assert (again.num_started(), again.expected(), again.wanted()) == (3, 100, 4)
     keys = [first.keep(["one", "two"]), first.keep(["three"])]
     assert again.kept() == [(keys[0], ["one", "two"]), (keys[1], ["three"])]

@@ -99,6 +99,21 @@ def test_when_nobody_is_heard_it_is_we_who_are_cut_off() -> None:
     assert beats(watch, 6, start=4.6, of=("t0", "t1")) == [("t2", Condition.SILENT)]
 
 
+def test_a_stall_of_our_own_is_forgiven_once() -> None:
+    watch = Watch()
+    beats(watch, 1, start=0, of=ALL)
+    assert beats(watch, 3, start=1, of=ALL[1:]) == [("t0", Condition.SILENT)]
+    assert watch.tick(3.8) == []
+    assert watch.beat("t1", beat(), 3.85) == [], "one that is dead was trusted again"
+
+
+def test_who_never_said_that_it_is_gone_is_no_comparison() -> None:
+    watch = Watch()
+    beats(watch, 1, start=0, of=("t0", "t1"))
+    assert beats(watch, 3, start=1, of=("t0",)) == [("t1", Condition.SILENT)]
+    assert beats(watch, 5, start=3, of=()) == [("t0", Condition.SILENT)]
+
+
 def test_beats_that_are_ever_slow_to_come_hide_no_silence() -> None:
     watch, seen = Watch(), []
     watch.beat("t0", beat(), 0.0)

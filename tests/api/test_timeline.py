@@ -39,6 +39,16 @@ def test_an_injected_fault_and_its_loss_are_one_thing_and_cost_what_it_took() ->
     assert [(t.event.kind, t.seconds) for t in found] == [(EventKind.FAULT, 0.5), (EventKind.TRAINER_LOST, None)]
 
 
+def test_what_is_no_loss_is_told_of_beside_a_fault() -> None:
+    found = troubles(
+        [
+            make_event(1, EventKind.FAULT, kind="supervisor", trainer=""),
+            make_event(2, EventKind.CHECKPOINT_FAILED, step=3, reason="no space left"),
+        ]
+    )
+    assert [t.event.kind for t in found] == [EventKind.FAULT, EventKind.CHECKPOINT_FAILED]
+
+
 def test_a_supervisor_that_died_is_told_of_once() -> None:
     restarted = {"generation": 2, "trainers": ["t0"], "reason": SUPERVISOR_RESTARTED}
     found = troubles(

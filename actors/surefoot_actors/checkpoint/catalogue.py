@@ -96,12 +96,14 @@ class Catalogue:
         )
 
     def is_there(self, url: str) -> bool:
-        """Whether all files of a checkpoint are there, as they are seen from here. What is in them is not looked at."""
+        """Whether all files of a checkpoint are there, for all that is seen from here. What is in them is not looked at."""
         try:
             manifest = read_manifest(url)
             sizes = Storage(url).sizes("")
-        except CheckpointError:
+        except DamagedError:
             return False
+        except CheckpointError:
+            return True
         return all(sizes.get(file.path) == file.bytes for file in manifest.files)
 
     def retain(self, committed: str) -> None:
@@ -116,7 +118,10 @@ class Catalogue:
         assert self._store is not None
         if not self._may_commit():
             raise CheckpointError("another supervisor has taken over, and commits checkpoints from now on")
-        if (newest := self._store.newest_attempt()) > self._attempt:
+        newest = self._store.newest_attempt()
+        if newest < self._attempt:
+            self._store.take_over(self._attempt)  # it could not be written when it began
+        if newest > self._attempt:
             raise CheckpointError(f"attempt {newest} of the job has taken over from attempt {self._attempt}")
 
     def _note_best_at(self, url: str) -> None:

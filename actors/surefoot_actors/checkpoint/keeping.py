@@ -82,12 +82,13 @@ class Keeping:
     def gathered(self, snapshot: bool, busy: bool) -> None:
         """Take note of a round's commit: with the first bit, every member that gathers it saves at this step's end.
 
-        With the second nobody does, since a checkpoint needs all shares: who was asked asks again, and steps that are due are let
-        pass. Members become busy at a step's end alone, so no round of a step takes back what another has said.
+        With the second nobody does, since a checkpoint needs all shares: the supervisor asks again if what is being written is not what
+        it wants, and steps that are due are let pass. Members become busy at a step's end alone, so no round of a step takes back
+        what another has said.
         """
         self._busy = busy
-        if snapshot and not busy:
-            self.wanted, self._due = False, True
+        if snapshot:
+            self.wanted, self._due = False, self._due or not busy
 
     def end_step(self, row: LedgerRow) -> Place | None:
         """Take note of a step's end; return the share to be saved now, if any."""

@@ -66,7 +66,7 @@ class CheckpointStore:
         return [Found(f"{self.url}/{name}", step) for name, step in sorted(folders, key=lambda f: f[1], reverse=True)]
 
     def take_over(self, attempt: int) -> None:
-        """Note that this attempt writes here now. Where that cannot be written, no other one can write either."""
+        """Note that this attempt writes here now, if that can be written."""
         with contextlib.suppress(CheckpointError):
             if attempt > self.newest_attempt():
                 self.storage.write(_ATTEMPT, [str(attempt).encode()])

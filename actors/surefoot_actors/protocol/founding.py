@@ -117,6 +117,7 @@ def restored(state: MembershipState, message: Restored) -> Outcome:
         state,
         phase=Phase.RESERVING,
         restored=(message.round, message.step),
+        damage="",
         half=state.half | {message.trainer},
         why=f"restored from {message.url}",
     )

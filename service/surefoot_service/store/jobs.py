@@ -83,7 +83,9 @@ def _with_restore(session: Session, spec: JobSpec) -> JobSpec:
 
 def _same(known: JobSpec, spec: JobSpec) -> bool:
     """Whether a stored spec is this one; which checkpoint it begins from may have been fixed since."""
-    if spec.restore is not None and known.restore is not None:
+    if spec.restore is None or known.restore is None:
+        return known == spec
+    if _JOB_ID.match(spec.restore) or known.restore.startswith(f"{spec.restore.rstrip('/')}/"):
         spec = spec.model_copy(update={"restore": known.restore})
     return known == spec
 
