@@ -73,6 +73,15 @@ def run_training(train: TrainFunction, options: RunOptions, coordinator: Coordin
     return run
 
 
+@contextlib.contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Say where in the user's code a rule was broken."""
+    try:
+        yield
+    except ContractError as error:
+        raise ContractError(f"{where}: {error}") from error
+
+
 class TrainRun(contract.Run):
     """The loop over steps, and what rounds share."""
 
@@ -110,10 +119,8 @@ class TrainRun(contract.Run):
             raise ContractError(f"run.track() is called a second time at {user_line()}; name everything in one call")
         if self._num_steps is not None:
             raise ContractError(f"run.track() at {user_line()} comes after run.steps(); call it before")
-        self.tracked = Tracked(objects, self.device)
-        self.buffers = BufferWatch(self.tracked.modules.items())
-        self._parameters = self.tracked.parameters()
-        self.leaves = LeafMaker(self._parameters, self.buffers, self.device, shared_pool())
+        with _at(f"run.track() at {user_line()}"):
+            self.tracked = Tracked(objects, self.device)
 
     def steps(self, num_steps: int) -> Iterator[contract.Step]:
         if not hasattr(self, "tracked"):
@@ -128,7 +135,17 @@ class TrainRun(contract.Run):
         if num_steps < 0:
             raise ContractError(f"run.steps({num_steps}) at {user_line()}: give the number of steps")
         self._num_steps, self._steps_line = num_steps, user_line()
+        self._settle()
         return self._loop(num_steps if self._end_after is None else min(num_steps, self._end_after))
+
+    def _settle(self) -> None:
+        """Take the tracked objects as they are when the loop begins."""
+        with _at(f"run.steps() at {self._steps_line}"):
+            self.tracked.settle()
+            self.tracked.rehearse()
+        self.buffers = BufferWatch(self.tracked.modules.items())
+        self._parameters = self.tracked.parameters()
+        self.leaves = LeafMaker(self._parameters, self.buffers, self.device, shared_pool())
 
     def _loop(self, num_steps: int) -> Iterator[contract.Step]:
         self._gate.guard(self.tracked.optimizers.values())
@@ -154,6 +171,9 @@ class TrainRun(contract.Run):
                 f"step {step.number} had no inner loop: every step needs `for batch in step.batches(dataset): ...`, "
                 f"as that is where trainers meet"
             )
+        self.tracked.check_structure(f"at the end of step {step.number}")
+        if step.number == 1:
+            self.tracked.rehearse()  # once more: now optimizers and averages have a state
         self._health.check_state(self._parameters, step.number)
         self.coordinator.end_step(step.row())
         self._position = Position(self._position.round, step.number + 1, 0)
@@ -161,6 +181,7 @@ class TrainRun(contract.Run):
     def open_round(self, round_: Round) -> Position:
         """Begin a round at the loop's first turn. Raises ContractError when another is under way."""
         self.check_no_round(f"another begins at {round_.line}")
+        self.tracked.check_structure(f"in step {self._position.step}, as the inner loop at {round_.line} begins")
         self.open = round_
         self._gate.open(round_.line, keeps_gradients=round_.keeps_gradients)
         self.coordinator.open_round(self._position)
