@@ -11,11 +11,15 @@ from torch.optim.swa_utils import AveragedModel
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine import stripes
+from surefoot_actors.engine.gradients import Gradients
 from surefoot_actors.engine.image import SavedState, read_image, write_image
 from surefoot_actors.engine.survey import Survey, TrackedModule, TrackedObject, TrackedOptimizer, TrackedOther
 from surefoot_actors.engine.types import StateImage
 
-__all__ = ["Tracked"]
+__all__ = ["GRADIENTS", "Tracked"]
+
+# The name of what is in `.grad` at a step boundary, where that is state; no argument of `track` can be named so.
+GRADIENTS = "(gradients)"
 
 
 class Tracked:
@@ -31,9 +35,13 @@ class Tracked:
             )
         _check_distinct(objects)
         self._device = device
+        #: what was given to `track`, as it is
+        self.things = tuple(objects.values())
         self.modules = {n: o for n, o in objects.items() if isinstance(o, nn.Module)}
         self.optimizers = {n: o for n, o in objects.items() if isinstance(o, torch.optim.Optimizer)}
         self._parameter_names = dict(_parameter_names(self.modules, self.optimizers))
+        #: follows merges to the optimizers that use them
+        self.gradients = Gradients(self.parameters(), self.optimizers)
         # modules first, so that an optimizer's restore finds its parameters in place; schedulers and the like last
         self._objects = sorted([self._wrap(n, o) for n, o in objects.items()], key=lambda tracked: tracked.order)
 
@@ -70,6 +78,9 @@ class Tracked:
         survey = Survey()
         for tracked in self._objects:
             tracked.survey(survey)
+        if self.gradients.is_state:
+            grads = [(name, survey.number(f"{name}.grad", grad)) for name, grad in self.gradients.present()]
+            survey.objects[GRADIENTS] = (self.gradients.flags(), grads)
         return survey
 
     @torch.no_grad()
@@ -82,6 +93,8 @@ class Tracked:
         self._check_names(saved)
         for tracked in self._objects:
             tracked.restore(saved.objects[tracked.name], saved.tensor)
+        flags, grads = saved.objects.get(GRADIENTS, ((False, False, None), []))
+        self.gradients.restore(flags, {name: saved.tensor(number, None) for name, number in grads})
 
     @torch.no_grad()
     def check_image(self, image: StateImage) -> None:
@@ -92,7 +105,7 @@ class Tracked:
             tracked.check(saved.objects[tracked.name], saved)
 
     def _check_names(self, saved: SavedState) -> None:
-        mine, theirs = [t.name for t in self._objects], list(saved.objects)
+        mine, theirs = [t.name for t in self._objects], [name for name in saved.objects if name != GRADIENTS]
         if mine != theirs:
             raise ContractError(
                 f"this trainer tracks {mine}, the run tracks {theirs}; run.track() must get the same objects everywhere"
