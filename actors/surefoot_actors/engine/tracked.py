@@ -11,14 +11,19 @@ from torch.optim.swa_utils import AveragedModel
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine import stripes
+from surefoot_actors.engine.gradients import Gradients
 from surefoot_actors.engine.image import SavedState, flat_bytes, read_image, write_image
+from surefoot_actors.engine.state.gradients import TrackedGradients
 from surefoot_actors.engine.state.module import TrackedModule
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer, inner_optimizers
 from surefoot_actors.engine.state.other import TrackedDict, TrackedOther
 from surefoot_actors.engine.survey import Survey, TrackedObject
 from surefoot_actors.engine.types import StateImage
 
-__all__ = ["Tracked"]
+__all__ = ["GRADIENTS", "Tracked"]
+
+# No argument of `track` can be named so.
+GRADIENTS = "(gradients)"
 
 # Optimizers inside other objects are restored after those, whose own load_state_dict may cast what they hold.
 _INNER = 3
@@ -38,20 +43,25 @@ class Tracked:
             )
         _check_distinct(objects)
         self._device = device
+        #: what was given to `track`, as it is
+        self.things = tuple(objects.values())
         self.modules = {n: o for n, o in objects.items() if isinstance(o, nn.Module)}
         self.optimizers = {n: o for n, o in objects.items() if isinstance(o, torch.optim.Optimizer)}
         self._inner = dict(_inner_of(objects, self.optimizers))
         self.optimizers |= self._inner
-        self._objects = self._wrapped(objects)
         self._given = objects
+        self._wrap_all()
 
-    def _wrapped(self, objects: dict[str, Any]) -> list[TrackedObject]:
+    def _wrap_all(self) -> None:
+        #: follows merges to the optimizers that use them
+        self.gradients = Gradients(self.parameters(), self.optimizers)
         modules = [TrackedModule(n, o) for n, o in self.modules.items()]
         parameters = dict(_named_parameters(self.modules, self.optimizers))
-        rest = [self._wrap(n, o, parameters) for n, o in objects.items() if n not in self.modules]
+        rest = [self._wrap(n, o, parameters) for n, o in self._given.items() if n not in self.modules]
         inner = [TrackedOptimizer(n, o, parameters, order=_INNER) for n, o in self._inner.items()]
+        gradients = TrackedGradients(GRADIENTS, self.gradients)
         # modules first, so that an optimizer's restore finds its parameters in place; schedulers and the like last
-        return sorted([*modules, *rest, *inner], key=lambda tracked: tracked.order)
+        self._objects = sorted([*modules, *rest, *inner, gradients], key=lambda tracked: tracked.order)
 
     def _wrap(self, name: str, thing: Any, parameters: dict[str, torch.Tensor]) -> TrackedObject:
         if isinstance(thing, torch.optim.Optimizer):
@@ -71,7 +81,7 @@ class Tracked:
 
     def settle(self) -> None:
         """The loop begins: take modules and parameter groups as they are now."""
-        self._objects = self._wrapped(self._given)
+        self._wrap_all()
         self._num_in_groups = self._count_in_groups()
 
     def _count_in_groups(self) -> int:
@@ -178,6 +188,7 @@ class Tracked:
     def _check_names(self, saved: SavedState) -> None:
         mine, theirs = [t.name for t in self._objects], list(saved.trees)
         if mine != theirs:
+            mine, theirs = ([n for n in names if not n.startswith("(")] for names in (mine, theirs))
             raise ContractError(
                 f"this trainer tracks {mine}, the run tracks {theirs}; run.track() must get the same objects everywhere"
             )
