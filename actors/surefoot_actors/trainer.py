@@ -39,10 +39,12 @@ from surefoot_actors.mailbox import Mailbox
 from surefoot_actors.protocol import member
 from surefoot_actors.protocol.member import At, Close, Form, MemberState, Merge, Resume, Stop, Tell
 from surefoot_actors.protocol.messages import (
+    Done,
     Ended,
     Enter,
     Hello,
     Leaving,
+    Length,
     Over,
     Raised,
     Report,
@@ -88,7 +90,7 @@ class TrainerProcess:
         self._retained: Merged | None = None
         self._sub_task_s = 0.0
         self._began: float | None = None
-        self._num_steps = 0
+        self._num_steps: int | None = None
         self._thread: threading.Thread | None = None
         self._returned = False
         self.start()
@@ -138,6 +140,8 @@ class TrainerProcess:
         match command:
             case Tell(message=message):
                 self._mailbox.tell(self._completed(message) if isinstance(message, Report) else message)
+                if isinstance(message, Done) and self._plane is not None:
+                    self._plane.say_done()
             case Form():
                 self._check_place(command)
                 self._plane = DataPlane(
@@ -204,7 +208,7 @@ class TrainerProcess:
 
     # ---- Coordinator: called by the training thread
 
-    def admit(self, state: StateOwner, num_steps: int) -> Position:
+    def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         """Say hello and wait to be a member whose tracked state is the run's."""
         self._owner, self._num_steps = state, num_steps
         faults.point("hello", -1)
@@ -222,6 +226,11 @@ class TrainerProcess:
             pass
         with self._owner_lock:  # a dead generation may still be writing what it restores
             return self._position
+
+    def set_num_steps(self, num_steps: int) -> None:
+        """Take note of how long the run is, and tell it."""
+        self._num_steps = num_steps
+        self._mailbox.tell(Length(trainer=self._setup.trainer, num_steps=num_steps))
 
     def open_round(self, position: Position) -> None:
         """Begin a round."""
@@ -288,16 +297,17 @@ class TrainerProcess:
         with self._waiting_until(lambda: self._state.at is At.USER):
             pass
 
-    def finish(self) -> None:
+    def finish(self, num_steps: int) -> None:
         """Return on the trainer that is elected to run the code after the loop; raise TrainerExit on the others."""
         assert self._owner is not None
+        self._num_steps = num_steps
         digest = self._owner.digest().hex()
         with self._changed:
             self._check_stopped()
-            self._feed(member.AtEnd(self._num_steps, digest))
+            self._feed(member.AtEnd(num_steps, digest))
         with self._waiting_until(lambda: self._state.at is At.CONCLUDED):
             pass
-        faults.point("conclude", self._num_steps)
+        faults.point("conclude", num_steps)
 
     @property
     def generation(self) -> int:
@@ -370,8 +380,8 @@ class TrainerProcess:
         return self._owner
 
     @property
-    def num_steps(self) -> int:
-        """How many steps the train function asked for."""
+    def num_steps(self) -> int | None:
+        """How many steps the train function asked for, as far as that is known."""
         return self._num_steps
 
     def adopt(self, checkpoint: Checkpoint) -> bool:

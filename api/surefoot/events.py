@@ -83,6 +83,7 @@ class EventKind(StrEnum):
     TRAINER_REFUSED = "trainer_refused"  # {"trainer", "reason"}: another fingerprint
     TRAINER_LEFT = "trainer_left"  # {"trainer", "step", "reason"}: planned
     GENERATION = "generation"  # {"generation", "trainers", "step", "reason", "joined", "lost", "left", "num_steps"}
+    LENGTH = "length"  # {"num_steps"}: it is known now how many steps the run has
     # {"generation", "step", "seconds", "sub_tasks_again"}. seconds: since the lost trainer was last known to run
     RECOVERED = "recovered"
     # {"step", "url", "bytes", "seconds", "stall_s", "reason"}: durable from now on. seconds: from the snapshot to the manifest;

@@ -63,7 +63,7 @@ class LocalCoordinator:
         self.digest = b""
         self.state: StateImage | None = None
 
-    def admit(self, state: StateOwner, num_steps: int) -> Position:
+    def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         self._owner = state
         if self._checkpoints is not None:
             self._position, self.rows = self._checkpoints.begin(state, num_steps)
@@ -117,7 +117,12 @@ class LocalCoordinator:
             assert self._owner is not None
             self._checkpoints.end_step(self._owner, self._reached, self.rows)
 
-    def finish(self) -> None:
+    def set_num_steps(self, num_steps: int) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.num_steps = num_steps
+
+    def finish(self, num_steps: int) -> None:
+        self.set_num_steps(num_steps)
         assert self._owner is not None
         self.digest = self._owner.digest()
         if self._checkpoints is not None:

@@ -46,6 +46,11 @@ class Round(ABC, Iterator[Any]):
         self._first: Node | None = None
 
     @property
+    def epoch_length(self) -> int:
+        """Return how many samples an epoch of the round's dataset has."""
+        return self._source.length
+
+    @property
     def data(self) -> str:
         """Return the line of a layout that tells what the round's samples are taken from."""
         return f"data {self._source.length} samples  # {self.line}"

@@ -69,6 +69,7 @@ from surefoot_actors.protocol.messages import (
     Hello,
     Leaving,
     Left,
+    Length,
     Member,
     NotRestored,
     Raised,
@@ -192,6 +193,10 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
     match message:
         case Hello():
             return _hello(state, message)
+        case Length(num_steps=num_steps):
+            if num_steps == state.num_steps:
+                return state, ()
+            return replace(state, num_steps=num_steps), (Emit(EventKind.LENGTH, {"num_steps": num_steps}),)
         case Report():
             return changing.reported(state, message)
         case Left():
@@ -236,7 +241,7 @@ def _hello(state: MembershipState, hello: Hello) -> Outcome:
     if trainer not in state.starting:
         return state, ()
     state = replace(state, starting=less(state.starting, (trainer,)))
-    if state.num_steps is not None and hello.num_steps != state.num_steps:
+    if None not in (state.num_steps, hello.num_steps) and hello.num_steps != state.num_steps:
         return fail(state, trainer, _OTHER_STEPS.format(trainer, hello.num_steps, state.num_steps))
     refused = _differs(state, hello)
     if refused:
@@ -249,7 +254,7 @@ def _hello(state: MembershipState, hello: Hello) -> Outcome:
         ready=(*state.ready, trainer),
         stores={**state.stores, trainer: hello.store},
         fingerprint=hello.fingerprint,
-        num_steps=hello.num_steps,
+        num_steps=state.num_steps if hello.num_steps is None else hello.num_steps,
     )
     ready = Emit(EventKind.TRAINER_READY, {"trainer": trainer, "pid": hello.pid, "node": hello.node})
     state, more = then(state, founding.form_if_enough, flag_if_wanted)

@@ -147,7 +147,15 @@ class Hello:
     fingerprint: tuple[tuple[str, str], ...]
     pid: int
     node: str
-    # what the train function asked of `steps()`
+    # what the train function asked of `steps()`; None while that depends on how many samples an epoch has
+    num_steps: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Length:
+    """This trainer has come to know how many steps the run has."""
+
+    trainer: str
     num_steps: int
 
 
@@ -292,5 +300,17 @@ class Leaving:
 
 
 FromTrainer = (
-    Hello | Report | Left | Done | Returned | Raised | Broken | Ended | Restored | NotRestored | Saved | Leaving
+    Hello
+    | Length
+    | Report
+    | Left
+    | Done
+    | Returned
+    | Raised
+    | Broken
+    | Ended
+    | Restored
+    | NotRestored
+    | Saved
+    | Leaving
 )

@@ -74,6 +74,8 @@ def describe(event: Event) -> str:
             return f"trainer {trainer} left{_where(data)}, as planned{reason}"
         case EventKind.GENERATION:
             return _generation(data, reason)
+        case EventKind.LENGTH:
+            return f"the run has {data.get('num_steps', '?')} steps"
         case EventKind.RECOVERED:
             return _recovered(data)
         case EventKind.CHECKPOINT:
