@@ -15,7 +15,7 @@ from surefoot import Run
 
 def make(run: Run, **tracked: Any) -> Any:
     model = nn.Linear(12, 3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     run.track(model=model, optimizer=optimizer, **tracked)
     return model, optimizer
 
@@ -35,7 +35,7 @@ def after(run: Run) -> None:
 
 
 def early(run: Run) -> None:
-    """Ends when the loss has not fallen for three steps; what the decision remembers is tracked."""
+    """Ends when the loss has not fallen for six steps; what the decision remembers is tracked."""
     memory = {"best": float("inf"), "bad": 0}
     model, optimizer = make(run, memory=memory)
     data = Numbers()
@@ -44,7 +44,7 @@ def early(run: Run) -> None:
         loss = step.merged["loss"]
         memory["bad"] = 0 if loss < memory["best"] - 1e-3 else memory["bad"] + 1
         memory["best"] = min(memory["best"], loss)
-        if memory["bad"] >= 3:
+        if memory["bad"] >= 6:
             break
     after(run)
 
