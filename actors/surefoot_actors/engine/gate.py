@@ -26,7 +26,9 @@ class Gate:
 
     def guard(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
         """Stand in front of these optimizers until `leave`."""
-        self._handles = [o.register_step_pre_hook(self._before_step) for o in optimizers]
+        # a wrapper that has never called Optimizer.__init__ has no hooks: the optimizer inside it has
+        hooked = [o for o in optimizers if hasattr(o, "_optimizer_step_pre_hooks")]
+        self._handles = [o.register_step_pre_hook(self._before_step) for o in hooked]
 
     def leave(self) -> None:
         """Take the hooks away: the optimizers are the user's own again."""

@@ -81,6 +81,15 @@ def run_training(train: TrainFunction, options: RunOptions, coordinator: Coordin
     return run
 
 
+@contextlib.contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Say where in the user's code a rule was broken."""
+    try:
+        yield
+    except ContractError as error:
+        raise ContractError(f"{where}: {error}") from error
+
+
 class TrainRun(contract.Run):
     """The loop over steps, and what rounds share."""
 
@@ -120,12 +129,8 @@ class TrainRun(contract.Run):
             raise ContractError(f"run.track() is called a second time at {user_line()}; name everything in one call")
         if self._num_steps is not None:
             raise ContractError(f"run.track() at {user_line()} comes after run.steps(); call it before")
-        self.tracked = Tracked(objects, self.device)
-        self._gate = Gate(self.tracked.gradients)
-        self.unchanged = Unchanged(self.tracked)
-        self.buffers = BufferWatch(self.tracked.modules.items())
-        self._parameters = self.tracked.parameters()
-        self.leaves = LeafMaker(self._parameters, self.buffers, self.device, shared_pool())
+        with _at(f"run.track() at {user_line()}"):
+            self.tracked = Tracked(objects, self.device)
 
     def nondeterministic(self, name: str) -> contextlib.AbstractContextManager[None]:
         if self.step is not None:
@@ -147,7 +152,19 @@ class TrainRun(contract.Run):
         self._num_steps, self._steps_line = num_steps, user_line()
         self._check_mode(f"run.steps() at {self._steps_line}")
         self.settings.begin(self._steps_line)
+        self._settle()
         return self._loop(num_steps if self._end_after is None else min(num_steps, self._end_after))
+
+    def _settle(self) -> None:
+        """Take the tracked objects as they are when the loop begins."""
+        with _at(f"run.steps() at {self._steps_line}"):
+            self.tracked.settle()
+            self.tracked.rehearse()
+        self._gate = Gate(self.tracked.gradients)
+        self.unchanged = Unchanged(self.tracked)
+        self.buffers = BufferWatch(self.tracked.modules.items())
+        self._parameters = self.tracked.parameters()
+        self.leaves = LeafMaker(self._parameters, self.buffers, self.device, shared_pool())
 
     def _loop(self, num_steps: int) -> Iterator[contract.Step]:
         self._gate.guard(self.tracked.optimizers.values())
@@ -179,6 +196,9 @@ class TrainRun(contract.Run):
                 f"step {step.number} had no inner loop: every step needs `for batch in step.batches(dataset): ...`, "
                 f"as that is where trainers meet"
             )
+        self.tracked.check_structure(f"at the end of step {step.number}")
+        if step.number == 1:
+            self.tracked.rehearse()  # once more: now optimizers and averages have a state
         self._health.check_state(self._parameters, step.number)
         strangers.look()
         self.tracked.gradients.end_step()
@@ -188,6 +208,7 @@ class TrainRun(contract.Run):
     def open_round(self, round_: Round) -> Position:
         """Begin a round at the loop's first turn. Raises ContractError when another is under way."""
         self.check_no_round(f"another begins at {round_.line}")
+        self.tracked.check_structure(f"in step {self._position.step}, as the inner loop at {round_.line} begins")
         self.settings.check(f"before the inner loop at {round_.line}")
         if isinstance(round_, TrainingRound):
             self._check_mode(f"the inner loop at {round_.line}")
@@ -265,7 +286,7 @@ class TrainRun(contract.Run):
         if isinstance(self.open, EvaluationRound):
             self.open.restore()
         self._watching.close()
-        if hasattr(self, "tracked"):
+        if hasattr(self, "_gate"):
             self._gate.leave()
         for hook in self._hooks:
             hook.remove()
