@@ -59,6 +59,8 @@ class Round(ABC, Iterator[Any]):
         if self._ended:
             raise StopIteration
         if torch.is_inference_mode_enabled():
+            if not self.keeps_gradients:
+                self._run.check_mode(f"the inner loop at {self.line}")
             # what is made here outlives the user's inference mode
             with torch.inference_mode(False):
                 return self._turn_round()

@@ -164,7 +164,7 @@ class TrainRun(contract.Run):
             )
         self._asked, self._steps_line = _asked_for(num_steps, epochs), user_line()
         self._length.ask_for(num_steps, epochs)
-        self._check_mode(f"run.steps() at {self._steps_line}")
+        self.check_mode(f"run.steps() at {self._steps_line}")
         self._settle()
         self.settings.begin(self._steps_line)
         return StepsLoop(self)
@@ -275,7 +275,6 @@ class TrainRun(contract.Run):
         self.tracked.check_structure(f"in step {self._position.step}, as the inner loop at {round_.line} begins")
         self.settings.check(f"before the inner loop at {round_.line}")
         if isinstance(round_, TrainingRound):
-            self._check_mode(f"the inner loop at {round_.line}")
             self.tracked.gradients.open(round_.line, accumulate=round_.accumulate)
         self.open = round_
         self._gate.open(round_.line, keeps_gradients=round_.keeps_gradients)
@@ -294,7 +293,8 @@ class TrainRun(contract.Run):
         self._position = Position(position.round + 1, position.step, position.phase + 1)
         self.streams.start(Purpose.OUTSIDE, position.step, position.phase + 1)
 
-    def _check_mode(self, where: str) -> None:
+    def check_mode(self, where: str) -> None:
+        """Raise ContractError in inference mode, where nothing can be trained."""
         if torch.is_inference_mode_enabled():
             raise ContractError(
                 f"{where} is inside torch.inference_mode(): what is made there can never be trained; leave the mode before it, "
