@@ -347,6 +347,7 @@ class TrainerProcess:
         with self._owner_lock:
             if not member.counts(self._state, generation):
                 return
+            self._keeping.overwritten()
             self._owner.restore(image)
             if not member.counts(self._state, generation):
                 return
@@ -375,10 +376,11 @@ class TrainerProcess:
         return self._num_steps
 
     def adopt(self, checkpoint: Checkpoint) -> bool:
-        """Overwrite the tracked state, if this trainer is no member yet and the checkpoint fits. Raises ContractError."""
+        """Overwrite the tracked state, if this trainer may restore one and the checkpoint fits. Raises ContractError."""
         with self._owner_lock:
-            if self._state.generation is not None or self._state.stopped:
-                return False
+            with self._changed:
+                if not member.may_restore(self._state):
+                    return False
             self.owner.check_image(checkpoint.image)
             try:
                 self.owner.restore(checkpoint.image)

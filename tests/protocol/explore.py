@@ -188,7 +188,7 @@ class Explorer:
             return False
         what = self.machines.messages.values[number]
         if isinstance(what, Restore):
-            return self.machines.member(trainer.machine).generation is None
+            return what.incarnation >= self.machines.member(trainer.machine).incarnation
         if way == "from":
             if not draft.supervisor.up:
                 return True

@@ -46,6 +46,10 @@ BOUNDS: dict[str, Bounds] = {
         trainers=1, spares=1, crashes=1, supervisor_crashes=1, stored=(1,), founded=False
     ),
     "a restore, and a freeze": Bounds(trainers=2, spares=1, freezes=1, stored=(1,), steps=(1,), founded=False),
+    # cut short at the beginning, it waits as one that may begin anew, and later reads the checkpoint of those that went on without it
+    "a joiner cut short at the beginning, and a restore": Bounds(
+        trainers=2, resizes=(1,), crashes=1, breaks=1, checkpoints=1, steps=(1,), founded=False
+    ),
     "the end is saved, and a crash": Bounds(trainers=2, crashes=1, saves=True, steps=(1,)),
     "the end is saved, and everyone lost": Bounds(trainers=1, spares=1, crashes=1, checkpoints=1, saves=True),
     "the end is saved, and a supervisor's crash": Bounds(

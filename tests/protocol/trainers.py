@@ -223,9 +223,14 @@ class Trainers:
         draft.data |= {(group, kind, i, j, what) for j in to}
 
     def restore(self, draft: Draft, i: int, restore: Restore) -> None:
-        """Read a checkpoint over the tracked state, and answer; members read none."""
+        """Read a checkpoint over the tracked state, and answer; members read none, and say so."""
         trainer, number = draft.trainers[i], int(restore.url[1:])
-        if self._machines.member(trainer.machine).generation is not None:
+        state = self._machines.member(trainer.machine)
+        if restore.incarnation < state.incarnation:
+            return
+        if not member.may_restore(state):
+            no = NotRestored(trainer=name(i), url=restore.url, why="late", reason="a member")
+            draft.send("from", i, self._machines.messages.number(no))
             return
         if number not in draft.journal.stored:
             no = NotRestored(trainer=name(i), url=restore.url, why="damaged", reason="rotten")

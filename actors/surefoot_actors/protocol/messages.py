@@ -109,7 +109,7 @@ class End:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restore:
-    """Before any generation: read this checkpoint and overwrite the tracked state. Answered by Restored or NotRestored."""
+    """Read this checkpoint and overwrite the tracked state. Always answered, by Restored or NotRestored, unless the trainer is lost."""
 
     url: str
     incarnation: int
@@ -253,12 +253,13 @@ class NotRestored:
 
     "damaged": a file is corrupt; an older checkpoint may be whole. "missing": a file is not there, at least not for this trainer: the
     supervisor looks for itself before it believes it. "refused": it is of another model, seed or number of
-    sub-tasks; that is the user's to mend. "unfit": this trainer has another fingerprint than the run.
+    sub-tasks; that is the user's to mend. "unfit": this trainer has another fingerprint than the run. "late": it holds a state of the
+    run, or takes part in a generation, so far as it knows.
     """
 
     trainer: str
     url: str
-    why: Literal["damaged", "missing", "refused", "unfit"]
+    why: Literal["damaged", "missing", "refused", "unfit", "late"]
     reason: str
 
 
