@@ -53,6 +53,8 @@ class TrainerSetup:
     pulse_secret: str
     # where the job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere
     checkpoints: str = ""
+    # earlier trainers on whose machines this one should not be, if there are others
+    apart_from: tuple[str, ...] = ()
     # faults to inject, for tests: see faults.py. Empty in production.
     faults: tuple[str, ...] = ()
 

@@ -181,7 +181,7 @@ class RayCluster:
 
     def _create(self, setup: TrainerSetup) -> _RayTrainer:
         resources = setup.spec.resources
-        options = {
+        options: dict[str, Any] = {
             "name": actor_name(self._attempt, setup.trainer),
             "namespace": NAMESPACE,
             "lifetime": "detached",
@@ -191,6 +191,9 @@ class RayCluster:
             "max_task_retries": 0,
             "runtime_env": _runtime_env(setup.spec, self._package_uri),
         }
+        if shunned := sorted({self._trainers[t].node for t in setup.apart_from if t in self._trainers} - {""}):
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(shunned)})"}
+            options["fallback_strategy"] = [{"label_selector": {}}]  # there, if nowhere else
         actor = _TRAINER.options(**options).remote(setup, self._service)
         return self._handle(setup.trainer, actor)
 

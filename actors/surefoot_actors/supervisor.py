@@ -305,9 +305,9 @@ class Supervisor:
 
     async def _perform(self, command: membership.Command) -> None:
         match command:
-            case StartTrainer(trainer=trainer, after_s=after_s):
+            case StartTrainer(trainer=trainer):
                 await asyncio.to_thread(self._journal.start, int(trainer[1:]) + 1)
-                self._attend(trainer, self._started(trainer, after_s))
+                self._attend(trainer, self._started(command))
             case SaveState():
                 self._keeper.save(command, self._state)
             case Withdraw(trainer=trainer):
@@ -379,20 +379,21 @@ class Supervisor:
         self._attendants[trainer] = attendant
         attendant.begin()
 
-    async def _started(self, trainer: str, after_s: float) -> TrainerHandle:
-        await asyncio.sleep(after_s)
+    async def _started(self, command: StartTrainer) -> TrainerHandle:
+        await asyncio.sleep(command.after_s)
         handle = await self._cluster.start_trainer(
             TrainerSetup(
                 attempt=self._attempt,
-                trainer=trainer,
+                trainer=command.trainer,
                 spec=self._spec,
                 pulse=self._pulse.address,
                 pulse_secret=self._pulse.secret,
                 checkpoints=self._checkpoints,
+                apart_from=command.apart_from,
                 faults=self._faults,
             )
         )
-        self._events.put_nowait(Started(trainer))
+        self._events.put_nowait(Started(command.trainer))
         return handle
 
     async def _adopted(self, handle: TrainerHandle) -> TrainerHandle:

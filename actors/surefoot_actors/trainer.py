@@ -26,7 +26,7 @@ from surefoot_actors.checkpoint.read import Checkpoint
 from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster import Inbox, TrainerSetup
 from surefoot_actors.data_plane import Backpack, DataPlane, Round
-from surefoot_actors.engine.caller import user_line
+from surefoot_actors.engine.caller import raised_line, user_line
 from surefoot_actors.engine.fingerprint import fingerprint, make_deterministic
 from surefoot_actors.engine.folding import NodeStore
 from surefoot_actors.engine.group import StoreHost
@@ -88,6 +88,8 @@ class TrainerProcess:
         self._retained: Merged | None = None
         self._sub_task_s = 0.0
         self._began: float | None = None
+        # the sub-task that the user's code computes, -1: none
+        self._computing = -1
         self._num_steps = 0
         self._thread: threading.Thread | None = None
         self._returned = False
@@ -242,6 +244,7 @@ class TrainerProcess:
                 sub_task = member.next_sub_task(self._state)
                 assert sub_task is not None
                 self._began = time.monotonic()
+                self._computing = sub_task
                 pulse_trainer.mark(self._position.round, sub_task)
                 return sub_task
         faults.point("commit", self._position.step)
@@ -250,6 +253,7 @@ class TrainerProcess:
     def put_leaf(self, leaf: Node) -> None:
         """Hand over a leaf; nobody else's concern if it was given to another meanwhile."""
         sub_task = leaf.range.lo
+        self._computing = -1
         pulse_trainer.mark(-1, -1)
         with self._changed:
             self._measure()
@@ -475,7 +479,7 @@ class TrainerProcess:
         except BaseException as error:  # noqa: BLE001  the thread's edge: user code may raise anything, even SystemExit
             self._lose_if_device(error)
             if not self._state.stopped:  # what it raises while it unwinds is nobody's concern
-                self._mailbox.tell(self._raised(error))
+                self._mailbox.tell(self._raised(_told(error)))
         else:
             self._mailbox.tell(Returned(trainer=self._setup.trainer))
         with self._changed:
@@ -505,7 +509,22 @@ class TrainerProcess:
             kind=type(error).__name__,
             message=str(error),
             traceback="".join(traceback.format_exception(error)),
+            round=self._state.round,
+            sub_task=self._computing,
+            line=raised_line(error),
+            fatal=isinstance(error, ContractError | DriftError),
         )
+
+
+def _told(error: BaseException) -> BaseException:
+    """Name what a train function that ends the process did, and what it should do."""
+    if not isinstance(error, SystemExit):
+        return error
+    line = raised_line(error)
+    return ContractError(
+        f"the train function called sys.exit({error.code!r}) at {line}: a trainer cannot end like that, as others go on; let it return "
+        "after the loop over run.steps(), or raise an error to fail the job"
+    ).with_traceback(error.__traceback__)
 
 
 def _device(gpus: float) -> torch.device:

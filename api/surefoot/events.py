@@ -77,7 +77,7 @@ class EventKind(StrEnum):
     STATE = "state"  # the job's state changed: {"state", "reason"}
     TRAINER_STARTED = "trainer_started"  # {"trainer"}
     TRAINER_READY = "trainer_ready"  # {"trainer", "pid", "node"}
-    TRAINER_LOST = "trainer_lost"  # {"trainer", "reason"}
+    TRAINER_LOST = "trainer_lost"  # {"trainer", "reason"}; with "traceback" where its code raised
     TRAINER_REFUSED = "trainer_refused"  # {"trainer", "reason"}: another fingerprint
     TRAINER_LEFT = "trainer_left"  # {"trainer", "step", "reason"}: planned
     GENERATION = "generation"  # {"generation", "trainers", "step", "reason", "joined", "lost", "left", "num_steps"}

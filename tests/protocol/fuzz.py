@@ -55,6 +55,8 @@ def draw(chance: random.Random) -> Bounds:
         damages=chance.randint(0, 2),
         saves=chance.random() < 0.5,
         pauses=chance.choice((0, 0, 1)),
+        raises=chance.choice((0, 0, 1, 2, 3)),
+        bug=chance.choice((None,) * 9 + ((chance.randint(0, 3), chance.randint(0, 3)),)),
         fine=chance.random() < 0.5,
         founded=chance.random() < 0.5,
     )

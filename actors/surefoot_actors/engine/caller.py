@@ -11,7 +11,7 @@ import torch
 import surefoot
 import surefoot_actors
 
-__all__ = ["is_ours", "user_line"]
+__all__ = ["is_ours", "raised_line", "user_line"]
 
 # Frames of these packages are never the user's.
 _OURS = tuple(os.path.dirname(os.path.abspath(str(m.__file__))) + os.sep for m in (surefoot, surefoot_actors, torch))
@@ -28,6 +28,17 @@ def user_line(skip: int = 2) -> str:
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
     return _shown(frame.f_code.co_filename, frame.f_lineno)
+
+
+def raised_line(error: BaseException) -> str:
+    """Return "file.py:12" of the innermost frame outside Surefoot and torch that an error went through; empty: there is none."""
+    shown, trace = "", error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not is_ours(file) and not file.startswith("<"):
+            shown = _shown(file, trace.tb_lineno)
+        trace = trace.tb_next
+    return shown
 
 
 @lru_cache(maxsize=1024)

@@ -213,12 +213,19 @@ class Returned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Raised:
-    """The user's code raised. Fails the job at once, with the traceback."""
+    """The user's code raised. The membership machine decides whose fault that is (raising.py)."""
 
     trainer: str
     kind: str
     message: str
     traceback: str
+    # the round it was at, -1: not a member yet; the sub-task that it was computing, -1: none
+    round: int = -1
+    sub_task: int = -1
+    # "file.py:12", the innermost of the user's own lines; empty: none is known
+    line: str = ""
+    # it breaks the contract, or the states differ: whoever ran this would raise it
+    fatal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
