@@ -18,6 +18,7 @@ __all__ = [
     "Cluster",
     "FaultRefusedError",
     "Inbox",
+    "SetupFailedError",
     "TrainerGoneError",
     "TrainerHandle",
     "TrainerService",
@@ -32,8 +33,23 @@ class TrainerGoneError(Exception):
         super().__init__(reason)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[TrainerGoneError], tuple[str]]:
+    def __reduce__(self) -> tuple[type[TrainerGoneError], tuple[str, ...]]:
         return TrainerGoneError, (self.reason,)
+
+
+class SetupFailedError(TrainerGoneError):
+    """The trainer never came to be: its node could not be set up for it.
+
+    `requirements`: pip's own words, if it is the job's requirements that cannot be installed, wherever that is tried; empty: something
+    else was wrong on this node (`node`: its address, as far as is known).
+    """
+
+    def __init__(self, reason: str, requirements: str = "", node: str = "") -> None:
+        super().__init__(reason)
+        self.requirements, self.node = requirements, node
+
+    def __reduce__(self) -> tuple[type[TrainerGoneError], tuple[str, ...]]:
+        return SetupFailedError, (self.reason, self.requirements, self.node)
 
 
 class FaultRefusedError(Exception):
@@ -112,6 +128,8 @@ class TrainerHandle(Protocol):
 class Cluster(Protocol):
     """Starts trainers and finds those that an earlier supervisor started."""
 
+    # whether the job's pip requirements are installed before a trainer starts
+    installs: bool
     # called on the supervisor's event loop with (trainer, reason) when the trainer's node is about to go
     on_notice: Callable[[str, str], None]
 
@@ -119,7 +137,7 @@ class Cluster(Protocol):
         """Start a trainer process; returns when the cluster has given it a place and its service answers.
 
         May wait without end for resources; cancelling the call withdraws the request and leaves nothing behind.
-        Raises TrainerGoneError if the process died in starting (its runtime environment failed, say).
+        Raises SetupFailedError if its node could not be set up for it, TrainerGoneError if the process died in starting.
         """
 
     async def find_trainers(self) -> list[TrainerHandle]:

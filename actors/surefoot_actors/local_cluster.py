@@ -226,6 +226,8 @@ class LocalCluster:
     for a restarted supervisor.
     """
 
+    installs = False
+
     def __init__(
         self,
         attempt: str,

@@ -381,6 +381,8 @@ class Supervisor:
 
     async def _started(self, command: StartTrainer) -> TrainerHandle:
         await asyncio.sleep(command.after_s)
+        if self._spec.pip and self._cluster.installs:
+            self._uplink.event(EventKind.INSTALLING, trainer=command.trainer, requirements=list(self._spec.pip))
         handle = await self._cluster.start_trainer(
             TrainerSetup(
                 attempt=self._attempt,

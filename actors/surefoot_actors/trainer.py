@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import torch
 
-from surefoot.errors import ContractError, DriftError
+from surefoot.errors import ContractError, DriftError, EntrypointError
 from surefoot.events import LedgerRow
 from surefoot_actors import entrypoint, faults, pulse_trainer
 from surefoot_actors.checkpoint.keeping import Keeping
@@ -512,6 +512,7 @@ class TrainerProcess:
             round=self._state.round,
             sub_task=self._computing,
             line=raised_line(error),
+            alone=isinstance(error, EntrypointError),
             fatal=isinstance(error, ContractError | DriftError),
         )
 

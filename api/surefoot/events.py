@@ -75,6 +75,9 @@ class EventKind(StrEnum):
     """What happens to a job, in the words of the design. Data by kind is documented in ARCHITECTURE.md."""
 
     STATE = "state"  # the job's state changed: {"state", "reason"}
+    INSTALLING = (
+        "installing"  # {"trainer", "requirements"}: pip requirements of the code, where this trainer is to start
+    )
     TRAINER_STARTED = "trainer_started"  # {"trainer"}
     TRAINER_READY = "trainer_ready"  # {"trainer", "pid", "node"}
     TRAINER_LOST = "trainer_lost"  # {"trainer", "reason"}; with "traceback" where its code raised

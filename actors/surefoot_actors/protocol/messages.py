@@ -224,6 +224,8 @@ class Raised:
     sub_task: int = -1
     # "file.py:12", the innermost of the user's own lines; empty: none is known
     line: str = ""
+    # one alone is believed, where nobody has come past this: what was raised is a word on what all are given
+    alone: bool = False
     # it breaks the contract, or the states differ: whoever ran this would raise it
     fatal: bool = False
 

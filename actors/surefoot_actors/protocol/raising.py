@@ -71,7 +71,7 @@ def judge(state: MembershipState, message: Raised) -> Verdict:
         return Verdict(fails=same, why=f"{same.trainer} and {message.trainer} raised the same")
     if state.fingerprint is not None:
         return Verdict(fails=None, why="others came past this line before")
-    if any(t != message.trainer for t in state.starting):
+    if not message.alone and any(t != message.trainer for t in state.starting):
         return Verdict(fails=None, why="others are on their way to this line")
     return Verdict(fails=message, why="nobody else has come to this line")
 
