@@ -69,6 +69,8 @@ class TrainerSetup:
     pulse_secret: str
     # where the job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere
     checkpoints: str = ""
+    # names the attempt, and nothing else on any node; empty in tests that need none
+    run_id: str = ""
     # earlier trainers on whose machines this one should not be, if there are others
     apart_from: tuple[str, ...] = ()
     # faults to inject, for tests: see faults.py. Empty in production.

@@ -24,6 +24,7 @@ from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster import Cluster, TrainerHandle, TrainerSetup
 from surefoot_actors.injector import Injector
 from surefoot_actors.journal import Journal
+from surefoot_actors.once_keeper import OnceKeeper
 from surefoot_actors.protocol import membership
 from surefoot_actors.protocol.membership import (
     Came,
@@ -52,7 +53,8 @@ from surefoot_actors.protocol.membership import (
     Trusted,
     Withdraw,
 )
-from surefoot_actors.protocol.messages import Done, End, Leaving, NotRestored, Saved, ToTrainer
+from surefoot_actors.protocol.messages import Done, End, Leaving, NotRestored, OnceAsked, OnceDone, Saved, ToTrainer
+from surefoot_actors.protocol.once import Gone
 from surefoot_actors.pulse import Condition, PulseServer
 from surefoot_actors.rows import RowKeeper
 from surefoot_actors.uplink import Uplink
@@ -121,7 +123,7 @@ class Supervisor:
         """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process at once, for `surefoot chaos`."""
         self._spec, self._attempt, self._cluster = spec, attempt, cluster
         self._uplink, self._journal, self._pulse, self._faults = uplink, journal, pulse, faults
-        self._events: asyncio.Queue[Event | Handled | NothingToBeginWith | OutOfPatience] = asyncio.Queue()
+        self._events: asyncio.Queue[Event | Handled | NothingToBeginWith | OutOfPatience | Gone] = asyncio.Queue()
         self._attendants: dict[str, Attendant] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._state = MembershipState(
@@ -144,6 +146,7 @@ class Supervisor:
             self._may_commit,
             attempt=attempt_number(attempt),
         )
+        self._once, self._run_id = OnceKeeper(journal, self._send), ""
         self._injector = Injector(uplink, self._attendants, die)
         self._rows = RowKeeper(uplink)
         # events that commands gave rise to, handled before anything else
@@ -190,15 +193,18 @@ class Supervisor:
         wanted = await asyncio.to_thread(journal.wanted)
         self._state = replace(self._state, incarnation=incarnation, target=wanted or self._spec.trainers)
         finished, recorded = await asyncio.to_thread(lambda: (journal.finished(), journal.recorded()))
+        self._run_id = await asyncio.to_thread(journal.run_id)
         self._rows.expect(await asyncio.to_thread(journal.expected))
         if (begun := await asyncio.to_thread(journal.begun)) is not None:
             self._keeper.begin_from(begun[0])
             self._rows.begin(begun[1])
+        handles = [] if incarnation == 1 and recorded is None else await self._cluster.find_trainers()
+        await self._once.begin(incarnation, [h.trainer for h in handles])
         if incarnation == 1 and recorded is None:
             self._tell_state(JobState.STARTING, "waiting for the first trainers")
             await self._apply(membership.begin(self._state))
         else:
-            await self._resume(finished, *(recorded or (0, ())))
+            await self._resume(handles, finished, *(recorded or (0, ())))
         if self._state.searching and not self._state.ended:
             self._spawn(self._look_for_checkpoints())
         self._keeper.attend(self._state)
@@ -211,8 +217,9 @@ class Supervisor:
         except CheckpointError as error:
             self._events.put_nowait(NothingToBeginWith(str(error)))
 
-    async def _resume(self, finished: str | None, number: int, members: tuple[str, ...]) -> None:
-        handles = await self._cluster.find_trainers()
+    async def _resume(
+        self, handles: list[TrainerHandle], finished: str | None, number: int, members: tuple[str, ...]
+    ) -> None:
         for handle in handles:
             self._attend(handle.trainer, self._adopted(handle))
         found = Found(
@@ -226,7 +233,7 @@ class Supervisor:
         if not finished and set(members).difference(found.trainers):
             self._note_loss(certain=True)  # of one that died while no supervisor lived, perhaps the last
 
-    async def _handle(self, event: Event | Handled | NothingToBeginWith | OutOfPatience) -> None:
+    async def _handle(self, event: Event | Handled | NothingToBeginWith | OutOfPatience | Gone) -> None:
         match event:
             case NothingToBeginWith() if self._state.generation is not None:
                 event = Searched(())  # it began long ago: peers hold the state
@@ -237,6 +244,12 @@ class Supervisor:
             case Handled():
                 if not event.done.done():
                     event.done.set_result(None)
+                return
+            case Gone():
+                await self._once.hear(event)
+                return
+            case Came(message=(OnceAsked() | OnceDone()) as asked):
+                await self._once.hear(asked)
                 return
             case Came(message=Saved() as saved):
                 self._keeper.saved(saved)
@@ -391,6 +404,7 @@ class Supervisor:
                 pulse=self._pulse.address,
                 pulse_secret=self._pulse.secret,
                 checkpoints=self._checkpoints,
+                run_id=self._run_id,
                 apart_from=command.apart_from,
                 faults=self._faults,
             )
@@ -408,13 +422,17 @@ class Supervisor:
         attendant.send(message)
         if isinstance(message, End):
             del self._attendants[trainer]
-            self._spawn(attendant.end(END_GRACE_S), name=f"end-{trainer}")
+            self._spawn(self._end(attendant, trainer, END_GRACE_S), name=f"end-{trainer}")
 
     def _dismiss(self, trainer: str) -> None:
         """Fence: end the process whatever it does, without waiting for it here."""
         attendant = self._attendants.pop(trainer, None)
         if attendant is not None:
-            self._spawn(attendant.end(0.0), name=f"kill-{trainer}")
+            self._spawn(self._end(attendant, trainer, 0.0), name=f"kill-{trainer}")
+
+    async def _end(self, attendant: Attendant, trainer: str, grace_s: float) -> None:
+        await attendant.end(grace_s)
+        self._events.put_nowait(Gone(trainer))
 
     def _pulse_changed(self, trainer: str, condition: Condition, detail: str) -> None:
         if condition is Condition.RUNNING:

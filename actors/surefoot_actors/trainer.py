@@ -36,6 +36,7 @@ from surefoot_actors.engine.ports import StateOwner, TrainerExit
 from surefoot_actors.engine.run import RunOptions, run_training
 from surefoot_actors.engine.types import Layout, Merged, Node, Position, StateImage
 from surefoot_actors.mailbox import Mailbox
+from surefoot_actors.once_trainer import Onces
 from surefoot_actors.protocol import member
 from surefoot_actors.protocol.member import At, Close, Form, MemberState, Merge, Resume, Stop, Tell
 from surefoot_actors.protocol.messages import (
@@ -43,6 +44,7 @@ from surefoot_actors.protocol.messages import (
     Enter,
     Hello,
     Leaving,
+    OnceTold,
     Over,
     Raised,
     Report,
@@ -74,6 +76,7 @@ class TrainerProcess:
         self._mailbox = Mailbox()
         self._keeping = Keeping(setup, self._device, self._mailbox, self._fingerprint, self)
         self._changed = threading.Condition(threading.Lock())  # its lock is the commit lock
+        self._onces = Onces(setup.trainer, setup.run_id, self._changed, self._mailbox.tell)
         self._state = MemberState(trainer=setup.trainer, num_sub_tasks=setup.spec.sub_tasks)
         self._plane: DataPlane | None = None
         self._leaves = NodeStore(setup.spec.sub_tasks)
@@ -110,6 +113,9 @@ class TrainerProcess:
         if isinstance(message, Over | Enter):
             faults.point("report" if isinstance(message, Over) else "enter", self._position.step)
         with self._changed:
+            if isinstance(message, OnceTold):
+                self._onces.told(message)
+                return
             if isinstance(message, Restore | Snapshot | Save):
                 if message.incarnation >= self._state.incarnation:
                     self._keeping.obey(message)
@@ -160,6 +166,7 @@ class TrainerProcess:
                 self._changed.notify_all()
             case Stop():
                 self._keeping.stop()
+                self._onces.stop()
                 self._changed.notify_all()
                 if self._returned:
                     self._mailbox.tell(Ended(trainer=self._setup.trainer))
@@ -224,6 +231,14 @@ class TrainerProcess:
             pass
         with self._owner_lock:  # a dead generation may still be writing what it restores
             return self._position
+
+    def once(self, key: str, prepare: Callable[[], object]) -> None:
+        """Return when one trainer of the job has done this."""
+        self._onces.once(key, prepare)
+
+    def node_once(self, key: str, prepare: Callable[[], object]) -> None:
+        """Return when one trainer of this node has done this."""
+        self._onces.node_once(key, prepare)
 
     def open_round(self, position: Position) -> None:
         """Begin a round."""

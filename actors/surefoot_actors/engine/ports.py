@@ -5,6 +5,7 @@ The training thread is the only caller. Every call may raise `TrainerExit` (this
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import nn
@@ -59,6 +60,12 @@ class Coordinator(Protocol):
 
     def admit(self, state: StateOwner, num_steps: int) -> Position:
         """Block until this trainer is a member and `state` holds the run's state. Return where to go on, at a step boundary."""
+
+    def once(self, key: str, prepare: Callable[[], object]) -> None:
+        """Return when one trainer of the job has called `prepare` and it has returned: this one, or another. May block."""
+
+    def node_once(self, key: str, prepare: Callable[[], object]) -> None:
+        """Return when one trainer of this node has. May block."""
 
     def open_round(self, position: Position) -> None:
         """Begin a round."""

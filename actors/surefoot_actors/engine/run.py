@@ -21,6 +21,7 @@ from surefoot_actors.engine.folding import shared_pool
 from surefoot_actors.engine.gate import Gate
 from surefoot_actors.engine.health import Health
 from surefoot_actors.engine.loader import Loader
+from surefoot_actors.engine.onces import OnceCalls
 from surefoot_actors.engine.ports import Coordinator
 from surefoot_actors.engine.rng import Purpose, Streams
 from surefoot_actors.engine.rounds import Round
@@ -97,6 +98,7 @@ class TrainRun(contract.Run):
         # the step and the round under way
         self.step: TrainStep | None = None
         self.open: Round | None = None
+        self._onces = OnceCalls(self.streams)
         self._gate = Gate()
         self._health = Health(options.on_warning)
         self._hooks: list[Any] = []
@@ -114,6 +116,20 @@ class TrainRun(contract.Run):
         self.buffers = BufferWatch(self.tracked.modules.items())
         self._parameters = self.tracked.parameters()
         self.leaves = LeafMaker(self._parameters, self.buffers, self.device, shared_pool())
+
+    def once(self, prepare: Callable[[], object], *, name: str | None = None) -> None:
+        self._check_before_steps("once")
+        self._onces.make("once", prepare, name, self.coordinator.once)
+
+    def node_once(self, prepare: Callable[[], object], *, name: str | None = None) -> None:
+        self._check_before_steps("node_once")
+        self._onces.make("node_once", prepare, name, self.coordinator.node_once)
+
+    def _check_before_steps(self, what: str) -> None:
+        if self._num_steps is not None:
+            raise ContractError(
+                f"run.{what}() at {user_line(3)} comes after run.steps(): whoever is in a step cannot wait for others there; call it before"
+            )
 
     def steps(self, num_steps: int) -> Iterator[contract.Step]:
         if not hasattr(self, "tracked"):

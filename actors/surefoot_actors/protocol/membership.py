@@ -71,6 +71,8 @@ from surefoot_actors.protocol.messages import (
     Left,
     Member,
     NotRestored,
+    OnceAsked,
+    OnceDone,
     Raised,
     Report,
     Restored,
@@ -213,7 +215,7 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
             return founding.not_restored(state, message)
         case Leaving(trainer=trainer, reason=reason):
             return losses.noticed(state, trainer, reason)
-        case Ended() | Saved():
+        case Ended() | Saved() | OnceAsked() | OnceDone():
             return state, ()
         case _:
             assert_never(message)

@@ -23,6 +23,9 @@ __all__ = [
     "Left",
     "Member",
     "NotRestored",
+    "OnceAsked",
+    "OnceDone",
+    "OnceTold",
     "Over",
     "Raised",
     "Report",
@@ -131,7 +134,16 @@ class Save:
     of: int
 
 
-ToTrainer = Over | Enter | Flag | Conclude | End | Restore | Snapshot | Save
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnceTold:
+    """The answer to OnceAsked: it is done, or (`done` false) the receiver is to do it. Told again, it is the same, or done meanwhile."""
+
+    incarnation: int
+    key: str
+    done: bool
+
+
+ToTrainer = Over | Enter | Flag | Conclude | End | Restore | Snapshot | Save | OnceTold
 
 # ---- trainer to supervisor
 
@@ -301,6 +313,36 @@ class Leaving:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnceAsked:
+    """This trainer waits, before its steps, for what one trainer of the job is to do. Answered by OnceTold, at last."""
+
+    trainer: str
+    # names the call, the same on every trainer
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnceDone:
+    """This trainer has done what it was told to by OnceTold."""
+
+    trainer: str
+    key: str
+
+
 FromTrainer = (
-    Hello | Report | Left | Done | Returned | Raised | Broken | Ended | Restored | NotRestored | Saved | Leaving
+    Hello
+    | Report
+    | Left
+    | Done
+    | Returned
+    | Raised
+    | Broken
+    | Ended
+    | Restored
+    | NotRestored
+    | Saved
+    | Leaving
+    | OnceAsked
+    | OnceDone
 )
