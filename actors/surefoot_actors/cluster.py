@@ -23,6 +23,7 @@ __all__ = [
     "TrainerHandle",
     "TrainerService",
     "TrainerSetup",
+    "Where",
 ]
 
 
@@ -87,6 +88,20 @@ class Inbox:
     rows: tuple[LedgerRow, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Where a trainer's training thread is."""
+
+    # -1: before its first step
+    step: int = -1
+    # that the user's code computes, -1: none
+    sub_task: int = -1
+    # "file.py:12", the innermost line of the user's own code
+    line: str = ""
+    # what it waits for, if it does; empty: it is up to this trainer
+    waits_for: str = ""
+
+
 class TrainerService(Protocol):
     """What runs in the trainer's process (trainer.py). Methods are called from control threads, at most one `collect` at a time."""
 
@@ -103,6 +118,9 @@ class TrainerService(Protocol):
         supervisor grows with seconds, not with steps.
         """
 
+    def where(self) -> Where:
+        """Say where the training thread is. Never blocks."""
+
     def notice(self, reason: str) -> None:
         """Ask the supervisor to let it leave at a step boundary: this process, or its node, is about to go. Never blocks for long."""
 
@@ -116,6 +134,8 @@ class TrainerHandle(Protocol):
     async def deliver(self, message: ToTrainer) -> None: ...
 
     async def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox: ...
+
+    async def where(self) -> Where: ...
 
     def refusal(self, fault: FaultKind) -> str:
         """Why this fault cannot be injected here at present; empty: it can."""

@@ -37,20 +37,22 @@ class Onces:
         """This trainer is to end: nobody waits any more."""
         self._stopped = True
 
-    def once(self, key: str, prepare: Callable[[], object]) -> None:
+    def once(self, key: str, prepare: Callable[[], object], awaits: Callable[[str], None]) -> None:
         """Return when one trainer of the job has done it: this one, if it is told to. Raises TrainerExit."""
         self._tell(OnceAsked(trainer=self._trainer, key=key))
+        awaits("another trainer, which does what is done once")
         with self._changed:
             while key not in self._verdicts:
                 self._check_stopped()
                 self._changed.wait()
             self._check_stopped()
             done = self._verdicts[key]
+        awaits("")
         if not done:
             prepare()
             self._tell(OnceDone(trainer=self._trainer, key=key))
 
-    def node_once(self, key: str, prepare: Callable[[], object]) -> None:
+    def node_once(self, key: str, prepare: Callable[[], object], awaits: Callable[[str], None]) -> None:
         """Return when one process of this node has done it. Whoever dies at it lets go of the lock, and the next one does it."""
         folder = Path(tempfile.gettempdir()) / f"surefoot-once-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -58,7 +60,9 @@ class Onces:
         done = base.with_suffix(".done")
         lock = os.open(base.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
+            awaits("another process of this node, which does what is done once a node")
             fcntl.flock(lock, fcntl.LOCK_EX)
+            awaits("")
             with self._changed:
                 self._check_stopped()
             if not done.exists():

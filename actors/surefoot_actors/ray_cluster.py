@@ -23,6 +23,7 @@ from surefoot_actors.cluster import (
     TrainerGoneError,
     TrainerHandle,
     TrainerSetup,
+    Where,
 )
 from surefoot_actors.environment import trainer_env
 from surefoot_actors.protocol.messages import ToTrainer
@@ -103,6 +104,10 @@ class _RayTrainer(TrainerHandle):
     async def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox:
         inbox: Inbox = await self._ask(self._actor.collect, after, rows_below, wait_s)
         return inbox
+
+    async def where(self) -> Where:
+        where: Where = await self._ask(self._actor.where)
+        return where
 
     def refusal(self, fault: FaultKind) -> str:
         if fault is FaultKind.NODE and self.node == ray.get_runtime_context().get_node_id():

@@ -57,6 +57,7 @@ from surefoot_actors.protocol.messages import Done, End, Leaving, NotRestored, O
 from surefoot_actors.protocol.once import Gone
 from surefoot_actors.pulse import Condition, PulseServer
 from surefoot_actors.rows import RowKeeper
+from surefoot_actors.stall_teller import StallTeller
 from surefoot_actors.uplink import Uplink
 
 __all__ = ["Outcome", "Supervisor"]
@@ -149,6 +150,7 @@ class Supervisor:
         self._once, self._run_id = OnceKeeper(journal, self._send), ""
         self._injector = Injector(uplink, self._attendants, die)
         self._rows = RowKeeper(uplink)
+        self._stalls = StallTeller(lambda: self._state, self._attendants, self._rows, pulse, uplink.event)
         # events that commands gave rise to, handled before anything else
         self._due: list[Event] = []
         self._grace: asyncio.Task[None] | None = None
@@ -174,6 +176,7 @@ class Supervisor:
         watchers = [self._spawn(self._end_if_disowned())]
         try:
             await self._begin()
+            watchers.append(self._spawn(self._stalls.run()))
             # not before the members are known: a fault is to hit one of them
             watchers.append(self._spawn(self._obey_commands()))
             while self._outcome is None:

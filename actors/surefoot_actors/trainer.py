@@ -24,9 +24,9 @@ from surefoot_actors import entrypoint, faults, pulse_trainer
 from surefoot_actors.checkpoint.keeping import Keeping
 from surefoot_actors.checkpoint.read import Checkpoint
 from surefoot_actors.checkpoint.store import is_at
-from surefoot_actors.cluster import Inbox, TrainerSetup
+from surefoot_actors.cluster import Inbox, TrainerSetup, Where
 from surefoot_actors.data_plane import Backpack, DataPlane, Round
-from surefoot_actors.engine.caller import raised_line, user_line
+from surefoot_actors.engine.caller import own_line, raised_line, user_line
 from surefoot_actors.engine.fingerprint import fingerprint, make_deterministic
 from surefoot_actors.engine.folding import NodeStore
 from surefoot_actors.engine.group import StoreHost
@@ -94,6 +94,8 @@ class TrainerProcess:
         # the sub-task that the user's code computes, -1: none
         self._computing = -1
         self._num_steps = 0
+        # what the training thread waits for, empty: nothing
+        self._awaits = ""
         self._thread: threading.Thread | None = None
         self._returned = False
         self.start()
@@ -129,6 +131,18 @@ class TrainerProcess:
     def notice(self, reason: str) -> None:
         """Ask to leave: this process, or its node, is about to go."""
         self._mailbox.tell(Leaving(trainer=self._setup.trainer, reason=reason))
+
+    def where(self) -> Where:
+        """Say where the training thread is, and at which line of the user's. Takes no lock: whoever holds one may be what hangs."""
+        ident = self._thread.ident if self._thread is not None else None
+        frame = sys._current_frames().get(ident) if ident is not None else None
+        state = self._state
+        return Where(
+            step=self._position.step if state.round >= 0 else -1,
+            sub_task=self._computing,
+            line=own_line(frame),
+            waits_for=self._awaits if self._computing < 0 or state.at is not At.ROUND else "",
+        )
 
     def _tells_rows(self) -> bool:
         state = self._state
@@ -234,11 +248,14 @@ class TrainerProcess:
 
     def once(self, key: str, prepare: Callable[[], object]) -> None:
         """Return when one trainer of the job has done this."""
-        self._onces.once(key, prepare)
+        self._onces.once(key, prepare, self._await)
 
     def node_once(self, key: str, prepare: Callable[[], object]) -> None:
         """Return when one trainer of this node has done this."""
-        self._onces.node_once(key, prepare)
+        self._onces.node_once(key, prepare, self._await)
+
+    def _await(self, what: str) -> None:
+        self._awaits = what
 
     def open_round(self, position: Position) -> None:
         """Begin a round."""
@@ -334,7 +351,9 @@ class TrainerProcess:
         with self._changed:
             while not condition():
                 self._check_stopped()
+                self._awaits = "the other trainers"
                 self._changed.wait()
+            self._awaits = ""
             self._check_stopped()
             yield
 

@@ -95,7 +95,9 @@ class EventKind(StrEnum):
     # begins there
     RESTORED = "restored"
     FAULT = "fault"  # {"kind", "trainer", "node"}: injected by `surefoot chaos`; told before it is done
-    WARNING = "warning"  # {"message"}
+    # {"message"}; of a job that makes no progress also "seconds" and "trainers", a list of {"trainer", "step", "sub_task", "line",
+    # "waits_for"}
+    WARNING = "warning"
     FAILED = "failed"  # {"reason", "traceback", "trainer"}
     FINISHED = "finished"  # {"steps", "digest"}: digest of the final tracked state
 
