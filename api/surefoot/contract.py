@@ -125,6 +125,21 @@ class Run(ABC):
         """
 
     @abstractmethod
+    def once(self, prepare: Callable[[], object], *, name: str | None = None) -> None:
+        """Have one trainer of the job call `prepare`, while the others wait here: `run.once(lambda: download(path))`.
+
+        Whoever comes here later, a replacement say, goes on at once; if the trainer that is at it dies, another one does it, from the
+        beginning. It is done once an attempt: a job that is resumed does it anew, since its machines may be others. A call is known by
+        `name`, or by the lines that it came through. What `prepare` returns is dropped; random states are as before.
+
+        Raises ContractError after `steps`, or for a name that is used twice.
+        """
+
+    @abstractmethod
+    def node_once(self, prepare: Callable[[], object], *, name: str | None = None) -> None:
+        """Have one trainer of each node call `prepare`, as `once` does for the job: for data on the node's own disk."""
+
+    @abstractmethod
     def steps(self, num_steps: int | None = None, *, epochs: int | None = None) -> Iterator[Step]:
         """Yield the steps 0..num_steps-1, or those that are left for a trainer that joins. Called once.
 

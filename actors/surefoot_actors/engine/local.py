@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +69,12 @@ class LocalCoordinator:
             self._position, self.rows = self._checkpoints.begin(state, num_steps)
             self._reached = self._position
         return self._position
+
+    def once(self, key: str, prepare: Callable[[], object]) -> None:
+        prepare()
+
+    def node_once(self, key: str, prepare: Callable[[], object]) -> None:
+        prepare()
 
     def open_round(self, position: Position) -> None:
         self._position = position

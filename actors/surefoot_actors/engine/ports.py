@@ -5,6 +5,7 @@ The training thread is the only caller. Every call may raise `TrainerExit` (this
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import nn
@@ -65,6 +66,12 @@ class Coordinator(Protocol):
 
     def set_num_steps(self, num_steps: int) -> None:
         """It is known now how long the run is."""
+
+    def once(self, key: str, prepare: Callable[[], object]) -> None:
+        """Return when one trainer of the job has called `prepare` and it has returned: this one, or another. May block."""
+
+    def node_once(self, key: str, prepare: Callable[[], object]) -> None:
+        """Return when one trainer of this node has. May block."""
 
     def open_round(self, position: Position) -> None:
         """Begin a round."""

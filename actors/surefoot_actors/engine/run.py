@@ -23,6 +23,7 @@ from surefoot_actors.engine.folding import shared_pool
 from surefoot_actors.engine.gate import Gate
 from surefoot_actors.engine.health import Health
 from surefoot_actors.engine.loader import Loader
+from surefoot_actors.engine.onces import OnceCalls
 from surefoot_actors.engine.patches import watching
 from surefoot_actors.engine.ports import Coordinator
 from surefoot_actors.engine.rng import Purpose, Streams
@@ -130,6 +131,7 @@ class TrainRun(contract.Run):
         self.settings = SettingsWatch()
         self._watching = contextlib.ExitStack()
         self._on_warning = options.on_warning
+        self._onces = OnceCalls(self.streams)
         self._health = Health(options.on_warning)
         self._hooks: list[Any] = []
         self._position = Position(0, 0, 0)
@@ -151,6 +153,20 @@ class TrainRun(contract.Run):
         if self.step is not None:
             self.step.allowed.add(name)
         return self.settings.nondeterministic(name)
+
+    def once(self, prepare: Callable[[], object], *, name: str | None = None) -> None:
+        self._check_before_steps("once")
+        self._onces.make("once", prepare, name, self.coordinator.once)
+
+    def node_once(self, prepare: Callable[[], object], *, name: str | None = None) -> None:
+        self._check_before_steps("node_once")
+        self._onces.make("node_once", prepare, name, self.coordinator.node_once)
+
+    def _check_before_steps(self, what: str) -> None:
+        if self._asked:
+            raise ContractError(
+                f"run.{what}() at {user_line(3)} comes after run.steps(): whoever is in a step cannot wait for others there; call it before"
+            )
 
     def steps(self, num_steps: int | None = None, *, epochs: int | None = None) -> Iterator[contract.Step]:
         if not hasattr(self, "tracked"):

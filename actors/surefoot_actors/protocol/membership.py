@@ -28,7 +28,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from surefoot.events import SUPERVISOR_RESTARTED, EventKind
-from surefoot_actors.protocol import changing, ending, failures, founding, losses
+from surefoot_actors.protocol import changing, ending, failures, founding, losses, raising
 from surefoot_actors.protocol.membership_state import (
     Came,
     Cancelled,
@@ -72,6 +72,8 @@ from surefoot_actors.protocol.messages import (
     Length,
     Member,
     NotRestored,
+    OnceAsked,
+    OnceDone,
     Raised,
     Report,
     Restored,
@@ -209,7 +211,7 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
                 return state, ()
             return end(state, "succeeded", "every step is committed and the train function returned")
         case Raised():
-            return _raised(state, message)
+            return raising.raised(state, message)
         case Broken(trainer=trainer, generation=number, reason=reason):
             return losses.broken(state, trainer, number, reason)
         case Restored():
@@ -218,19 +220,10 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
             return founding.not_restored(state, message)
         case Leaving(trainer=trainer, reason=reason):
             return losses.noticed(state, trainer, reason)
-        case Ended() | Saved():
+        case Ended() | Saved() | OnceAsked() | OnceDone():
             return state, ()
         case _:
             assert_never(message)
-
-
-def _raised(state: MembershipState, raised: Raised) -> Outcome:
-    if raised.trainer not in (*state.members, *state.ready, *state.starting):
-        return state, ()  # it was drained or fenced: what its code does then decides nothing
-    reason = f"{raised.kind}: {raised.message}"
-    data = {"reason": reason, "traceback": raised.traceback, "trainer": raised.trainer}
-    state, commands = end(state, "failed", reason)
-    return state, (Emit(EventKind.FAILED, data), *commands)
 
 
 # ---- a trainer is ready
@@ -254,6 +247,7 @@ def _hello(state: MembershipState, hello: Hello) -> Outcome:
         ready=(*state.ready, trainer),
         stores={**state.stores, trainer: hello.store},
         fingerprint=hello.fingerprint,
+        num_stillborn=0,
         num_steps=state.num_steps if hello.num_steps is None else hello.num_steps,
     )
     ready = Emit(EventKind.TRAINER_READY, {"trainer": trainer, "pid": hello.pid, "node": hello.node})

@@ -62,6 +62,8 @@ def describe(event: Event) -> str:
     match event.kind:
         case EventKind.STATE:
             return f"{data.get('state', '?')}{reason}"
+        case EventKind.INSTALLING:
+            return f"installing requirements for trainer {trainer}: {_names(data.get('requirements', '?'))}"
         case EventKind.TRAINER_STARTED:
             return f"trainer {trainer} is starting"
         case EventKind.TRAINER_READY:
