@@ -17,6 +17,7 @@ from typing import Any
 from surefoot_actors.cluster import TrainerService, TrainerSetup
 from surefoot_actors.notice import on_sigterm
 from surefoot_actors.pulse_trainer import Helper
+from surefoot_actors.user_code import places
 
 __all__ = ["LENGTH", "Birth", "Call", "Reply", "serve"]
 
@@ -109,6 +110,7 @@ def serve(sock: socket.socket) -> None:
     if birth.log:
         _log_to(birth.log)
     sys.path[:0] = birth.path
+    places.set_folders(birth.path)
     try:
         trainer = _Trainer(wire, *_make(birth))
     except Exception:  # noqa: BLE001 (the boundary of the process: told to the caller, who ends it)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import lru_cache
 
 import torch
 
 import surefoot
 import surefoot_actors
+from surefoot_actors.user_code import places
 
 __all__ = ["is_ours", "user_line"]
 
@@ -23,13 +23,11 @@ def is_ours(file: str) -> bool:
 
 
 def user_line(skip: int = 2) -> str:
-    """Return "file.py:12" of the innermost frame outside Surefoot and torch, at least `skip` frames up."""
+    """Return "file.py:12" of the innermost frame outside Surefoot and torch, at least `skip` frames up.
+
+    A file of the package is named by its path in it.
+    """
     frame = sys._getframe(skip)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
-    return _shown(frame.f_code.co_filename, frame.f_lineno)
-
-
-@lru_cache(maxsize=1024)
-def _shown(path: str, line: int) -> str:
-    return f"{os.path.basename(path)}:{line}"
+    return f"{places.shown(frame.f_code.co_filename)}:{frame.f_lineno}"
