@@ -25,7 +25,7 @@ def is_ours(file: str) -> bool:
 def user_line(skip: int = 2) -> str:
     """Return "file.py:12" of the innermost frame outside Surefoot and torch, at least `skip` frames up.
 
-    A file of the package is named by its path in it.
+    A file whose name another file of the user's has too is named by its path in the package.
     """
     frame = sys._getframe(skip)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):

@@ -69,8 +69,18 @@ def relative(file: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def shown(file: str) -> str:
-    """How messages name a source file: as the package has it, else by its last part."""
-    return (relative(file) if is_users(file) else None) or os.path.basename(file)
+    """How messages name a source file: by its last part, or by its path in the package where that part alone could be another's."""
+    name = os.path.basename(file)
+    return (relative(file) or name) if is_users(file) and _is_ambiguous(file, name) else name
+
+
+def _is_ambiguous(file: str, name: str) -> bool:
+    if name == "__init__.py":
+        return True
+    others = (getattr(module, "__file__", None) for module in tuple(sys.modules.values()))
+    return any(
+        isinstance(other, str) and other != file and os.path.basename(other) == name and is_users(other) for other in others
+    )
 
 
 def is_below(path: str, folder: str) -> bool:
