@@ -124,7 +124,7 @@ def test_a_module_below_src_is_pointed_at(tmp_path: Path) -> None:
 def test_a_module_that_python_has_before_any_other_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path, **{name: "def train(run): ..."})
     for entrypoint in (f"{name}:train", f"{name}.py:train"):
-        with pytest.raises(EntrypointError, match="there before any of yours.*rename it"):
+        with pytest.raises(EntrypointError, match=r"there before any of yours.*rename it"):
             locate(entrypoint, tmp_path)
 
 

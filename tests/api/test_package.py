@@ -127,7 +127,8 @@ def test_ignore_files_mean_what_git_means(files: dict[str, bytes], outer: list[s
 def test_what_is_never_code_stays_out(tmp_path: Path) -> None:
     kept = {"train.py": b"", "pkg/__init__.py": b"", "data/small.csv": b"", "checkpoints.py": b""}
     dropped = [
-        ".git/HEAD", ".venv/x.py", "env/pyvenv.cfg", "env/lib/x.py", "conda/conda-meta/x", "conda/x.py", "pkg/__pycache__/a.pyc", "b.pyc", ".mypy_cache/a", "node_modules/a.js",
+        ".git/HEAD", ".venv/x.py", "env/pyvenv.cfg", "env/lib/x.py", "conda/conda-meta/x", "conda/x.py",
+        "pkg/__pycache__/a.pyc", "b.pyc", ".mypy_cache/a", "node_modules/a.js",
         "dist/a.whl", "x.egg-info/PKG-INFO", ".env", ".env.local", "pkg/.env",
     ]  # fmt: skip
     lay(tmp_path, kept | dict.fromkeys(dropped, b""))
@@ -275,7 +276,10 @@ def test_every_file_is_packed_or_told_with_the_line_that_keeps_it_out(
 
 
 def test_which_file_keeps_it_out_is_told_from_the_package(tmp_path: Path) -> None:
-    lay(tmp_path, {".git/HEAD": b"", ".gitignore": b"*.ckpt\n", "job/train.py": b"", "job/sub/x.log": b"", "job/a.ckpt": b""})
+    lay(
+        tmp_path,
+        {".git/HEAD": b"", ".gitignore": b"*.ckpt\n", "job/train.py": b"", "job/sub/x.log": b"", "job/a.ckpt": b""},
+    )
     (tmp_path / "job/sub/.gitignore").write_text("# logs\n*.log\n")
     lay(tmp_path, {"job/dist/a.whl": b"", "job/.env": b"", "job/own": b"", "job/.surefootignore": b"own\n"})
     assert {out.path: out.why for out in pack(tmp_path / "job").left_out} == {

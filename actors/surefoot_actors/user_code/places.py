@@ -27,7 +27,9 @@ def set_folders(new: Iterable[str]) -> tuple[str, ...]:
     before, _folders = _folders, tuple(dict.fromkeys(os.path.abspath(folder) for folder in new))
     for cached in (is_users, relative, shown):
         cached.cache_clear()
-    os.environ[FOLDERS] = os.pathsep.join(_folders)
+    os.environ.pop(FOLDERS, None)
+    if _folders:
+        os.environ[FOLDERS] = os.pathsep.join(_folders)
     return before
 
 
@@ -79,7 +81,8 @@ def _is_ambiguous(file: str, name: str) -> bool:
         return True
     others = (getattr(module, "__file__", None) for module in tuple(sys.modules.values()))
     return any(
-        isinstance(other, str) and other != file and os.path.basename(other) == name and is_users(other) for other in others
+        isinstance(other, str) and other != file and os.path.basename(other) == name and is_users(other)
+        for other in others
     )
 
 
