@@ -9,6 +9,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 
+from surefoot_actors import users
 from surefoot_actors.engine.rng import Streams
 from surefoot_actors.user_code import places
 
@@ -81,10 +82,12 @@ def _among_users(entry: str) -> bool:
 @contextmanager
 def finding(folders: Sequence[str], streams: Streams) -> Iterator[UserFinder]:
     """Have modules below `folders` imported under streams of their own, for as long as it lasts."""
-    before, finder = places.set_folders(folders), UserFinder(streams)
+    before, path, finder = places.set_folders(folders), users.__path__[:], UserFinder(streams)
     sys.meta_path.insert(0, finder)
+    users.__path__[:] = places.folders()  # a checkpoint of a trainer's may name classes so
     try:
         yield finder
     finally:
         sys.meta_path.remove(finder)
+        users.__path__[:] = path
         places.set_folders(before)
