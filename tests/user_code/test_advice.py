@@ -170,6 +170,33 @@ def test_what_a_call_would_not_run_is_refused(kind: str) -> None:
         run_local(kinds[kind], batch_size=8)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "raise KeyError([1])",
+        "raise KeyError",
+        "raise FileNotFoundError(3)",
+        "raise FileNotFoundError(2, 'no', b'x')",
+        "raise ImportError(name=3)",
+        "raise ModuleNotFoundError(name=None)",
+        "class Odd(ValueError):\n    def __str__(self): raise RuntimeError\nraise Odd",
+        "class Odd(ValueError):\n    def __str__(self): return 3\nraise Odd",
+        "def deep(n):\n    try:\n        raise ValueError(n)\n    except ValueError as error:\n        last = error\n    return last\n"
+        "error = None\nfor n in range(3000):\n    last = deep(n)\n    last.__context__ = error\n    error = last\nraise error",
+        "def f(): f()\nf()",
+        "raise ExceptionGroup('several', [ValueError('one'), KeyError('two')])",
+        "import sys\nsys.exit([])",
+        "raise BaseException",
+    ],
+)
+def test_whatever_is_raised_is_told(text: str, tmp_path: Path) -> None:
+    lay(tmp_path, {"train.py": "def train(run):\n" + "".join(f"    {line}\n" for line in text.splitlines())})
+    message, traceback = told(tmp_path, {"x": "by .gitignore line 1 (x)"})
+    assert 'File "train.py", line' in traceback
+    assert "surefoot_actors" not in traceback
+    assert isinstance(message, str)
+
+
 # ---- what was left out
 
 LEFT = {

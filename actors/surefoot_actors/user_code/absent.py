@@ -9,12 +9,20 @@ from collections.abc import Iterator, Mapping
 
 from surefoot_actors.user_code import places
 
-__all__ = ["say_absent"]
+__all__ = ["say_absent", "text_of"]
 
 # As Python writes them; an error of a data worker comes back with its message alone.
 _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 _NO_NAME = re.compile(r"cannot import name '(\w+)' from '([\w.]+)'")
 _NO_FILE = re.compile(r"No such file or directory: '([^']+)'")
+
+
+def text_of(error: BaseException) -> str:
+    """The error's message."""
+    try:
+        return str(error)
+    except Exception as failed:  # noqa: BLE001  its __str__ is the user's: what it was about must be told all the same
+        return f"its message cannot be had: __str__ raised {type(failed).__name__}"
 
 
 def say_absent(error: BaseException, left_out: Mapping[str, str]) -> str:
@@ -49,7 +57,7 @@ def _say_no_file(error: FileNotFoundError, left_out: Mapping[str, str]) -> str:
 
 
 def _modules(error: ImportError) -> Iterator[str]:
-    message = str(error)
+    message = text_of(error)
     if found := _NO_NAME.search(message):
         yield f"{found[2]}.{found[1]}"
     elif found := _NO_MODULE.search(message):
@@ -84,7 +92,7 @@ def _files(error: FileNotFoundError) -> Iterator[str]:
         if isinstance(name, str | bytes):
             yield os.fsdecode(name)
     if error.filename is None:
-        yield from _NO_FILE.findall(str(error))
+        yield from _NO_FILE.findall(text_of(error))
 
 
 def _in_package(file: str) -> str | None:

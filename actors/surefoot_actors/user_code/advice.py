@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from surefoot.errors import ContractError
 from surefoot_actors.user_code import places
-from surefoot_actors.user_code.absent import say_absent
+from surefoot_actors.user_code.absent import say_absent, text_of
 
 __all__ = ["advice", "refuse_wrapper", "with_advice"]
 
@@ -48,11 +48,11 @@ def _by_arguments(error: BaseException, files: list[str]) -> bool:
 
 def _by_group(error: BaseException, files: list[str]) -> bool:
     words = ("Default process group has not been initialized", "using env:// rendezvous", "init_process_group")
-    return isinstance(error, ValueError | RuntimeError) and any(word in str(error) for word in words)
+    return isinstance(error, ValueError | RuntimeError) and any(word in text_of(error) for word in words)
 
 
 def _by_address(error: BaseException, files: list[str]) -> bool:
-    return any("/torch/distributed/" in file for file in files) and "EADDRINUSE" in str(error)
+    return any("/torch/distributed/" in file for file in files) and "EADDRINUSE" in text_of(error)
 
 
 def _wrapper(files: list[str]) -> str:
@@ -66,7 +66,7 @@ def _by_sampler(error: BaseException, files: list[str]) -> bool:
 
 
 def _by_environment(error: BaseException, files: list[str]) -> bool:
-    return isinstance(error, KeyError) and error.args[:1] != () and error.args[0] in _ENVIRONMENT
+    return isinstance(error, KeyError) and any(isinstance(name, str) and name in _ENVIRONMENT for name in error.args)
 
 
 def _by_spawn(error: BaseException, files: list[str]) -> bool:
@@ -81,7 +81,11 @@ def _launcher(files: list[str]) -> str:
 
 
 def _by_no_steps(error: BaseException, files: list[str]) -> bool:
-    return isinstance(error, ContractError) and "without calling run.steps()" in str(error) and bool(_loaded_launcher())
+    return (
+        isinstance(error, ContractError)
+        and "without calling run.steps()" in text_of(error)
+        and bool(_loaded_launcher())
+    )
 
 
 def _loaded_launcher() -> str:
@@ -148,7 +152,7 @@ def _called(error: BaseException) -> list[str]:
 def with_advice(error: BaseException, left_out: Mapping[str, str] | None = None) -> str:
     """Return the error's message, and the advice after it."""
     said = advice(error, left_out)
-    message = _ended(error.code) if isinstance(error, SystemExit) else str(error)
+    message = _ended(error.code) if isinstance(error, SystemExit) else text_of(error)
     return f"{message}: {said}" if said and message else message or said
 
 

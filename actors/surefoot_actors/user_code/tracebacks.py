@@ -20,24 +20,17 @@ _MACHINERY = ("<frozen importlib", "<frozen runpy")
 def told(error: BaseException) -> str:
     """Return the traceback, those of its causes included."""
     shown = TracebackException.from_exception(error)
-    seen: set[int] = set()
-    _tidy(shown, error, seen)
+    waiting: list[tuple[TracebackException, BaseException | None]] = [(shown, error)]
+    while waiting:  # not by recursion: a chain of causes may be long
+        one, raised = waiting.pop()
+        one.stack = _tidied(one.stack, by_rule=isinstance(raised, UserError))
+        waiting += [
+            (below, getattr(raised, name, None))
+            for name in ("__cause__", "__context__")
+            if (below := getattr(one, name)) is not None
+        ]
+        waiting += zip(one.exceptions or (), getattr(raised, "exceptions", ()), strict=False)
     return "".join(shown.format())
-
-
-def _tidy(shown: TracebackException, error: BaseException | None, seen: set[int]) -> None:
-    if id(shown) in seen:
-        return
-    seen.add(id(shown))
-    shown.stack = _tidied(shown.stack, by_rule=isinstance(error, UserError))
-    for below, cause in (
-        (shown.__cause__, getattr(error, "__cause__", None)),
-        (shown.__context__, getattr(error, "__context__", None)),
-    ):
-        if below is not None:
-            _tidy(below, cause, seen)
-    for inner, one in zip(shown.exceptions or (), getattr(error, "exceptions", ()), strict=False):
-        _tidy(inner, one, seen)
 
 
 def _tidied(stack: StackSummary, *, by_rule: bool) -> StackSummary:
