@@ -224,7 +224,7 @@ class _LocalTrainer(TrainerHandle):
 class LocalCluster:
     """Trainers as local processes, of one attempt.
 
-    `path` comes before sys.path in trainers, `env` on top of this process's environment as it is now. `service` is the
+    `path` is where trainers find the user's code, `env` on top of this process's environment as it is now. `service` is the
     "module:Class" that a trainer serves; `preload` what the template imports, never user code. `log_dir` takes
     trainers' output, a file each. `pulse`, where set, is told to the trainers that `find_trainers` finds: set it anew
     for a restarted supervisor.

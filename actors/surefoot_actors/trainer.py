@@ -33,6 +33,7 @@ from surefoot_actors.engine.group import StoreHost
 from surefoot_actors.engine.header import ExchangeError
 from surefoot_actors.engine.merge import BufferPool, MergeResult
 from surefoot_actors.engine.ports import StateOwner, TrainerExit
+from surefoot_actors.engine.rng import Streams
 from surefoot_actors.engine.run import RunOptions, run_training
 from surefoot_actors.engine.types import Layout, Merged, Node, Position, StateImage
 from surefoot_actors.mailbox import Mailbox
@@ -57,6 +58,8 @@ from surefoot_actors.protocol.messages import (
     ToTrainer,
 )
 from surefoot_actors.protocol.plan import covers
+from surefoot_actors.user_code import tracebacks
+from surefoot_actors.user_code.advice import with_advice
 
 __all__ = ["TrainerProcess"]
 
@@ -517,7 +520,8 @@ class TrainerProcess:
     def _train(self) -> None:
         try:
             faults.point("start", -1)
-            run_training(entrypoint.load(self._spec.entrypoint), self._options(), self)
+            streams = Streams(self._spec.seed, self._device)
+            run_training(entrypoint.load(self._spec.entrypoint, streams), self._options(), self)
         except TrainerExit:
             pass
         except BaseException as error:  # noqa: BLE001  the thread's edge: user code may raise anything, even SystemExit
@@ -551,8 +555,8 @@ class TrainerProcess:
         return Raised(
             trainer=self._setup.trainer,
             kind=type(error).__name__,
-            message=str(error),
-            traceback="".join(traceback.format_exception(error)),
+            message=with_advice(error, self._spec.left_out),
+            traceback=tracebacks.told(error),
             round=self._state.round,
             sub_task=self._computing,
             line=raised_line(error),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from surefoot.contract import Run, Step
 from surefoot.errors import ContractError
+from surefoot_actors.engine.step import NotLoggedError
 
 from .kit import points, run_local
 
@@ -425,3 +427,38 @@ def test_error_inside_an_evaluation_leaves_modes_and_gradients_as_they_were() ->
         run_local(in_step(body), batch_size=8, sub_tasks=2)
     assert torch.is_grad_enabled()
     assert kept[0].training
+
+
+def test_a_merged_value_that_is_not_there_is_told_with_what_is() -> None:
+    def before(run: Run) -> None:
+        start(run)
+        for step in run.steps(1):
+            step.merged["loss"]
+
+    def other(run: Run) -> None:
+        start(run)
+        for step in run.steps(1):
+            for _ in step.batches(DATA):
+                step.log(acc=1.0, top5=2.0)
+            for _ in step.batches(DATA):
+                pass
+            assert step.merged.get("loss", 5.0) == 5.0
+            assert "loss" not in step.merged
+            assert dict(step.merged) == {"acc": 1.0, "top5": 2.0}
+            step.merged["loss"]
+
+    refused(before, "step.merged['loss'] at test_misuse.py:", "no inner loop of step 0 has ended yet")
+    refused(
+        other,
+        "step.merged['loss'] at test_misuse.py:",
+        "in step 0 the loop at test_misuse.py:",
+        "logged acc, top5",
+        "logged nothing",
+    )
+    with pytest.raises(KeyError):
+        run_local(before, batch_size=8)
+
+
+def test_the_error_of_a_merged_value_travels() -> None:
+    error = pickle.loads(pickle.dumps(NotLoggedError("step.merged['x']: told")))
+    assert (type(error), str(error)) == (NotLoggedError, "step.merged['x']: told")

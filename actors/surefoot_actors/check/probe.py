@@ -24,8 +24,11 @@ from surefoot_actors.check.watch import Place, Watch
 from surefoot_actors.engine.fingerprint import make_deterministic
 from surefoot_actors.engine.local import LocalCoordinator
 from surefoot_actors.engine.ports import StateOwner
+from surefoot_actors.engine.rng import Streams
 from surefoot_actors.engine.run import RunOptions, run_training
 from surefoot_actors.engine.types import Position, StateImage
+from surefoot_actors.user_code import tracebacks
+from surefoot_actors.user_code.advice import with_advice
 
 __all__ = ["Failure", "Held", "Probe", "Seen", "perform"]
 
@@ -113,9 +116,9 @@ def perform(probe: Probe, spec: JobSpec, steps: int, folder: Path) -> Seen:
             data_workers=spec.data_workers,
             end_after=steps,
         )
-        train = entrypoint.load(spec.entrypoint)
+        train = entrypoint.load(spec.entrypoint, Streams(spec.seed, options.device))
         run_training(_noting(train, watch), options, Rehearsal(spec.sub_tasks, probe, watch, seen))
-    except Exception as error:  # noqa: BLE001  the boundary of the process: user code may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001  the boundary of the process: user code may raise anything
         seen.failure = _failure(error, code)
     seen.calls = {factor: list(lines) for factor, lines in pins.calls.items()}
     seen.set_lines = list(_set_lines(code))
@@ -225,9 +228,9 @@ def _failure(error: BaseException, code: UserCode) -> Failure:
     ]
     return Failure(
         kind="contract" if isinstance(error, ContractError) else type(error).__name__,
-        message=str(error),
+        message=with_advice(error),
         line=lines[-1] if lines else "",
-        traceback="".join(traceback.format_exception(error)),
+        traceback=tracebacks.told(error),
     )
 
 

@@ -12,6 +12,7 @@ import torch
 
 import surefoot
 import surefoot_actors
+from surefoot_actors.user_code import places
 
 __all__ = ["is_ours", "own_line", "raised_line", "user_line"]
 
@@ -28,7 +29,10 @@ def is_ours(file: str) -> bool:
 
 
 def user_line(skip: int = 2) -> str:
-    """Return "file.py:12" of the innermost frame outside Surefoot and torch, at least `skip` frames up."""
+    """Return "file.py:12" of the innermost frame outside Surefoot and torch, at least `skip` frames up.
+
+    A file whose name another file of the user's has too is named by its path in the package.
+    """
     frame = sys._getframe(skip)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
@@ -61,4 +65,4 @@ def raised_line(error: BaseException) -> str:
 
 @lru_cache(maxsize=1024)
 def _shown(path: str, line: int) -> str:
-    return f"{os.path.basename(path)}:{line}"
+    return f"{places.shown(path)}:{line}"

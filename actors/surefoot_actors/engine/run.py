@@ -38,6 +38,7 @@ from surefoot_actors.engine.tracked import Tracked
 from surefoot_actors.engine.types import Merged, Position
 from surefoot_actors.engine.unchanged import Unchanged
 from surefoot_actors.engine.vector import LeafMaker
+from surefoot_actors.user_code.advice import refuse_wrapper
 
 __all__ = ["RunOptions", "TrainRun", "run_training"]
 
@@ -146,6 +147,8 @@ class TrainRun(contract.Run):
             raise ContractError(f"run.track() is called a second time at {user_line()}; name everything in one call")
         if self._asked:
             raise ContractError(f"run.track() at {user_line()} comes after run.steps(); call it before")
+        for name, thing in objects.items():
+            refuse_wrapper(f"{name}, tracked at {user_line()},", thing)
         with _at(f"run.track() at {user_line()}"):
             self.tracked = Tracked(objects, self.device, self._length.values)
 
@@ -305,7 +308,7 @@ class TrainRun(contract.Run):
         forget_casts()
         self._gate.close(delivered=not round_.keeps_gradients)
         self._health.check_merge(merged, position.step)
-        self.step.add_round(position.phase, merged)
+        self.step.add_round(position.phase, merged, round_.line)
         self._position = Position(position.round + 1, position.step, position.phase + 1)
         self.streams.start(Purpose.OUTSIDE, position.step, position.phase + 1)
 

@@ -22,7 +22,37 @@ from surefoot_actors.engine.vector import scalar_values
 if TYPE_CHECKING:
     from surefoot_actors.engine.run import TrainRun
 
-__all__ = ["TrainStep"]
+__all__ = ["NotLoggedError", "TrainStep"]
+
+
+class NotLoggedError(ContractError, KeyError):
+    """`step.merged` was asked for a name that it does not have."""
+
+    __str__ = Exception.__str__
+
+
+class _Values(dict[str, float]):
+    """The step's merged values, by name; a name that is missing is told with what there is."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        # of each inner loop that has ended: its line, and the names that it logged
+        self._loops: list[tuple[str, tuple[str, ...]]] = []
+
+    def ended(self, line: str, names: tuple[str, ...]) -> None:
+        self._loops.append((line, names))
+
+    def __missing__(self, name: str) -> float:
+        raise NotLoggedError(f"step.merged[{name!r}] at {user_line()}: {self._story()}")
+
+    def _story(self) -> str:
+        if not self._loops:
+            return (
+                f"no inner loop of step {self._step} has ended yet, so nothing is merged. It holds what this step's own loops log; a "
+                f"value of the step before is gone by then, so take it at that step's end"
+            )
+        told = "; ".join(f"the loop at {line} logged {', '.join(names) or 'nothing'}" for line, names in self._loops)
+        return f"in step {self._step} {told}. A value is there after the loop whose sub-tasks call step.log(name=...)"
 
 
 class TrainStep(contract.Step):
@@ -33,7 +63,7 @@ class TrainStep(contract.Step):
         self._run = run
         self._began = perf_counter()
         self._digests: list[bytes] = []
-        self._values: dict[str, float] = {}
+        self._values = _Values(number)
         #: of `_values`, what was logged outside of rounds
         self.logged_outside: dict[str, float] = {}
         #: rows of tensors that the rounds gathered
@@ -100,11 +130,14 @@ class TrainStep(contract.Step):
     def num_rounds(self) -> int:
         return len(self._digests)
 
-    def add_round(self, phase: int, merged: Merged) -> None:
-        """Take a round's merge into the step's record."""
+    def add_round(self, phase: int, merged: Merged, line: str) -> None:
+        """Take the merge of the round at `line` into the step's record."""
         self._digests.append(merged.digest)
-        for name, value in merged.scalars.items():
-            self._values[name if name not in self._values else f"{name}@{phase}"] = value
+        named = {
+            name if name not in self._values else f"{name}@{phase}": value for name, value in merged.scalars.items()
+        }
+        self._values.update(named)
+        self._values.ended(line, tuple(named))
         for name, rows in merged.gathered.items():
             self._gathered[name if name not in self._gathered else f"{name}@{phase}"] = rows.clone()
 
