@@ -34,9 +34,12 @@ class TrainStep(contract.Step):
         self._digests: list[bytes] = []
         self._values: dict[str, float] = {}
 
-    def batches(self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None) -> Iterator[Any]:
+    def batches(
+        self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None, sampler: Any = None
+    ) -> Iterator[Any]:
         self._run.check_current(self)
-        return TrainingRound(self._run, self.number, dataset, collate, self._run.training_cut)
+        cut = self._run.training_cut.ordered(sampler, user_line())
+        return TrainingRound(self._run, self.number, dataset, collate, cut)
 
     def evaluate(self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None) -> Iterator[Any]:
         self._run.check_current(self)
