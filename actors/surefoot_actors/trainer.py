@@ -493,7 +493,7 @@ class TrainerProcess:
         )
 
     def _lose_if_device(self, error: BaseException) -> None:
-        """A device that fails, or data workers that cannot be had, are this trainer's loss, not the user's mistake: end, and be replaced."""
+        """A device that fails, or data workers that cannot be had, are this trainer's loss, not the user's mistake: end."""
         if isinstance(error, torch.AcceleratorError | DataWorkersLostError):
             traceback.print_exception(error)
             os._exit(1)

@@ -104,11 +104,16 @@ def _send(channel: Channel, answer: Answer) -> None:
     except ChannelClosedError:
         raise
     except Exception as error:  # noqa: BLE001  what cannot be pickled, or no memory or descriptors: told instead
-        try:
-            pack(answer.batch)
-        except ContractError as named:
-            error = named
-        channel.send(Answer(answer.serial, None, _raised(error)))
+        channel.send(Answer(answer.serial, None, _raised(_named(answer.batch) or error)))
+
+
+def _named(batch: Any) -> ContractError | None:
+    """Return the error that names what of a batch cannot be pickled."""
+    try:
+        pack(batch)
+    except ContractError as error:
+        return error
+    return None
 
 
 def _raised(error: BaseException) -> Raised:
