@@ -116,8 +116,7 @@ class InlineSource:
             torch.set_num_threads(threads)
 
     def _load(self, indices: torch.Tensor) -> Any:
-        batch = self._fetch(indices)
-        return settle(batch, carry) if self._settles else batch
+        return settle([self._fetch(indices)], carry) if self._settles else self._fetch(indices)
 
     def close(self) -> None:
         """Nothing runs in the background."""

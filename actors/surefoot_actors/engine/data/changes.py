@@ -230,8 +230,8 @@ class _Walk:
             # writes by way of numpy leave the version as it is
             self._partial = True
             return ("tensor", about, id(tensor), version)
-        flat = tensor.detach().resolve_conj().resolve_neg().reshape(-1).view(torch.uint8).numpy()
-        return ("tensor", about, tensor.stride(), xxhash.xxh3_128_digest(flat.data))
+        flat = tensor.detach().resolve_conj().resolve_neg().contiguous().as_strided((tensor.numel(),), (1,))
+        return ("tensor", about, tensor.stride(), xxhash.xxh3_128_digest(flat.view(torch.uint8).numpy().data))
 
     def _array(self, value: np.ndarray[Any, Any], place: int) -> tuple[Any, ...]:
         about = (type(value), value.dtype, value.shape, value.flags.writeable)

@@ -7,13 +7,24 @@ memory, and have the strides that `Tensor.clone` keeps (dense ones as they were,
 
 from __future__ import annotations
 
+import sys
+import weakref
 from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-__all__ = ["ALIGNMENT", "is_plain_array", "is_plain_tensor", "kept_order", "own_array", "own_tensor", "settle"]
+__all__ = [
+    "ALIGNMENT",
+    "is_dense",
+    "is_plain_array",
+    "is_plain_tensor",
+    "kept_order",
+    "own_array",
+    "own_tensor",
+    "settle",
+]
 
 #: bytes; what torch's own CPU allocator gives
 ALIGNMENT = 64
@@ -21,27 +32,37 @@ ALIGNMENT = 64
 _VALUES = frozenset({int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size})
 
 
+# bytes; below it, to find out whether a tensor must be copied takes longer than to copy it
+_LARGE = 64 << 10
+
+# The count of references to what one container holds: its own, and the one that counting takes.
+_ALONE = 2
+
+
 class _UnknownError(Exception):
     """Something in a batch is of a type that is not copied here."""
 
 
-def settle(batch: Any, carry: Callable[[Any], Any]) -> Any:
-    """Return the batch in memory of its own.
+def settle(box: list[Any], carry: Callable[[Any], Any]) -> Any:
+    """Return the batch, which alone lies in the box, in memory of its own.
 
     `carry` copies a batch as its way from a data worker would: it is asked where there are objects of other types than the usual
     ones. What cannot be carried is handed out as it is, and its tensors are copied as far as they lie in usual containers.
     """
     try:
-        return _copied(batch, {}, strict=True)
+        return _part(box, 0, {}, fresh=True, strict=True)
     except (_UnknownError, RecursionError):
         pass
     try:
-        return carry(batch)
+        return carry(box[0])
     except Exception:  # noqa: BLE001  whatever its objects raise where they are pickled: only data workers need that
-        return _copied(batch, {}, strict=False)
+        return _part(box, 0, {}, fresh=True, strict=False)
 
 
-def _copied(value: Any, known: dict[int, Any], *, strict: bool) -> Any:
+def _part(container: Any, key: Any, known: dict[int, Any], *, fresh: bool, strict: bool) -> Any:
+    """Copy a part of a container, which nobody else has if it is `fresh`."""
+    fresh = fresh and sys.getrefcount(container[key]) == _ALONE
+    value = container[key]
     kind = type(value)
     if kind in _VALUES:
         return value
@@ -49,11 +70,11 @@ def _copied(value: Any, known: dict[int, Any], *, strict: bool) -> Any:
         return known[id(value)]
     made: Any
     if is_plain_tensor(value):
-        made = own_tensor(value)
+        made = value if fresh and _is_own(value) else own_tensor(value)
     elif kind in (list, tuple):
-        made = kind([_copied(item, known, strict=strict) for item in value])
+        made = kind([_part(value, i, known, fresh=fresh, strict=strict) for i in range(len(value))])
     elif kind is dict:
-        made = {key: _copied(item, known, strict=strict) for key, item in value.items()}
+        made = {k: _part(value, k, known, fresh=fresh, strict=strict) for k in value}
     elif is_plain_array(value):
         made = own_array(value)
     elif strict:
@@ -62,6 +83,32 @@ def _copied(value: Any, known: dict[int, Any], *, strict: bool) -> Any:
         made = value
     known[id(value)] = made
     return made
+
+
+def _is_own(tensor: torch.Tensor) -> bool:
+    """Whether a large tensor that one container alone holds has its memory for itself, as a copy would."""
+    if tensor.nbytes < _LARGE or tensor.grad_fn is not None or weakref.getweakrefcount(tensor):
+        return False
+    storage = tensor.untyped_storage()
+    return (
+        torch._C._storage_Use_Count(storage._cdata) == _ALONE
+        and storage.resizable()  # torch allocated it
+        and storage.nbytes() == tensor.nbytes
+        and tensor.data_ptr() % ALIGNMENT == 0
+        and is_dense(tensor)
+    )
+
+
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Whether its elements fill a piece of memory without gaps or overlaps, in whatever order of dimensions."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def is_plain_tensor(value: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,13 @@ import numpy as np
 import torch
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.data.memory import ALIGNMENT, is_plain_array, is_plain_tensor, kept_order
+from surefoot_actors.engine.data.memory import ALIGNMENT, is_dense, is_plain_array, is_plain_tensor, kept_order
 
-__all__ = ["Packed", "carry", "pack", "unpack"]
+__all__ = ["Packed", "Place", "carry", "pack", "unpack"]
+
+
+Place = tuple[int, int, int]
+"""Where a piece lies: the number of the block of memory, the offset in it, the size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +32,21 @@ class Packed:
     stream: bytes
     pieces: list[memoryview]
 
-    def places(self) -> tuple[list[tuple[int, int]], int]:
-        """Return where the pieces lie in a block of memory, as (offset, size), and the size of the block."""
-        at, places = 0, []
+    def places(self, shared: Mapping[int, int]) -> tuple[list[Place], int, list[int]]:
+        """Return where the pieces lie, the size of block 0, and the files that are blocks 1, 2 ...
+
+        `shared`: files in memory, by the address of the piece that lies in it already; the others go to block 0.
+        """
+        at, places, files = 0, list[Place](), list[int]()
         for piece in self.pieces:
-            places.append((at, piece.nbytes))
-            at += -(-piece.nbytes // ALIGNMENT) * ALIGNMENT
-        return places, at
+            file = shared.get(np.frombuffer(piece, np.uint8).ctypes.data) if shared and piece.nbytes else None
+            if file is not None and file not in files:
+                files.append(file)
+                places.append((len(files), 0, piece.nbytes))
+            else:
+                places.append((0, at, piece.nbytes))
+                at += -(-piece.nbytes // ALIGNMENT) * ALIGNMENT
+        return places, at, files
 
 
 class _Pickler(pickle.Pickler):
@@ -59,21 +71,21 @@ def pack(value: Any) -> Packed:
     return Packed(stream=stream, pieces=[buffer.raw() for buffer in buffers])
 
 
-def unpack(stream: bytes | memoryview, places: Sequence[tuple[int, int]], block: torch.Tensor) -> Any:
-    """Return the value. Its tensors and arrays lie in the block (uint8, aligned), which nothing else uses."""
-    memory = block.numpy()
-    return pickle.loads(stream, buffers=[memory[at : at + size] for at, size in places])  # noqa: S301  from our own worker
+def unpack(stream: bytes | memoryview, places: Sequence[Place], blocks: Sequence[torch.Tensor]) -> Any:
+    """Return the value. Its tensors and arrays lie in the blocks (uint8, aligned), which nothing else uses."""
+    memory = [block.numpy() for block in blocks]
+    return pickle.loads(stream, buffers=[memory[block][at : at + size] for block, at, size in places])  # noqa: S301  from our own worker
 
 
 def carry(value: Any) -> Any:
     """Return a copy of a value, as it would arrive from a data worker."""
     packed = pack(value)
-    places, size = packed.places()
+    places, size, _ = packed.places({})
     block = torch.empty(size, dtype=torch.uint8)
     memory = block.numpy()
-    for (at, num_bytes), piece in zip(places, packed.pieces, strict=True):
+    for (_, at, num_bytes), piece in zip(places, packed.pieces, strict=True):
         memory[at : at + num_bytes] = np.frombuffer(piece, np.uint8)
-    return unpack(packed.stream, places, block)
+    return unpack(packed.stream, places, [block])
 
 
 def _pickle(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
@@ -89,7 +101,7 @@ def _reduce_tensor(tensor: torch.Tensor) -> tuple[Any, ...]:
         )
     requires_grad, is_parameter = tensor.requires_grad, type(tensor) is torch.nn.Parameter
     plain = tensor.detach().resolve_conj().resolve_neg()
-    if not _is_dense(plain):
+    if not is_dense(plain):
         plain = plain.clone()
     flat = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy()
     shape = (plain.dtype, tuple(plain.shape), plain.stride(), requires_grad, is_parameter)
@@ -103,18 +115,6 @@ def _make_tensor(
     if is_parameter:
         return torch.nn.Parameter(tensor, requires_grad=requires_grad)
     return tensor.requires_grad_() if requires_grad else tensor
-
-
-def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether its elements fill a piece of memory without gaps or overlaps, in whatever order of dimensions."""
-    if tensor.is_contiguous():
-        return True
-    expected = 1
-    for stride, size in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return True
 
 
 def _reduce_array(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:

@@ -8,14 +8,14 @@ import pickle
 import resource
 import signal
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import _utils as torch_data
 
 from surefoot.errors import ContractError
+from surefoot_actors.engine.data.blocks import Blocks
 from surefoot_actors.engine.data.changes import Change, apply
 from surefoot_actors.engine.data.channel import Channel, ChannelClosedError
 from surefoot_actors.engine.data.files import reopen_files
@@ -74,14 +74,16 @@ def work(setup: WorkerSetup, channel: Channel, others: list[Channel]) -> None:
     reopen_files()
     _raise_file_limit()
     torch.set_num_threads(1)
-    _be_known(setup)
+    blocks = Blocks()
+    _be_known(setup, blocks)
     roots = (setup.dataset, setup.collate)
     streams, (fetch, _) = Streams(setup.seed, torch.device("cpu")), fetcher(*roots)
     try:
         while True:
             request = channel.receive()
             if isinstance(request, Load):
-                _send(channel, _load(request, streams, fetch))
+                _send(channel, _load(request, streams, fetch), blocks)
+                blocks.clear()
             else:
                 change: Change
                 for change in request:
@@ -98,9 +100,9 @@ def _load(request: Load, streams: Streams, fetch: Callable[[torch.Tensor], Any])
         return Answer(request.serial, None, _raised(error))
 
 
-def _send(channel: Channel, answer: Answer) -> None:
+def _send(channel: Channel, answer: Answer, blocks: Blocks) -> None:
     try:
-        channel.send(answer)
+        channel.send(answer, blocks.files)
     except ChannelClosedError:
         raise
     except Exception as error:  # noqa: BLE001  what cannot be pickled, or no memory or descriptors: told instead
@@ -138,30 +140,14 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _be_known(setup: WorkerSetup) -> None:
+def _be_known(setup: WorkerSetup, blocks: Blocks) -> None:
     """Have `get_worker_info` answer, and collate tensors as it is done in training all the same.
 
-    In what it takes for a DataLoader's worker, torch collates into shared memory, a descriptor each and with other strides.
+    In what it takes for a DataLoader's worker, torch collates into shared memory, a descriptor a tensor, with other strides.
     """
     torch_data.worker._worker_info = torch_data.worker.WorkerInfo(
         id=setup.number, num_workers=setup.num_workers, seed=setup.seed, dataset=setup.dataset
     )
     table = torch_data.collate.default_collate_fn_map
-    original = table[torch.Tensor]
-    if original is torch_data.collate.collate_tensor_fn:
-
-        def collate(batch: list[Any], **options: Any) -> Any:
-            with _unknown():
-                return original(batch, **options)
-
-        table[torch.Tensor] = collate
-
-
-@contextmanager
-def _unknown() -> Iterator[None]:
-    known = torch_data.worker._worker_info
-    torch_data.worker._worker_info = None
-    try:
-        yield
-    finally:
-        torch_data.worker._worker_info = known
+    if table[torch.Tensor] is torch_data.collate.collate_tensor_fn:
+        table[torch.Tensor] = blocks.collate
