@@ -27,6 +27,7 @@ from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster import Inbox, TrainerSetup, Where
 from surefoot_actors.data_plane import Backpack, DataPlane, Round
 from surefoot_actors.engine.caller import own_line, raised_line, user_line
+from surefoot_actors.engine.data.pool import DataWorkersLostError
 from surefoot_actors.engine.fingerprint import fingerprint, make_deterministic
 from surefoot_actors.engine.folding import NodeStore
 from surefoot_actors.engine.group import StoreHost
@@ -546,8 +547,8 @@ class TrainerProcess:
         )
 
     def _lose_if_device(self, error: BaseException) -> None:
-        """A device that fails is this trainer's loss, not the user's mistake: end the process, and be replaced."""
-        if isinstance(error, torch.AcceleratorError):
+        """A device that fails, or data workers that cannot be had, are this trainer's loss, not the user's mistake: end."""
+        if isinstance(error, torch.AcceleratorError | DataWorkersLostError):
             traceback.print_exception(error)
             os._exit(1)
 

@@ -34,13 +34,22 @@ class Step(ABC):
 
     @abstractmethod
     def batches(
-        self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None, accumulate: bool = False
+        self,
+        dataset: Any,
+        *,
+        collate: Callable[[list[Any]], Any] | None = None,
+        sampler: Any = None,
+        accumulate: bool = False,
     ) -> Iterator[Any]:
         """Yield this trainer's sub-tasks of the step's batch, one collated batch of batch_size / sub_tasks samples each.
 
         `dataset` is map-style: `__len__` and `__getitem__`. Leaving the loop means that every sub-task of the round is merged on
         every trainer, and `.grad` of every tracked parameter holds the merged mean. When a trainer is lost meanwhile, the loop
         yields a few more batches. Each call of `batches` in a step is a round of its own and sees the same samples.
+
+        The dataset may change between rounds, as a function of the step: data workers follow it. `sampler` is the order of samples
+        in place of the usual shuffling: one weight a sample (floats: drawn with replacement), sample numbers (integers), a sampler of
+        torch.utils.data, or a function of (seed, epoch) that returns sample numbers. It has to be a pure function of seed and epoch.
 
         `accumulate`: the merge is added to the gradients that there are, in the parameter's dtype, the same on every trainer: over
         several loops of a step, or over several steps (gradients are part of the state then). Without it, a merge that no optimizer

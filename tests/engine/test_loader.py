@@ -135,7 +135,10 @@ def worker_source(num_sub_tasks: int = 4, num_workers: int = 1) -> tuple[Loader,
     cut = TrainingCut(Sampler(seed=3, batch_size=4 * num_sub_tasks, sub_tasks=num_sub_tasks), num_sub_tasks)
     data = Noisy()
     loader = Loader(streams, 3, num_workers)
-    return loader, loader.source(data, None, cut, "here"), Loader(streams, 3, 0).source(data, None, cut, "here")
+    sources = loader.source(data, None, cut, "here"), Loader(streams, 3, 0).source(data, None, cut, "here")
+    for source in sources:
+        source.begin(None, cut, "here")
+    return loader, *sources
 
 
 def test_workers_cope_with_extra_sub_tasks_and_changed_spans() -> None:

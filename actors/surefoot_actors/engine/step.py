@@ -72,10 +72,16 @@ class TrainStep(contract.Step):
         self.allowed: set[str] = set()
 
     def batches(
-        self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None, accumulate: bool = False
+        self,
+        dataset: Any,
+        *,
+        collate: Callable[[list[Any]], Any] | None = None,
+        sampler: Any = None,
+        accumulate: bool = False,
     ) -> Iterator[Any]:
         self._run.check_current(self)
-        round_ = TrainingRound(self._run, self.number, dataset, collate, self._run.training_cut, accumulate=accumulate)
+        cut = self._run.training_cut.ordered(sampler, user_line())
+        round_ = TrainingRound(self._run, self.number, dataset, collate, cut, accumulate=accumulate)
         self._run.learn_epoch(round_.epoch_length)
         return round_
 
