@@ -47,11 +47,6 @@ class Round(ABC, Iterator[Any]):
         self._first: Node | None = None
 
     @property
-    def epoch_length(self) -> int:
-        """Return how many samples an epoch of the round's dataset has."""
-        return self._source.length
-
-    @property
     def data(self) -> str:
         """Return the line of a layout that tells what the round's samples are taken from."""
         length = self._source.length
@@ -135,6 +130,8 @@ class TrainingRound(Round):
         self.accumulate = accumulate
 
     def _begin(self) -> None:
+        assert self._cut.order is not None
+        self._run.learn_epoch(self._cut.order.num_samples(self._source.length))
         self._run.leaves.open(self.data)
         self._run.unchanged.open(self._step)
         self._before = self._run.tracked.gradients.take(accumulate=self.accumulate)

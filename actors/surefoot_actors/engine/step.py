@@ -81,9 +81,7 @@ class TrainStep(contract.Step):
     ) -> Iterator[Any]:
         self._run.check_current(self)
         cut = self._run.training_cut.ordered(sampler, user_line())
-        round_ = TrainingRound(self._run, self.number, dataset, collate, cut, accumulate=accumulate)
-        self._run.learn_epoch(round_.epoch_length)
-        return round_
+        return TrainingRound(self._run, self.number, dataset, collate, cut, accumulate=accumulate)
 
     def evaluate(self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None) -> Iterator[Any]:
         self._run.check_current(self)
