@@ -226,12 +226,13 @@ class Cluster:
             raise Parted(f"a trainer ended before its first step: {waits}")
         member.position = position
         if len(self.members) > 1:
-            self._give_state(member, position.step)
+            self._give_state(member, position)
         return member
 
-    def _give_state(self, joiner: Member, step: int) -> None:
-        sources = self.members[:-1]
-        images = [_owner(m).capture() for m in sources]
+    def _give_state(self, joiner: Member, position: Position) -> None:
+        # the founders have what the first of them built; who joins later is given it by all
+        sources = self.members[:-1] if position.round else self.members[:1]
+        step, images = position.step, [_owner(m).capture() for m in sources]
         digests = {_image_digest(image) for image in images}
         if len(digests) != 1:
             raise Parted(f"at step {step}, members give different images of the state to a joiner: {_unlike(images)}")

@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 import importlib
+import os
 import random
 import re
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 LIBRARY = HERE / "library"
+# Checkpoints that only this process reads need not reach a disk: a file's fsync takes longer than the run.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 for _place in (LIBRARY, HERE.parent):
     if str(_place) not in sys.path:
         sys.path.append(str(_place))
@@ -33,7 +37,7 @@ if __package__:
 else:
     from programs.joiner import Loss, Parted, Story, act
 
-__all__ = ["CATALOGUE", "LIBRARY", "Program", "all_stories", "load_library", "problems", "stories"]
+__all__ = ["CATALOGUE", "LIBRARY", "Program", "all_stories", "load_library", "problems", "restored_apart", "stories"]
 
 
 def load_library() -> dict[str, Program]:
@@ -44,30 +48,29 @@ def load_library() -> dict[str, Program]:
 
 
 def stories(program: Program, seed: int) -> list[Story]:
-    """Return who is there when: other numbers of trainers, a joiner at every step, losses at random places."""
+    """Return who is there when: every kind of change in a few stories, at places that the seed decides."""
     steps, draw = program.steps, random.Random(seed)
-    lost = draw.randrange(1, steps)
-    again = draw.randrange(1, steps)
-    return [
-        Story(trainers=1, backwards=True),
-        Story(trainers=2),
-        Story(trainers=3, backwards=True),
-        # every step by another trainer, each of which had its state from the one before
-        Story(trainers=1, joins=tuple(range(1, steps)), losses=tuple(Loss(step=k, member=0) for k in range(steps - 1))),
-        Story(trainers=3, losses=(Loss(step=lost, member=draw.randrange(3), turn=draw.randrange(2)),)),
-        Story(
-            trainers=2,
-            losses=(Loss(step=min(lost, again), member=1, turn=1), Loss(step=max(lost, again), member=0, turn=0)),
-            joins=tuple(sorted({min(lost, again), min(max(lost, again), steps - 1)})),
-        ),
-    ]
+    one, other = sorted(draw.randrange(1, steps) for _ in range(2))
+    changing = Story(
+        trainers=2,
+        losses=(Loss(step=one, member=1, turn=1), Loss(step=other, member=0, turn=0)),
+        joins=tuple(sorted({one, other})),
+    )
+    if program.data_workers:  # every trainer starts processes
+        return [changing]
+    lost = Loss(step=draw.randrange(1, steps), member=draw.randrange(3), turn=draw.randrange(2))
+    # every step by another trainer, each of which has its state from the one before
+    ends = tuple(Loss(step=k, member=0) for k in range(steps - 1))
+    return [Story(joins=tuple(range(1, steps)), losses=ends), Story(trainers=3, backwards=True, losses=(lost,)), changing]
 
 
 def all_stories(program: Program, seed: int) -> list[Story]:
-    """As `stories`, and a joiner at every step that goes on alone."""
+    """As `stories`, and other numbers of trainers, and at every step a joiner that goes on alone, and one that does not."""
+    found = [*stories(program, seed), Story(trainers=2), Story(trainers=3), Story(backwards=True)]
+    if program.data_workers:
+        return found
     alone = [Story(joins=(k,), losses=(Loss(step=k - 1, member=0),)) for k in range(1, program.steps)]
-    together = [Story(joins=(k,)) for k in range(1, program.steps)]
-    return [*stories(program, seed), *alone, *together]
+    return [*found, *alone, *(Story(joins=(k,)) for k in range(1, program.steps))]
 
 
 def problems(program: Program, seed: int = 0, *, everything: bool = True) -> Iterator[str]:
@@ -76,12 +79,16 @@ def problems(program: Program, seed: int = 0, *, everything: bool = True) -> Ite
         yield from _not_refused(program)
         return
     try:
-        whole = _local(program)
+        whole = _local(replace(program, data_workers=0))
     except Exception as error:  # noqa: BLE001  a program may fail in any way: that is what is told
         yield f"run_local fails: {_words(error)}"
         return
     if [row.result.step for row in whole.rows] != list(range(program.steps)):
         yield "run_local: not every step has a row"
+    if program.data_workers:
+        apart = difference(whole, _local(program))
+        if apart:
+            yield f"data workers: {apart}"
     told: set[str] = set()
     for story in all_stories(program, seed) if everything else stories(program, seed):
         trouble = _differs(program, story, whole)
@@ -125,23 +132,23 @@ def difference(whole: LocalResult, told: LocalResult) -> str:
 
 def _restored(program: Program, whole: LocalResult, seed: int) -> Iterator[str]:
     """Go on from a checkpoint of a random step, and from the last but one."""
-    with tempfile.TemporaryDirectory(prefix="sf-programs-") as place:
+    for step in sorted({random.Random(seed).randrange(1, program.steps), program.steps - 1}):
         try:
-            saved = _local(program, checkpoint=place, checkpoint_every=1)
+            apart = restored_apart(program.train, whole, step, _fields(program))
         except Exception as error:  # noqa: BLE001  as above
-            yield f"with checkpoints: {_words(error)}"
-            return
-        apart = difference(whole, saved)
+            apart = _words(error)
         if apart:
-            yield f"with checkpoints: {apart}"
-        found = {c.step: c.url for c in CheckpointStore(place).found()}
-        for step in sorted({random.Random(seed).randrange(1, program.steps), program.steps - 1}):
-            try:
-                apart = difference(whole, _local(program, restore=found[step]))
-            except Exception as error:  # noqa: BLE001  as above
-                apart = _words(error)
-            if apart:
-                yield f"restored at step {step}: {apart}"
+            yield f"restored at step {step}: {apart}"
+
+
+def restored_apart(train: Any, whole: LocalResult, step: int, fields: dict[str, Any]) -> str:
+    """Save at this step, go on from there with everything built anew, and return in words where that parts from `whole`."""
+    with tempfile.TemporaryDirectory(prefix="sf-programs-", dir=MEMORY) as place:
+        apart = difference(whole, run_local(train, checkpoint=place, checkpoint_every=step, **fields))
+        if apart:
+            return f"with checkpoints: {apart}"
+        (url,) = [c.url for c in CheckpointStore(place).found() if c.step == step]
+        return difference(whole, run_local(train, restore=url, **fields))
 
 
 def _not_refused(program: Program) -> Iterator[str]:

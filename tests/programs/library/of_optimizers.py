@@ -241,6 +241,8 @@ class Shared(torch.optim.Optimizer):
         for group in self.param_groups:
             group["clock"] += 1
             for p in group["params"]:
+                if p.grad is None:
+                    continue
                 state = self.state[p]
                 state.setdefault("clock", group["clock"])
                 state["clock"] += 0.25

@@ -150,13 +150,13 @@ class Shadow:
 
     def __init__(self, model, decay=0.9):
         self.decay, self.updates = decay, 0
-        self.shadow = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.shadow = {k: v.detach().clone() for k, v in model.named_parameters() if v.is_floating_point()}
 
     def update(self, model):
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for k, v in model.state_dict().items():
-            self.shadow[k].mul_(decay).add_(v, alpha=1 - decay)
+        for k, v in model.named_parameters():
+            self.shadow[k].mul_(decay).add_(v.detach(), alpha=1 - decay)
 
     def state_dict(self):
         return {"shadow": self.shadow, "updates": self.updates}
