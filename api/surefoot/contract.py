@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,12 +20,18 @@ class Step(ABC):
     number: int
 
     @abstractmethod
-    def batches(self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None) -> Iterator[Any]:
+    def batches(
+        self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None, accumulate: bool = False
+    ) -> Iterator[Any]:
         """Yield this trainer's sub-tasks of the step's batch, one collated batch of batch_size / sub_tasks samples each.
 
         `dataset` is map-style: `__len__` and `__getitem__`. Leaving the loop means that every sub-task of the round is merged on
         every trainer, and `.grad` of every tracked parameter holds the merged mean. When a trainer is lost meanwhile, the loop
         yields a few more batches. Each call of `batches` in a step is a round of its own and sees the same samples.
+
+        `accumulate`: the merge is added to the gradients that there are, in the parameter's dtype, the same on every trainer: over
+        several loops of a step, or over several steps (gradients are part of the state then). Without it, a merge that no optimizer
+        has used is not overwritten: that is an error, as is clearing it.
 
         Raises ContractError for an iterable dataset, an empty one, a sparse gradient, or a broken rule in the round before.
         """
@@ -44,6 +51,13 @@ class Step(ABC):
     @abstractmethod
     def weigh(self, weight: float) -> None:
         """Weigh the current sub-task (token counts, say): the merge becomes the weighted mean. At least 0; default 1."""
+
+    @abstractmethod
+    def discard_gradients(self) -> None:
+        """Clear the gradients that were delivered, on purpose: a step that is skipped, or gradients that were read by hand.
+
+        Decide by `merged` values, which are the same on every trainer, such as `if not math.isfinite(step.merged["loss"])`.
+        """
 
     @abstractmethod
     def every(self, n: int) -> bool:
@@ -81,6 +95,13 @@ class Run(ABC):
         """Yield the steps 0..num_steps-1, or those that are left for a trainer that joins. Called once.
 
         The commit of a step is this iterator coming round again. After the loop, code runs on one elected trainer.
+        """
+
+    @abstractmethod
+    def nondeterministic(self, name: str) -> AbstractContextManager[None]:
+        """Let an operation run that has no deterministic form: `with run.nondeterministic("max_unpool2d"):`, the backward pass inside.
+
+        The promise does not hold for what it computes, unless it happens to: the ledger's circumstances tell its name.
         """
 
 

@@ -56,6 +56,8 @@ class Circumstances(BaseModel):
     seconds: float
     # unix time of the commit
     at: float = 0.0
+    # what was computed without a deterministic form, on purpose; told only where there is some, as older readers do not know it
+    nondeterministic: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
 
 
 class LedgerRow(BaseModel):

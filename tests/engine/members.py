@@ -158,7 +158,8 @@ def image(big: int) -> StateImage:
     generator = torch.Generator().manual_seed(7)
     sizes = [3, 0, 100_001, big, 17]
     tensors = [torch.randint(0, 256, (n,), generator=generator, dtype=torch.uint8) for n in sizes]
-    return StateImage(skeleton=b"skeleton" * 1000, tensors=tensors)
+    digests = tuple((f"tensor{i}", t.numpy().tobytes()[:16].ljust(16)) for i, t in enumerate(tensors))
+    return StateImage(skeleton=b"skeleton" * 1000, tensors=tensors, digests=digests)
 
 
 def give_state(setup: Setup, group: Group, say: Callable[[Any], None]) -> None:

@@ -100,6 +100,7 @@ def test_evaluation_with_workers() -> None:
         for step in run.steps(4):
             for x, y in step.batches(data):
                 F.cross_entropy(model(x), y).backward()
+            step.discard_gradients()
             if step.every(2):
                 for x, y in step.evaluate(data):
                     step.log(loss=F.cross_entropy(model(x), y))
@@ -121,6 +122,7 @@ def test_two_rounds_and_a_lambda_as_collate_with_workers() -> None:
                     loss = F.cross_entropy(model(x), y)
                     loss.backward()
                     step.log(loss=loss)
+                step.discard_gradients()
         assert len(run.loader._opened) == 1  # type: ignore[attr-defined]
 
     inline = run_local(train, batch_size=16, sub_tasks=4)

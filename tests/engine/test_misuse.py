@@ -282,7 +282,7 @@ def test_tracking() -> None:
         run.track()
 
     def stateless(run: Run) -> None:
-        run.track(counter={"a": 1})
+        run.track(counter=["a"])
 
     def twice(run: Run) -> None:
         start(run)
@@ -294,7 +294,7 @@ def test_tracking() -> None:
 
     refused(nothing, "nothing is tracked", "run.track(model=..., optimizer=...)")
     refused(empty, "given nothing")
-    refused(stateless, "run.track(counter=...)", "a dict", "no state_dict")
+    refused(stateless, "run.track(counter=...)", "a list", "no state_dict")
     refused(twice, "run.track() is called a second time")
     refused(same, "the same object twice, as one and as two")
 

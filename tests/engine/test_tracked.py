@@ -234,12 +234,24 @@ def test_another_shape_is_named() -> None:
         assert words in str(caught.value)
 
 
-def test_optimizer_of_other_groups_is_named() -> None:
+def test_optimizer_of_other_parameters_is_named() -> None:
     model = nn.Linear(3, 2)
     one = Tracked({"optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}, CPU)
     two = Tracked({"optimizer": torch.optim.SGD([{"params": [model.weight]}, {"params": [model.bias]}], lr=0.1)}, CPU)
-    with pytest.raises(ContractError, match=r"groups of \[1, 1\] parameters here, of \[2\]"):
+    with pytest.raises(
+        ContractError, match=r"groups of \[1, 1\] parameters here; .* optimizer.param_groups.0.params.1 besides"
+    ):
         two.restore(one.capture())
+
+
+def test_other_groups_of_the_same_parameters_are_taken_over() -> None:
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    one = Tracked({"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1)}, CPU)
+    optimizer = torch.optim.SGD([{"params": [other.weight]}, {"params": [other.bias]}], lr=0.2)
+    two = Tracked({"model": other, "optimizer": optimizer}, CPU)
+    two.restore(one.capture())
+    assert [[id(p) for p in g["params"]] for g in optimizer.param_groups] == [[id(p) for p in other.parameters()]]
+    one.restore(two.capture())
 
 
 def test_damaged_image_is_refused() -> None:

@@ -231,12 +231,14 @@ import torch, torch.nn.functional as F
 faults.arm(("KILL@{point}:t1:1",), "t1", {str(fired)!r})
 def train(run):
     model = Net()
-    run.track(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.track(model=model, optimizer=optimizer)
     for step in run.steps(3):
         for x, y in step.batches(points()):
             loss = F.cross_entropy(model(x), y)
             open({str(log)!r}, "a").write(f"{{step.number}} ")
             loss.backward()
+        optimizer.step()
 run_local(train, batch_size=8, sub_tasks=2)
 """
     root = str(Path(__file__).parents[2])

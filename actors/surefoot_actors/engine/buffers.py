@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from surefoot.errors import ContractError
+from surefoot_actors.engine.state.memory import write_into
 
 __all__ = ["BufferWatch", "Slot"]
 
@@ -42,20 +43,25 @@ class Slot:
 
     def is_live(self) -> bool:
         """Whether the registered tensor is the one known here, in the same memory."""
-        tensor = self.owner.get(self.key)
+        tensor = registered(self.owner, self.key)
         return tensor is self.tensor and tensor.data_ptr() == self.address
 
     def note(self) -> None:
         """Take the present value as the round's start value."""
-        self.start.copy_(self.tensor)
+        write_into(self.start, self.tensor)
         self.written = False
 
     def put_back(self) -> None:
         """Give the registered tensor its start value again."""
-        if self.owner.get(self.key) is not self.tensor:
+        if registered(self.owner, self.key) is not self.tensor:
             self.owner[self.key] = self.tensor
-        self.tensor.copy_(self.start)
+        write_into(self.tensor, self.start)
         self.written = False
+
+
+def registered(owner: dict[str, torch.Tensor | None], key: str) -> torch.Tensor | None:
+    """Return the buffer that is registered; a scripted module's owner is no dict and has no `get`."""
+    return owner[key] if key in owner else None  # noqa: SIM401
 
 
 class BufferWatch:
@@ -158,7 +164,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def _adopt(slot: Slot) -> None:
     """Copy the value of a tensor that user code put in a buffer's place into the tensor known here."""
-    tensor = slot.owner.get(slot.key)
+    tensor = registered(slot.owner, slot.key)
     if tensor is None or tensor.shape != slot.start.shape or tensor.dtype != slot.start.dtype:
         now = "None" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
         raise ContractError(
@@ -168,5 +174,5 @@ def _adopt(slot: Slot) -> None:
     if tensor is slot.tensor:  # same object, its memory was exchanged (`.data = ...`)
         slot.bits, slot.address = _bits(tensor), tensor.data_ptr()
     else:
-        slot.tensor.copy_(tensor)
+        write_into(slot.tensor, tensor)
         slot.owner[slot.key] = slot.tensor

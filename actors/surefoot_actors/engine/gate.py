@@ -9,6 +9,7 @@ import torch
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine.caller import user_line
+from surefoot_actors.engine.gradients import Gradients
 
 __all__ = ["Gate"]
 
@@ -16,7 +17,8 @@ __all__ = ["Gate"]
 class Gate:
     """Knows whether `.grad` holds a merge, and refuses `optimizer.step()` when it does not."""
 
-    def __init__(self) -> None:
+    def __init__(self, gradients: Gradients) -> None:
+        self._gradients = gradients
         # the line of the inner loop that is under way, if one is
         self._loop: str | None = None
         self._delivered = False
@@ -24,7 +26,9 @@ class Gate:
 
     def guard(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
         """Stand in front of these optimizers until `leave`."""
-        self._handles = [o.register_step_pre_hook(self._before_step) for o in optimizers]
+        # a wrapper that has never called Optimizer.__init__ has no hooks: the optimizer inside it has
+        hooked = [o for o in optimizers if hasattr(o, "_optimizer_step_pre_hooks")]
+        self._handles = [o.register_step_pre_hook(self._before_step) for o in hooked]
 
     def leave(self) -> None:
         """Take the hooks away: the optimizers are the user's own again."""
@@ -35,6 +39,7 @@ class Gate:
     def begin_step(self) -> None:
         """A step begins: nothing is merged yet."""
         self._delivered = False
+        self._gradients.begin_step()
 
     def open(self, loop: str, *, keeps_gradients: bool) -> None:
         """A round begins in the inner loop at this line; an evaluation's keeps the gradients as they are."""
@@ -64,3 +69,5 @@ class Gate:
                 f"optimizer.step() at {user_line()}, but no merge was delivered in this step: run an inner loop first, "
                 f"`for batch in step.batches(dataset): ...; loss.backward()`, and call optimizer.step() after it"
             )
+        self._gradients.check_there(optimizer, user_line())
+        self._gradients.used(optimizer)

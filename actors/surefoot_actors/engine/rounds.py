@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from surefoot.errors import ContractError
 from surefoot_actors import faults
 from surefoot_actors.engine.agreement import Held, agree
@@ -13,6 +15,7 @@ from surefoot_actors.engine.caller import user_line
 from surefoot_actors.engine.cuts import Cut
 from surefoot_actors.engine.foresight import Key
 from surefoot_actors.engine.rng import Purpose
+from surefoot_actors.engine.settings import forget_casts
 from surefoot_actors.engine.types import Merged, Node, Position
 from surefoot_actors.engine.values import SubTask
 
@@ -50,6 +53,13 @@ class Round(ABC, Iterator[Any]):
     def __next__(self) -> Any:
         if self._ended:
             raise StopIteration
+        if torch.is_inference_mode_enabled():
+            # what is made here outlives the user's inference mode
+            with torch.inference_mode(False):
+                return self._turn_round()
+        return self._turn_round()
+
+    def _turn_round(self) -> Any:
         if self._position is None:
             self._position = self._run.open_round(self)
             self._begin()
@@ -61,6 +71,7 @@ class Round(ABC, Iterator[Any]):
             raise StopIteration
         batch = self._source.load(key)
         self._prepare()
+        forget_casts()
         self._run.streams.start(Purpose.COMPUTE, *key)
         faults.point("forward", self._step)
         return batch
@@ -106,14 +117,22 @@ class TrainingRound(Round):
 
     keeps_gradients = False
 
+    def __init__(self, *args: Any, accumulate: bool) -> None:
+        super().__init__(*args)
+        #: whether the merge is added to the gradients that there are
+        self.accumulate = accumulate
+
     def _begin(self) -> None:
         self._run.leaves.open(self.data)
+        self._run.unchanged.open(self._step)
+        self._before = self._run.tracked.gradients.take(accumulate=self.accumulate)
         self._num_computed = 0
         self._weight = 1.0
 
     def _take_back(self) -> None:
         assert self.sub_task is not None
         self._run.check_strays(self.line)
+        self._run.unchanged.check(self.line)
         logged = self.sub_task.logged()
         self._num_computed, self._weight = self._num_computed + 1, logged.weight
         leaf = self._run.leaves.make(self.sub_task.number, logged)
@@ -129,11 +148,14 @@ class TrainingRound(Round):
 
     def _prepare(self) -> None:
         self._run.leaves.begin()
+        self._run.unchanged.begin()
 
     def _end(self, merged: Merged) -> None:
         # The merge of a single sub-task of weight 1 is that sub-task's leaf: its gradients are in place.
         in_place = self._run.sub_tasks == 1 and self._num_computed == 1 and self._weight == 1.0
-        self._run.leaves.deliver(merged, in_place=in_place)
+        present = self._run.leaves.deliver(merged, in_place=in_place, before=self._before)
+        self._before = {}
+        self._run.tracked.gradients.delivered(self.line, present)
 
 
 def _exact_difference(one: Node, other: Node) -> str:

@@ -21,14 +21,19 @@ from surefoot_actors.engine.folding import shared_pool
 from surefoot_actors.engine.gate import Gate
 from surefoot_actors.engine.health import Health
 from surefoot_actors.engine.loader import Loader
+from surefoot_actors.engine.patches import watching
 from surefoot_actors.engine.ports import Coordinator
 from surefoot_actors.engine.rng import Purpose, Streams
-from surefoot_actors.engine.rounds import Round
+from surefoot_actors.engine.rounds import Round, TrainingRound
 from surefoot_actors.engine.sampler import Sampler
+from surefoot_actors.engine.settings import SettingsWatch, forget_casts, raise_if_nondeterministic
 from surefoot_actors.engine.step import TrainStep
+from surefoot_actors.engine.stepped import Place, Stepped
+from surefoot_actors.engine.strangers import Strangers
 from surefoot_actors.engine.strays import check_strays
 from surefoot_actors.engine.tracked import Tracked
 from surefoot_actors.engine.types import Merged, Position
+from surefoot_actors.engine.unchanged import Unchanged
 from surefoot_actors.engine.vector import LeafMaker
 
 __all__ = ["RunOptions", "TrainRun", "run_training"]
@@ -67,10 +72,22 @@ def run_training(train: TrainFunction, options: RunOptions, coordinator: Coordin
         with contextlib.suppress(_RehearsalOver):
             train(run)
         run.check_behaved()
+    except RuntimeError as error:
+        raise_if_nondeterministic(error)
+        raise
     finally:
         torch.set_grad_enabled(grad_enabled)
         run.close()
     return run
+
+
+@contextlib.contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Say where in the user's code a rule was broken."""
+    try:
+        yield
+    except ContractError as error:
+        raise ContractError(f"{where}: {error}") from error
 
 
 class TrainRun(contract.Run):
@@ -97,7 +114,9 @@ class TrainRun(contract.Run):
         # the step and the round under way
         self.step: TrainStep | None = None
         self.open: Round | None = None
-        self._gate = Gate()
+        self.settings = SettingsWatch()
+        self._watching = contextlib.ExitStack()
+        self._on_warning = options.on_warning
         self._health = Health(options.on_warning)
         self._hooks: list[Any] = []
         self._position = Position(0, 0, 0)
@@ -110,10 +129,13 @@ class TrainRun(contract.Run):
             raise ContractError(f"run.track() is called a second time at {user_line()}; name everything in one call")
         if self._num_steps is not None:
             raise ContractError(f"run.track() at {user_line()} comes after run.steps(); call it before")
-        self.tracked = Tracked(objects, self.device)
-        self.buffers = BufferWatch(self.tracked.modules.items())
-        self._parameters = self.tracked.parameters()
-        self.leaves = LeafMaker(self._parameters, self.buffers, self.device, shared_pool())
+        with _at(f"run.track() at {user_line()}"):
+            self.tracked = Tracked(objects, self.device)
+
+    def nondeterministic(self, name: str) -> contextlib.AbstractContextManager[None]:
+        if self.step is not None:
+            self.step.allowed.add(name)
+        return self.settings.nondeterministic(name)
 
     def steps(self, num_steps: int) -> Iterator[contract.Step]:
         if not hasattr(self, "tracked"):
@@ -128,39 +150,69 @@ class TrainRun(contract.Run):
         if num_steps < 0:
             raise ContractError(f"run.steps({num_steps}) at {user_line()}: give the number of steps")
         self._num_steps, self._steps_line = num_steps, user_line()
+        self._check_mode(f"run.steps() at {self._steps_line}")
+        self._settle()
+        self.settings.begin(self._steps_line)
         return self._loop(num_steps if self._end_after is None else min(num_steps, self._end_after))
+
+    def _settle(self) -> None:
+        """Take the tracked objects as they are when the loop begins."""
+        with _at(f"run.steps() at {self._steps_line}"):
+            self.tracked.settle()
+            self.tracked.rehearse()
+        self._gate = Gate(self.tracked.gradients)
+        self.unchanged = Unchanged(self.tracked)
+        self.buffers = BufferWatch(self.tracked.modules.items())
+        self._parameters = self.tracked.parameters()
+        self.leaves = LeafMaker(self._parameters, self.buffers, self.device, shared_pool())
 
     def _loop(self, num_steps: int) -> Iterator[contract.Step]:
         self._gate.guard(self.tracked.optimizers.values())
+        self._watching.enter_context(
+            watching(Stepped(self.tracked, self.settings, place=self._place, loop=self._loop_line))
+        )
+        strangers = Strangers(self.tracked, self._steps_line, self._on_warning)
         self._arm_faults()
         self._position = self.coordinator.admit(self.tracked, num_steps)
         while (number := self._position.step) < num_steps:
             self.step = TrainStep(self, number)
             self._gate.begin_step()
+            forget_casts()
             self.streams.start(Purpose.OUTSIDE, number, 0)
             yield self.step
-            self._end_step(self.step)
+            self._end_step(self.step, strangers)
         self.step = None
         self._looped = True
         self._gate.leave()
+        self._watching.close()
         self.coordinator.finish()
         if self._end_after is not None:
             raise _RehearsalOver
 
-    def _end_step(self, step: TrainStep) -> None:
+    def _end_step(self, step: TrainStep, strangers: Strangers) -> None:
         self.check_no_round("the step ends")
         if not step.num_rounds:
             raise ContractError(
                 f"step {step.number} had no inner loop: every step needs `for batch in step.batches(dataset): ...`, "
                 f"as that is where trainers meet"
             )
+        self.tracked.check_structure(f"at the end of step {step.number}")
+        if step.number == 1:
+            self.tracked.rehearse()  # once more: now optimizers and averages have a state
         self._health.check_state(self._parameters, step.number)
+        strangers.look()
+        self.tracked.gradients.end_step()
         self.coordinator.end_step(step.row())
         self._position = Position(self._position.round, step.number + 1, 0)
 
     def open_round(self, round_: Round) -> Position:
         """Begin a round at the loop's first turn. Raises ContractError when another is under way."""
         self.check_no_round(f"another begins at {round_.line}")
+        self.tracked.check_structure(f"in step {self._position.step}, as the inner loop at {round_.line} begins")
+        self.settings.check(f"before the inner loop at {round_.line}")
+        if isinstance(round_, TrainingRound):
+            self._check_mode(f"the inner loop at {round_.line}")
+            self.tracked.gradients.open(round_.line, accumulate=round_.accumulate)
         self.open = round_
         self._gate.open(round_.line, keeps_gradients=round_.keeps_gradients)
         self.coordinator.open_round(self._position)
@@ -170,11 +222,27 @@ class TrainRun(contract.Run):
         """End a round: its merge is committed and delivered."""
         assert self.step is not None
         self.open = None
+        self.settings.check(f"in the inner loop at {round_.line}")
+        forget_casts()
         self._gate.close(delivered=not round_.keeps_gradients)
         self._health.check_merge(merged, position.step)
         self.step.add_round(position.phase, merged)
         self._position = Position(position.round + 1, position.step, position.phase + 1)
         self.streams.start(Purpose.OUTSIDE, position.step, position.phase + 1)
+
+    def _check_mode(self, where: str) -> None:
+        if torch.is_inference_mode_enabled():
+            raise ContractError(
+                f"{where} is inside torch.inference_mode(): what is made there can never be trained; leave the mode before it, "
+                f"and put only what is evaluated inside"
+            )
+
+    def _place(self) -> Place:
+        sub_task = None if self.open is None else self.open.sub_task
+        return self._position.step, self._position.round, -1 if sub_task is None else sub_task.number
+
+    def _loop_line(self) -> str | None:
+        return None if self.open is None else self.open.line
 
     def check_strays(self, line: str) -> None:
         """Raise ContractError when something trains in the inner loop at this line that is not tracked. Looks once, at the first leaf."""
@@ -217,7 +285,9 @@ class TrainRun(contract.Run):
         """Take hooks off the user's objects, end data workers, release memory. Doubled calls do nothing."""
         if isinstance(self.open, EvaluationRound):
             self.open.restore()
-        self._gate.leave()
+        self._watching.close()
+        if hasattr(self, "_gate"):
+            self._gate.leave()
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

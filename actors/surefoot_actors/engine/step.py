@@ -33,10 +33,14 @@ class TrainStep(contract.Step):
         self._began = perf_counter()
         self._digests: list[bytes] = []
         self._values: dict[str, float] = {}
+        #: what was computed without a deterministic form, on purpose
+        self.allowed: set[str] = set()
 
-    def batches(self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None) -> Iterator[Any]:
+    def batches(
+        self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None, accumulate: bool = False
+    ) -> Iterator[Any]:
         self._run.check_current(self)
-        return TrainingRound(self._run, self.number, dataset, collate, self._run.training_cut)
+        return TrainingRound(self._run, self.number, dataset, collate, self._run.training_cut, accumulate=accumulate)
 
     def evaluate(self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None) -> Iterator[Any]:
         self._run.check_current(self)
@@ -47,6 +51,10 @@ class TrainStep(contract.Step):
 
     def weigh(self, weight: float) -> None:
         self._sub_task("weigh").weigh(weight)
+
+    def discard_gradients(self) -> None:
+        self._run.check_no_round(f"step.discard_gradients() is called at {user_line()}")
+        self._run.tracked.gradients.discard()
 
     def every(self, n: int) -> bool:
         if n < 1:
@@ -83,6 +91,7 @@ class TrainStep(contract.Step):
                 trainers=run.coordinator.trainers,
                 seconds=perf_counter() - self._began,
                 at=time(),
+                nondeterministic=tuple(sorted({*self.allowed, *run.settings.allowed})),
             ),
         )
 

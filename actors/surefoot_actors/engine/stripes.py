@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import marshal
+from collections import deque
 from collections.abc import Iterator
+from functools import lru_cache
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
+import torch
 import xxhash
 
 from surefoot_actors.engine.image import flat_bytes
+from surefoot_actors.engine.state.memory import is_default_stride
 from surefoot_actors.engine.survey import Entry, Survey
 
 __all__ = ["STRIPE_BYTES", "canonical", "digest", "names", "num_stripes", "tensor_digests"]
@@ -47,7 +52,7 @@ def _pieces(survey: Survey, index: int) -> Iterator[_Piece]:
 
 
 def digest(survey: Survey, index: int) -> bytes:
-    """Return 16 bytes over the plain values and the stripe's tensors: names, dtypes, shapes and bytes."""
+    """Return 16 bytes over the plain values and the stripe's tensors: names, dtypes, shapes, unusual strides and bytes."""
     state = xxhash.xxh3_128(canonical(survey.objects))
     for entry, start, stop in _pieces(survey, index):
         state.update(_spec(entry))
@@ -73,7 +78,15 @@ def tensor_digests(survey: Survey) -> dict[str, bytes]:
 
 
 def _spec(entry: Entry) -> bytes:
-    return f"{entry.name} {entry.tensor.dtype} {tuple(entry.tensor.shape)}\n".encode()
+    tensor = entry.tensor
+    return _described(entry.name, tensor.dtype, tensor.shape, tensor.stride())
+
+
+@lru_cache(maxsize=1 << 14)
+def _described(name: str, dtype: torch.dtype, shape: torch.Size, stride: tuple[int, ...]) -> bytes:
+    """Return what a tensor's digest holds besides its bytes: strides where they are not the usual ones."""
+    layout = "" if is_default_stride(shape, stride) else f" {stride}"
+    return f"{name} {dtype} {tuple(shape)}{layout}\n".encode()
 
 
 def canonical(value: Any) -> bytes:
@@ -93,11 +106,17 @@ def _plain(value: Any, above: tuple[int, ...]) -> Any:
         return kind([v if type(v) in _BUILTIN else _plain(v, above) for v in value])
     if id(value) in above:
         return ("above", above[::-1].index(id(value)))
+    if isinstance(value, torch.Tensor):
+        return ("tensor",)  # inside an object: it is among the entries
     above = (*above, id(value))
     if isinstance(value, dict):
         return ("dict", sorted([(_key(k), _plain(v, above)) for k, v in value.items()], key=_first))
     if isinstance(value, (set, frozenset)):
         return ("set", sorted(map(_key, value)))
+    if isinstance(value, (list, tuple, deque)):
+        return (kind.__qualname__, [_plain(v, above) for v in value], _plain(_inside(value), above))
+    if isinstance(value, io.BytesIO):
+        return ("bytes", value.getvalue())
     if hasattr(value, "dtype") and hasattr(value, "tobytes"):  # numpy's arrays and scalars
         return (kind.__name__, str(value.dtype), value.tobytes())
     if isinstance(value, type) or callable(value):
@@ -110,9 +129,14 @@ def _plain(value: Any, above: tuple[int, ...]) -> Any:
 _BUILTIN = frozenset((str, int, float, bool, bytes, type(None)))
 
 
-def _inside(value: Any) -> dict[str, Any]:
-    """Return an object's own attributes; a function's or class's are its code's business."""
-    return {} if isinstance(value, (type, FunctionType, MethodType)) else getattr(value, "__dict__", {})
+def _inside(value: Any) -> Any:
+    """Return an object's own state, as pickle would take it; a function's or class's is its code's business."""
+    if isinstance(value, (type, FunctionType, MethodType)):
+        return {}
+    try:
+        return value.__getstate__() or {}
+    except Exception:  # noqa: BLE001  the edge to the user's objects: then its attributes are all there is to compare
+        return getattr(value, "__dict__", {})
 
 
 def _shown(value: Any) -> str:

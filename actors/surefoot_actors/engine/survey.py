@@ -1,81 +1,44 @@
-"""What a tracked object's state consists of: tensors, by name, and plain values, as one tree; and how it is put back."""
+"""What the tracked state consists of: tensors, by name and number, and a tree of plain values an object."""
 
 from __future__ import annotations
 
-import copy
+import io
+import pickle
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import nn
 
 from surefoot.errors import ContractError
+from surefoot_actors.engine.state.memory import Spec
 
-__all__ = ["Entry", "Survey", "TrackedModule", "TrackedObject", "TrackedOptimizer", "TrackedOther"]
+__all__ = ["Entry", "Saved", "Survey", "TensorOf", "TrackedObject", "dump_tree", "load_tree", "untree"]
 
 # A tensor's place in a tree of plain values is the tuple (_TENSOR, number): exact builtin types, so that trees marshal.
 _TENSOR = "\0tensor"
 
+_LEAVES = frozenset(
+    (str, int, float, bool, bytes, complex, type(None), torch.dtype, torch.device, torch.Size, torch.memory_format)
+)
+
 TensorOf = Callable[[int, torch.Tensor | None], torch.Tensor]
-"""Returns a saved tensor by number; given a tensor of its shape and dtype, overwrites and returns that one."""
+"""Returns a saved tensor by number, the same one every time; given a tensor of its shape and dtype, overwrites and returns that one."""
 
 
 class Saved(Protocol):
     """A saved state's tensors."""
 
     @property
-    def specs(self) -> list[tuple[str, torch.dtype, tuple[int, ...], bool]]:
-        """Name, dtype, shape, and whether it lay on the CPU; by number."""
+    def specs(self) -> list[Spec]:
+        """What they are besides their content, by number."""
 
     def tensor(self, number: int, into: torch.Tensor | None) -> torch.Tensor: ...
 
 
-class Entry(NamedTuple):
-    name: str
-    tensor: torch.Tensor
-
-
-class Survey:
-    """Tensors in a fixed order, each once however often it is used, and a tree of plain values an object."""
-
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.objects: dict[str, Any] = {}
-        self._numbers: dict[int, int] = {}
-
-    def number(self, name: str, tensor: torch.Tensor) -> int:
-        """Return the tensor's number, new or known."""
-        number = self._numbers.get(id(tensor))
-        if number is None:
-            number = self._numbers[id(tensor)] = len(self.entries)
-            self.entries.append(Entry(name, tensor))
-        return number
-
-    def tree(self, name: str, value: Any) -> Any:
-        """Return `value` with the tensors in dicts, lists and tuples replaced by their numbers."""
-        if isinstance(value, torch.Tensor):
-            return (_TENSOR, self.number(name, value))
-        if isinstance(value, (dict, OrderedDict)) and type(value) in (dict, OrderedDict):
-            return type(value)((k, self.tree(f"{name}.{k}", v)) for k, v in value.items())
-        if type(value) in (list, tuple):
-            return type(value)(self.tree(f"{name}.{i}", v) for i, v in enumerate(value))
-        return value
-
-
-def _untree(value: Any, tensor: TensorOf, into: Any = None) -> Any:
-    """Undo `Survey.tree`, writing tensors into those that `into` has at the same place where they fit."""
-    if type(value) is tuple and len(value) == 2 and value[0] == _TENSOR:
-        return tensor(value[1], into if isinstance(into, torch.Tensor) else None)
-    if type(value) in (dict, OrderedDict):
-        old = into if isinstance(into, Mapping) else {}
-        return type(value)((k, _untree(v, tensor, old.get(k))) for k, v in value.items())
-    if type(value) in (list, tuple):
-        return type(value)(_untree(v, tensor) for v in value)
-    return value
-
-
 class TrackedObject(Protocol):
+    """One object that `run.track` was given, or an optimizer inside one."""
+
     name: str
     # restored in ascending order
     order: int
@@ -90,177 +53,163 @@ class TrackedObject(Protocol):
         """Overwrite the state. Raises ContractError naming what is of another shape."""
 
 
-class TrackedModule:
-    """Parameters, all buffers (non-persistent too), training and requires_grad flags."""
-
-    order = 0
-
-    def __init__(self, name: str, module: nn.Module) -> None:
-        self.name = name
-        self._parts = list(module.modules())
-        self._parameters = list(module.named_parameters(prefix=name))
-        self._buffers = [(f"{path}.", part._buffers) for path, part in module.named_modules(prefix=name)]
-
-    def survey(self, survey: Survey) -> None:
-        number = survey.number
-        survey.objects[self.name] = (
-            [(name, number(name, p), p.requires_grad) for name, p in self._parameters],
-            [
-                (prefix + key, None if b is None else number(prefix + key, b))
-                for prefix, buffers in self._buffers
-                for key, b in buffers.items()
-            ],
-            [part.training for part in self._parts],
-        )
-
-    def check(self, tree: Any, saved: Saved) -> None:
-        parameters, buffers, _ = tree
-        here = {prefix + key: owner[key] for prefix, owner in self._buffers for key in owner}
-        _same_names(self.name, [n for n, _, _ in parameters], [n for n, _ in self._parameters])
-        _same_names(self.name, [n for n, _ in buffers], list(here))
-        for (name, number, _), (_, parameter) in zip(parameters, self._parameters, strict=True):
-            _same_shape(name, parameter, saved.specs[number])
-        for name, number in buffers:
-            own = here[name]
-            if number is not None and own is not None:
-                _same_shape(name, own, saved.specs[number])
-
-    def restore(self, tree: Any, tensor: TensorOf) -> None:
-        parameters, buffers, training = tree
-        _same_names(self.name, [n for n, _, _ in parameters], [n for n, _ in self._parameters])
-        for (name, number, requires_grad), (_, parameter) in zip(parameters, self._parameters, strict=True):
-            _overwrite(name, parameter, number, tensor)
-            parameter.requires_grad_(requires_grad)
-        here = {prefix + key: (owner, key) for prefix, owner in self._buffers for key in owner}
-        _same_names(self.name, [n for n, _ in buffers], list(here))
-        for name, number in buffers:
-            owner, key = here[name]
-            if number is None or owner[key] is None:
-                owner[key] = None if number is None else tensor(number, None)
-            else:
-                _overwrite(name, owner[key], number, tensor)
-        for part, flag in zip(self._parts, training, strict=True):
-            part.training = flag
+class Entry(NamedTuple):
+    name: str
+    tensor: torch.Tensor
 
 
-class TrackedOptimizer:
-    """State and hyperparameters exactly as they are: `load_state_dict` would cast fp32 state of bf16 parameters to bf16."""
+class Survey:
+    """Tensors in a fixed order, each once however often it is used, and a tree of plain values an object."""
 
-    order = 1
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.objects: dict[str, Any] = {}
+        self._numbers: dict[int, int] = {}
+        # numbers by where a tensor lies, when they were first asked for
+        self._places: dict[tuple[object, ...], int] | None = None
+        # keeps ids valid
+        self._kept: list[torch.Tensor] = []
 
-    def __init__(self, name: str, optimizer: torch.optim.Optimizer, parameter_names: dict[int, str]) -> None:
-        self.name = name
-        self._optimizer = optimizer
-        self._parameter_names = parameter_names
+    def number(self, name: str, tensor: torch.Tensor) -> int:
+        """Return the tensor's number, new or known."""
+        number = self._numbers.get(id(tensor))
+        if number is None:
+            number = self._numbers[id(tensor)] = len(self.entries)
+            self.entries.append(Entry(name, tensor))
+        return number
 
-    def _parameters(self) -> list[torch.Tensor]:
-        return [p for group in self._optimizer.param_groups for p in group["params"]]
-
-    def survey(self, survey: Survey) -> None:
-        name, state = self.name, self._optimizer.state
-        parameters: list[tuple[str, torch.Tensor, int]] = []
-        groups = []
-        for g, group in enumerate(self._optimizer.param_groups):
-            at = len(parameters)
-            for i, p in enumerate(group["params"]):
-                own = self._parameter_names.get(id(p)) or f"{name}.param_groups.{g}.params.{i}"
-                parameters.append((own, p, survey.number(own, p)))
-            settings = {k: survey.tree(f"{name}.param_groups.{g}.{k}", v) for k, v in group.items() if k != "params"}
-            groups.append((at, len(parameters), settings))
-        states = []
-        known = 0
-        for i, (own, p, _) in enumerate(parameters):
-            if p in state:
-                known += 1
-                states.append((i, survey.tree(f"{name}.state.{own}", state[p])))
-        rest = {}
-        if known != len(state):
-            mine = {id(p) for _, p, _ in parameters}
-            rest = {k: survey.tree(f"{name}.state.{k}", v) for k, v in state.items() if id(k) not in mine}
-        survey.objects[name] = ([(n, i) for n, _, i in parameters], groups, states, rest)
-
-    def check(self, tree: Any, saved: Saved) -> None:
-        parameters, groups, _, _ = tree
-        self._check_groups(groups)
-        for (name, number), parameter in zip(parameters, self._parameters(), strict=True):
-            _same_shape(name, parameter, saved.specs[number])
-        for own, (_, _, settings) in zip(self._optimizer.param_groups, groups, strict=True):
-            lacking = sorted(own.keys() - settings.keys() - {"params"})
-            if lacking:
-                raise ContractError(
-                    f"{self.name} has the settings {', '.join(lacking)} here, which the saved one has not: it is another optimizer"
-                )
-
-    def _check_groups(self, groups: Any) -> None:
-        sizes = [len(g["params"]) for g in self._optimizer.param_groups]
-        theirs = [stop - start for start, stop, _ in groups]
-        if sizes != theirs:
+    def number_of(self, tensor: torch.Tensor) -> int:
+        """Return the number of a tensor that has one. Raises ContractError for one that was made since."""
+        known = len(self.entries)
+        number = self.number_by_place("", tensor)
+        if number >= known:
             raise ContractError(
-                f"{self.name} has parameter groups of {sizes} parameters here, of {theirs} in the run's state"
+                "an object in the tracked state makes new tensors each time it is pickled, so that two trainers that hold the same "
+                "would never tell the same; have its state_dict return its tensors themselves"
             )
+        return number
 
-    def restore(self, tree: Any, tensor: TensorOf) -> None:
-        parameters, groups, states, rest = tree
-        self._check_groups(groups)
-        mine = self._optimizer.param_groups
-        own = self._parameters()
-        for (name, number), parameter in zip(parameters, own, strict=True):
-            _overwrite(name, parameter, number, tensor)
-        for group, (_, _, settings) in zip(mine, groups, strict=True):
-            old = dict(group)
-            group.clear()
-            group["params"] = old["params"]
-            group.update({k: _untree(v, tensor, old.get(k)) for k, v in settings.items()})
-        state = self._optimizer.state
-        before = dict(state)
-        state.clear()
-        for i, saved in states:
-            state[own[i]] = _untree(saved, tensor, before.get(own[i]))
-        for key, saved in rest.items():
-            state[key] = _untree(saved, tensor, before.get(key))
+    def number_by_place(self, name: str, tensor: torch.Tensor) -> int:
+        """Return the number of the tensor, or of a known one that is the same memory seen the same way.
+
+        What `state_dict` returns are often new objects over the memory of tensors that are in the state already.
+        """
+        if id(tensor) in self._numbers:
+            return self._numbers[id(tensor)]
+        if self._places is None:
+            self._places = {}
+            for number, entry in enumerate(self.entries):
+                self._places.setdefault(_place(entry.tensor), number)
+        place = _place(tensor)
+        known = self._places.get(place) if tensor.numel() else None
+        if known is None:
+            known = self._places[place] = self.number(name, tensor)
+        else:
+            self._numbers[id(tensor)] = known
+            self._kept.append(tensor)
+        return known
+
+    def tree(self, name: str, value: Any, *, by_place: bool = False) -> Any:
+        """Return `value` with the tensors in dicts, lists and tuples replaced by their numbers.
+
+        Other objects stay as they are; the tensors that they hold are numbered. Raises ContractError for what cannot be pickled.
+        """
+        kind = type(value)
+        if kind in _LEAVES:
+            return value
+        if isinstance(value, torch.Tensor):
+            return (_TENSOR, self.number_by_place(name, value) if by_place else self.number(name, value))
+        if kind is dict or kind is OrderedDict:
+            return kind((k, self.tree(f"{name}.{k}", v, by_place=by_place)) for k, v in value.items())
+        if kind is list or kind is tuple:
+            return kind(self.tree(f"{name}.{i}", v, by_place=by_place) for i, v in enumerate(value))
+        for i, tensor in enumerate(_tensors_in(name, value)):
+            self.number_by_place(f"{name}.{i}", tensor)
+        return value
+
+    def specs(self) -> list[Spec]:
+        """Return what there is to say of the tensors besides their content, by number."""
+        first: dict[int, int] = {}
+        specs = []
+        for number, (name, tensor) in enumerate(self.entries):
+            memory = tensor.untyped_storage().data_ptr()
+            of = first.setdefault(memory, number) if memory else number
+            shares = None if of == number else (of, tensor.data_ptr() - self.entries[of].tensor.data_ptr())
+            specs.append(
+                Spec(
+                    name=name,
+                    dtype=tensor.dtype,
+                    shape=tuple(tensor.shape),
+                    stride=tensor.stride(),
+                    on_cpu=tensor.device.type == "cpu",
+                    requires_grad=tensor.requires_grad and tensor.is_leaf,
+                    is_parameter=isinstance(tensor, torch.nn.Parameter),
+                    shares=shares,
+                )
+            )
+        return specs
 
 
-class TrackedOther:
-    """Whatever has state_dict and load_state_dict: schedulers, GradScaler, averages."""
-
-    order = 2
-
-    def __init__(self, name: str, thing: Any) -> None:
-        self.name = name
-        self._thing = thing
-
-    def survey(self, survey: Survey) -> None:
-        survey.objects[self.name] = survey.tree(self.name, self._thing.state_dict())
-
-    def check(self, tree: Any, saved: Saved) -> None:
-        before = copy.deepcopy(self._thing.state_dict())
-        try:
-            self._thing.load_state_dict(_untree(tree, saved.tensor))
-        except Exception as error:  # the edge to the user's object: only it knows what it can load
-            raise ContractError(f"{self.name} does not load what was saved of it: {error!r}") from error
-        finally:
-            self._thing.load_state_dict(before)
-
-    def restore(self, tree: Any, tensor: TensorOf) -> None:
-        self._thing.load_state_dict(_untree(tree, tensor))
+def _place(tensor: torch.Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tensor.device
 
 
-def _overwrite(name: str, own: torch.Tensor, number: int, tensor: TensorOf) -> None:
-    saved = tensor(number, own)
-    if saved is not own:
+class _Writer(pickle.Pickler):
+    """Pickles all but tensors, which go by `number`."""
+
+    def __init__(self, into: io.BytesIO, number: Callable[[torch.Tensor], int]) -> None:
+        super().__init__(into, protocol=5)
+        self._number = number
+
+    def persistent_id(self, value: Any) -> int | None:
+        return self._number(value) if isinstance(value, torch.Tensor) else None
+
+
+class _Reader(pickle.Unpickler):
+    def __init__(self, data: bytes, tensor: Callable[[int], torch.Tensor]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._tensor = tensor
+
+    def persistent_load(self, number: Any) -> torch.Tensor:
+        return self._tensor(number)
+
+
+def _tensors_in(name: str, value: Any) -> Iterator[torch.Tensor]:
+    found: list[torch.Tensor] = []
+
+    def note(tensor: torch.Tensor) -> int:
+        found.append(tensor)
+        return 0
+
+    try:
+        _Writer(io.BytesIO(), note).dump(value)
+    except Exception as error:  # the edge to the user's objects: whatever their pickling raises
         raise ContractError(
-            f"{name} is {own.dtype} {tuple(own.shape)} here, {saved.dtype} {tuple(saved.shape)} in the run's state; "
-            f"the code before run.steps() must build the same objects on every trainer"
-        )
+            f"{name} is a {type(value).__name__} that cannot be saved ({error}), so no other trainer could be given it; keep "
+            f"numbers, tensors, lists and dicts in what state_dict returns, and make the rest anew before run.steps()"
+        ) from error
+    return iter(found)
 
 
-def _same_shape(name: str, own: torch.Tensor, saved: tuple[str, torch.dtype, tuple[int, ...], bool]) -> None:
-    _, dtype, shape, _ = saved
-    if (own.dtype, tuple(own.shape)) != (dtype, shape):
-        raise ContractError(f"{name} is {own.dtype} {tuple(own.shape)} here, {dtype} {shape} in the saved state")
+def dump_tree(survey: Survey, name: str) -> bytes:
+    """Return an object's tree as bytes, tensors by number."""
+    into = io.BytesIO()
+    _Writer(into, survey.number_of).dump(survey.objects[name])
+    return into.getvalue()
 
 
-def _same_names(what: str, saved: list[str], own: list[str]) -> None:
-    if saved != own:
-        differ = sorted(set(saved) ^ set(own))[:4] or "their order"
-        raise ContractError(f"{what} has other parameters or buffers here than in the run's state: {differ}")
+def load_tree(data: bytes, tensor: TensorOf) -> Any:
+    """Return a dumped tree; objects in it hold the tensors that `tensor` gives."""
+    return _Reader(data, lambda number: tensor(number, None)).load()
+
+
+def untree(value: Any, tensor: TensorOf, into: Any = None) -> Any:
+    """Undo `Survey.tree`, writing tensors into those that `into` has at the same place where they fit."""
+    if type(value) is tuple and len(value) == 2 and value[0] == _TENSOR:
+        return tensor(value[1], into if isinstance(into, torch.Tensor) else None)
+    if type(value) in (dict, OrderedDict):
+        old = into if isinstance(into, Mapping) else {}
+        return type(value)((k, untree(v, tensor, old.get(k))) for k, v in value.items())
+    if type(value) in (list, tuple):
+        return type(value)(untree(v, tensor) for v in value)
+    return value

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import astuple, dataclass, fields
 
 import torch
 import xxhash
 
+from surefoot.errors import DriftError
 from surefoot_actors.engine.group import Group
 from surefoot_actors.engine.sums import NodeHead
 from surefoot_actors.engine.types import Layout, Merged, StateImage
@@ -18,15 +18,15 @@ from surefoot_actors.engine.wire import Message, Tag
 
 __all__ = ["StripeMismatchError", "recv_merged", "recv_state", "send_merged", "send_state"]
 
-# generation, round, whole-image digest, skeleton bytes, extra bytes, number of tensors
-_HEAD = struct.Struct("<qq16sQQQ")
+# generation, round, digest of the whole image, skeleton bytes, extra bytes, number of tensors, bytes of the table of digests
+_HEAD = struct.Struct("<qq16sQQQQ")
 _LENGTH = struct.Struct("<Q")
-# A piece is one message; gloo numbers bytes of a message by 64 bits, but small pieces let several sources flow side by side.
+# A piece is one message; small pieces let several sources flow side by side.
 _PIECE_BYTES = 8 << 20
 
 
 class StripeMismatchError(RuntimeError):
-    """The stripes of a joiner's state are not of one generation, round and image: they are discarded, nothing was restored (R5)."""
+    """The stripes of a joiner's state are not of one generation and round: they are discarded, nothing was restored (R5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,31 @@ def _pieces(sizes: Sequence[int], source: int, num_sources: int) -> Iterator[_Pi
         at += size
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Head:
+    """What a source tells of its image before the tensors."""
+
+    generation: int
+    round: int
+    digest: bytes
+    skeleton_bytes: int
+    extra_bytes: int
+    num_tensors: int
+    digests_bytes: int
+
+    def pack(self) -> bytes:
+        return _HEAD.pack(*astuple(self))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> _Head:
+        return cls(**dict(zip((f.name for f in fields(cls)), _HEAD.unpack(data), strict=True)))
+
+
 def _image_digest(image: StateImage) -> bytes:
-    state = xxhash.xxh3_128(image.skeleton)
+    """Return 16 bytes over the image's values and tensors: not over its skeleton, whose bytes may differ where its values do not."""
+    state = xxhash.xxh3_128()
+    for name, digest in image.digests:
+        state.update(name.encode() + b"\n" + digest)
     for tensor in image.tensors:
         state.update(_LENGTH.pack(tensor.numel()))
         if tensor.numel():
@@ -74,11 +97,25 @@ def send_state(
     """
     place = list(sources).index(group.rank)
     sizes = [tensor.numel() for tensor in image.tensors]
-    head = _HEAD.pack(generation, round, _image_digest(image), len(image.skeleton), len(extra), len(sizes))
+    digests = pickle.dumps(image.digests)
+    head = _Head(
+        generation=generation,
+        round=round,
+        digest=_image_digest(image),
+        skeleton_bytes=len(image.skeleton),
+        extra_bytes=len(extra),
+        num_tensors=len(sizes),
+        digests_bytes=len(digests),
+    )
     table = struct.pack(f"<{len(sizes)}Q", *sizes)
     tail = image.skeleton + extra if place == 0 else b""
     stripe = [image.tensors[p.tensor][p.start : p.stop] for p in _pieces(sizes, place, len(sources))]
-    fixed = [(Tag.STATE_HEAD, _tensor(head)), (Tag.STATE_TABLE, _tensor(table)), (Tag.STATE_SKELETON, _tensor(tail))]
+    fixed = [
+        (Tag.STATE_HEAD, _tensor(head.pack())),
+        (Tag.STATE_TABLE, _tensor(table)),
+        (Tag.STATE_DIGESTS, _tensor(digests)),
+        (Tag.STATE_SKELETON, _tensor(tail)),
+    ]
     messages = [Message(data, joiner, tag) for joiner in joiners for tag, data in fixed if data.numel()]
     messages += [Message(data, joiner, Tag.STATE + i) for joiner in joiners for i, data in enumerate(stripe)]
     group.post(messages, []).wait()
@@ -87,15 +124,17 @@ def send_state(
 def recv_state(group: Group, sources: Sequence[int], generation: int, round: int) -> tuple[StateImage, bytes]:
     """Receive the state from all sources; return it and the first source's `extra`.
 
-    Raises StripeMismatchError where the stripes are not all of this generation, round and one image; GroupClosedError.
+    Raises StripeMismatchError where the stripes are not all of this generation and round; DriftError naming what differs where
+    sources hold different state; GroupClosedError.
     """
-    heads = _receive(group, dict.fromkeys(sources, _HEAD.size), Tag.STATE_HEAD)
-    fields = {source: _HEAD.unpack(data) for source, data in heads.items()}
-    num_tensors = {source: field[5] for source, field in fields.items()}
-    tables = _receive(group, {s: _LENGTH.size * n for s, n in num_tensors.items()}, Tag.STATE_TABLE)
-    first = fields[sources[0]]
-    _check_stripes(fields, tables, generation, round)
-    sizes = struct.unpack(f"<{first[5]}Q", tables[sources[0]])
+    received = _receive(group, dict.fromkeys(sources, _HEAD.size), Tag.STATE_HEAD)
+    heads = {source: _Head.unpack(data) for source, data in received.items()}
+    tables = _receive(group, {s: _LENGTH.size * h.num_tensors for s, h in heads.items()}, Tag.STATE_TABLE)
+    told = _receive(group, {s: h.digests_bytes for s, h in heads.items()}, Tag.STATE_DIGESTS)
+    digests = {source: pickle.loads(data) for source, data in told.items()}  # noqa: S301  from fellow trainers of the same job
+    _check_sources(heads, tables, digests, generation, round)
+    first = heads[sources[0]]
+    sizes = struct.unpack(f"<{first.num_tensors}Q", tables[sources[0]])
     tensors = [torch.empty(size, dtype=torch.uint8) for size in sizes]
     stripes = [
         Message(tensors[piece.tensor][piece.start : piece.stop], source, Tag.STATE + i)
@@ -103,22 +142,44 @@ def recv_state(group: Group, sources: Sequence[int], generation: int, round: int
         for i, piece in enumerate(_pieces(sizes, place, len(sources)))
     ]
     posted = group.post([], stripes)
-    tail = _receive(group, {sources[0]: first[3] + first[4]}, Tag.STATE_SKELETON)[sources[0]]
+    tail = _receive(group, {sources[0]: first.skeleton_bytes + first.extra_bytes}, Tag.STATE_SKELETON)[sources[0]]
     posted.wait()
-    image = StateImage(skeleton=tail[: first[3]], tensors=tensors)
-    if _image_digest(image) != first[2]:
+    image = StateImage(skeleton=tail[: first.skeleton_bytes], tensors=tensors, digests=digests[sources[0]])
+    if _image_digest(image) != first.digest:
         raise StripeMismatchError("the stripes together do not make the image that their sources hold")
-    return image, tail[first[3] :]
+    return image, tail[first.skeleton_bytes :]
 
 
-def _check_stripes(fields: dict[int, tuple[Any, ...]], tables: dict[int, bytes], generation: int, round: int) -> None:
-    wanted = (generation, round, next(iter(fields.values()))[2])
-    for source, field in fields.items():
-        if field[:3] != wanted or tables[source] != next(iter(tables.values())):
+def _check_sources(
+    heads: dict[int, _Head],
+    tables: dict[int, bytes],
+    digests: dict[int, Sequence[tuple[str, bytes]]],
+    generation: int,
+    round: int,
+) -> None:
+    for source, head in heads.items():
+        if (head.generation, head.round) != (generation, round):
             raise StripeMismatchError(
-                f"rank {source} gives state of generation {field[0]}, round {field[1]}, digest {field[2].hex()}; "
-                f"wanted generation {generation}, round {round}, digest {wanted[2].hex()}"
+                f"rank {source} gives state of generation {head.generation}, round {head.round}; "
+                f"wanted generation {generation}, round {round}"
             )
+    (rank, one), *others = digests.items()
+    for other, theirs in others:
+        if heads[other].digest != heads[rank].digest or tables[other] != tables[rank]:
+            raise DriftError(_sources_differ(rank, other, _differing(one, theirs)))
+
+
+def _differing(one: Sequence[tuple[str, bytes]], other: Sequence[tuple[str, bytes]]) -> list[str]:
+    """Return the names of what two trainers hold different bytes of, or what only one of them holds."""
+    return sorted({name for name, _ in set(one) ^ set(other)}) or ["the order of what they hold"]
+
+
+def _sources_differ(rank: int, other: int, names: list[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return (
+        f"ranks {rank} and {other} hold different state at the same step, found as a trainer joins. It is in: "
+        f"{', '.join(names[:4])}{more}"
+    )
 
 
 def send_merged(group: Group, dst: int, merged: Merged) -> None:

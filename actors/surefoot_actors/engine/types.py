@@ -94,3 +94,5 @@ class StateImage:
     skeleton: bytes
     # flat uint8 views or copies on the CPU, in the skeleton's order
     tensors: list[torch.Tensor] = field(default_factory=list)
+    # (name, 16 bytes) of every tensor, and of every object's plain values; empty where it was read from files
+    digests: tuple[tuple[str, bytes], ...] = ()

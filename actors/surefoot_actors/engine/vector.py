@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +18,9 @@ __all__ = ["LeafMaker", "Logged", "Part", "cut_buckets"]
 
 # A bucket is closed before it would grow beyond this; a larger parameter has one of its own.
 _BUCKET_NUMEL = 16 * 1024 * 1024
+
+# What torch aligns its own CPU memory to; a device's is aligned to more.
+_ALIGNMENT = 64
 
 _DOUBLE = (torch.float64, torch.complex128)
 
@@ -67,6 +70,8 @@ class _Plan:
 
     layout: Layout
     parameters: tuple[torch.Tensor, ...]
+    # parameters that are in no leaf of this layout: frozen ones
+    frozen: tuple[torch.Tensor, ...]
     floats: tuple[Slot, ...]
     exacts: tuple[Slot, ...]
     # by bucket: numbers of parts (parameters first, then floats), and meta tensors of their shapes
@@ -161,16 +166,20 @@ class LeafMaker:
         return presence
 
     @torch.no_grad()
-    def deliver(self, merged: Merged, *, in_place: bool) -> None:
+    def deliver(self, merged: Merged, *, in_place: bool, before: Mapping[int, torch.Tensor]) -> list[torch.Tensor]:
         """Set every parameter's `.grad` and the written buffers to the merge, in memory of their own.
 
-        `in_place`: the present gradients are the merge already (one sub-task of weight 1), so they stay.
+        `before`, by id of the parameter: gradients that the merge is added to. What is in neither has none: nothing but the merge
+        decides what an optimizer sees. Returns the parameters that the merge has a gradient for.
+
+        `in_place`: the present gradients are the merge already (one sub-task of weight 1).
         """
         plan = self._plan_of(merged.layout)
         views = plan.views(merged.buckets) if merged.buckets else []
         self._buffers.restore()
-        if not in_place:
-            self._deliver_gradients(plan, views, merged.presence)
+        for parameter in plan.frozen:
+            parameter.grad = before.get(id(parameter))
+        present = self._deliver_gradients(plan, views, merged.presence, in_place, before)
         for i, slot in enumerate(plan.floats, len(plan.parameters)):
             if merged.presence >> i & 1:
                 _real(slot.tensor).copy_(views[i])
@@ -179,24 +188,43 @@ class LeafMaker:
             size = slot.tensor.numel() * slot.tensor.itemsize
             slot.tensor.copy_(_tensor_of(merged.exact[at : at + size], slot.tensor))
             at += size
+        return present
 
-    def _deliver_gradients(self, plan: _Plan, views: list[torch.Tensor], presence: int) -> None:
-        into, sources = [], []
+    def _deliver_gradients(
+        self,
+        plan: _Plan,
+        views: list[torch.Tensor],
+        presence: int,
+        in_place: bool,
+        before: Mapping[int, torch.Tensor],
+    ) -> list[torch.Tensor]:
+        into, sources, sums, addends, present = [], [], [], [], []
         memory: set[int] = set()
         for i, parameter in enumerate(plan.parameters):
+            old = before.get(id(parameter))
             if not presence >> i & 1:
-                parameter.grad = None
+                parameter.grad = old
                 continue
-            grad = parameter.grad
-            # Autograd's own tensor will do if it is of the usual form. Two parameters may share one (y = a + b.view(...)): then
-            # clipping would scale it twice, and only on trainers that happened to get it.
-            if grad is None or grad.stride() != parameter.stride() or grad.untyped_storage().data_ptr() in memory:
-                grad = parameter.grad = torch.empty_like(parameter, requires_grad=False)
-            memory.add(grad.untyped_storage().data_ptr())
-            into.append(_real(grad))
-            sources.append(views[i])
+            present.append(parameter)
+            grad = parameter.grad if old is None else old
+            usual = grad is not None and _is_usual(grad, parameter, memory)
+            if grad is None or not usual:
+                grad = torch.empty_like(parameter, requires_grad=False)
+                if old is not None:
+                    grad.copy_(old)
+            parameter.grad = grad
+            memory.add(grad.data_ptr())
+            if old is not None:
+                sums.append(_real(grad))
+                addends.append(views[i])
+            elif not (usual and in_place):
+                into.append(_real(grad))
+                sources.append(views[i])
         if into:
             torch._foreach_copy_(into, sources)
+        if sums:
+            torch._foreach_add_(sums, addends)
+        return present
 
     def _plan_for(self, logged: Logged) -> _Plan:
         slots = self._slots
@@ -248,6 +276,7 @@ class LeafMaker:
         return _Plan(
             layout=layout,
             parameters=tuple(parameters),
+            frozen=tuple(p for p in self._parameters if not p.requires_grad),
             floats=tuple(floats),
             exacts=tuple(exacts),
             members=tuple(map(tuple, members)),
@@ -282,6 +311,22 @@ def _numel(shape: tuple[int, ...]) -> int:
 
 def _real(tensor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _is_usual(grad: torch.Tensor, parameter: torch.Tensor, taken: set[int]) -> bool:
+    """Whether autograd's own tensor will do: the parameter's strides, from the start of aligned memory that is in no other's use.
+
+    Kernels may give other bits for another alignment, and who gets autograd's tensor depends on who computed. Two parameters may
+    share one (y = a + b.view(...)): then clipping would scale it twice.
+    """
+    address = grad.data_ptr()
+    return (
+        address % _ALIGNMENT == 0
+        and grad.stride() == parameter.stride()
+        and not grad.storage_offset()
+        and address not in taken
+        and not grad.requires_grad
+    )
 
 
 def _describe(kind: str, name: str, tensor: torch.Tensor) -> str:

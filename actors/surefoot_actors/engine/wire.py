@@ -33,6 +33,8 @@ class Tag(IntEnum):
     STATE_TABLE = 6
     STATE_SKELETON = 7
     NCCL_STORE = 8
+    STATE_DIGESTS = 9
+    GATHERED = 10
     CHUNKS = 1_000_000
     PART = 2_000_000
     MEAN = 3_000_000

@@ -1,0 +1,153 @@
+"""Hooks in torch's own classes, there only while a run is under way, and deaf to every thread but the run's own."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.swa_utils import AveragedModel
+
+__all__ = ["SETTERS", "Watcher", "watching"]
+
+#: functions of torch that change how a process computes; `torch.backends` are plain attributes, which nothing can stand in front of
+SETTERS = (
+    "set_num_threads",
+    "use_deterministic_algorithms",
+    "set_deterministic_debug_mode",
+    "set_default_dtype",
+    "set_float32_matmul_precision",
+    "set_flush_denormal",
+)
+
+_STEPS: dict[type, tuple[str, ...]] = {
+    LRScheduler: ("step",),
+    torch.amp.GradScaler: ("step", "update"),
+    AveragedModel: ("update_parameters",),
+}
+
+
+class Watcher(Protocol):
+    """What a run wants to hear of, on its own thread. Whatever is raised here passes to the user's code instead of the call."""
+
+    def before_optimizer(self, optimizer: Optimizer) -> None: ...
+
+    def before_step(self, thing: Any, method: str) -> None:
+        """A scheduler, scaler or averaged model is about to change."""
+
+    def after_step(self, thing: Any, method: str, args: tuple[Any, ...]) -> None: ...
+
+    def before_zero_grad(self, owner: Any) -> None: ...
+
+    def before_setting(self, name: str) -> None: ...
+
+
+_lock = threading.Lock()
+_watchers: dict[int, Watcher] = {}
+_undo: list[Callable[[], None]] = []
+# how deep in watched methods a thread is: a SequentialLR steps others, which are its own business
+_depth = threading.local()
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Tell `watcher` of what this thread steps, clears and sets, within. Runs of other threads, or one around this one, are as before."""
+    thread = threading.get_ident()
+    with _lock:
+        outer = _watchers.get(thread)
+        _watchers[thread] = watcher
+        if not _undo:
+            _install()
+    try:
+        yield
+    finally:
+        with _lock:
+            if outer is None:
+                del _watchers[thread]
+            else:
+                _watchers[thread] = outer
+            if not _watchers:
+                while _undo:
+                    _undo.pop()()
+
+
+def _install() -> None:
+    handle = register_optimizer_step_pre_hook(_before_optimizer)
+    _undo.append(handle.remove)
+    for base, methods in _STEPS.items():
+        for kind in (base, *_subclasses(base)):
+            for method in methods:
+                if isinstance(vars(kind).get(method), FunctionType):
+                    _replace(kind, method, _stepping(method, vars(kind)[method]))
+    for kind in (nn.Module, Optimizer, *_subclasses(Optimizer)):
+        if isinstance(vars(kind).get("zero_grad"), FunctionType):
+            _replace(kind, "zero_grad", _clearing(vars(kind)["zero_grad"]))
+    for name in SETTERS:
+        _replace(torch, name, _setting(name, getattr(torch, name)))
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    subclasses: list[type] = kind.__subclasses__()
+    for sub in subclasses:
+        yield sub
+        yield from _subclasses(sub)
+
+
+def _replace(owner: Any, name: str, function: Any) -> None:
+    original = vars(owner)[name]
+    setattr(owner, name, function)
+    _undo.append(lambda: setattr(owner, name, original))
+
+
+def _before_optimizer(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    watcher = _watchers.get(threading.get_ident())
+    if watcher is not None:
+        watcher.before_optimizer(optimizer)
+
+
+def _stepping(method: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        watcher = _watchers.get(threading.get_ident())
+        depth = getattr(_depth, "value", 0)
+        if watcher is None or depth:
+            return original(self, *args, **kwargs)
+        watcher.before_step(self, method)
+        _depth.value = 1
+        try:
+            result = original(self, *args, **kwargs)
+        finally:
+            _depth.value = 0
+        watcher.after_step(self, method, args)
+        return result
+
+    return step
+
+
+def _clearing(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
+        watcher = _watchers.get(threading.get_ident())
+        if watcher is not None:
+            watcher.before_zero_grad(self)
+        return original(self, *args, **kwargs)
+
+    return zero_grad
+
+
+def _setting(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def set_(*args: Any, **kwargs: Any) -> Any:
+        watcher = _watchers.get(threading.get_ident())
+        if watcher is not None:
+            watcher.before_setting(name)
+        return original(*args, **kwargs)
+
+    return set_

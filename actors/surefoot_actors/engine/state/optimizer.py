@@ -1,0 +1,135 @@
+"""A tracked optimizer: state and hyperparameters exactly as they are, and its parameter groups, also those added while training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from surefoot.errors import ContractError
+from surefoot_actors.engine.state.module import check_shape, overwrite
+from surefoot_actors.engine.survey import Saved, Survey, TensorOf, untree
+
+__all__ = ["TrackedOptimizer", "inner_optimizers"]
+
+
+class TrackedOptimizer:
+    """One optimizer. `load_state_dict` is not enough: it would cast fp32 state of bf16 parameters to bf16."""
+
+    def __init__(
+        self, name: str, optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.Tensor], *, order: int = 1
+    ) -> None:
+        """`parameters`: all that are tracked, by name."""
+        self.name, self.order = name, order
+        self._optimizer = optimizer
+        self._by_name = parameters
+        self._names = {id(p): n for n, p in parameters.items()}
+        # one that tells its state in a way of its own, with values that are not in `state` and `param_groups`
+        self._tells_more = type(optimizer).state_dict is not torch.optim.Optimizer.state_dict
+
+    def _parameters(self) -> list[torch.Tensor]:
+        return [p for group in self._optimizer.param_groups for p in group["params"]]
+
+    def strangers(self) -> list[tuple[int, torch.Tensor]]:
+        """Return parameters that are not tracked, each with the number of its group."""
+        names = self._names
+        return [
+            (g, p)
+            for g, group in enumerate(self._optimizer.param_groups)
+            for p in group["params"]
+            if id(p) not in names
+        ]
+
+    def num_parameters(self) -> int:
+        return sum([len(group["params"]) for group in self._optimizer.param_groups])
+
+    def survey(self, survey: Survey) -> None:
+        name, state = self.name, self._optimizer.state
+        parameters: list[tuple[str, torch.Tensor, int]] = []
+        groups = []
+        for g, group in enumerate(self._optimizer.param_groups):
+            at = len(parameters)
+            for i, p in enumerate(group["params"]):
+                own = self._names.get(id(p)) or f"{name}.param_groups.{g}.params.{i}"
+                parameters.append((own, p, survey.number(own, p)))
+            settings = {k: survey.tree(f"{name}.param_groups.{g}.{k}", v) for k, v in group.items() if k != "params"}
+            groups.append((at, len(parameters), settings))
+        states = []
+        known = 0
+        for i, (own, p, _) in enumerate(parameters):
+            if p in state:
+                known += 1
+                states.append((i, survey.tree(f"{name}.state.{own}", state[p])))
+        rest = {}
+        if known != len(state):
+            mine = {id(p) for _, p, _ in parameters}
+            rest = {k: survey.tree(f"{name}.state.{k}", v) for k, v in state.items() if id(k) not in mine}
+        more = self._optimizer.state_dict() if self._tells_more else None
+        told = survey.tree(f"{name}.state_dict", more, by_place=True)
+        survey.objects[name] = ([(n, i) for n, _, i in parameters], groups, states, rest, told)
+
+    def check(self, tree: Any, saved: Saved) -> None:
+        parameters, groups, _, _, _ = tree
+        for (name, number), parameter in zip(parameters, self._found(parameters), strict=True):
+            check_shape(name, parameter, saved.specs[number])
+        for own, (_, _, settings) in zip(self._optimizer.param_groups, groups, strict=False):
+            lacking = sorted(own.keys() - settings.keys() - {"params"})
+            if lacking:
+                raise ContractError(
+                    f"{self.name} has the settings {', '.join(lacking)} here, which the saved one has not: it is another optimizer"
+                )
+
+    def _found(self, parameters: list[tuple[str, int]]) -> list[torch.Tensor]:
+        """Return the parameters that the saved groups have, by name. Raises ContractError where one is not here."""
+        lacking = [name for name, _ in parameters if name not in self._by_name]
+        if lacking:
+            here = [len(g["params"]) for g in self._optimizer.param_groups]
+            raise ContractError(
+                f"{self.name} has parameter groups of {here} parameters here; the saved one has {', '.join(lacking[:4])} besides, "
+                f"which no tracked object here has"
+            )
+        return [self._by_name[name] for name, _ in parameters]
+
+    def restore(self, tree: Any, tensor: TensorOf) -> None:
+        parameters, groups, states, rest, told = tree
+        own = self._found(parameters)
+        for (name, number), parameter in zip(parameters, own, strict=True):
+            overwrite(name, parameter, number, tensor)
+        self._shape_groups([own[start:stop] for start, stop, _ in groups])
+        if told is not None:
+            self._optimizer.load_state_dict(untree(told, tensor))
+        for group, (start, stop, settings) in zip(self._optimizer.param_groups, groups, strict=True):
+            old = dict(group)
+            group.clear()
+            group["params"] = own[start:stop]
+            group.update({k: untree(v, tensor, old.get(k)) for k, v in settings.items()})
+        state = self._optimizer.state
+        before = dict(state)
+        state.clear()
+        for i, saved in states:
+            state[own[i]] = untree(saved, tensor, before.get(own[i]))
+        for key, saved in rest.items():
+            state[key] = untree(saved, tensor, before.get(key))
+
+    def _shape_groups(self, wanted: list[list[torch.Tensor]]) -> None:
+        """Make the parameter groups those of the saved optimizer, which may have been added or split while training."""
+        mine = self._optimizer.param_groups
+        if [[id(p) for p in group["params"]] for group in mine] == [[id(p) for p in group] for group in wanted]:
+            return
+        del mine[len(wanted) :]
+        for group, parameters in zip(mine, wanted, strict=False):
+            group["params"] = parameters
+        for parameters in wanted[len(mine) :]:
+            self._optimizer.add_param_group({"params": parameters})
+
+
+def inner_optimizers(name: str, thing: Any) -> Iterator[tuple[str, torch.optim.Optimizer]]:
+    """Yield the optimizers that an object holds, as wrappers (Lookahead, SAM, accelerators) do, with a name of their own."""
+    for key, value in getattr(thing, "__dict__", {}).items():
+        if isinstance(value, torch.optim.Optimizer):
+            yield f"{name}.{key}", value
+        elif type(value) in (list, tuple):
+            yield from ((f"{name}.{key}.{i}", v) for i, v in enumerate(value) if isinstance(v, torch.optim.Optimizer))
+        elif type(value) is dict:
+            yield from ((f"{name}.{key}.{k}", v) for k, v in value.items() if isinstance(v, torch.optim.Optimizer))
