@@ -30,6 +30,7 @@ from surefoot_actors.engine.rng import Purpose, Streams
 from surefoot_actors.engine.rounds import Round, TrainingRound
 from surefoot_actors.engine.sampler import Sampler
 from surefoot_actors.engine.settings import SettingsWatch, forget_casts, raise_if_nondeterministic
+from surefoot_actors.engine.state.structure import fixed_structure
 from surefoot_actors.engine.step import TrainStep
 from surefoot_actors.engine.stepped import Place, Stepped
 from surefoot_actors.engine.strangers import Strangers
@@ -204,6 +205,7 @@ class TrainRun(contract.Run):
         self._watching.enter_context(
             watching(Stepped(self.tracked, self.settings, place=self._place, loop=self._loop_line))
         )
+        self._watching.enter_context(fixed_structure(self.tracked.modules.items()))
         self._strangers = Strangers(self.tracked, self._steps_line, self._on_warning)
         self._arm_faults()
         self._position = self.coordinator.admit(self.tracked, self._length.num_steps)

@@ -17,6 +17,7 @@ from surefoot_actors.engine.state.gradients import TrackedGradients
 from surefoot_actors.engine.state.module import TrackedModule
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer, inner_optimizers
 from surefoot_actors.engine.state.other import TrackedDict, TrackedOther
+from surefoot_actors.engine.state.structure import REFUSED
 from surefoot_actors.engine.survey import Survey, TrackedObject
 from surefoot_actors.engine.types import StateImage
 
@@ -264,11 +265,7 @@ def _check_distinct(objects: dict[str, Any]) -> None:
 
 
 def _structure_changed(name: str, change: str, where: str) -> str:
-    return (
-        f"the structure of {name} changed while training: {change} (found {where}). A trainer that joins later runs only the code "
-        f"before run.steps(), so it would have another model; make the change before run.steps(), and while training change "
-        f"values only: requires_grad, masks in buffers that are there from the start, groups of the optimizer"
-    )
+    return f"the structure of {name} changed while training: {change} (found {where}). {REFUSED}"
 
 
 def _strange_group(name: str, group: int, parameter: torch.Tensor, where: str) -> str:

@@ -230,7 +230,9 @@ def collate_lambda(run: surefoot.Run) -> None:
     optimizer, data = sgd(model), Lists()
     run.track(model=model, optimizer=optimizer)
     for step in run.steps(run.config["steps"]):
-        for x, y in step.batches(data, collate=lambda items: tuple(t * scale if t.is_floating_point() else t for t in pad(items))):
+        for x, y in step.batches(
+            data, collate=lambda items: tuple(t * scale if t.is_floating_point() else t for t in pad(items))
+        ):
             loss = F.cross_entropy(model(x), y)
             loss.backward()
             step.log(loss=loss)

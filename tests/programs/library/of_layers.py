@@ -251,7 +251,11 @@ for _name, _make, _data in [
     ("lazy_with_norm", lambda: nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.LazyLinear(3)), POINTS),
     ("lazy_convolution", lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(3)), IMAGES),
     ("multihead_attention_dropout", lambda: Attention(0.3), TOKENS),
-    ("rrelu_and_dropouts", lambda: nn.Sequential(nn.Linear(8, 8), nn.RReLU(), nn.AlphaDropout(0.1), nn.Linear(8, 3)), POINTS),
+    (
+        "rrelu_and_dropouts",
+        lambda: nn.Sequential(nn.Linear(8, 8), nn.RReLU(), nn.AlphaDropout(0.1), nn.Linear(8, 3)),
+        POINTS,
+    ),
 ]:
     _list(_name, _make, _data)
 
