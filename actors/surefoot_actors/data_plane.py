@@ -17,6 +17,7 @@ import torch
 from surefoot.events import LedgerRow
 from surefoot_actors import faults
 from surefoot_actors.checkpoint.manifest import Point
+from surefoot_actors.engine.agreement import StateTable
 from surefoot_actors.engine.group import Group, GroupClosedError
 from surefoot_actors.engine.merge import BufferPool, MergeResult, merge_round, say_done
 from surefoot_actors.engine.transfer import recv_merged, recv_state, send_merged, send_state
@@ -55,6 +56,8 @@ class Round:
     # this trainer still writes an earlier snapshot
     busy: bool = False
     drift: bytes
+    # what the tracked state's digests are, asked if members have drifted apart
+    look: Callable[[], StateTable]
     agreed: Layout | None
 
 
@@ -182,6 +185,7 @@ class DataPlane:
             snapshot=round_.snapshot,
             busy=round_.busy,
             drift=round_.drift,
+            look=round_.look,
             agreed=round_.agreed,
             on_exchanged=lambda: self._host.exchanged(number, self._pool),
             pool=self._pool,

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -217,6 +218,7 @@ class TrainerProcess:
     def _start_merge(self, flag: bool) -> None:
         assert self._plane is not None
         assert self._state.generation is not None
+        assert self._owner is not None
         round_, step, phase = self._position
         self._plane.merge(
             Round(
@@ -229,6 +231,7 @@ class TrainerProcess:
                 snapshot=self._keeping.wanted,
                 busy=self._keeping.busy,
                 drift=self._drift,
+                look=partial(self._owner.table, step),
                 agreed=self._agreed.get(phase),
             )
         )
@@ -505,16 +508,13 @@ class TrainerProcess:
                 self._mailbox.tell(self._raised(self._named(error)))
 
     def _named(self, error: Exception) -> Exception:
-        """Name the tensors among which a drift was found, or the inner loop that the others are not in."""
-        if isinstance(error, ExchangeError):
-            where = f"here it is the inner loop at {self._line}, in step {self._position.step}"
-            return ContractError(f"{error}; {where}").with_traceback(error.__traceback__)
-        if not isinstance(error, DriftError) or self._owner is None:
+        """Name the inner loop that the others are not in; tell a drift by the name that users know."""
+        if isinstance(error, DriftError):
+            return DriftError(str(error)).with_traceback(error.__traceback__)
+        if not isinstance(error, ExchangeError):
             return error
-        names = ", ".join(self._owner.stripe_names(self._position.step))
-        return DriftError(f"{error}. It is in: {names}. Run `surefoot check` on this train function").with_traceback(
-            error.__traceback__
-        )
+        where = f"here it is the inner loop at {self._line}, in step {self._position.step}"
+        return ContractError(f"{error}; {where}").with_traceback(error.__traceback__)
 
     # ---- the training thread
 

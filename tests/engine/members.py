@@ -16,6 +16,7 @@ import torch
 
 from surefoot_actors import faults
 from surefoot_actors.engine import exchange
+from surefoot_actors.engine.agreement import StateTable
 from surefoot_actors.engine.digest import make_layout
 from surefoot_actors.engine.group import Group, StoreHost
 from surefoot_actors.engine.merge import BufferPool, MergeResult, merge_alone, merge_round
@@ -114,6 +115,7 @@ class Setup:
     exact: bytes = b"same"
     flags: tuple[int, ...] = ()
     drift: bytes = bytes(16)
+    table: StateTable | None = None
     rounds: int = 1
     two_phases: bool = False
     unpacked: bool = False
@@ -137,7 +139,8 @@ def merge(setup: Setup, group: Group, say: Callable[[Any], None]) -> list[Any]:
         exchanged: list[int] = []
         result: MergeResult = merge_round(
             group, round=round, step=round, covers=covers, nodes=nodes, num_sub_tasks=len(setup.owners),
-            flag=round in setup.flags, drift=setup.drift, agreed=agreed, on_exchanged=partial(exchanged.append, 1), pool=pool,
+            flag=round in setup.flags, drift=setup.drift, agreed=agreed,
+            look=(lambda: setup.table) if setup.table else None, on_exchanged=partial(exchanged.append, 1), pool=pool,
         )  # fmt: skip
         agreed = result.layout
         unmodified = all(torch.equal(a, b) for r, n in nodes.items() for a, b in zip(n.buckets, before[r], strict=True))

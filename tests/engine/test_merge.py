@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from surefoot_actors.engine.agreement import StateTable
+
 from .members import Members, alone, told
 
 
@@ -69,6 +71,23 @@ def test_drift_raises_on_every_member_and_names_the_ranks(everyone: Members) -> 
     for outcome in everyone.merge("0012", drift=[bytes(16), b"x" * 16, bytes(16)]):
         assert outcome[:2] == ("raised", "DriftedRanksError")
         assert "rank 1 of 3" in outcome[2]
+
+
+def test_drift_names_what_differs_on_every_member(everyone: Members) -> None:
+    """A buffer may have been written by a sub-task meanwhile: it is named only if there is nothing else."""
+
+    def table(weight: bytes, mean: bytes) -> StateTable:
+        return StateTable(digests={"model.weight": weight, "model.bias": b"1"}, buffers={"model.mean": mean})
+
+    drift = [bytes(16), bytes(16), b"x" * 16]
+    for tables, named, others in [
+        ([table(b"1", b"1"), table(b"1", b"2"), table(b"2", b"3")], "It is in: model.weight.", ["mean", "bias"]),
+        ([table(b"1", b"1"), table(b"1", b"1"), table(b"1", b"2")], "It is in: model.mean.", ["weight", "bias"]),
+    ]:
+        for outcome in everyone.merge("0012", drift=drift, table=tables):
+            assert outcome[:2] == ("raised", "DriftedRanksError")
+            assert named in outcome[2]
+            assert not any(other in outcome[2] for other in others)
 
 
 def test_a_flag_of_one_is_seen_by_all_in_the_same_round(everyone: Members) -> None:

@@ -497,3 +497,51 @@ def test_a_scripted_module_with_buffers_trains_and_goes_on(tmp_path: Path) -> No
 
     whole, again = goes_on(train, tmp_path, cut=3)
     assert same(whole, again)
+
+
+# ---- plain attributes
+
+
+class Counting(nn.Linear):
+    """Counts its calls, which says nothing of the result and differs from trainer to trainer."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+class Warmed(torch.optim.SGD):
+    """Keeps its count of steps to itself."""
+
+    done = 0
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.done += 1
+        self.param_groups[0]["lr"] = 0.1 * min(1.0, self.done / 4)
+        super().step()
+
+
+def test_attributes_that_the_loop_changes_go_along(tmp_path: Path) -> None:
+    def train(run: Run) -> None:
+        model = nn.Sequential(Counting(8, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+        for step in fit(run, model, Warmed(model.parameters(), lr=0.1)):
+            if step.number == 1:
+                model[1].p = 0.0
+        run.config["calls"].append(model[0].calls)
+
+    calls: list[int] = []
+    for cut in (1, 2, 4):
+        options: dict[str, Any] = {"batch_size": 16, "sub_tasks": 4}
+        whole = run_local(train, config={"cut": None, "calls": calls}, **options)
+        with pytest.raises(Cut):
+            run_local(
+                train,
+                config={"cut": cut, "calls": calls},
+                checkpoint=str(tmp_path / str(cut)),
+                checkpoint_every=1,
+                **options,
+            )
+        again = run_local(train, config={"cut": None, "calls": calls}, restore=str(tmp_path / str(cut)), **options)
+        assert same(whole, again)

@@ -212,10 +212,10 @@ def test_stripes_cover_the_state_and_name_what_drifted() -> None:
         model[1].bias[9] += 1  # type: ignore[operator, index]
     changed = [i for i in range(num) if tracked.stripe_digest(i) != before[i]]
     assert changed == [1]
-    assert "model.1.bias" in tracked.stripe_names(1)
-    assert set(tracked.stripe_names(0)) | set(tracked.stripe_names(1)) == {
-        f"model.{n}" for n, _ in model.named_parameters()
-    }
+    tables = [tracked.table(index).digests for index in range(num)]
+    assert "model.1.bias" in tables[1]
+    values = {f"{name} (values)" for name in ("model", "(gradients)", "(run)")}
+    assert tables[0].keys() | tables[1].keys() == {f"model.{n}" for n, _ in model.named_parameters()} | values
 
 
 def test_another_shape_is_named() -> None:

@@ -15,29 +15,68 @@ from surefoot.errors import ContractError, DriftError
 from surefoot_actors.engine.digest import without_source
 from surefoot_actors.engine.types import Bucket, Gathered, Layout, Node
 
-__all__ = ["DriftedRanksError", "Held", "agree", "check_drift", "held_layouts", "pack_held", "read_held"]
+__all__ = [
+    "DriftedRanksError",
+    "Held",
+    "StateTable",
+    "agree",
+    "drifted_names",
+    "drifted_ranks",
+    "held_layouts",
+    "pack_held",
+    "read_held",
+]
+
+_MOST_NAMES = 6
 
 
 class DriftedRanksError(DriftError):
     """Members hold different state. `ranks` are those that differ from the most (of equals, from the lowest rank)."""
 
-    def __init__(self, ranks: tuple[int, ...], size: int, step: int) -> None:
+    def __init__(self, ranks: tuple[int, ...], size: int, step: int, names: tuple[str, ...] = ()) -> None:
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        where = f" It is in: {', '.join(names[:_MOST_NAMES])}{more}." if names else ""
         super().__init__(
             f"trainers have drifted apart at step {step}: the tracked state of rank {', '.join(map(str, ranks))} of {size} differs "
-            "from the others'; something that is not a pure function of the merged gradients changes it "
-            "(a local loss, the clock, randomness outside the seeded streams)"
+            f"from the others'.{where} Either the training code changes it by something that is not the same on every trainer (a local "
+            "loss, the clock, random numbers from outside), or Surefoot has a fault: `surefoot check` on this train function tells "
+            "which"
         )
-        self.ranks, self.size, self.step = ranks, size, step
+        self.ranks, self.size, self.step, self.names = ranks, size, step, names
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return DriftedRanksError, (self.ranks, self.size, self.step)
+        return DriftedRanksError, (self.ranks, self.size, self.step, self.names)
 
 
-def check_drift(digests: Sequence[bytes], step: int) -> None:
-    """Raise DriftedRanksError, the same on every rank, unless all digests (by rank) are equal."""
-    ((usual, count), *_) = Counter(digests).most_common()  # of equal counts, the first met
-    if count < len(digests):
-        raise DriftedRanksError(tuple(r for r, d in enumerate(digests) if d != usual), len(digests), step)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateTable:
+    """Digests of one stripe of the tracked state, by name: to tell where trainers differ. Plain values are all there."""
+
+    digests: dict[str, bytes]
+    # of buffers, which sub-tasks that were computed meanwhile may have written
+    buffers: dict[str, bytes]
+
+
+def drifted_ranks(digests: Sequence[bytes]) -> tuple[int, ...]:
+    """Return the ranks whose digests (by rank) are not those of the most."""
+    usual = _usual(digests)
+    return tuple(r for r, d in enumerate(digests) if d != usual)
+
+
+def _usual(digests: Sequence[bytes]) -> bytes:
+    return Counter(digests).most_common(1)[0][0]  # of equal counts, the first met
+
+
+def drifted_names(digests: Sequence[bytes], tables: Sequence[StateTable]) -> tuple[str, ...]:
+    """Return the names of what the drifted ranks hold otherwise; of buffers only if there is nothing else."""
+    usual = tables[list(digests).index(_usual(digests))]
+    others = [tables[rank] for rank in drifted_ranks(digests)]
+    certain = {name for table in others for name in _differing(usual.digests, table.digests)}
+    return tuple(sorted(certain or {name for table in others for name in _differing(usual.buffers, table.buffers)}))
+
+
+def _differing(one: dict[str, bytes], other: dict[str, bytes]) -> set[str]:
+    return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

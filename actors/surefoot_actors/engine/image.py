@@ -26,7 +26,7 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
 def skeleton_of(survey: Survey) -> bytes:
     """Return all of the state that is not in tensors, and their specs. Only ever read in trainers, which run the user's code."""
     trees = [(name, dump_tree(survey, name)) for name in survey.objects]
-    return pickle.dumps((trees, survey.specs()), protocol=5)
+    return pickle.dumps((trees, survey.specs(), survey.along()), protocol=5)
 
 
 def write_image(survey: Survey) -> StateImage:
@@ -43,6 +43,8 @@ class SavedState:
     specs: list[Spec]
     flats: list[torch.Tensor]
     device: torch.device
+    # what goes along without being part of digests
+    along: Any = None
     # by number: what `tensor` has returned
     _made: dict[int, torch.Tensor] = field(default_factory=dict)
 
@@ -85,7 +87,7 @@ class SavedState:
 
 def read_image(image: StateImage, device: torch.device) -> SavedState:
     """Return what an image holds. Raises ContractError when tensors and skeleton do not belong together."""
-    trees, specs = pickle.loads(image.skeleton)  # noqa: S301 - written by a trainer of this job, or of one whose checkpoint the user gave
+    trees, specs, along = pickle.loads(image.skeleton)  # noqa: S301 - written by a trainer of this job, or of one whose checkpoint the user gave
     if [spec.nbytes for spec in specs] != [t.numel() for t in image.tensors]:
         raise ContractError("a state image is damaged: its tensors are not of the sizes that its skeleton tells")
-    return SavedState(trees=dict(trees), specs=specs, flats=image.tensors, device=device)
+    return SavedState(trees=dict(trees), specs=specs, flats=image.tensors, device=device, along=along)

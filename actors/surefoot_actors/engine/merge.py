@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from surefoot_actors import faults
-from surefoot_actors.engine.agreement import agree, check_drift, held_layouts, pack_held, read_held
+from surefoot_actors.engine.agreement import (
+    DriftedRanksError,
+    StateTable,
+    agree,
+    drifted_names,
+    drifted_ranks,
+    held_layouts,
+    pack_held,
+    read_held,
+)
 from surefoot_actors.engine.digest import merged_digest
 from surefoot_actors.engine.exchange import Gather, Parts, Plan, Swap, plan_exchange, post_swap, swap_bytes
 from surefoot_actors.engine.gathering import Rows, join_rows, own_rows, pack_rows, read_rows
@@ -144,13 +154,15 @@ def merge_round(
     snapshot: bool = False,
     busy: bool = False,
     on_exchanged: Callable[[], None] = lambda: None,
+    look: Callable[[], StateTable] | None = None,
     pool: BufferPool | None = None,
 ) -> MergeResult:
     """Merge a round with the other members of `group` (None: alone). The same bytes on all of them.
 
     `covers` are, by rank, the maximal tree nodes each rank holds; `nodes` are this rank's. `drift` are 16 bytes over this
     step's stripe of the tracked state. `agreed` is the layout of this phase's last committed round, equal on all members.
-    `on_exchanged` is called once all members' nodes are here. The nodes are only read, and not at all after the return.
+    `look` is asked where members have drifted apart, to name what differs. `on_exchanged` is called once all members' nodes are here.
+    The nodes are only read, and not at all after the return.
 
     Raises, on every member alike: ContractError where the sub-tasks differ in layout or in integer buffers or have no weight,
     DriftedRanksError where members hold different state. Raises GroupClosedError when the generation is over. The group is of no
@@ -184,7 +196,7 @@ def merge_round(
         drift=drift,
         layouts_bytes=len(held),
     )
-    plan, swap, headers = _settle(group, plan_exchange(agreed, shape), header, nodes, held, step)
+    plan, swap, headers = _settle(group, plan_exchange(agreed, shape), header, nodes, held, step, look)
     assert plan.layout is not None
     heads = {r: head for rank, own in headers.items() for r, head in zip(shape[rank], own.heads, strict=True)}
     head = merge_heads(heads, plan.layout, num_sub_tasks)
@@ -217,12 +229,18 @@ def say_done(group: Group) -> None:
 
 
 def _settle(
-    group: Group, plan: Plan, header: Header, nodes: Mapping[Range, Node], held: bytes, step: int
+    group: Group,
+    plan: Plan,
+    header: Header,
+    nodes: Mapping[Range, Node],
+    held: bytes,
+    step: int,
+    look: Callable[[], StateTable] | None,
 ) -> tuple[Plan, Swap, dict[int, Header]]:
     """Exchange by the agreed layout, or agree on one and exchange then. Returns the exchange that counts, and all headers by rank."""
     swap, headers = _swap(group, plan, header, nodes, Tag.HEADER)
     check_rounds([headers[rank] for rank in range(group.size)])
-    check_drift([headers[rank].drift for rank in range(group.size)], step)
+    _check_drift(group, [headers[rank].drift for rank in range(group.size)], step, look)
     if plan.layout is not None and not any(h.misfit for h in headers.values()):
         return plan, swap, headers
     # Every rank has seen the same headers, so every rank is here.
@@ -231,6 +249,22 @@ def _settle(
     all_held = [h for data in swap_bytes(group, held, sizes, Tag.LAYOUT) for h in read_held(data)]
     plan = plan_exchange(agree(all_held, step), plan.covers)
     return plan, *_swap(group, plan, header, nodes, Tag.AGREED_HEADER)
+
+
+def _check_drift(group: Group, drifts: Sequence[bytes], step: int, look: Callable[[], StateTable] | None) -> None:
+    """Raise DriftedRanksError, the same on every rank, unless all have told the same. All ranks are here then: they say what they hold."""
+    ranks = drifted_ranks(drifts)
+    if not ranks:
+        return
+    own = b"" if look is None else pickle.dumps(look())
+    sizes = [
+        int.from_bytes(size, "little")
+        for size in swap_bytes(group, len(own).to_bytes(8, "little"), [8] * group.size, Tag.TABLE_BYTES)
+    ]
+    told = swap_bytes(group, own, sizes, Tag.TABLE)
+    tables = [pickle.loads(data) for data in told if data]  # noqa: S301  from fellow trainers of the same job
+    names = drifted_names(drifts, tables) if len(tables) == group.size else ()
+    raise DriftedRanksError(ranks, group.size, step, names)
 
 
 def _swap(

@@ -11,6 +11,7 @@ from typing import Protocol
 from torch import nn
 
 from surefoot.events import LedgerRow
+from surefoot_actors.engine.agreement import StateTable
 from surefoot_actors.engine.survey import Survey
 from surefoot_actors.engine.types import Layout, Merged, Node, Position, StateImage
 
@@ -48,8 +49,8 @@ class StateOwner(Protocol):
     def models(self) -> dict[str, nn.Module]:
         """The tracked modules, by name."""
 
-    def stripe_names(self, index: int) -> list[str]:
-        """The tensors in that stripe, for messages."""
+    def table(self, index: int) -> StateTable:
+        """The digests of what is in that stripe, and of all plain values, by name: to tell where trainers have drifted apart."""
 
     def tensor_digests(self) -> dict[str, bytes]:
         """16 bytes a tensor: to name the one that drifted."""

@@ -61,6 +61,10 @@ class RunOptions:
     end_after: int | None = None
 
 
+# In how many rounds to see which attributes the objects' own code changes.
+_ROUNDS_LOOKED_AT = 3
+
+
 class _RehearsalOver(BaseException):
     """Raised through the train function where `end_after` ends it: not an Exception, so that the user's code does not swallow it."""
 
@@ -142,6 +146,7 @@ class TrainRun(contract.Run):
         self._asked = ""
         self._begun = self._looped = False
         self._looked_for_strays = False
+        self._num_rounds_looked_at, self._looks_at_attributes = 0, False
 
     def track(self, **objects: Any) -> None:
         if hasattr(self, "tracked"):
@@ -297,6 +302,9 @@ class TrainRun(contract.Run):
         self.settings.check(f"before the inner loop at {round_.line}")
         if isinstance(round_, TrainingRound):
             self.tracked.gradients.open(round_.line, accumulate=round_.accumulate)
+        self._looks_at_attributes = self._num_rounds_looked_at < _ROUNDS_LOOKED_AT
+        if self._looks_at_attributes:
+            self.tracked.attributes.begin_round()
         self.open = round_
         self._gate.open(round_.line, keeps_gradients=round_.keeps_gradients)
         self.coordinator.open_round(self._position)
@@ -306,6 +314,9 @@ class TrainRun(contract.Run):
         """End a round: its merge is committed and delivered."""
         assert self.step is not None
         self.open = None
+        if self._looks_at_attributes:
+            self._num_rounds_looked_at += 1
+            self.tracked.attributes.end_round()
         self.settings.check(f"in the inner loop at {round_.line}")
         forget_casts()
         self._gate.close(delivered=not round_.keeps_gradients)

@@ -64,6 +64,8 @@ class Survey:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.objects: dict[str, Any] = {}
+        #: asked for when the state is taken: what goes along without being part of digests
+        self.along: Callable[[], Any] = lambda: None
         self._numbers: dict[int, int] = {}
         # numbers by where a tensor lies, when they were first asked for
         self._places: dict[tuple[object, ...], int] | None = None

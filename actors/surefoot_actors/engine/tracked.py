@@ -11,8 +11,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine import stripes
+from surefoot_actors.engine.agreement import StateTable
 from surefoot_actors.engine.gradients import Gradients
 from surefoot_actors.engine.image import SavedState, flat_bytes, read_image, write_image
+from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.gradients import TrackedGradients
 from surefoot_actors.engine.state.module import TrackedModule
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer, inner_optimizers
@@ -53,7 +55,7 @@ class Tracked:
         self._inner = dict(_inner_of(objects, self.optimizers))
         self.optimizers |= self._inner
         self._given, self._own = objects, own if own is not None else {}
-        self._wrap_all()
+        self.settle()
 
     def _wrap_all(self) -> None:
         #: follows merges to the optimizers that use them
@@ -85,6 +87,10 @@ class Tracked:
     def settle(self) -> None:
         """The loop begins: take modules and parameter groups as they are now."""
         self._wrap_all()
+        parts = [part for module in self.modules.values() for part in module.modules()]
+        others = [o for n, o in self._given.items() if n not in self.modules and not isinstance(o, dict)]
+        #: plain attributes, which joiners are given too
+        self.attributes = Attributes([*parts, *others, *self._inner.values()])
         self._num_in_groups = self._count_in_groups()
 
     def _count_in_groups(self) -> int:
@@ -119,6 +125,7 @@ class Tracked:
         survey = Survey()
         for tracked in self._objects:
             tracked.survey(survey)
+        survey.along = self.attributes.changed
         return survey
 
     @torch.no_grad()
@@ -134,6 +141,7 @@ class Tracked:
         self._check_names(saved)
         for tracked in self._objects:
             tracked.restore(saved.tree(tracked.name), saved.tensor)
+        self.attributes.restore(saved.along)
         self._check_restored(saved)
 
     def _check_restored(self, saved: SavedState) -> None:
@@ -208,8 +216,17 @@ class Tracked:
     def stripe_digest(self, index: int) -> bytes:
         return stripes.digest(self.survey(), index)
 
-    def stripe_names(self, index: int) -> list[str]:
-        return stripes.names(self.survey(), index)
+    @torch.no_grad()
+    def table(self, index: int) -> StateTable:
+        survey = self.survey()
+        buffers = {id(b) for module in self.modules.values() for b in module.buffers()}
+        written = {entry.name for entry in survey.entries if id(entry.tensor) in buffers}
+        wanted = {*stripes.names(survey, index), *(f"{name} (values)" for name in survey.objects)}
+        digests = {name: d for name, d in stripes.tensor_digests(survey).items() if name in wanted}
+        return StateTable(
+            digests={name: d for name, d in digests.items() if name not in written},
+            buffers={name: d for name, d in digests.items() if name in written},
+        )
 
     @torch.no_grad()
     def tensor_digests(self) -> dict[str, bytes]:

@@ -35,6 +35,8 @@ class Tag(IntEnum):
     NCCL_STORE = 8
     STATE_DIGESTS = 9
     GATHERED = 10
+    TABLE_BYTES = 11
+    TABLE = 12
     CHUNKS = 1_000_000
     PART = 2_000_000
     MEAN = 3_000_000

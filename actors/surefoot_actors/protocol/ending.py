@@ -39,7 +39,11 @@ def conclude_if_all_done(state: MembershipState) -> Outcome:
         return state, ()
     digests = {state.done[t].digest for t in members}
     if len(digests) > 1:
-        return end(state, "failed", "the trainers' final states differ: run `surefoot check` on this train function")
+        return end(
+            state,
+            "failed",
+            "the trainers' final states differ: `surefoot check` on this train function tells whether its code or Surefoot is at fault",
+        )
     finished = Emit(EventKind.FINISHED, {"steps": state.done[members[0]].steps, "digest": digests.pop()})
     state, commands = save(state) if state.saves and not state.saved else elect(state)
     return state, (finished, *commands)

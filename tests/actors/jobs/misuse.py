@@ -1,5 +1,6 @@
 """Train functions that break a rule of the contract, one each. Files named by config["told"] get the pid of who computes."""
 
+import contextlib
 import os
 
 import torch
@@ -182,13 +183,15 @@ def other_length(run: surefoot.Run) -> None:
 
 
 def leaves_the_loop(run: surefoot.Run) -> None:
+    """By an exception that it catches outside: nobody can tell that from a fault."""
     model, optimizer = setup(run)
-    for step in run.steps(9):  # MARK
-        for x, y, _ in step.batches(Numbers()):
-            F.cross_entropy(model(x), y).backward()
-        optimizer.step()
-        if step.number == 2:
-            break
+    with contextlib.suppress(KeyError):
+        for step in run.steps(9):  # MARK
+            for x, y, _ in step.batches(Numbers()):
+                F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            if step.number == 2:
+                raise KeyError
 
 
 def other_model(run: surefoot.Run) -> None:
