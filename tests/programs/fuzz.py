@@ -197,7 +197,9 @@ class Finding(AssertionError):
         self.case, self.words = case, words
 
 
-def look(number: int, examples: int, *, until: float = float("inf"), on_case: Callable[[], None] = lambda: None) -> None:
+def look(
+    number: int, examples: int, *, until: float = float("inf"), on_case: Callable[[], None] = lambda: None
+) -> None:
     """Try so many cases, decided by this seed, or until the time is over. Raises Finding, made as simple as could be."""
 
     @seed(number)

@@ -61,7 +61,11 @@ def stories(program: Program, seed: int) -> list[Story]:
     lost = Loss(step=draw.randrange(1, steps), member=draw.randrange(3), turn=draw.randrange(2))
     # every step by another trainer, each of which has its state from the one before
     ends = tuple(Loss(step=k, member=0) for k in range(steps - 1))
-    return [Story(joins=tuple(range(1, steps)), losses=ends), Story(trainers=3, backwards=True, losses=(lost,)), changing]
+    return [
+        Story(joins=tuple(range(1, steps)), losses=ends),
+        Story(trainers=3, backwards=True, losses=(lost,)),
+        changing,
+    ]
 
 
 def all_stories(program: Program, seed: int) -> list[Story]:

@@ -12,13 +12,11 @@ import pytest
 
 from surefoot.events import Command, CommandKind, EventKind
 from surefoot.spec import JobState
-
 from surefoot_actors.engine.local import LocalResult, run_local
 from surefoot_actors.uplink import MemoryUplink
 
 from ..actors.harness import Keep, Stage, Story
 from ..actors.test_matrix import told
-
 from .runner import LIBRARY, Program, load_library
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]

@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 import surefoot
 
-CATALOGUE: dict[str, "Program"] = {}
+CATALOGUE: dict[str, Program] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

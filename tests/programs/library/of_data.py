@@ -81,7 +81,7 @@ class Records(torch.utils.data.Dataset):
         with os.fdopen(handle, "wb") as file:
             for i in range(100):
                 file.write(struct.pack("<i8f", i % 3, *np.sin(np.arange(8) * (i + 1.0))))
-        self.file = open(self.path, "rb")
+        self.file = open(self.path, "rb")  # noqa: SIM115  as users do
         os.unlink(self.path)
 
     def __len__(self):
@@ -230,7 +230,9 @@ def collate_lambda(run: surefoot.Run) -> None:
     optimizer, data = sgd(model), Lists()
     run.track(model=model, optimizer=optimizer)
     for step in run.steps(run.config["steps"]):
-        for x, y in step.batches(data, collate=lambda items: tuple(t * scale if t.is_floating_point() else t for t in pad(items))):
+        for x, y in step.batches(
+            data, collate=lambda items: tuple(t * scale if t.is_floating_point() else t for t in pad(items))
+        ):
             loss = F.cross_entropy(model(x), y)
             loss.backward()
             step.log(loss=loss)

@@ -274,7 +274,11 @@ for _name, _make, _data in [
     ("lazy_with_norm_called_once", lambda: called(lazy_norm, POINTS), POINTS),
     ("lazy_convolution_called_once", lambda: called(lazy_convolution, IMAGES), IMAGES),
     ("multihead_attention_dropout", lambda: Attention(0.3), TOKENS),
-    ("rrelu_and_dropouts", lambda: nn.Sequential(nn.Linear(8, 8), nn.RReLU(), nn.AlphaDropout(0.1), nn.Linear(8, 3)), POINTS),
+    (
+        "rrelu_and_dropouts",
+        lambda: nn.Sequential(nn.Linear(8, 8), nn.RReLU(), nn.AlphaDropout(0.1), nn.Linear(8, 3)),
+        POINTS,
+    ),
 ]:
     _list(_name, _make, _data)
 

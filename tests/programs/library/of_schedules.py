@@ -129,9 +129,7 @@ def swa(run: surefoot.Run) -> None:
 def ema_with_buffers(run: surefoot.Run) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, 3))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
-    average = swa_utils.AveragedModel(
-        model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True
-    )
+    average = swa_utils.AveragedModel(model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True)
     run.track(model=model, optimizer=optimizer, average=average)
     for step in run.steps(run.config["steps"]):
         for x, y in step.batches(POINTS):

@@ -52,7 +52,22 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "accumulate": (False, True),
     "dtype": ("float32", "float64", "bfloat16"),
 }  # fmt: skip
-LAYERS = ("linear", "conv", "norm", "dropout", "weight_norm", "spectral_norm", "extra", "odd", "depth", "unused", "layer_norm", "gru", "lazy", "script")
+LAYERS = (
+    "linear",
+    "conv",
+    "norm",
+    "dropout",
+    "weight_norm",
+    "spectral_norm",
+    "extra",
+    "odd",
+    "depth",
+    "unused",
+    "layer_norm",
+    "gru",
+    "lazy",
+    "script",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,9 +197,11 @@ def optimizer_of(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.
         return Counting(parameters, lr=0.05)
     if kind == "Shared":
         return Shared(parameters)
-    how: dict[str, Any] = {"foreach": {"foreach": True}, "fused": {"fused": True}, "per_tensor": {"foreach": False}}.get(
-        recipe.flavour, {}
-    )
+    how: dict[str, Any] = {
+        "foreach": {"foreach": True},
+        "fused": {"fused": True},
+        "per_tensor": {"foreach": False},
+    }.get(recipe.flavour, {})
     if how.get("fused") and kind not in FUSED:
         how = {}
     if how.get("foreach") and recipe.tensor_rate:
@@ -209,7 +226,9 @@ def schedule_of(recipe: Recipe, optimizer: torch.optim.Optimizer) -> Any:
         case "ReduceLROnPlateau":
             return lr.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
         case "SequentialLR":
-            return lr.SequentialLR(optimizer, [lr.LinearLR(optimizer, total_iters=2), lr.ExponentialLR(optimizer, 0.8)], [2])
+            return lr.SequentialLR(
+                optimizer, [lr.LinearLR(optimizer, total_iters=2), lr.ExponentialLR(optimizer, 0.8)], [2]
+            )
     return None
 
 
@@ -317,7 +336,9 @@ def end(recipe: Recipe, step: Any, model: nn.Sequential, schedule: Any, average:
         average.update_parameters(model)
     if recipe.evaluate and step.every(2):
         with cast(recipe, "inside"):
-            for x, y in step.evaluate(TensorDataset(waves(37, 8).to(getattr(torch, recipe.dtype)), torch.arange(37) % 3)):
+            for x, y in step.evaluate(
+                TensorDataset(waves(37, 8).to(getattr(torch, recipe.dtype)), torch.arange(37) % 3)
+            ):
                 step.log(right=(model(x).argmax(1) == y).float().mean())
 
 
