@@ -17,6 +17,7 @@ from typing import Any
 from surefoot_actors.cluster import TrainerService, TrainerSetup
 from surefoot_actors.notice import on_sigterm
 from surefoot_actors.pulse_trainer import Helper
+from surefoot_actors.user_code import places
 
 __all__ = ["LENGTH", "Birth", "Call", "Reply", "serve"]
 
@@ -31,7 +32,7 @@ class Birth:
     setup: TrainerSetup
     # "module:Class" of the service, constructed with the setup
     service: str
-    # put before sys.path: where user code is found
+    # where user code is found: put before sys.path by whoever loads it, so that nothing else is taken from there
     path: tuple[str, ...]
     # file for standard output and error; "": inherited
     log: str
@@ -108,7 +109,8 @@ def serve(sock: socket.socket) -> None:
         return
     if birth.log:
         _log_to(birth.log)
-    sys.path[:0] = birth.path
+    sys.path += birth.path
+    places.set_folders(birth.path)
     try:
         trainer = _Trainer(wire, *_make(birth))
     except Exception:  # noqa: BLE001 (the boundary of the process: told to the caller, who ends it)

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from surefoot.errors import EntrypointError
-from surefoot.spec import ENTRYPOINT
+from surefoot.spec import ENTRYPOINT, named_file, refused_module
 
 __all__ = ["Entrypoint", "locate"]
 
@@ -25,7 +25,7 @@ __all__ = ["Entrypoint", "locate"]
 class Entrypoint:
     """A function in a file that is there."""
 
-    # "package.module:function", importable from `folder`
+    # "package.module:function", importable from `folder`, or "folder/script.py:function" in it
     name: str
     # absolute
     folder: Path
@@ -36,12 +36,19 @@ class Entrypoint:
 def locate(train: str | Callable[..., Any], folder: str | os.PathLike[str] | None = None) -> Entrypoint:
     """Find the entrypoint that `train` means: "module:function" in `folder` (default: the current one), or a function.
 
-    A function's folder is the one its module is importable from. Raises EntrypointError saying what is missing.
+    "folder/script.py:function" names a script, which imports what lies beside it. A function's folder is the one its module is
+    importable from. Raises EntrypointError saying what is missing.
     """
     if isinstance(train, str):
         return _check(train, Path(folder or "."))
     name, home = _of_function(train)
-    return _check(name, Path(folder) if folder is not None else home)
+    if folder is None:
+        return _check(name, home)
+    root, function = Path(folder).expanduser().resolve(), name.partition(":")[2]
+    file = Path(sys.modules[train.__module__].__file__ or "").resolve()
+    if home != root and file.is_relative_to(root) and train.__module__ == "__main__":
+        return _check(f"{file.relative_to(root).as_posix()}:{function}", root)
+    return _check(name, root)
 
 
 # ---- functions
@@ -59,7 +66,7 @@ def _of_function(train: Callable[..., Any]) -> tuple[str, Path]:
     name = _import_name(module)
     file = Path(module.__file__ or "").resolve()
     # The root is as many folders up as the dotted name is long; a package's own file is its __init__.
-    depth = name.count(".") + (1 if file.stem == "__init__" else 0)
+    depth = 0 if name.endswith(".py") else name.count(".") + (1 if file.stem == "__init__" else 0)
     return f"{name}:{qualname}", file.parents[depth]
 
 
@@ -72,22 +79,49 @@ def _import_name(module: ModuleType) -> str:
         return module.__name__
     # `python -m package.module` tells its real name; `python script.py` has none but the file's.
     spec = module.__spec__
-    return spec.name if spec is not None else Path(module.__file__ or "").stem
+    return spec.name if spec is not None else Path(module.__file__ or "").name
 
 
-# ---- "module:function"
+# ---- "module:function", "folder/script.py:function"
 
 
 def _check(name: str, folder: Path) -> Entrypoint:
+    name = name.removeprefix("./")
     if not ENTRYPOINT.match(name):
         raise EntrypointError(f'entrypoint {name!r} must look like "package.module:function"')
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
         raise EntrypointError(f"there is no folder {folder}")
-    module, function = name.split(":")
-    file = _module_file(module, folder)
+    where, function = name.split(":")
+    script = named_file(name)
+    file = _module_file(where, folder) if script is None else _script_file(script, folder)
     _check_function(function, file, folder)
-    return Entrypoint(name=name, folder=folder, file=file)
+    module = where if script is None else _importable(file, folder)
+    if module is not None and (refused := refused_module(module)):
+        raise EntrypointError(f"{module}:{function} cannot be imported: {refused}")
+    return Entrypoint(name=f"{module or script}:{function}", folder=folder, file=file)
+
+
+def _script_file(script: str, folder: Path) -> Path:
+    file = folder / script
+    if file.is_file():
+        return file
+    raise EntrypointError(f"there is no file {script} in {folder}")
+
+
+def _importable(file: Path, folder: Path) -> str | None:
+    """The module that a script is to Python without more: it lies in the folder itself, or says by its imports that it is a package's.
+
+    None for any other: its own folder is where it imports from, as `python folder/script.py` has it.
+    """
+    parts = file.relative_to(folder).with_suffix("").parts
+    if not all(part.isidentifier() for part in parts):
+        return None
+    return ".".join(parts) if len(parts) == 1 or _imports_relatively(file) else None
+
+
+def _imports_relatively(file: Path) -> bool:
+    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(ast.parse(file.read_bytes())))
 
 
 def _module_file(module: str, folder: Path) -> Path:
@@ -97,10 +131,19 @@ def _module_file(module: str, folder: Path) -> Path:
         if candidate.is_file():
             return candidate
     near = get_close_matches(stem.name, [path.stem for path in sorted(stem.parent.glob("*.py"))], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "; name the folder that the module is importable from"
+    hint = f"; did you mean {near[0]!r}?" if near else _where_it_is(module, folder)
     raise EntrypointError(
         f"there is no module {module!r} in {folder} ({candidates[0].relative_to(folder)} is missing){hint}"
     )
+
+
+def _where_it_is(module: str, folder: Path) -> str:
+    """Name the folder below that has the module, as `src` often has."""
+    path = module.replace(".", "/")
+    for place in sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")):
+        if (place / f"{path}.py").is_file():
+            return f"; it is in {place.name}: give {place.name}/{path}.py, or {place} as the folder"
+    return "; name the folder that the module is importable from"
 
 
 def _check_function(function: str, file: Path, folder: Path) -> None:
@@ -119,8 +162,29 @@ def _check_function(function: str, file: Path, folder: Path) -> None:
         raise EntrypointError(f"there is no function {function!r} at the top level of {shown}; {hint}")
     if isinstance(found, ast.AsyncFunctionDef):
         raise EntrypointError(f"{function!r} in {shown}:{found.lineno} is async: a train function is a plain function")
+    if isinstance(found, ast.ClassDef):
+        raise EntrypointError(
+            f"{function!r} in {shown}:{found.lineno} is a class: a train function is a plain function"
+        )
     if isinstance(found, ast.FunctionDef):
+        _check_no_generator(found, shown)
         _check_parameters(found, shown)
+
+
+def _check_no_generator(node: ast.FunctionDef, shown: Path) -> None:
+    for inner in _own_nodes(node):
+        if isinstance(inner, ast.Yield | ast.YieldFrom) and not node.decorator_list:
+            raise EntrypointError(
+                f"{node.name!r} in {shown}:{inner.lineno} has a yield, so a call of it runs nothing: a train function is a plain function"
+            )
+
+
+def _own_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what lies in a function, but not in functions inside it."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            yield child
+            yield from _own_nodes(child)
 
 
 def _check_parameters(node: ast.FunctionDef, shown: Path) -> None:

@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
+import _imp
 import json
 import re
+import sys
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
-__all__ = ["ENTRYPOINT", "CheckpointPolicy", "JobSpec", "JobState", "Resources"]
+__all__ = [
+    "CODE_FOLDER",
+    "ENTRYPOINT",
+    "MAX_LEFT_OUT",
+    "CheckpointPolicy",
+    "JobSpec",
+    "JobState",
+    "Resources",
+    "named_file",
+    "refused_module",
+]
 
-ENTRYPOINT = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
+# "package.module:function", or, as one names a script, "scripts/train.py:function"
+ENTRYPOINT = re.compile(r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|(?!.*\.\./)([\w.-]+/)*[\w-]+\.py):[A-Za-z_]\w*$")
+
+# The folder, in the working directory that Ray gives a trainer, that holds the package: Ray puts the working directory before the
+# standard library, where the user's `queue.py` would be imported by Ray itself.
+CODE_FOLDER = "surefoot-code"
+
+# So many names of what was left out of the package travel with a job.
+MAX_LEFT_OUT = 100
+
+# Beside those built into the interpreter: imported before any code of a user's.
+_EARLIER = frozenset({"encodings", "sitecustomize", "usercustomize"})
+
+
+def named_file(entrypoint: str) -> str | None:
+    """The file that an entrypoint names, as in "scripts/train.py:train"; None where it names a module."""
+    where = entrypoint.partition(":")[0]
+    return where if where.endswith(".py") else None
+
+
+def refused_module(name: str) -> str | None:
+    """Say why Python would never import a file of the user's by this name; None: it would."""
+    top = name.partition(".")[0]
+    if top in sys.builtin_module_names or _imp.is_frozen(top) or top in _EARLIER:
+        return f"{top!r} is a module of Python's own that is there before any of yours, so `import {top}` never means {top}.py: rename it"
+    return None
 
 
 class JobState(StrEnum):
@@ -67,7 +104,7 @@ class JobSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w][\w .:-]*$")] = "job"
-    # "module:function", importable from the root of the package
+    # "module:function", importable from the root of the package; or "folder/script.py:function"
     entrypoint: Annotated[str, Field(max_length=300)]
     # sha256 (hex) of the uploaded code package
     package: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -104,6 +141,11 @@ class JobSpec(BaseModel):
     pip: tuple[Annotated[str, Field(max_length=300)], ...] = ()
     # environment of the trainers; shown to whoever may list jobs, so never secrets
     env: dict[str, str] = Field(default_factory=dict)
+    # what lay in the folder and is not in the package (not all of it, if it is much), and why: so that whoever misses it can say so
+    left_out: Annotated[
+        dict[Annotated[str, Field(max_length=500)], Annotated[str, Field(max_length=300)]],
+        Field(max_length=MAX_LEFT_OUT),
+    ] = Field(default_factory=dict)
 
     @field_validator("entrypoint")
     @classmethod
@@ -111,6 +153,16 @@ class JobSpec(BaseModel):
         if not ENTRYPOINT.match(value):
             raise ValueError(f'entrypoint {value!r} must look like "package.module:function"')
         return value
+
+    @field_validator("pip")
+    @classmethod
+    def _requirements_say_something(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for requirement in value:
+            if not requirement.strip() or "\n" in requirement or "\r" in requirement:
+                raise ValueError(
+                    f"{requirement!r} is no pip requirement: give one a line, such as 'einops==0.8', or leave it out"
+                )
+        return tuple(requirement.strip() for requirement in value)
 
     @field_validator("config")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Required, TypedDict
@@ -11,15 +12,18 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from surefoot._requests import spec_error
-from surefoot.entrypoint import locate
+from surefoot.entrypoint import Entrypoint, locate
 from surefoot.errors import PackageError, SpecError, UserError
-from surefoot.package import CodePackage, pack
-from surefoot.spec import CheckpointPolicy, JobSpec
+from surefoot.package import CodePackage, LeftOut, pack
+from surefoot.spec import MAX_LEFT_OUT, CheckpointPolicy, JobSpec
 
-__all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "prepare"]
+__all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "prepare", "tell_left_out"]
 
 # Set in the environment of every trainer.
 INSIDE_A_TRAINER = "SUREFOOT_TRAINER"
+
+# So many names are told of what was left out.
+_MOST_TOLD = 4
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -93,7 +97,7 @@ def prepare(
     _refuse_inside_a_trainer()
     entrypoint = locate(train, folder)
     fields = spec | {
-        "name": name or entrypoint.name.partition(":")[0][:100],
+        "name": name or _name_of(entrypoint),
         "entrypoint": entrypoint.name,
         "batch_size": batch_size,
         "config": dict(config or {}),
@@ -106,10 +110,43 @@ def prepare(
     package = pack(entrypoint.folder)
     inside = entrypoint.file.relative_to(entrypoint.folder).as_posix()
     if inside not in package.files:
-        raise PackageError(
-            f"{inside}, which holds the entrypoint, is ignored by .gitignore, .surefootignore or the built-in list"
-        )
-    return Submission(spec=_spec(fields | {"package": package.sha256}), package=package, key=uuid4().hex)
+        raise PackageError(f"{inside}, which holds the entrypoint, {_why_out(inside, package.left_out)}")
+    made = fields | {"package": package.sha256, "left_out": _bounded(package.left_out)}
+    return Submission(spec=_spec(made), package=package, key=uuid4().hex)
+
+
+def _name_of(entrypoint: Entrypoint) -> str:
+    """The module's name, or what of a script's path may be in a name."""
+    return re.sub(r"[^\w .:-]", ".", entrypoint.name.partition(":")[0]).lstrip(".-: ")[-100:]
+
+
+def _why_out(file: str, left_out: Sequence[LeftOut]) -> str:
+    found = next(
+        (out for out in left_out if out.path == file or (out.path[-1] == "/" and file.startswith(out.path))), None
+    )
+    if found is None:
+        return "is ignored by .gitignore, .surefootignore or the built-in list"
+    return f"is left out of the package {found.why}; add `!{found.path}` to .surefootignore"
+
+
+def _bounded(left_out: Sequence[LeftOut]) -> dict[str, str]:
+    """What of it travels with the job: what lies near the top first."""
+    short = [out for out in left_out if len(out.path) <= 500]
+    nearest = sorted(short, key=lambda out: (out.path.rstrip("/").count("/"), out.path))[:MAX_LEFT_OUT]
+    return {out.path: out.why[:300] for out in nearest}
+
+
+def tell_left_out(left_out: Mapping[str, str]) -> str:
+    """Say in a line what is not in the package, code first; empty where there is nothing to say."""
+    if not left_out:
+        return ""
+    ordered = sorted(left_out, key=lambda path: (not path.endswith(".py"), path.rstrip("/").count("/"), path))
+    named = ", ".join(
+        f"{path} ({left_out[path].removeprefix('by ').removeprefix('since ')})" for path in ordered[:_MOST_TOLD]
+    )
+    many = f"{len(left_out)}{'+' * (len(left_out) >= MAX_LEFT_OUT)}"
+    more = f", ... ({many} in all)" if len(ordered) > _MOST_TOLD else ""
+    return f"left out of the package: {named}{more}"
 
 
 def _spec(fields: Mapping[str, Any]) -> JobSpec:

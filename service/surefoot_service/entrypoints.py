@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from surefoot.errors import EntrypointError
+from surefoot.spec import named_file, refused_module
 
 __all__ = ["check_entrypoint"]
 
@@ -17,17 +18,20 @@ _MAX_SOURCE_BYTES = 2 * 1024 * 1024
 
 
 def check_entrypoint(package: Path, entrypoint: str, *, may_be_installed: bool) -> None:
-    """Raise EntrypointError unless "module:function" can be there.
+    """Raise EntrypointError unless "module:function", or "folder/script.py:function", can be there.
 
     `may_be_installed`: the job has pip requirements, so a module that is not in the package may come from them.
     """
     module, function = entrypoint.split(":")
+    if named_file(entrypoint) is None and (refused := refused_module(module)):
+        raise EntrypointError(f"{entrypoint} cannot be imported: {refused}")
     with zipfile.ZipFile(package) as archive:
         member = _member(archive, module)
         if member is None:
-            if may_be_installed:
+            if may_be_installed and named_file(entrypoint) is None:
                 return
-            raise EntrypointError(f"module {module!r} is not in the package; {_modules(archive)}")
+            what = "module" if named_file(entrypoint) is None else "file"
+            raise EntrypointError(f"{what} {module!r} is not in the package; {_modules(archive)}")
         if member.file_size > _MAX_SOURCE_BYTES:
             raise EntrypointError(f"{member.filename} is too long to be read: {member.file_size} bytes")
         tree = _parse(archive.read(member), member.filename)
@@ -35,8 +39,10 @@ def check_entrypoint(package: Path, entrypoint: str, *, may_be_installed: bool) 
 
 
 def _member(archive: zipfile.ZipFile, module: str) -> zipfile.ZipInfo | None:
-    path = module.replace(".", "/")
     names = archive.NameToInfo
+    if module.endswith(".py"):
+        return names.get(module)
+    path = module.replace(".", "/")
     return names.get(f"{path}.py") or names.get(f"{path}/__init__.py")
 
 
@@ -62,12 +68,25 @@ def _check_function(tree: ast.Module, name: str, function: str) -> None:
     found = bound.get(function)
     if isinstance(found, ast.AsyncFunctionDef):
         raise EntrypointError(f"{function!r} in {name} is an async function; a train function is a plain one")
+    if isinstance(found, ast.FunctionDef) and not found.decorator_list and _yields(found):
+        raise EntrypointError(
+            f"{function!r} in {name} has a yield, so a call of it runs nothing; a train function is a plain one"
+        )
     if isinstance(found, ast.ClassDef):
         raise EntrypointError(f"{function!r} in {name} is a class; an entrypoint is a function")
     if found is None and "*" not in bound:
         functions = sorted(n for n, s in bound.items() if isinstance(s, ast.FunctionDef))
         there = f"there are {', '.join(functions)}" if functions else "there are no functions"
         raise EntrypointError(f"{name} has no function {function!r}; {there}")
+
+
+def _yields(node: ast.AST) -> bool:
+    """Whether a function is a generator: functions inside it are their own."""
+    return any(
+        isinstance(child, ast.Yield | ast.YieldFrom) or _yields(child)
+        for child in ast.iter_child_nodes(node)
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef)
+    )
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from functools import partial
 
 from surefoot_service.context import Service
+from surefoot_service.packages import for_ray
 from surefoot_service.ray_jobs import RayJob, RayJobs
 from surefoot_service.store.attempts import package_name
 from surefoot_service.store.reconcile import Watched
@@ -28,7 +30,7 @@ class Launch:
         The environment of a Ray job is shown to whoever may list jobs: it carries a claim code that works once, no token.
         """
         attempt, sha256 = watched.attempt, watched.spec.package
-        await self.ray.ensure_package(package_name(sha256), self.service.packages.path(sha256))
+        await self.ray.ensure_package(package_name(sha256), partial(for_ray, self.service.packages.path(sha256)))
         env = {**self._env(attempt.id), "SUREFOOT_CLAIM": self.service.keys.claim_code(attempt.id)}
         await self.ray.submit(attempt.submission_id, self._entrypoint("surefoot_actors.launcher"), env)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 import stat
 import tempfile
@@ -15,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from surefoot.errors import PackageError
+from surefoot.spec import CODE_FOLDER
 from surefoot_service.settings import Settings
 
-__all__ = ["Limits", "PackageStore", "TooLargeError", "check_zip", "limits_of"]
+__all__ = ["Limits", "PackageStore", "TooLargeError", "check_zip", "for_ray", "limits_of"]
 
 _CHUNK = 1024 * 1024
 # Text packs about 10:1, zeros 1000:1; a package that is all generated data can still go up in several files.
@@ -39,6 +41,18 @@ class Limits:
     packed_bytes: int
     unpacked_bytes: int
     entries: int
+
+
+def for_ray(path: Path) -> bytes:
+    """Return the package as Ray is to unpack it: one folder down (see CODE_FOLDER)."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(buffer, "w") as out:
+        for member in archive.infolist():
+            below = zipfile.ZipInfo(f"{CODE_FOLDER}/{member.filename}", member.date_time)
+            below.compress_type, below.external_attr = member.compress_type, member.external_attr
+            below.create_system = member.create_system
+            out.writestr(below, b"" if member.is_dir() else archive.read(member))
+    return buffer.getvalue()
 
 
 def limits_of(settings: Settings) -> Limits:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -100,11 +99,11 @@ class RayJobs:
         found = answer.json()["data"]["result"]["result"]
         return {str(a["name"]).rpartition("/")[0]: _death(a.get("death_cause")) for a in found if a.get("name")}
 
-    async def ensure_package(self, name: str, path: Path) -> None:
-        """Put the file into Ray's object store as `name`, unless it is there; either way Ray keeps it for ten minutes."""
+    async def ensure_package(self, name: str, read: Callable[[], bytes]) -> None:
+        """Put what `read` returns into Ray's object store as `name`, unless it is there; either way Ray keeps it for ten minutes."""
         url = f"/api/packages/gcs/{name}"
         if await self._maybe("GET", url) is None:
-            content = await asyncio.to_thread(path.read_bytes)
+            content = await asyncio.to_thread(read)
             await self._call("PUT", url, content=content, timeout=_UPLOAD_TIMEOUT_S)
             await self._call("GET", url)
 

@@ -17,10 +17,12 @@ import psutil
 import pytest
 
 from surefoot.events import CommandKind, EventKind
+from surefoot.package import pack
 from surefoot.spec import JobSpec
 from surefoot_actors.journal import RayJournal
 from surefoot_actors.ray_end import place_of
 from surefoot_actors.ray_names import KEEPER, SUPERVISOR, find_actor, list_roles
+from surefoot_service.packages import for_ray
 
 from ..ray_head import Head, connected, ray_head
 from .control_plane import CODE, ControlPlane, serve
@@ -50,9 +52,19 @@ def upload_package() -> None:
     upload_package_to_gcs(PACKAGE, buffer.getvalue())
 
 
-def plane(**fields: Any) -> ControlPlane:
+def as_submitted(folder: Path, uri: str) -> dict[str, str]:
+    """Package a folder, and put it into Ray's object store as the control plane does; return what was left out."""
+    from ray._private.runtime_env.packaging import upload_package_to_gcs
+
+    packed = pack(folder)
+    (folder.parent / "package.zip").write_bytes(packed.data)
+    upload_package_to_gcs(uri, for_ray(folder.parent / "package.zip"))
+    return {out.path: out.why for out in packed.left_out}
+
+
+def plane(uri: str = PACKAGE, **fields: Any) -> ControlPlane:
     defaults = {"entrypoint": "small:train", "package": "0" * 64, "batch_size": 32, "seed": 7, "config": {"steps": 6}}
-    return ControlPlane(JobSpec(**{**defaults, **fields}), PACKAGE)
+    return ControlPlane(JobSpec(**{**defaults, **fields}), uri)
 
 
 def launch(head: Head, plane: ControlPlane, attempt: str, code: str = CODE) -> subprocess.CompletedProcess[str]:
@@ -97,6 +109,47 @@ def test_an_attempt_runs_to_its_end_and_leaves_nothing(head: Head) -> None:
         until(lambda: list_roles("a-1") == [])
         until(lambda: all(gone(pid) for pid in pids if pid))
         until(lambda: RayJournal("a-1").finished() is None)
+
+
+# Ray's workers import each of these as they start
+NEEDED_BY_RAY = ("argparse", "json", "logging", "queue", "random", "calendar", "tempfile", "packaging")
+
+
+def test_modules_named_as_those_that_ray_starts_with_are_the_users_and_rays_alike(head: Head, tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    for name in NEEDED_BY_RAY:
+        (folder / f"{name}.py").write_text("OWN = 7\n")
+    (folder / "small.py").write_text((JOBS / "small.py").read_text())
+    own = "".join(f"import {name}\nassert {name}.OWN == 7\n" for name in NEEDED_BY_RAY)
+    (folder / "queue.py").write_text(f"OWN = 7\n{own}from small import train\n")
+    as_submitted(folder, "gcs://surefoot_own.zip")
+    with serve(plane("gcs://surefoot_own.zip", trainers=2, entrypoint="queue:train")) as control:
+        assert launch(head, control, "a-own").returncode == 0
+        control.wait_for_state("succeeded", LIVENESS_S)
+        until(lambda: list_roles("a-own") == [])
+
+
+def test_what_the_package_lacks_is_named_in_the_jobs_reason(head: Head, tmp_path: Path) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / ".gitignore").write_text("\n\n*.yaml\n")
+    (folder / "config.yaml").write_text("")
+    (folder / "train.py").write_text("import sys\ndef train(run):\n    print(sys.argv)\n    open('config.yaml')\n")
+    left_out = as_submitted(folder, "gcs://surefoot_lacks.zip")
+    with serve(plane("gcs://surefoot_lacks.zip", entrypoint="train:train", left_out=left_out)) as control:
+        assert launch(head, control, "a-lacks").returncode == 0
+        until(lambda: control.of(EventKind.FAILED))
+        data = control.of(EventKind.FAILED)[-1].data
+        assert str(data["reason"]).endswith(
+            "No such file or directory: 'config.yaml': config.yaml was left out of the package by .gitignore line 3 (*.yaml); "
+            "add `!config.yaml` to .surefootignore"
+        )
+        assert str(data["traceback"]).splitlines()[1:3] == [
+            '  File "train.py", line 4, in train',
+            "    open('config.yaml')",
+        ]
+        until(lambda: list_roles("a-lacks") == [])
 
 
 def test_a_killed_supervisor_is_restarted_and_trainers_go_on(head: Head, tmp_path: Path) -> None:

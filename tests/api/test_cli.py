@@ -69,6 +69,35 @@ def test_submit_and_detach_prints_the_id_alone(cli: Cli, fake: FakeService, code
     assert (spec.env, spec.pip, spec.trainers, spec.resources.gpus) == ({"A": "b=c"}, ("numpy>=2",), 3, 0.5)
 
 
+def test_submit_tells_in_a_line_what_is_left_out_code_first(cli: Cli, fake: FakeService, code: Path) -> None:
+    (code / ".gitignore").write_text("*.yaml\nsecret.py\n")
+    for name in ("a.yaml", "b.yaml", "c.yaml", "d.yaml", "secret.py"):
+        (code / name).write_text("")
+    (code / "__pycache__").mkdir()
+    result = cli("submit", "train:train", "-f", str(code), "-b", "64", "--detach")
+    assert result.stdout == "job0\n"
+    assert result.stderr.splitlines()[0] == (
+        "left out of the package: secret.py (.gitignore line 2 (secret.py)), a.yaml (.gitignore line 1 (*.yaml)), "
+        "b.yaml (.gitignore line 1 (*.yaml)), c.yaml (.gitignore line 1 (*.yaml)), ... (5 in all)"
+    )
+    assert len(fake.jobs["job0"].spec.left_out) == 5
+    (code / ".gitignore").write_text("")
+    assert "left out" not in cli("submit", "train:train", "-f", str(code), "-b", "64", "--detach").stderr
+
+
+def test_what_travels_of_it_is_bounded(cli: Cli, fake: FakeService, code: Path) -> None:
+    (code / ".gitignore").write_text("*.png\n")
+    (code / "deep").mkdir()
+    for n in range(150):
+        (code / "deep" / f"{n}.png").write_text("")
+    (code / "near.png").write_text("")
+    result = cli("submit", "train:train", "-f", str(code), "-b", "64", "--detach")
+    left_out = fake.jobs["job0"].spec.left_out
+    assert len(left_out) == 100
+    assert next(iter(left_out)) == "near.png"
+    assert "(100+ in all)" in result.stderr
+
+
 def test_trainers_start_at_the_minimum(cli: Cli, fake: FakeService, code: Path) -> None:
     assert cli("submit", "train:train", "-f", str(code), "-b", "64", "--min-trainers", "2", "--detach").exit_code == 0
     assert fake.jobs["job0"].spec.trainers == 2

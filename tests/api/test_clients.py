@@ -132,7 +132,9 @@ def test_mistakes_are_found_before_anything_is_sent(connect: Connect, fake: Fake
 
 def test_an_ignored_entrypoint_is_told(connect: Connect, fake: FakeService, code: Path) -> None:
     (code / ".gitignore").write_text("train.py\n")
-    with pytest.raises(UserError, match=r"train\.py, which holds the entrypoint, is ignored"):
+    with pytest.raises(
+        UserError, match=r"train\.py, which holds the entrypoint, is left out of the package by \.gitignore line 1"
+    ):
         connect().submit("train:train", folder=code, batch_size=64)
     assert fake.log == []
 

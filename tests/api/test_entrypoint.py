@@ -71,6 +71,8 @@ def test_every_way_to_bind_the_name_counts(tmp_path: Path, text: str) -> None:
         ("train:trian", "def train(run): ...", "no function 'trian'.*did you mean 'train'"),
         ("train:x", "def train(run): ...\ndef main(): ...", "its functions: train, main"),
         ("train:train", "def train(run:", r"train.py:1 is no valid Python"),
+        ("train:train", "class train: ...", "train.py:1 is a class"),
+        ("train:train", "def train(run):\n    yield 1", "train.py:2 has a yield, so a call of it runs nothing"),
         ("train:train", "async def train(run): ...", "train.py:1 is async"),
         ("train:train", "def train(): ...", "must take one argument"),
         ("train:train", "def train(run, other): ...", "must take one argument"),
@@ -80,6 +82,67 @@ def test_every_way_to_bind_the_name_counts(tmp_path: Path, text: str) -> None:
 def test_what_is_missing_is_told(tmp_path: Path, entrypoint: str, text: str, told: str) -> None:
     with pytest.raises(EntrypointError, match=told):
         locate(entrypoint, write(tmp_path, train=text))
+
+
+def test_functions_inside_may_yield(tmp_path: Path) -> None:
+    assert locate("train:train", write(tmp_path, train="def train(run):\n    def batches():\n        yield 1"))
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "name"),
+    [
+        ("train.py", "", "train"),
+        ("./train.py", "", "train"),
+        ("train-v2.py", "", "train-v2.py"),
+        ("scripts/train.py", "import utils", "scripts/train.py"),
+        ("pkg/sub/train.py", "from . import net", "pkg.sub.train"),
+        ("pkg/train.py", "def f():\n    from .net import Net", "pkg.train"),
+    ],
+)
+def test_a_script_is_named_by_its_path(tmp_path: Path, given: str, text: str, name: str) -> None:
+    file = tmp_path / given
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{text}\ndef train(run): ...")
+    found = locate(f"{given}:train", tmp_path)
+    assert (found.name, found.folder, found.file) == (f"{name}:train", tmp_path, file)
+
+
+@pytest.mark.parametrize("given", ["../train.py:train", "a/../../train.py:train", "/train.py:train", "a//:train"])
+def test_a_path_out_of_the_folder_is_none(tmp_path: Path, given: str) -> None:
+    write(tmp_path, train="def train(run): ...")
+    with pytest.raises(EntrypointError, match=r"must look like|there is no file"):
+        locate(given, tmp_path / "..")
+
+
+def test_a_module_below_src_is_pointed_at(tmp_path: Path) -> None:
+    write(tmp_path, src__in__pkg__in__train="def train(run): ...")
+    with pytest.raises(EntrypointError, match=r"it is in src: give src/pkg/train\.py"):
+        locate("pkg.train:train", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["sys", "time", "os", "io", "builtins", "encodings"])
+def test_a_module_that_python_has_before_any_other_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path, **{name: "def train(run): ..."})
+    for entrypoint in (f"{name}:train", f"{name}.py:train"):
+        with pytest.raises(EntrypointError, match=r"there before any of yours.*rename it"):
+            locate(entrypoint, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["queue", "calendar", "random", "types", "code", "test"])
+def test_any_other_name_is_the_users(tmp_path: Path, name: str) -> None:
+    assert locate(f"{name}:train", write(tmp_path, **{name: "def train(run): ..."}))
+
+
+def test_a_script_in_a_folder_below_that_is_submitted_from_above(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        scripts__in__go="from surefoot.entrypoint import locate\ndef train(run): ...\n"
+        "if __name__ == '__main__':\n    found = locate(train, '.')\n    print(found.name, found.folder)\n",
+    )
+    told = subprocess.run(
+        [sys.executable, "scripts/go.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
+    assert told.split() == ["scripts/go.py:train", str(tmp_path)]
 
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def test_ignore_files_mean_what_git_means(files: dict[str, bytes], outer: list[s
 def test_what_is_never_code_stays_out(tmp_path: Path) -> None:
     kept = {"train.py": b"", "pkg/__init__.py": b"", "data/small.csv": b"", "checkpoints.py": b""}
     dropped = [
-        ".git/HEAD", ".venv/x.py", "venv/x.py", "pkg/__pycache__/a.pyc", "b.pyc", ".mypy_cache/a", "node_modules/a.js",
+        ".git/HEAD", ".venv/x.py", "env/pyvenv.cfg", "env/lib/x.py", "conda/conda-meta/x", "conda/x.py",
+        "pkg/__pycache__/a.pyc", "b.pyc", ".mypy_cache/a", "node_modules/a.js",
         "dist/a.whl", "x.egg-info/PKG-INFO", ".env", ".env.local", "pkg/.env",
     ]  # fmt: skip
     lay(tmp_path, kept | dict.fromkeys(dropped, b""))
@@ -136,6 +137,7 @@ def test_what_is_never_code_stays_out(tmp_path: Path) -> None:
 
 def test_surefootignore_goes_over_gitignore_and_can_take_back(tmp_path: Path) -> None:
     lay(tmp_path, {"train.py": b"", "data/a": b"", "data/b": b"", "dist/x": b"", "local": b""})
+    assert "dist/x" not in pack(tmp_path).files
     (tmp_path / ".gitignore").write_text("data/*\n")
     (tmp_path / ".surefootignore").write_text("!data/b\n!dist\nlocal\n")
     assert set(pack(tmp_path).files) == {".gitignore", ".surefootignore", "train.py", "data/b", "dist/x"}
@@ -176,34 +178,117 @@ def test_links_inside_are_followed(tmp_path: Path) -> None:
     assert content(tmp_path) == {"b.py": b"a", "copy/a.py": b"a", "lib/a.py": b"a"}
 
 
+def test_links_out_of_the_folder_are_followed(tmp_path: Path) -> None:
+    lay(tmp_path / "lib", {"a.py": b"a", "sub/b.py": b"b"})
+    lay(tmp_path / "code", {"train.py": b""})
+    (tmp_path / "code/lib").symlink_to("../lib")
+    (tmp_path / "code/one.py").symlink_to(tmp_path / "lib/a.py")
+    assert content(tmp_path / "code") == {"train.py": b"", "lib/a.py": b"a", "lib/sub/b.py": b"b", "one.py": b"a"}
+
+
 @pytest.mark.parametrize(
     ("link", "target", "told"),
     [
-        ("out", "/etc/passwd", "leads outside"),
-        ("out", "/etc", "leads outside"),
-        ("out", "../elsewhere.py", "leads outside"),
-        ("out", "missing", "leads nowhere"),
-        ("sub/round", "..", "leads to a folder that it lies in"),
+        ("out", "missing", "leads nowhere (to 'missing')"),
+        ("sub/round/", "..", "leads to a folder that it lies in"),
         ("self", "self", "leads nowhere"),
+        ("home/", "{home}", "leads to the home folder"),
+        ("above/", "{home}/..", "leads to a folder above the home folder"),
+        ("device", "/dev/null", "leads to a socket, pipe or device"),
     ],
 )
-def test_other_links_are_told_and_can_be_ignored(tmp_path: Path, link: str, target: str, told: str) -> None:
+def test_other_links_stay_out_and_are_told(
+    tmp_path: Path, link: str, target: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "users" / "me"
+    monkeypatch.setenv("HOME", str(home))
+    lay(home, {"secret": b""})
     folder = tmp_path / "code"
     lay(folder, {"train.py": b"", "sub/a": b""})
-    (tmp_path / "elsewhere.py").write_text("")
-    (folder / link).symlink_to(target)
-    with pytest.raises(PackageError, match=told):
-        pack(folder)
-    (folder / ".surefootignore").write_text(f"/{link}\n")
-    assert link not in pack(folder).files
+    (folder / link.rstrip("/")).symlink_to(target.format(home=home))
+    packed = pack(folder)
+    assert packed.files == ("sub/a", "train.py")
+    ((path, why),) = [(out.path, out.why) for out in packed.left_out]
+    assert path == link
+    assert told in why
 
 
 def test_links_that_lead_to_each_other_end(tmp_path: Path) -> None:
     lay(tmp_path, {"a/x.py": b"", "b/y.py": b""})
     (tmp_path / "a/to_b").symlink_to("../b")
     (tmp_path / "b/to_a").symlink_to("../a")
-    with pytest.raises(PackageError, match="leads to a folder that it lies in"):
-        pack(tmp_path)
+    packed = pack(tmp_path)
+    assert set(packed.files) == {"a/x.py", "a/to_b/y.py", "b/y.py", "b/to_a/x.py"}
+    assert {out.path for out in packed.left_out} == {"a/to_b/to_a/", "b/to_a/to_b/"}
+
+
+# ---- what a program finds in its folder
+
+
+def test_empty_folders_exist(tmp_path: Path) -> None:
+    lay(tmp_path, {"train.py": b"", "only_ignored/__pycache__/a.pyc": b""})
+    (tmp_path / "out/deep").mkdir(parents=True)
+    packed = pack(tmp_path)
+    assert packed.files == ("train.py",)
+    with zipfile.ZipFile(io.BytesIO(packed.data)) as archive:
+        modes = {info.filename: oct(info.external_attr >> 16) for info in archive.infolist() if info.is_dir()}
+    assert modes == {"only_ignored/": "0o40755", "out/deep/": "0o40755"}
+
+
+@pytest.mark.parametrize("name", ["dist", "build", "env", "venv", "data", "target", "out", "lib", "bin"])
+def test_a_folder_with_python_files_is_code_whatever_its_name(tmp_path: Path, name: str) -> None:
+    lay(tmp_path, {"train.py": b"", f"{name}/__init__.py": b"", f"{name}/deep/x.py": b"", f"{name}/deep/y.json": b""})
+    packed = pack(tmp_path)
+    assert set(packed.files) == {"train.py", f"{name}/__init__.py", f"{name}/deep/x.py", f"{name}/deep/y.json"}
+    assert packed.left_out == ()
+
+
+def test_names_that_no_zip_can_hold_stay_out_and_are_told(tmp_path: Path) -> None:
+    lay(tmp_path, {"train.py": b"", "back\\slash": b""})
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_bytes(b"")
+    packed = pack(tmp_path)
+    assert packed.files == ("train.py",)
+    assert {out.path: out.why for out in packed.left_out} == {
+        "back\\slash": "since its name has a backslash",
+        "caf\\udce9.txt": "since its name is not UTF-8",
+    }
+
+
+# ---- what stays out is told
+
+
+@settings(max_examples=40, deadline=None)
+@given(trees, st.lists(st.sampled_from(["a", "b/", "/c", "*.d", "!a", "a/*", "**/e", "*", "!*/", "e/**"]), max_size=4))
+def test_every_file_is_packed_or_told_with_the_line_that_keeps_it_out(
+    files: dict[str, bytes], patterns: list[str]
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="sf-") as temporary:
+        folder = Path(temporary)
+        written = lay(folder, {"keep": b"", **files})
+        (folder / ".gitignore").write_text("\n".join([*patterns, "!keep", "!.gitignore"]))
+        packed = pack(folder)
+        for name in written:
+            outs = [o for o in packed.left_out if o.path == name or (o.path[-1] == "/" and name.startswith(o.path))]
+            assert (name in packed.files) != bool(outs), (name, outs)
+            for out in outs:
+                number = int(out.why.split("line ")[1].split()[0])
+                assert out.why == f"by .gitignore line {number} ({patterns[number - 1].strip()})"
+
+
+def test_which_file_keeps_it_out_is_told_from_the_package(tmp_path: Path) -> None:
+    lay(
+        tmp_path,
+        {".git/HEAD": b"", ".gitignore": b"*.ckpt\n", "job/train.py": b"", "job/sub/x.log": b"", "job/a.ckpt": b""},
+    )
+    (tmp_path / "job/sub/.gitignore").write_text("# logs\n*.log\n")
+    lay(tmp_path, {"job/dist/a.whl": b"", "job/.env": b"", "job/own": b"", "job/.surefootignore": b"own\n"})
+    assert {out.path: out.why for out in pack(tmp_path / "job").left_out} == {
+        "a.ckpt": "by ../.gitignore line 1 (*.ckpt)",
+        "sub/x.log": "by sub/.gitignore line 2 (*.log)",
+        "dist/": "by the built-in list (dist, without Python files)",
+        ".env": "by the built-in list (.env)",
+        "own": "by .surefootignore line 1 (own)",
+    }
 
 
 def test_sockets_and_pipes_stay_out() -> None:
@@ -227,7 +312,7 @@ def test_too_much_names_the_largest_and_the_way_out(tmp_path: Path, monkeypatch:
     with pytest.raises(PackageError) as raised:
         pack(tmp_path)
     lines = str(raised.value).splitlines()
-    assert "130.0 MiB of files, and a package may have 100.0 MiB" in lines[0]
+    assert "130.0 MiB of files, and a package may have 99.0 MiB" in lines[0]
     assert [line.split()[-1] for line in lines[1:3]] == ["data/larger.npy", "data/large.npy"]
     assert ".surefootignore" in lines[-1]
 

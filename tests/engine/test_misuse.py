@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from surefoot.contract import Run, Step
 from surefoot.errors import ContractError
+from surefoot_actors.engine.step import NotLoggedError
 
 from .kit import points, run_local
 
@@ -143,16 +145,16 @@ def test_optimizer_is_free_again_after_the_run() -> None:
 # ---- logging and weighing
 
 
-def test_log_and_weigh_outside_a_sub_task() -> None:
+def test_gather_and_weigh_outside_a_sub_task() -> None:
     def before(run: Run, step: Step, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        step.log(loss=1.0)
+        step.gather(rows=torch.zeros(1))
 
     def after(run: Run, step: Step, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         for _ in step.batches(DATA):
             pass
         step.weigh(2)
 
-    refused(in_step(before), "step.log() at test_misuse.py:", "outside a sub-task")
+    refused(in_step(before), "step.gather() at test_misuse.py:", "outside a sub-task")
     refused(in_step(after), "step.weigh() at test_misuse.py:", "outside a sub-task")
 
 
@@ -215,18 +217,10 @@ def test_weights_all_zero() -> None:
 # ---- the loop over steps
 
 
-def test_break_out_of_steps_and_no_steps() -> None:
-    def left(run: Run) -> None:
-        start(run)
-        for step in run.steps(3):
-            for _ in step.batches(DATA):
-                pass
-            break
-
+def test_no_steps() -> None:
     def none(run: Run) -> None:
         start(run)
 
-    refused(left, "run.steps(3) was left in step 0", "ask for fewer steps")
     refused(none, "without calling run.steps()")
 
 
@@ -433,3 +427,38 @@ def test_error_inside_an_evaluation_leaves_modes_and_gradients_as_they_were() ->
         run_local(in_step(body), batch_size=8, sub_tasks=2)
     assert torch.is_grad_enabled()
     assert kept[0].training
+
+
+def test_a_merged_value_that_is_not_there_is_told_with_what_is() -> None:
+    def before(run: Run) -> None:
+        start(run)
+        for step in run.steps(1):
+            step.merged["loss"]
+
+    def other(run: Run) -> None:
+        start(run)
+        for step in run.steps(1):
+            for _ in step.batches(DATA):
+                step.log(acc=1.0, top5=2.0)
+            for _ in step.batches(DATA):
+                pass
+            assert step.merged.get("loss", 5.0) == 5.0
+            assert "loss" not in step.merged
+            assert dict(step.merged) == {"acc": 1.0, "top5": 2.0}
+            step.merged["loss"]
+
+    refused(before, "step.merged['loss'] at test_misuse.py:", "no inner loop of step 0 has ended yet")
+    refused(
+        other,
+        "step.merged['loss'] at test_misuse.py:",
+        "in step 0 the loop at test_misuse.py:",
+        "logged acc, top5",
+        "logged nothing",
+    )
+    with pytest.raises(KeyError):
+        run_local(before, batch_size=8)
+
+
+def test_the_error_of_a_merged_value_travels() -> None:
+    error = pickle.loads(pickle.dumps(NotLoggedError("step.merged['x']: told")))
+    assert (type(error), str(error)) == (NotLoggedError, "step.merged['x']: told")

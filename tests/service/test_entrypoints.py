@@ -27,6 +27,7 @@ BAD = {
     "none": ("x = 1", "there are no functions"),
     "nested": ("def make():\n    def train(run): ...", "has no function 'train'"),
     "async": ("async def train(run): ...", "async function"),
+    "a generator": ("def train(run):\n    yield 1", "has a yield"),
     "a class": ("class train: ...", "is a class"),
     "only annotated": ("train: object", "has no function"),
     "no Python": ("def train(:", "line 1 is not Python"),
@@ -54,6 +55,20 @@ def test_a_module_or_a_package(name: str, tmp_path: Path) -> None:
 
 def test_a_module_in_a_package(tmp_path: Path) -> None:
     check_entrypoint(package(tmp_path, {"a/b.py": SOURCES["plain"]}), "a.b:train", may_be_installed=False)
+
+
+def test_a_script(tmp_path: Path) -> None:
+    path = package(tmp_path, {"scripts/train.py": SOURCES["plain"], "train.py": ""})
+    check_entrypoint(path, "scripts/train.py:train", may_be_installed=False)
+    with pytest.raises(EntrypointError, match=r"file 'scripts/other\.py' is not in the package"):
+        check_entrypoint(path, "scripts/other.py:train", may_be_installed=True)
+
+
+@pytest.mark.parametrize("name", ["sys", "time", "os"])
+def test_a_module_that_python_has_before_any_other(name: str, tmp_path: Path) -> None:
+    path = package(tmp_path, {f"{name}.py": SOURCES["plain"]})
+    with pytest.raises(EntrypointError, match="rename it"):
+        check_entrypoint(path, f"{name}:train", may_be_installed=False)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -36,9 +36,9 @@ async def test_session_and_nodes(fake: FakeRay, ray: RayJobs) -> None:
 async def test_a_package_is_uploaded_once(fake: FakeRay, ray: RayJobs, tmp_path: Path) -> None:
     path = tmp_path / "p.zip"
     path.write_bytes(b"PK")
-    await ray.ensure_package("p.zip", path)
+    await ray.ensure_package("p.zip", path.read_bytes)
     path.unlink()
-    await ray.ensure_package("p.zip", path)
+    await ray.ensure_package("p.zip", path.read_bytes)
     assert fake.packages == {"p.zip": b"PK"}
 
 

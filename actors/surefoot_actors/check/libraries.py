@@ -9,6 +9,8 @@ import ast
 import importlib
 from pathlib import Path
 
+from surefoot.spec import named_file
+
 __all__ = ["import_all", "libraries"]
 
 _KNOWN = frozenset({"PIL", "datasets", "pandas", "scipy", "sklearn", "tokenizers", "torchvision", "transformers"})
@@ -17,7 +19,8 @@ _KNOWN = frozenset({"PIL", "datasets", "pandas", "scipy", "sklearn", "tokenizers
 def libraries(folder: Path, entrypoint: str) -> list[str]:
     """Return the modules of known libraries that the entrypoint's module imports at its top, its fellows in the folder included."""
     found: dict[str, None] = {}
-    waiting, seen = [entrypoint.partition(":")[0]], set[str]()
+    script = named_file(entrypoint)
+    waiting, seen = [entrypoint.partition(":")[0]] if script is None else _imports(folder / script), set[str]()
     while waiting:
         name = waiting.pop()
         if name in seen:

@@ -24,8 +24,11 @@ from surefoot_actors.check.watch import Place, Watch
 from surefoot_actors.engine.fingerprint import make_deterministic
 from surefoot_actors.engine.local import LocalCoordinator
 from surefoot_actors.engine.ports import StateOwner
+from surefoot_actors.engine.rng import Streams
 from surefoot_actors.engine.run import RunOptions, run_training
 from surefoot_actors.engine.types import Position, StateImage
+from surefoot_actors.user_code import tracebacks
+from surefoot_actors.user_code.advice import with_advice
 
 __all__ = ["Failure", "Held", "Probe", "Seen", "perform"]
 
@@ -113,9 +116,9 @@ def perform(probe: Probe, spec: JobSpec, steps: int, folder: Path) -> Seen:
             data_workers=spec.data_workers,
             end_after=steps,
         )
-        train = entrypoint.load(spec.entrypoint)
+        train = entrypoint.load(spec.entrypoint, Streams(spec.seed, options.device))
         run_training(_noting(train, watch), options, Rehearsal(spec.sub_tasks, probe, watch, seen))
-    except Exception as error:  # noqa: BLE001  the boundary of the process: user code may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001  the boundary of the process: user code may raise anything
         seen.failure = _failure(error, code)
     seen.calls = {factor: list(lines) for factor, lines in pins.calls.items()}
     seen.set_lines = list(_set_lines(code))
@@ -150,7 +153,7 @@ class Rehearsal(LocalCoordinator):
         self._within: dict[str, Held] = {}
         self._between: dict[str, Held] = {}
 
-    def admit(self, state: StateOwner, num_steps: int) -> Position:
+    def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         position = super().admit(state, num_steps)
         if self._probe.joins:
             image, position = pickle.loads(Path(self._probe.state).read_bytes())  # noqa: S301  written by our own probe
@@ -185,8 +188,8 @@ class Rehearsal(LocalCoordinator):
         if self._probe.state and not self._probe.joins and step + 1 == self._probe.at:
             self._save(Position(self._position.round + 1, step + 1, 0))
 
-    def finish(self) -> None:
-        super().finish()
+    def finish(self, num_steps: int) -> None:
+        super().finish(num_steps)
         self._seen.within_steps = list(self._within.values())
         self._seen.between_steps = list(self._between.values())
 
@@ -225,9 +228,9 @@ def _failure(error: BaseException, code: UserCode) -> Failure:
     ]
     return Failure(
         kind="contract" if isinstance(error, ContractError) else type(error).__name__,
-        message=str(error),
+        message=with_advice(error),
         line=lines[-1] if lines else "",
-        traceback="".join(traceback.format_exception(error)),
+        traceback=tracebacks.told(error),
     )
 
 

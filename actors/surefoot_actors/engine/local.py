@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,12 @@ from surefoot_actors.engine.fingerprint import make_deterministic
 from surefoot_actors.engine.folding import NodeStore
 from surefoot_actors.engine.merge import BufferPool, merge_round
 from surefoot_actors.engine.ports import StateOwner
+from surefoot_actors.engine.rng import Streams
 from surefoot_actors.engine.run import RunOptions, run_training
 from surefoot_actors.engine.types import Layout, Merged, Node, Position, Range, StateImage
+from surefoot_actors.entrypoint import check_function
+from surefoot_actors.user_code.advice import advice
+from surefoot_actors.user_code.finder import finding
 
 __all__ = ["LocalCoordinator", "LocalResult", "run_local"]
 
@@ -63,12 +69,18 @@ class LocalCoordinator:
         self.digest = b""
         self.state: StateImage | None = None
 
-    def admit(self, state: StateOwner, num_steps: int) -> Position:
+    def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         self._owner = state
         if self._checkpoints is not None:
             self._position, self.rows = self._checkpoints.begin(state, num_steps)
             self._reached = self._position
         return self._position
+
+    def once(self, key: str, prepare: Callable[[], object]) -> None:
+        prepare()
+
+    def node_once(self, key: str, prepare: Callable[[], object]) -> None:
+        prepare()
 
     def open_round(self, position: Position) -> None:
         self._position = position
@@ -117,7 +129,12 @@ class LocalCoordinator:
             assert self._owner is not None
             self._checkpoints.end_step(self._owner, self._reached, self.rows)
 
-    def finish(self) -> None:
+    def set_num_steps(self, num_steps: int) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.num_steps = num_steps
+
+    def finish(self, num_steps: int) -> None:
+        self.set_num_steps(num_steps)
         assert self._owner is not None
         self.digest = self._owner.digest()
         if self._checkpoints is not None:
@@ -147,11 +164,15 @@ def run_local(
     `checkpoint` is a folder or an fsspec URL, where the state is saved at the end, and every `checkpoint_every` steps; `restore`
     is a checkpoint, or where checkpoints are, to begin from. They are as a job's, which may go on from them.
 
+    Modules of the user's that `train` imports are executed under the seed, as in a trainer; those that this process has imported before
+    are as they are, so what they drew then is not what a trainer's copies draw.
+
     Process-wide settings (threads, determinism, random states) are as before when it returns. Raises SpecError for a batch size that
     is no multiple of the sub-tasks, ContractError for code that breaks the contract, and whatever `train` raises.
     """
     if sub_tasks < 1 or batch_size < 1 or batch_size % sub_tasks:
         raise SpecError(f"batch_size {batch_size} is not a multiple of sub_tasks {sub_tasks}, each at least 1")
+    check_function(train)
     options = RunOptions(
         config=dict(config or {}),
         seed=seed,
@@ -168,8 +189,31 @@ def run_local(
                 identity=identity, device=options.device, url=checkpoint, every=checkpoint_every, restore=restore
             )
         coordinator = LocalCoordinator(sub_tasks, keep_state=keep_state, checkpoints=checkpoints)
-        run_training(train, options, coordinator)
+        with finding(_folders(train), Streams(seed, options.device)), _advised():
+            run_training(train, options, coordinator)
     return LocalResult(rows=tuple(coordinator.rows), digest=coordinator.digest.hex(), state=coordinator.state)
+
+
+def _folders(train: TrainFunction) -> list[str]:
+    """The folder that the train function's module is importable from: what lies below is the user's code."""
+    module = sys.modules.get(getattr(train, "__module__", None) or "")
+    file = getattr(module, "__file__", None)
+    if module is None or not file:
+        return [os.getcwd()]
+    place = Path(os.path.abspath(file))
+    depth = 0 if module.__name__ == "__main__" else module.__name__.count(".") + (place.stem == "__init__")
+    return [str(place.parents[depth])] if depth < len(place.parents) else [str(place.parent)]
+
+
+@contextmanager
+def _advised() -> Iterator[None]:
+    """Add to what user code raises what a trainer would tell about it."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if said := advice(error):
+            error.add_note(said)
+        raise
 
 
 def _identity(train: TrainFunction, options: RunOptions, threads: int) -> dict[str, Any]:

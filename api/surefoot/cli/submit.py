@@ -9,6 +9,7 @@ import typer
 
 from surefoot.cli.session import Session, pairs, read_config, say, say_error
 from surefoot.cli.watch import watch
+from surefoot.submission import tell_left_out
 
 __all__ = ["submit"]
 
@@ -19,7 +20,9 @@ _DURABLE = "What outlives trainers"
 
 def submit(
     context: typer.Context,
-    entrypoint: Annotated[str, typer.Argument(help="The train function, as MODULE:FUNCTION.", metavar="ENTRYPOINT")],
+    entrypoint: Annotated[
+        str, typer.Argument(help="The train function, as MODULE:FUNCTION or FILE.py:FUNCTION.", metavar="ENTRYPOINT")
+    ],
     batch_size: Annotated[
         int,
         typer.Option("--batch-size", "-b", help="Samples a step; a multiple of --sub-tasks.", rich_help_panel=_RESULT),
@@ -110,7 +113,7 @@ def submit(
 ) -> None:
     """Submit a training job.
 
-    The folder is packaged (what .gitignore and .surefootignore name stays out), uploaded unless the control plane
+    The folder is packaged (what .gitignore and .surefootignore name stays out, and is told), uploaded unless the control plane
     has it already, and trained on however many trainers the cluster gives: the result is the same.
 
     Example: surefoot submit train:train --folder examples/digits --batch-size 64 --trainers 3 --set lr=0.001
@@ -145,6 +148,8 @@ def submit(
     }
     with Session.of(context).client() as client:
         job = client.submit(entrypoint, **options)
+        if told := tell_left_out(job.view.spec.left_out):
+            say_error(told)
         if watching:
             say(f"job {job.id} {job.state.value}")
             watch(job)
