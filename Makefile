@@ -13,7 +13,7 @@ BENCHMARKS := steady_state recovery domains checkpoint_stall chaos
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo lint format bench clean
+.PHONY: help setup test fuzz demo lint format bench clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ $(READY): pyproject.toml constraints.txt
 
 test: $(READY) ## Run the test suite (ARGS='-k name' for a part of it)
 	$(PY) -m pytest $(ARGS)
+
+# The two searches side by side, one core each; it fails where either finds something.
+fuzz: $(READY) ## Search for an hour for programs, and orders of events, that break the promise (ARGS=minutes)
+	@$(PY) tests/fuzz.py $(ARGS)
 
 demo: $(READY) ## Train digits on 1 trainer, then on 3 with one killed and a resize to 4: same bits (1-2 minutes)
 	$(PY) examples/demo.py $(ARGS)

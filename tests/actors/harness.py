@@ -97,13 +97,14 @@ class Keep:
 class Stage:
     """Where attempts are run. One event loop and one template process for many attempts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, code: Sequence[Path] = ()) -> None:
+        """`code`: more folders that trainers import from."""
         self.folder = folder
         self.fired = folder / "fired"
         self.runner = asyncio.Runner()
         self.cluster = LocalCluster(
             "test",
-            [str(JOBS), str(EXAMPLES), str(EXAMPLES / "charlm")],
+            [str(JOBS), str(EXAMPLES), str(EXAMPLES / "charlm"), *map(str, code)],
             {"SUREFOOT_FAULTS_FIRED": str(self.fired)},
             log_dir=folder,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 import surefoot
 
-CATALOGUE: dict[str, "Program"] = {}
+CATALOGUE: dict[str, Program] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +80,18 @@ def nothing(step):
     """Do nothing."""
 
 
+def wait(run, step):
+    """Wait at a step for a file that the test makes, if it says so."""
+    number, path = run.config.get("gate", (None, ""))
+    while step.number == number and not os.path.exists(path):
+        time.sleep(0.005)
+
+
 def fit(run, model, optimizer, *, data=POINTS, loss=F.cross_entropy, before=nothing, after=nothing, **tracked):
     """The plain loop."""
     run.track(model=model, optimizer=optimizer, **tracked)
     for step in run.steps(run.config["steps"]):
+        wait(run, step)
         before(step)
         for x, y in step.batches(data):
             value = loss(model(x), y)

@@ -81,7 +81,7 @@ class Records(torch.utils.data.Dataset):
         with os.fdopen(handle, "wb") as file:
             for i in range(100):
                 file.write(struct.pack("<i8f", i % 3, *np.sin(np.arange(8) * (i + 1.0))))
-        self.file = open(self.path, "rb")
+        self.file = open(self.path, "rb")  # noqa: SIM115  as users do
         os.unlink(self.path)
 
     def __len__(self):

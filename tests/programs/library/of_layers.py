@@ -223,6 +223,29 @@ def conv_norm():
     ).to(memory_format=torch.channels_last)  # fmt: skip
 
 
+def lazy_linear():
+    return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
+
+
+def lazy_norm():
+    return nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.LazyLinear(3))
+
+
+def lazy_convolution():
+    return nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(3))
+
+
+def called(make, data):
+    """Call a lazy model once, so that its parameters have shapes."""
+    model = make()
+    model(torch.zeros_like(data.tensors[0][:2]))
+    return model
+
+
+for _name, _make in (("lazy", lazy_linear), ("lazy_norm", lazy_norm), ("lazy_convolution", lazy_convolution)):
+    _data = IMAGES if _name == "lazy_convolution" else POINTS
+    _list(f"{_name}_not_called", _make, _data, refused=r"has no shape yet.*call the model once")
+
 for _name, _make, _data in [
     ("rnn", lambda: Last(nn.RNN), TOKENS),
     ("lstm", lambda: Last(nn.LSTM, num_layers=2, dropout=0.2, bidirectional=True), TOKENS),
@@ -247,9 +270,9 @@ for _name, _make, _data in [
     ("batch_norm_without_statistics", lambda: bn(track=False), POINTS),
     ("batch_norm_frozen", eval_norm, POINTS),
     ("convolutions_channels_last", conv_norm, IMAGES),
-    ("lazy_linear", lambda: nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3)), POINTS),
-    ("lazy_with_norm", lambda: nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.LazyLinear(3)), POINTS),
-    ("lazy_convolution", lambda: nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(3)), IMAGES),
+    ("lazy_linear_called_once", lambda: called(lazy_linear, POINTS), POINTS),
+    ("lazy_with_norm_called_once", lambda: called(lazy_norm, POINTS), POINTS),
+    ("lazy_convolution_called_once", lambda: called(lazy_convolution, IMAGES), IMAGES),
     ("multihead_attention_dropout", lambda: Attention(0.3), TOKENS),
     (
         "rrelu_and_dropouts",
@@ -311,7 +334,7 @@ def own_module_state_dict(run: surefoot.Run) -> None:
 
         def _save_to_state_dict(self, destination, prefix, keep_vars):
             super()._save_to_state_dict(destination, prefix, keep_vars)
-            destination[prefix + "level"] = torch.tensor(self.level)
+            destination[prefix + "level"] = torch.tensor(self.level, dtype=torch.float64)
 
         def _load_from_state_dict(self, state, prefix, *rest):
             self.level = float(state.pop(prefix + "level"))
@@ -340,7 +363,7 @@ def quantization_aware(run: surefoot.Run) -> None:
     fit(run, model, torch.optim.SGD(model.parameters(), lr=0.05))
 
 
-@program(steps=6)
+@program(refused="inference_mode.*build the model outside")
 def inference_mode_before_the_first_step(run: surefoot.Run) -> None:
     """Buffers that were made in inference mode."""
     with torch.inference_mode():

@@ -61,7 +61,7 @@ def gan_without_freezing(run: surefoot.Run) -> None:
 
 @program(steps=6)
 def two_optimizers_by_turns(run: surefoot.Run) -> None:
-    """Even steps train one part, odd steps the other, with the gradients of both."""
+    """Even steps train one part, odd steps the other; the other one's gradients are cleared."""
     model = mlp()
     one = torch.optim.SGD(model[0].parameters(), lr=0.1, momentum=0.9)
     two = torch.optim.AdamW(model[2].parameters(), lr=0.02)
@@ -72,6 +72,7 @@ def two_optimizers_by_turns(run: surefoot.Run) -> None:
             loss.backward()
             step.log(loss=loss)
         (two if step.number % 2 else one).step()
+        model.zero_grad()
 
 
 @program(steps=6)

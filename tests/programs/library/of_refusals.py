@@ -182,3 +182,15 @@ def merged_value_that_nobody_logged(run: surefoot.Run) -> None:
             F.cross_entropy(model(x), y).backward()
         optimizer.step()
         print(step.merged["loss"])
+
+
+@program(refused="would overwrite gradients")
+def optimizers_by_turns_without_clearing(run: surefoot.Run) -> None:
+    """Even steps train one part, odd steps the other: gradients of the other one are computed, and dropped."""
+    model = mlp()
+    one, two = SGD(model[0].parameters(), lr=0.1), SGD(model[2].parameters(), lr=0.1)
+    run.track(model=model, one=one, two=two)
+    for step in run.steps(run.config["steps"]):
+        for x, y in step.batches(POINTS):
+            F.cross_entropy(model(x), y).backward()
+        (two if step.number % 2 else one).step()
