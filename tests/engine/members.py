@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import runpy
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ import torch
 from surefoot_actors import faults
 from surefoot_actors.engine import exchange
 from surefoot_actors.engine.digest import make_layout
-from surefoot_actors.engine.exacts import Rule, pack
+from surefoot_actors.engine.exacts import Rule, header
 from surefoot_actors.engine.group import Group, StoreHost
 from surefoot_actors.engine.merge import BufferPool, MergeResult, merge_alone, merge_round
 from surefoot_actors.engine.transfer import recv_merged, recv_state, send_merged, send_state
@@ -27,7 +28,7 @@ from surefoot_actors.protocol.tree import cover, fold
 _LIMIT_S = 90
 
 # two values of an integer buffer
-SAME, ELSE = (pack([(Rule.EQUAL, True, torch.tensor(i, dtype=torch.int32))]) for i in (1, 2))
+SAME, ELSE = (header(Rule.EQUAL, True, torch.int32, 4) + i.to_bytes(4, sys.byteorder) for i in (1, 2))
 
 # ---- what is merged
 

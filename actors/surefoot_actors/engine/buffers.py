@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.exacts import Rule
+from surefoot_actors.engine.exacts import Rule, header
 from surefoot_actors.engine.observers import derive, fit, may_grow, merge_rule
 from surefoot_actors.engine.state.memory import write_into
 
@@ -29,6 +29,7 @@ class Slot:
     """One buffer: where it is registered, its tensor, and its value at the round's start."""
 
     __slots__ = (
+        "_headers",
         "address",
         "always",
         "bits",
@@ -56,6 +57,8 @@ class Slot:
         self.name, self.owner, self.key, self.tensor = name, owner, key, tensor
         self.address = tensor.data_ptr()
         self.rule, self.grows = rule, grows
+        # by whether it was written
+        self._headers: tuple[bytes, ...] = ()
         #: whether leaves carry it though it was not written: whether it is may depend on a sub-task's data, and the layout must not
         small = _SMALL_NUMEL if rule is Rule.MEAN else 1
         self.always = tensor.numel() <= small or rule in (Rule.LARGEST, Rule.SMALLEST)
@@ -90,7 +93,8 @@ class Slot:
         """Give the registered tensor its start value again."""
         if registered(self.owner, self.key) is not self.tensor:
             self.owner[self.key] = self.tensor
-        self.fit(self.start.shape)
+        if self.grows:
+            self.fit(self.start.shape)
         write_into(self.tensor, self.start)
         self.written = False
 
@@ -100,8 +104,16 @@ class Slot:
             fit(self.tensor, shape)
             self.bits, self.address = _bits(self.tensor), self.tensor.data_ptr()
 
-    def differs(self) -> bool:
-        return self.bits.shape != self.start_bits.shape or not torch.equal(self.bits, self.start_bits)
+    def segment(self) -> bytes:
+        """Return the buffer as a node carries it beside the vector."""
+        value = self.bits.cpu().numpy().tobytes()
+        if self.grows:
+            return header(self.rule, self.written, self.tensor.dtype, len(value)) + value
+        if not self._headers:
+            self._headers = tuple(
+                header(self.rule, written, self.tensor.dtype, len(value)) for written in (False, True)
+            )
+        return self._headers[self.written] + value
 
 
 def registered(owner: dict[str, torch.Tensor | None], key: str) -> torch.Tensor | None:
@@ -164,7 +176,7 @@ class BufferWatch:
             # one wait for the device instead of one a buffer
             differs = torch.stack([torch.ne(s.bits, s.start_bits).any() for s in rest]).tolist() if rest else []
             return grown + [slot for slot, changed in zip(rest, differs, strict=True) if changed]
-        return [slot for slot in slots if slot.differs()]
+        return [slot for slot in slots if not torch.equal(slot.bits, slot.start_bits)]
 
     def _count(self) -> int:
         return sum([len(buffers) for _, buffers in self._owners])

@@ -7,7 +7,7 @@ Those that wrote it must agree, unless one process would have had the largest or
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 
 from surefoot.errors import ContractError
 
-__all__ = ["HEADER_BYTES", "Rule", "combine", "first_conflict", "pack", "unpack"]
+__all__ = ["HEADER_BYTES", "Rule", "combine", "first_conflict", "header", "unpack"]
 
 
 class Rule(IntEnum):
@@ -48,17 +48,13 @@ _HEADER = struct.Struct("<BBBxI")
 HEADER_BYTES = _HEADER.size
 
 
-def pack(buffers: Sequence[tuple[Rule, bool, torch.Tensor]]) -> bytes:
-    """Return buffers as exact bytes: rule, whether it was written, value."""
-    parts = []
-    for rule, written, tensor in buffers:
-        value = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-        parts += [_HEADER.pack(rule, written, _CODES[tensor.dtype], len(value)), value]
-    return b"".join(parts)
+def header(rule: Rule, written: bool, dtype: torch.dtype, size: int) -> bytes:
+    """Return what stands before a buffer's value of so many bytes."""
+    return _HEADER.pack(rule, written, _CODES[dtype], size)
 
 
 def unpack(exact: bytes) -> list[Segment]:
-    """Read what `pack` and `combine` made."""
+    """Read headers and values, one after the other."""
     return list(_segments(exact))
 
 

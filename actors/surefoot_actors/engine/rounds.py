@@ -158,6 +158,7 @@ class TrainingRound(Round):
         self._run.unchanged.begin()
 
     def _end(self, merged: Merged) -> None:
+        self._run.unchanged.close(self.line)
         # The merge of a single sub-task of weight 1 is that sub-task's leaf: its gradients are in place.
         in_place = self._run.sub_tasks == 1 and self._num_computed == 1 and self._weight == 1.0
         present = self._run.leaves.deliver(merged, in_place=in_place, before=self._before)

@@ -12,7 +12,7 @@ import torch
 from surefoot.errors import ContractError
 from surefoot_actors.engine.buffers import BufferWatch, Slot
 from surefoot_actors.engine.digest import make_layout, without_source
-from surefoot_actors.engine.exacts import HEADER_BYTES, pack, unpack
+from surefoot_actors.engine.exacts import HEADER_BYTES, unpack
 from surefoot_actors.engine.folding import LeafPool
 from surefoot_actors.engine.state.memory import write_into
 from surefoot_actors.engine.types import Layout, Merged, Node, Range
@@ -151,7 +151,7 @@ class LeafMaker:
             weight=logged.weight,
             scalars=tuple(scalars),
             presence=presence,
-            exact=pack([(slot.rule, slot.written, slot.tensor) for slot in plan.exacts]),
+            exact=b"".join([slot.segment() for slot in plan.exacts]),
         )
 
     def _fill(self, plan: _Plan, views: list[torch.Tensor]) -> int:
