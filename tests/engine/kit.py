@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from surefoot.contract import Run
+from surefoot_actors.engine.exacts import Rule, header
 from surefoot_actors.engine.folding import NodeStore
 from surefoot_actors.engine.local import LocalCoordinator, LocalResult, run_local
 from surefoot_actors.engine.merge import merge_round
@@ -88,6 +89,15 @@ def run_scripted(
     return LocalResult(rows=tuple(coordinator.rows), digest=coordinator.digest.hex(), state=coordinator.state)
 
 
+def pack(buffers: Sequence[tuple[Rule, bool, torch.Tensor]]) -> bytes:
+    """Return buffers as a node carries those that cannot be averaged."""
+    parts = []
+    for rule, written, tensor in buffers:
+        value = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+        parts += [header(rule, written, tensor.dtype, len(value)), value]
+    return b"".join(parts)
+
+
 def results(result: LocalResult) -> list[bytes]:
     """Return the result part of every row, as it is compared."""
     return [row.result.canonical() for row in result.rows]
@@ -149,6 +159,7 @@ __all__ = [
     "ScriptedCoordinator",
     "StateImage",
     "classify",
+    "pack",
     "points",
     "results",
     "run_local",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import runpy
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from surefoot_actors import faults
 from surefoot_actors.engine import exchange
 from surefoot_actors.engine.agreement import StateTable
 from surefoot_actors.engine.digest import make_layout
+from surefoot_actors.engine.exacts import Rule, header
 from surefoot_actors.engine.group import Group, StoreHost
 from surefoot_actors.engine.merge import BufferPool, MergeResult, merge_alone, merge_round
 from surefoot_actors.engine.transfer import recv_merged, recv_state, send_merged, send_state
@@ -25,6 +27,9 @@ from surefoot_actors.engine.types import Layout, Merged, Node, Range, StateImage
 from surefoot_actors.protocol.tree import cover, fold
 
 _LIMIT_S = 90
+
+# two values of an integer buffer
+SAME, ELSE = (header(Rule.EQUAL, True, torch.int32, 4) + i.to_bytes(4, sys.byteorder) for i in (1, 2))
 
 # ---- what is merged
 
@@ -39,12 +44,12 @@ def layout(kind: str = "plain", line: int = 1) -> Layout:
         buckets=sizes,
         num_presence=5,
         scalars=scalars,
-        exact_bytes=4,
+        exact_bytes=len(SAME),
         description=["grad weight float32[70003]", *(f"log {name}  # train.py:{line}" for name in scalars)],
     )
 
 
-def leaf(of: Layout, sub_task: int, exact: bytes = b"same") -> Node:
+def leaf(of: Layout, sub_task: int, exact: bytes = SAME) -> Node:
     """The leaf of a sub-task: values of very different sizes, so that another association shows."""
     generator = torch.Generator().manual_seed(sub_task)
     buckets = [
@@ -112,7 +117,7 @@ class Setup:
     owners: str = ""
     # what this member's sub-tasks have, by round, the last one ever after
     kinds: tuple[str, ...] = ("plain",)
-    exact: bytes = b"same"
+    exact: bytes = SAME
     flags: tuple[int, ...] = ()
     drift: bytes = bytes(16)
     table: StateTable | None = None

@@ -12,7 +12,7 @@ import pytest
 
 from surefoot_actors.engine.agreement import StateTable
 
-from .members import Members, alone, told
+from .members import ELSE, SAME, Members, alone, told
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_differing_layouts_raise_on_every_member(everyone: Members, first: int) 
 
 
 def test_differing_integer_buffers_raise_on_every_member(everyone: Members) -> None:
-    for outcome in everyone.merge("0011", exact=[b"same", b"else"]):
+    for outcome in everyone.merge("0011", exact=[SAME, ELSE]):
         assert outcome[:2] == ("raised", "ContractError")
         assert "integer buffer" in outcome[2]
 

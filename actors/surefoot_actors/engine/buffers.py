@@ -6,18 +6,20 @@ register another tensor under the same name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import nn
 
 from surefoot.errors import ContractError
+from surefoot_actors.engine.exacts import Rule, header
+from surefoot_actors.engine.observers import derive, fit, may_grow, merge_rule
 from surefoot_actors.engine.state.memory import write_into
 
 __all__ = ["BufferWatch", "Slot"]
 
 # A float buffer up to this size is always part of the vector, written or not: whether BatchNorm's statistics moved in one sub-task
-# may depend on its data (all zeros, say), and the layout must not. Larger ones, such as masks, only if written.
+# may depend on its data (all zeros, say). Larger ones, such as masks, only if written.
 _SMALL_NUMEL = 16_384
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -26,12 +28,40 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class Slot:
     """One buffer: where it is registered, its tensor, and its value at the round's start."""
 
-    __slots__ = ("address", "bits", "is_float", "key", "name", "owner", "start", "start_bits", "tensor", "written")
+    __slots__ = (
+        "_headers",
+        "address",
+        "always",
+        "bits",
+        "grows",
+        "key",
+        "name",
+        "owner",
+        "rule",
+        "start",
+        "start_bits",
+        "tensor",
+        "written",
+    )
 
-    def __init__(self, name: str, owner: dict[str, torch.Tensor | None], key: str, tensor: torch.Tensor) -> None:
+    def __init__(
+        self,
+        name: str,
+        owner: dict[str, torch.Tensor | None],
+        key: str,
+        tensor: torch.Tensor,
+        rule: Rule,
+        *,
+        grows: bool = False,
+    ) -> None:
         self.name, self.owner, self.key, self.tensor = name, owner, key, tensor
         self.address = tensor.data_ptr()
-        self.is_float = tensor.is_floating_point() or tensor.is_complex()
+        self.rule, self.grows = rule, grows
+        # by whether it was written
+        self._headers: tuple[bytes, ...] = ()
+        #: whether leaves carry it though it was not written: whether it is may depend on a sub-task's data, and the layout must not
+        small = _SMALL_NUMEL if rule is Rule.MEAN else 1
+        self.always = tensor.numel() <= small or rule in (Rule.LARGEST, Rule.SMALLEST)
         self.bits = _bits(tensor)
         self.start = tensor.detach().clone()
         self.start_bits = _bits(self.start)
@@ -39,7 +69,12 @@ class Slot:
 
     @property
     def in_vector(self) -> bool:
-        return self.is_float and (self.written or self.tensor.numel() <= _SMALL_NUMEL)
+        return self.rule is Rule.MEAN and (self.always or self.written)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a node carries it beside the vector."""
+        return self.rule not in (Rule.MEAN, Rule.DERIVED) and (self.always or self.written)
 
     def is_live(self) -> bool:
         """Whether the registered tensor is the one known here, in the same memory."""
@@ -48,6 +83,9 @@ class Slot:
 
     def note(self) -> None:
         """Take the present value as the round's start value."""
+        if self.start.shape != self.tensor.shape:
+            self.start = self.tensor.detach().clone()
+            self.start_bits = _bits(self.start)
         write_into(self.start, self.tensor)
         self.written = False
 
@@ -55,8 +93,27 @@ class Slot:
         """Give the registered tensor its start value again."""
         if registered(self.owner, self.key) is not self.tensor:
             self.owner[self.key] = self.tensor
+        if self.grows:
+            self.fit(self.start.shape)
         write_into(self.tensor, self.start)
         self.written = False
+
+    def fit(self, shape: Sequence[int]) -> None:
+        """Give a buffer that may grow this shape."""
+        if self.grows and self.tensor.shape != torch.Size(shape):
+            fit(self.tensor, shape)
+            self.bits, self.address = _bits(self.tensor), self.tensor.data_ptr()
+
+    def segment(self) -> bytes:
+        """Return the buffer as a node carries it beside the vector."""
+        value = self.bits.cpu().numpy().tobytes()
+        if self.grows:
+            return header(self.rule, self.written, self.tensor.dtype, len(value)) + value
+        if not self._headers:
+            self._headers = tuple(
+                header(self.rule, written, self.tensor.dtype, len(value)) for written in (False, True)
+            )
+        return self._headers[self.written] + value
 
 
 def registered(owner: dict[str, torch.Tensor | None], key: str) -> torch.Tensor | None:
@@ -67,8 +124,9 @@ def registered(owner: dict[str, torch.Tensor | None], key: str) -> torch.Tensor 
 class BufferWatch:
     """All buffers of the tracked modules, non-persistent ones too, in a fixed order."""
 
-    def __init__(self, modules: Iterable[tuple[str, nn.Module]]) -> None:
+    def __init__(self, modules: Collection[tuple[str, nn.Module]]) -> None:
         self._owners = _owners(modules)
+        self._modules = {id(part._buffers): part for _, module in modules for part in module.modules()}
         self._slots: list[Slot] = []
         self._num_registered = -1
 
@@ -106,12 +164,18 @@ class BufferWatch:
         for slot in self._changed():
             slot.written = True
 
+    def derive(self, merged: Iterable[Slot]) -> None:
+        """Compute anew what follows from buffers that were merged."""
+        derive({id(slot.owner) for slot in merged}, self._modules.values())
+
     def _changed(self) -> list[Slot]:
         slots = self._slots
         if slots and slots[0].tensor.device.type != "cpu":
+            grown = [slot for slot in slots if slot.bits.shape != slot.start_bits.shape]
+            rest = [slot for slot in slots if slot.bits.shape == slot.start_bits.shape]
             # one wait for the device instead of one a buffer
-            differs = torch.stack([torch.ne(s.bits, s.start_bits).any() for s in slots]).tolist()
-            return [slot for slot, changed in zip(slots, differs, strict=True) if changed]
+            differs = torch.stack([torch.ne(s.bits, s.start_bits).any() for s in rest]).tolist() if rest else []
+            return grown + [slot for slot, changed in zip(rest, differs, strict=True) if changed]
         return [slot for slot in slots if not torch.equal(slot.bits, slot.start_bits)]
 
     def _count(self) -> int:
@@ -128,7 +192,9 @@ class BufferWatch:
                 seen.add(id(tensor))
                 slot = known.get(id(tensor))
                 if slot is None:
-                    slot = Slot(prefix + key, buffers, key, tensor)
+                    module = self._modules[id(buffers)]
+                    rule, grows = merge_rule(module, key, tensor), may_grow(module, key)
+                    slot = Slot(prefix + key, buffers, key, tensor, rule, grows=grows)
                 else:
                     slot.note()
                 slots.append(slot)
@@ -165,7 +231,8 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 def _adopt(slot: Slot) -> None:
     """Copy the value of a tensor that user code put in a buffer's place into the tensor known here."""
     tensor = registered(slot.owner, slot.key)
-    if tensor is None or tensor.shape != slot.start.shape or tensor.dtype != slot.start.dtype:
+    reshaped = tensor is not None and tensor.shape != slot.start.shape and not slot.grows
+    if tensor is None or reshaped or tensor.dtype != slot.start.dtype:
         now = "None" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
         raise ContractError(
             f"buffer {slot.name} changed from {slot.start.dtype} {tuple(slot.start.shape)} to {now} inside a sub-task; "
@@ -174,5 +241,6 @@ def _adopt(slot: Slot) -> None:
     if tensor is slot.tensor:  # same object, its memory was exchanged (`.data = ...`)
         slot.bits, slot.address = _bits(tensor), tensor.data_ptr()
     else:
+        slot.fit(tensor.shape)
         write_into(slot.tensor, tensor)
         slot.owner[slot.key] = slot.tensor

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
+from surefoot_actors.engine.exacts import combine
 from surefoot_actors.engine.types import Layout, Node, Range
 from surefoot_actors.protocol.tree import mask, parent, sibling
 
@@ -104,7 +105,7 @@ class NodeStore:
             weight=left.weight + right.weight,
             scalars=tuple(a + b for a, b in zip(left.scalars, right.scalars, strict=True)),
             presence=left.presence | right.presence,
-            exact=left.exact,
+            exact=combine(left.exact, right.exact),
             gathered=tuple(torch.cat(rows) for rows in zip(left.gathered, right.gathered, strict=True)),
         )
 

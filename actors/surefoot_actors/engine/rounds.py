@@ -13,6 +13,7 @@ from surefoot_actors import faults
 from surefoot_actors.engine.agreement import Held, agree
 from surefoot_actors.engine.caller import user_line
 from surefoot_actors.engine.cuts import Cut
+from surefoot_actors.engine.exacts import combine, first_conflict
 from surefoot_actors.engine.foresight import Key
 from surefoot_actors.engine.rng import Purpose
 from surefoot_actors.engine.settings import forget_casts
@@ -45,6 +46,8 @@ class Round(ABC, Iterator[Any]):
         self.sub_task: SubTask | None = None
         # the first leaf made here: what a round's leaves must have in common. Its buckets may be folded away.
         self._first: Node | None = None
+        # what of the leaves made here cannot be averaged, together
+        self._exact = b""
 
     @property
     def data(self) -> str:
@@ -86,11 +89,13 @@ class Round(ABC, Iterator[Any]):
     def _put(self, leaf: Node) -> None:
         """Hand over a leaf. Raises ContractError, as the merge would across trainers, when it is unlike this round's others."""
         if self._first is None:
-            self._first = leaf
+            self._first, self._exact = leaf, leaf.exact
         elif leaf.layout is not self._first.layout:
             agree([Held(sub_task=n.range.lo, layout=n.layout) for n in (self._first, leaf)], self._step)
-        if leaf.exact != self._first.exact:
-            raise ContractError(_exact_difference(self._first, leaf))
+        if leaf.exact != self._exact:
+            if (number := first_conflict(self._exact, leaf.exact)) is not None:
+                raise ContractError(_exact_difference(leaf, number))
+            self._exact = combine(self._exact, leaf.exact)
         self._run.coordinator.put_leaf(leaf)
 
     def _close(self, position: Position) -> None:
@@ -160,6 +165,7 @@ class TrainingRound(Round):
         self._run.unchanged.begin()
 
     def _end(self, merged: Merged) -> None:
+        self._run.unchanged.close(self.line)
         # The merge of a single sub-task of weight 1 is that sub-task's leaf: its gradients are in place.
         in_place = self._run.sub_tasks == 1 and self._num_computed == 1 and self._weight == 1.0
         present = self._run.leaves.deliver(merged, in_place=in_place, before=self._before)
@@ -167,9 +173,10 @@ class TrainingRound(Round):
         self._run.tracked.gradients.delivered(self.line, present)
 
 
-def _exact_difference(one: Node, other: Node) -> str:
-    names = [line.split()[1] for line in one.layout.description if line.startswith("exact ")]
+def _exact_difference(leaf: Node, number: int) -> str:
+    names = [line.split()[1] for line in leaf.layout.description if line.startswith("exact ")]
     return (
-        f"an integer or bool buffer ends differently in sub-tasks {one.range.lo} and {other.range.lo}: {' or '.join(names)}. Such "
-        f"buffers cannot be averaged, so every sub-task of a round must leave them equal; keep what depends on the data out of them"
+        f"an integer or bool buffer ends differently in sub-task {leaf.range.lo} than in those before it: {names[number]}. Such "
+        f"buffers cannot be averaged, so all sub-tasks of a round that write one must leave it equal; keep what depends on the data "
+        f"out of them"
     )

@@ -9,6 +9,7 @@ import torch
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine.digest import chunk_digests
+from surefoot_actors.engine.exacts import combine
 from surefoot_actors.engine.types import Bucket, Layout, Range
 from surefoot_actors.protocol.tree import fold, split
 
@@ -31,7 +32,7 @@ def slice_of(bucket: Bucket, rank: int, size: int) -> tuple[int, int]:
 def merge_heads(heads: Mapping[Range, NodeHead], layout: Layout, num_sub_tasks: int) -> NodeHead:
     """Return the merge's weight, mean scalars, presence and exact bytes.
 
-    Raises ContractError where exact bytes differ, or nothing has weight.
+    Raises ContractError where exact bytes do not agree, or nothing has weight.
     """
     weight, sums, presence, exact = fold(heads, _add_heads, num_sub_tasks)
     if weight == 0.0 and (layout.buckets or layout.scalars):
@@ -43,12 +44,8 @@ def merge_heads(heads: Mapping[Range, NodeHead], layout: Layout, num_sub_tasks: 
 
 
 def _add_heads(left: NodeHead, right: NodeHead) -> NodeHead:
-    if left[3] != right[3]:
-        raise ContractError(
-            "an integer buffer differs between sub-tasks: integer and bool buffers written in a sub-task must end "
-            "equal in all of them, as they cannot be averaged; keep what depends on the data out of them"
-        )
-    return left[0] + right[0], tuple(a + b for a, b in zip(left[1], right[1], strict=True)), left[2] | right[2], left[3]
+    sums = tuple(a + b for a, b in zip(left[1], right[1], strict=True))
+    return left[0] + right[0], sums, left[2] | right[2], combine(left[3], right[3])
 
 
 def merge_part(

@@ -18,14 +18,14 @@ __all__ = ["Unchanged", "sample"]
 # The state is looked at thoroughly around so many sub-tasks of each of the first so many steps of this process.
 _NUM_STEPS = 2
 _NUM_SUB_TASKS = 2
-# Afterwards: the learning rates, and whether any of so many parameters was written, in turn.
+# Afterwards, once a round: the learning rates, and whether any of so many parameters was written, in turn.
 _WINDOW = 8
 # Of a tensor so many elements are compared.
 _SAMPLE = 1024
 
 
 class Unchanged:
-    """Compares the state before and after a sub-task: thoroughly at first, then a little of it in turn."""
+    """Compares the state before and after sub-tasks: thoroughly at first, then a little of it a round, in turn."""
 
     def __init__(self, tracked: Tracked) -> None:
         self._tracked = tracked
@@ -34,38 +34,44 @@ class Unchanged:
         self._steps: set[int] = set()
         self._left = 0
         self._at = 0
-        self._thorough: dict[str, bytes] | None = None
+        # the state as the sub-task found it, where it is looked at thoroughly
+        self._before: dict[str, bytes] | None = None
 
     def open(self, step: int) -> None:
         """A round of this step begins here."""
-        self._left = _NUM_SUB_TASKS if step in self._steps or len(self._steps) < _NUM_STEPS else 0
-        if self._left:
+        if len(self._steps) < _NUM_STEPS or step in self._steps:
             self._steps.add(step)
-
-    def begin(self) -> None:
-        """A sub-task begins."""
+            self._left = _NUM_SUB_TASKS
         self._rates = self._learning_rates()
-        self._thorough = None
-        if self._left:
-            self._left -= 1
-            self._thorough = dict(self._state())
         self._window = self._parameters[self._at : self._at + _WINDOW]
         self._versions = [p._version for _, p in self._window]
 
-    @torch.no_grad()
+    def begin(self) -> None:
+        """A sub-task begins."""
+        if self._left:
+            self._left -= 1
+            self._before = dict(self._state())
+
     def check(self, line: str) -> None:
-        """Raise ContractError when the sub-task in the inner loop at this line has changed the state."""
+        """Raise ContractError when the sub-task that ends, in the inner loop at this line, has changed the state."""
+        if self._before is None:
+            return
+        before, self._before = self._before, None
+        for name, digest in self._state():
+            if before.get(name, digest) != digest:
+                raise ContractError(
+                    self._rate(line) if self._learning_rates() != self._rates else self._changed(name, line)
+                )
+
+    def close(self, line: str) -> None:
+        """The round's last sub-task has ended. Raises ContractError where the round has changed what can be looked at in passing."""
         if self._learning_rates() != self._rates:
             raise ContractError(self._rate(line))
-        if self._thorough is not None:
-            for name, digest in self._state():
-                if self._thorough.get(name, digest) != digest:
-                    raise ContractError(self._changed(name, line))
-        elif [p._version for _, p in self._window] != self._versions:
+        if [p._version for _, p in self._window] != self._versions:
             # Written, perhaps with what it held before: the next sub-tasks are compared by content.
             self._left = _NUM_SUB_TASKS
-            return
-        self._at = self._at + _WINDOW if self._at + _WINDOW < len(self._parameters) else 0
+        else:
+            self._at = self._at + _WINDOW if self._at + _WINDOW < len(self._parameters) else 0
 
     def _learning_rates(self) -> list[Any]:
         return [
@@ -74,6 +80,7 @@ class Unchanged:
             for rate in [group.get("lr") for group in optimizer.param_groups]
         ]
 
+    @torch.no_grad()
     def _state(self) -> Iterator[tuple[str, bytes]]:
         """Yield what of the state a sub-task must not change, as digests by name; buffers are merged, so they may."""
         survey = self._tracked.survey()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +12,9 @@ import torch
 from surefoot.errors import ContractError
 from surefoot_actors.engine.buffers import BufferWatch, Slot
 from surefoot_actors.engine.digest import make_layout, without_source
+from surefoot_actors.engine.exacts import HEADER_BYTES, unpack
 from surefoot_actors.engine.folding import LeafPool
+from surefoot_actors.engine.state.memory import write_into
 from surefoot_actors.engine.types import Gathered, Layout, Merged, Node, Range
 
 __all__ = ["LeafMaker", "Logged", "Part", "cut_buckets"]
@@ -21,6 +24,9 @@ _BUCKET_NUMEL = 16 * 1024 * 1024
 
 # What torch aligns its own CPU memory to; a device's is aligned to more.
 _ALIGNMENT = 64
+
+# A buffer's line in a layout's description: its name and sizes.
+_SHAPED = re.compile(r"^(?:buffer|exact) (\S+) \w+\[([\d, ]*)\]$", re.MULTILINE)
 
 _DOUBLE = (torch.float64, torch.complex128)
 
@@ -76,6 +82,8 @@ class _Plan:
     frozen: tuple[torch.Tensor, ...]
     floats: tuple[Slot, ...]
     exacts: tuple[Slot, ...]
+    # what the exacts' shapes are at a sub-task's end
+    exact_shapes: tuple[torch.Size, ...]
     # by bucket: numbers of parts (parameters first, then floats), and meta tensors of their shapes
     members: tuple[tuple[int, ...], ...]
     templates: tuple[list[torch.Tensor], ...]
@@ -105,6 +113,7 @@ class LeafMaker:
         self._plans: dict[tuple[object, ...], _Plan] = {}
         self._plan: _Plan | None = None
         self._slots: list[Slot] = []
+        self._growing: list[Slot] = []
         self._data = ""
 
     def open(self, data: str = "") -> None:
@@ -113,6 +122,7 @@ class LeafMaker:
         slots = self._buffers.open()
         if slots is not self._slots:
             self._slots = slots
+            self._growing = [slot for slot in slots if slot.grows]
             self._plans.clear()
         self._plan = None
 
@@ -143,7 +153,7 @@ class LeafMaker:
             weight=logged.weight,
             scalars=tuple(scalars),
             presence=presence,
-            exact=b"".join([_bytes_of(slot.tensor) for slot in plan.exacts]),
+            exact=b"".join([slot.segment() for slot in plan.exacts]),
             gathered=tuple(logged.gathered[g.name] for g in plan.layout.gathers),
         )
 
@@ -185,12 +195,16 @@ class LeafMaker:
         present = self._deliver_gradients(plan, views, merged.presence, in_place, before)
         for i, slot in enumerate(plan.floats, len(plan.parameters)):
             if merged.presence >> i & 1:
-                _real(slot.tensor).copy_(views[i])
-        at = 0
-        for slot in plan.exacts:
-            size = slot.tensor.numel() * slot.tensor.itemsize
-            slot.tensor.copy_(_tensor_of(merged.exact[at : at + size], slot.tensor))
-            at += size
+                slot.fit(views[i].shape)
+                write_into(_real(slot.tensor), views[i])
+        written = [slot for i, slot in enumerate(plan.floats, len(plan.parameters)) if merged.presence >> i & 1]
+        for slot, shape, segment in zip(plan.exacts, plan.exact_shapes, unpack(merged.exact), strict=True):
+            if segment.written:
+                slot.fit(shape)
+                write_into(slot.tensor, _tensor_of(segment.value, slot.tensor))
+                written.append(slot)
+        if written:
+            self._buffers.derive(written)
         return present
 
     def _deliver_gradients(
@@ -233,8 +247,8 @@ class LeafMaker:
         slots = self._slots
         key = (
             tuple([p.requires_grad for p in self._parameters]),
-            tuple([s.in_vector for s in slots]),
-            tuple([s.written and not s.is_float for s in slots]),
+            tuple([s.always or s.written for s in slots]),
+            tuple([s.tensor.shape for s in self._growing]),
             tuple(logged.values),
             gathers_of(logged.gathered),
             without_source(self._data),
@@ -253,6 +267,10 @@ class LeafMaker:
         for plan in self._plans.values():
             if plan.layout.signature == layout.signature:
                 return plan
+        shapes = dict(_SHAPED.findall("\n".join(map(without_source, layout.description))) if self._growing else ())
+        for slot in self._growing:
+            if slot.name in shapes:
+                slot.fit([int(size) for size in shapes[slot.name].split(",") if size])
         rows = {g.name: torch.empty(0, *g.row_shape, dtype=g.dtype) for g in layout.gathers}
         plan = self._make_plan(Logged(dict.fromkeys(layout.scalars, 0.0), {}, 1.0, rows))
         if plan.layout.signature != layout.signature:
@@ -262,7 +280,7 @@ class LeafMaker:
     def _make_plan(self, logged: Logged) -> _Plan:
         parameters = [p for p in self._parameters if p.requires_grad]
         floats = [s for s in self._slots if s.in_vector]
-        exacts = [s for s in self._slots if s.written and not s.is_float]
+        exacts = [s for s in self._slots if s.is_exact]
         parts = [_part(self._names[id(p)], p) for p in parameters] + [_part(s.name, s.tensor) for s in floats]
         members = cut_buckets(parts)
         names = sorted(logged.values)
@@ -275,7 +293,7 @@ class LeafMaker:
             buckets=[(accumulation_dtype(parts[m[0]].dtype), sum(_numel(parts[i].shape) for i in m)) for m in members],
             num_presence=len(parts),
             scalars=names,
-            exact_bytes=sum(s.tensor.numel() * s.tensor.itemsize for s in exacts),
+            exact_bytes=sum(HEADER_BYTES + s.tensor.numel() * s.tensor.itemsize for s in exacts),
             description=lines,
             gathers=gathers_of(logged.gathered),
         )
@@ -285,6 +303,7 @@ class LeafMaker:
             frozen=tuple(p for p in self._parameters if not p.requires_grad),
             floats=tuple(floats),
             exacts=tuple(exacts),
+            exact_shapes=tuple(s.tensor.shape for s in exacts),
             members=tuple(map(tuple, members)),
             templates=tuple([torch.empty(parts[i].shape, device="meta") for i in m] for m in members),
         )
@@ -349,10 +368,6 @@ def _sparse(name: str) -> str:
         f"parameter {name} has a sparse gradient, which cannot be merged in a fixed order; "
         f"create its layer with sparse=False (torch.nn.Embedding) and use a dense optimizer"
     )
-
-
-def _bytes_of(tensor: torch.Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _tensor_of(data: bytes, like: torch.Tensor) -> torch.Tensor:

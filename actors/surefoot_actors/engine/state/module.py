@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from surefoot.errors import ContractError
+from surefoot_actors.engine.observers import fit, may_grow
 from surefoot_actors.engine.state.memory import Spec, realign
 from surefoot_actors.engine.survey import Saved, Survey, TensorOf, untree
 
@@ -38,6 +39,9 @@ class TrackedModule:
         self._parts = [part for _, part in named]
         self._parameters = list(module.named_parameters(prefix=name))
         self._buffers = [(f"{path}.", part._buffers) for path, part in named]
+        self._growing = {
+            f"{path}.{key}" for path, part in named for key, _ in part._buffers.items() if may_grow(part, key)
+        }
         self._structure = [_structure(part) for part in self._parts]
         self._extra = [(f"{path}.{_EXTRA}", part) for path, part in named if _has_extra_state(part)]
         self._keeps_more = any(_keeps_more(part) for part in self._parts)
@@ -95,7 +99,7 @@ class TrackedModule:
             check_shape(name, parameter, saved.specs[number])
         for name, number in buffers:
             own = here[name]
-            if number is not None and own is not None:
+            if number is not None and own is not None and name not in self._growing:
                 check_shape(name, own, saved.specs[number])
 
     def restore(self, tree: Any, tensor: TensorOf) -> None:
@@ -120,6 +124,10 @@ class TrackedModule:
             owner, key = here[name]
             if number is None or owner[key] is None:
                 owner[key] = None if number is None else tensor(number, None)
+            elif name in self._growing:
+                saved = tensor(number, None)
+                fit(owner[key], saved.shape)
+                owner[key].copy_(saved)
             else:
                 overwrite(name, owner[key], number, tensor)
 
