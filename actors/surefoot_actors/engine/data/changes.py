@@ -103,7 +103,7 @@ def compare(old: Survey, new: Survey) -> list[Change] | None:
         way = _way(new.found, place)
         if any(how not in _GET for how, _ in way[1:]):
             return None
-        changes.append(Change(way, other.token[3]))
+        changes.append(Change(way, _value(other.token)))
     return changes
 
 
@@ -349,9 +349,13 @@ _CALLED = ("__getitem__", "__getitems__", "__len__", "__call__")
 
 def _plain(value: Any) -> tuple[Any, ...]:
     kind = type(value)
-    if kind is float:  # by bits: NaN equals itself, -0.0 does not equal 0.0
-        return ("plain", kind, value.hex(), value)
-    return ("plain", kind, repr(value) if kind is complex else value, value)
+    # by bits: NaN equals itself, -0.0 does not equal 0.0
+    return ("plain", kind, value.hex() if kind is float else repr(value) if kind is complex else value)
+
+
+def _value(token: tuple[Any, ...]) -> Any:
+    _, kind, value = token
+    return float.fromhex(value) if kind is float else complex(value) if kind is complex else value
 
 
 def _numpy_state(value: Any) -> Any:
