@@ -96,6 +96,7 @@ class InlineSource:
 
     def begin(self, collate: Collate | None, cut: Cut, line: str) -> None:
         self.length = check_dataset(self._dataset, line)
+        cut.check(self.length, line)
         self._cut = cut
         # without one, the batch is a fresh copy of the samples
         self._settles = collate is not None
