@@ -63,6 +63,8 @@ class TrainingCut:
         self.order.check(length, line)
 
     def described(self, length: int, step: int) -> str:
+        if self.order is self._sampler.order:
+            return ""
         what = self.order.described(self._sampler.epoch(length, step, self.order))
         return f", order: {what}" if what else ""
 

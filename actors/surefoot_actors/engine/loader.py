@@ -58,13 +58,13 @@ class Loader:
 
     def source(self, dataset: Any, collate: Collate | None, cut: Cut, line: str) -> Source:
         """Return the dataset's batches. Raises ContractError for what is no map-style dataset, naming the line."""
-        check_dataset(dataset, line)
         inline = not self._data_workers or is_plain(dataset, collate)
         key = (id(dataset), inline or _kind(collate), cut.every_step)
         known = self._opened.get(key)
         if known is not None:
             self._opened.move_to_end(key)
             return known.source
+        check_dataset(dataset, line)  # again when the round begins
         source = self._open(dataset, cut, inline)
         self._opened[key] = _Opened(dataset, collate, source)
         if len(self._opened) > _MOST_SOURCES:
@@ -96,6 +96,7 @@ class InlineSource:
 
     def begin(self, collate: Collate | None, cut: Cut, line: str) -> None:
         self.length = check_dataset(self._dataset, line)
+        cut.check(self.length, line)
         self._cut = cut
         # without one, the batch is a fresh copy of the samples
         self._settles = collate is not None

@@ -71,7 +71,6 @@ class Round(ABC, Iterator[Any]):
             self._position = self._run.open_round(self)
             # the dataset counts as it is now, on data workers too
             self._source.begin(self._collate, self._cut, self.line)
-            self._cut.check(self._source.length, self.line)
             self._begin()
         else:
             self._take_back()

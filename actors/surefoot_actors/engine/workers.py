@@ -39,6 +39,7 @@ class WorkerSource:
     def begin(self, collate: Callable[[list[Any]], Any] | None, cut: Cut, line: str) -> None:
         """Begin a round: the workers have the dataset as it is now. Raises ContractError where they cannot."""
         self.length = check_dataset(self._dataset, line)
+        cut.check(self.length, line)
         self._collate, self._cut, self._line = collate, cut, line
         self._turns = {v: n for v in range(cut.num_sub_tasks) if (n := cut.num_turns(self.length, v)) != 1}
         order = (self.length, cut.order)  # an equal order is the same object

@@ -8,17 +8,14 @@ equal where everything that data workers could read is. What differs in plain va
 from __future__ import annotations
 
 import ctypes
-import dis
 import enum
 import functools
 import itertools
 import random
 import sys
-import sysconfig
 import types
 from array import array
 from collections import deque
-from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -26,13 +23,12 @@ import numpy as np
 import torch
 import xxhash
 
-from surefoot_actors.engine.caller import is_ours
+from surefoot_actors.engine.data.code import globals_of, is_users, slots_of
 from surefoot_actors.engine.data.memory import is_plain_tensor
 
 __all__ = ["Change", "Found", "Survey", "apply", "compare", "survey"]
 
 _PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, range, slice})
-_NOT_THE_USERS = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 
 # Of the standard library: what changes by itself, or is made to be shared by processes.
@@ -49,7 +45,7 @@ _NOT_WALKED = (
 )
 
 # So many values of a list without other objects count as one thing.
-_BULK = 16
+_BULK = 8
 
 
 class Found(NamedTuple):
@@ -103,7 +99,7 @@ def compare(old: Survey, new: Survey) -> list[Change] | None:
         way = _way(new.found, place)
         if any(how not in _GET for how, _ in way[1:]):
             return None
-        changes.append(Change(way, other.token[3]))
+        changes.append(Change(way, _value(other.token)))
     return changes
 
 
@@ -172,20 +168,26 @@ class _Walk:
         self._queue.extend((-1, "root", i, root) for i, root in enumerate(roots))
         while self._queue:
             parent, how, key, value = self._queue.popleft()
+            if self._limit <= 0:
+                self._partial = True
+                break
             if type(value) in _PLAIN:
                 token = _plain(value)
             elif (seen := self._seen.get(id(value))) is not None:
                 token = ("again", seen)
-            elif self._limit <= 0:
-                self._partial = True
-                break
             else:
                 place = self._seen[id(value)] = len(self._found)
                 self._objects[place] = value
-                token = self._token(value, place)
+                token = self._looked_at(value, place)
             self._limit -= 1
             self._found.append(Found(parent, how, key, token))
         return Survey(self._found, self._objects, self._partial)
+
+    def _looked_at(self, value: Any, place: int) -> tuple[Any, ...]:
+        try:
+            return self._token(value, place)
+        except Exception:  # noqa: BLE001  objects that do not like to be looked at are known by their identity
+            return ("opaque", id(value))
 
     def _token(self, value: Any, place: int) -> tuple[Any, ...]:
         kind = type(value)
@@ -251,10 +253,11 @@ class _Walk:
 
     def _sequence(self, value: Any, place: int) -> tuple[Any, ...]:
         kind = type(value)
-        kinds = set(map(type, itertools.islice(value, self._limit * _BULK)))
-        if len(value) > _BULK and kinds <= _PLAIN and len(value) <= self._limit * _BULK:
-            self._limit -= len(value) // _BULK
-            return ("values", kind, len(value), frozenset(kinds), tuple(value))
+        if _BULK < len(value) <= self._limit * _BULK and type(value[0]) in _PLAIN:
+            kinds = frozenset(map(type, value))
+            if kinds <= _PLAIN:
+                self._limit -= len(value) // _BULK
+                return ("values", kind, kinds, tuple(value))
         self._parts(place, "item" if kind is list else "element", enumerate(value), len(value))
         if kind not in (list, tuple, deque):
             self._attributes(value, place)
@@ -287,14 +290,14 @@ class _Walk:
             self._parts(place, "member", [("__kwdefaults__", value.__kwdefaults__)], 1)
         if value.__dict__:
             self._attributes(value, place)
-        if _is_users(value.__code__.co_filename):
-            used = list(_globals(value))
+        if is_users(value.__code__.co_filename):
+            used = list(globals_of(value))
             self._parts(place, "global", used, len(used))
         return ("function", value.__code__)
 
     def _class(self, value: type, place: int) -> tuple[Any, ...]:
         file = getattr(sys.modules.get(value.__module__), "__file__", None)
-        if value.__module__ == "builtins" or not _is_users(file or ""):
+        if value.__module__ == "builtins" or not is_users(file or ""):
             return ("class", id(value))
         parts = [
             (k, v) for k, v in value.__dict__.items() if not (k.startswith("__") and k.endswith("__")) and _holds(v)
@@ -331,16 +334,13 @@ class _Walk:
         known = -1
         attributes = getattr(value, "__dict__", None)
         if type(attributes) is dict:
-            self._parts(place, "attribute", attributes.items(), len(attributes))
+            self._parts(place, "attribute", list(attributes.items()), len(attributes))
             known = len(attributes)
-        for kind in type(value).__mro__:
-            slots = kind.__dict__.get("__slots__", ())
-            names = [slots] if isinstance(slots, str) else list(slots)
-            parts = [
-                (n, getattr(value, n)) for n in names if n not in ("__dict__", "__weakref__") and hasattr(value, n)
-            ]
+        names = slots_of(type(value))  # type: ignore[arg-type]
+        if names:
+            parts = [(n, getattr(value, n)) for n in names if hasattr(value, n)]
             self._parts(place, "slot", parts, len(parts))
-            known = max(known, 0) + len(parts) if names else known
+            known = max(known, 0) + len(parts)
         return known
 
 
@@ -349,9 +349,13 @@ _CALLED = ("__getitem__", "__getitems__", "__len__", "__call__")
 
 def _plain(value: Any) -> tuple[Any, ...]:
     kind = type(value)
-    if kind is float:  # by bits: NaN equals itself, -0.0 does not equal 0.0
-        return ("plain", kind, value.hex(), value)
-    return ("plain", kind, repr(value) if kind is complex else value, value)
+    # by bits: NaN equals itself, -0.0 does not equal 0.0
+    return ("plain", kind, value.hex() if kind is float else repr(value) if kind is complex else value)
+
+
+def _value(token: tuple[Any, ...]) -> Any:
+    _, kind, value = token
+    return float.fromhex(value) if kind is float else complex(value) if kind is complex else value
 
 
 def _numpy_state(value: Any) -> Any:
@@ -361,31 +365,6 @@ def _numpy_state(value: Any) -> Any:
     return value.bit_generator.state
 
 
-@functools.lru_cache(maxsize=1024)
-def _is_users(file: str) -> bool:
-    """Whether code is of the user's own: what libraries keep in globals and classes is their business."""
-    return not (file.startswith(_NOT_THE_USERS) or is_ours(file) or file.startswith("<frozen"))
-
-
 def _holds(value: Any) -> bool:
     """Whether an attribute of a class may hold something that changes: values and functions do, descriptors do not."""
     return isinstance(value, types.FunctionType) or not (hasattr(type(value), "__get__") or isinstance(value, type))
-
-
-def _globals(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """The global variables that a function names, but for modules."""
-    for name in _names(function.__code__):
-        if name in function.__globals__:
-            value = function.__globals__[name]
-            if not isinstance(value, types.ModuleType | types.BuiltinFunctionType):
-                yield name, value
-
-
-@functools.lru_cache(maxsize=4096)
-def _names(code: types.CodeType) -> tuple[str, ...]:
-    """The names of global variables in a function's code, and in the functions inside it."""
-    names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names.update(_names(constant))
-    return tuple(sorted(names))

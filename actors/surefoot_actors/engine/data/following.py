@@ -14,7 +14,7 @@ from surefoot_actors.engine.data.files import unshareable
 __all__ = ["Follower", "check_shareable"]
 
 # What is looked at in every round.
-_LIMIT = 2000
+_LIMIT = 500
 _BYTES = 256 << 10
 
 # What there is more of is looked at as seldom as takes a two-hundredth of the time.

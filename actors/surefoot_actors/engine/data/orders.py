@@ -31,6 +31,9 @@ __all__ = ["Order", "Orders", "Shuffled"]
 # The epoch that stands for all, where a sampler's epochs are counted and tried.
 _FIRST = 0
 _KEPT = 2
+
+# What can be gone through, but in no order, or to no numbers.
+_NO_ORDER = (str, bytes, dict, set, frozenset)
 _LOOK_AT = 2000
 _LOOK_BYTES = 1 << 20
 
@@ -232,12 +235,12 @@ class Drawn:
         key = stream_key(self._seed, Purpose.ORDER, epoch, 0)
         with _seeded(key):
             samples = _numbers(self._draw(epoch))
+        if not samples.size:
+            raise _none(self._line)
         if samples.ndim != 1 or samples.dtype.kind not in "iu":
             raise ContractError(
                 f"{self._line}: sampler= gave {samples.dtype} of shape {samples.shape} for an epoch; give one list of sample numbers"
             )
-        if not len(samples):
-            raise _none(self._line)
         samples = samples.astype(np.int64)
         return _Epoch(torch.from_numpy(samples), int(samples.min()), int(samples.max()), _digest(samples))
 
@@ -265,7 +268,7 @@ def _order(sampler: Any, seed: int, line: str) -> Order | None:
         return _of_numbers(_numbers(sampler), seed, line)
     if callable(sampler):
         return Drawn(lambda epoch: sampler(seed, epoch), seed, line)
-    if hasattr(sampler, "__iter__") and not hasattr(sampler, "__next__"):
+    if hasattr(sampler, "__iter__") and not (hasattr(sampler, "__next__") or isinstance(sampler, _NO_ORDER)):
         return Drawn(lambda epoch: _iterated(sampler, epoch), seed, line)
     raise ContractError(
         f"{line}: sampler= was given a {type(sampler).__name__}; give weights (floats, one for each sample), sample numbers (integers), "

@@ -147,6 +147,7 @@ class Pool:
 
     def _fork(self, number: int) -> _Worker:
         setup = WorkerSetup(self._dataset, self._collate, self._seed, number, self._num_workers, os.getpid())
+        mine = its = None
         try:
             mine, its = Channel.pair()
             _CHANNELS.add(mine)
@@ -155,6 +156,9 @@ class Pool:
             )
             process.start()
         except OSError as error:
+            for channel in (mine, its):
+                if channel is not None:
+                    channel.close()
             raise DataWorkersLostError(
                 f"a data worker could not be started ({error}): the machine is short of memory, processes or open files; "
                 f"lower data_workers in the job's spec"
