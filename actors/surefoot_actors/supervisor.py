@@ -53,7 +53,17 @@ from surefoot_actors.protocol.membership import (
     Trusted,
     Withdraw,
 )
-from surefoot_actors.protocol.messages import Done, End, Leaving, NotRestored, OnceAsked, OnceDone, Saved, ToTrainer
+from surefoot_actors.protocol.messages import (
+    Done,
+    End,
+    Leaving,
+    NotRestored,
+    OnceAsked,
+    OnceDone,
+    Raised,
+    Saved,
+    ToTrainer,
+)
 from surefoot_actors.protocol.once import Gone
 from surefoot_actors.pulse import Condition, PulseServer
 from surefoot_actors.rows import RowKeeper
@@ -281,7 +291,11 @@ class Supervisor:
             if self._rows.newest is not None:
                 # losses with steps in between are not held together
                 await self._apply(membership.step(self._state, Stepped(self._rows.newest)))
+        members = self._state.members
         await self._apply(membership.step(self._state, event))
+        match event:
+            case Came(message=Raised(trainer=trainer)) if trainer in members and not self._state.ended:
+                self._note_loss()
         if isinstance(event, Lost):
             self._dismiss(event.trainer)  # dead for certain or not: nothing of it stays
         self._start_grace()
