@@ -22,6 +22,7 @@ from surefoot_actors.attendant import Attendant, Handled
 from surefoot_actors.checkpoint.keeper import CheckpointKeeper
 from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster import Cluster, TrainerHandle, TrainerSetup
+from surefoot_actors.deaths import explained
 from surefoot_actors.injector import Injector
 from surefoot_actors.journal import Journal
 from surefoot_actors.once_keeper import OnceKeeper
@@ -285,7 +286,8 @@ class Supervisor:
                 self._spawn(self._after_its_helper(event))
                 return
             case Lost():
-                event = replace(event, computing=self._computing(event))
+                reason = explained(event.reason, self._pulse.killed_by(event.trainer))
+                event = replace(event, reason=reason, computing=self._computing(event))
         if isinstance(event, Lost | Suspected) and event.trainer in self._state.members:
             self._note_loss(self._ill_since.pop(event.trainer, None))
             if self._rows.newest is not None:

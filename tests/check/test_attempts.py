@@ -1,4 +1,4 @@
-"""A whole attempt, as `surefoot check` makes them: what one trainer alone raises is told at once, though training would go on without it."""
+"""A whole attempt of `surefoot check`: what one trainer alone raises is told at once, though training would go on without it."""
 
 from __future__ import annotations
 
