@@ -83,7 +83,7 @@ class Attendant:
 
     def _tell_lost(self, reason: str) -> None:
         self._gone.set()
-        self._events.put_nowait(Lost(self._trainer, reason + _hint(reason)))
+        self._events.put_nowait(Lost(self._trainer, reason))
 
     def _tell_refused(self, said: str) -> None:
         """The job's requirements cannot be installed: as if its code had raised that, before its first line."""
@@ -112,17 +112,6 @@ class Attendant:
                 handled = Handled(asyncio.get_running_loop().create_future())
                 self._events.put_nowait(handled)
                 await asyncio.wait({handled.done, self._finishing}, return_when=asyncio.FIRST_COMPLETED)
-
-
-def _hint(reason: str) -> str:
-    """What is likely behind a signal that a process brings on itself."""
-    if "SIGBUS" in reason:
-        return (
-            ": a mapped file was truncated or written anew under it (prepare data by `run.once`), or /dev/shm is full"
-        )
-    if "SIGSEGV" in reason:
-        return ": native code of it failed"
-    return ""
 
 
 def _first(group: BaseException) -> BaseException:

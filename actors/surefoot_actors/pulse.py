@@ -30,6 +30,7 @@ from surefoot_actors.pulse_watch import (
     Pulse,
     Watch,
     detail,
+    killed_by,
 )
 
 __all__ = [
@@ -103,6 +104,11 @@ class PulseServer:
         """The last beat of a trainer."""
         pulse = self._watch.pulses.get(trainer)
         return None if pulse is None else pulse.beat
+
+    def killed_by(self, trainer: str) -> str:
+        """By which signal of its own making, and where, the trainer died, as far as its helper has said; empty: by none."""
+        pulse = self._watch.pulses.get(trainer)
+        return "" if pulse is None else killed_by(pulse)
 
     def expect(self, trainer: str) -> None:
         """Have a trainer counted as silent if it does not come to beat here: one that an earlier supervisor started."""

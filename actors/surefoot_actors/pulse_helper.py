@@ -1,6 +1,6 @@
 """The helper process beside a trainer: tells the supervisor how the trainer's process is, and can end it.
 
-Run by path (`python -I -S pulse_helper.py PID PIDFD MARKS_FD ATTEMPT TRAINER`), standard library only, so that it starts in
+Run by path (`python -I -S pulse_helper.py PID PIDFD MARKS_FD ATTEMPT TRAINER CRASH_FD`), standard library only, so that it starts in
 some 50 ms and shares nothing with the trainer that could stall it. Its standard input carries lines "server HOST PORT
 SECRET": where to beat now.
 
@@ -31,6 +31,14 @@ TICKS = os.sysconf("SC_CLK_TCK")
 MARKS = struct.Struct("qq")
 # Of the flags in /proc/PID/stat.
 PF_EXITING = 4
+# What Python's faulthandler calls the signals that a process brings on itself, where the trainer has it write to CRASH_FD.
+SIGNALS = {
+    "Bus error": "SIGBUS",
+    "Segmentation fault": "SIGSEGV",
+    "Floating-point exception": "SIGFPE",
+    "Illegal instruction": "SIGILL",
+    "Aborted": "SIGABRT",
+}
 # How far back the count of the kernel's kills for memory is remembered, so that an old kill explains no new death.
 OOM_WINDOW_S = 5.0
 
@@ -53,6 +61,17 @@ def read(path: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def crash(said: str) -> str:
+    """What faulthandler wrote, in a word: "SIGBUS@train.py:12"; empty: nothing that is known."""
+    name = next((name for told, name in SIGNALS.items() if f"Fatal Python error: {told}" in said), "")
+    lines = [line.split('"') for line in said.splitlines() if line.startswith("  File ") and line.count('"') == 2]
+    places = [(path, rest.split()[2]) for _, path, rest in lines if rest.startswith(", line ")]
+    own = [place for place in places if "/site-packages/" not in place[0] and "/lib/python" not in place[0]]
+    for path, number in (own or places)[:1] if name else ():
+        return f"{name}@{os.path.basename(path).replace(' ', '_')}:{number}"
+    return name
 
 
 class Process:
@@ -151,9 +170,9 @@ class Node:
 class Parent(Process):
     """The trainer's process."""
 
-    def __init__(self, pid: int, pidfd: int, marks_fd: int) -> None:
+    def __init__(self, pid: int, pidfd: int, marks_fd: int, crash_fd: int = -1) -> None:
         super().__init__(pid, pidfd)
-        self._marks_fd = marks_fd
+        self._marks_fd, self._crash_fd = marks_fd, crash_fd
         self._memory, self._node = Memory(pid), Node(pid)
 
     def inject(self, fault: str) -> str:
@@ -177,7 +196,8 @@ class Parent(Process):
 
     def end(self) -> str:
         """ "gone ROUND SUB_TASK CAUSE" """
-        cause = "node" if self._node.died() else "oom" if self._memory.struck() else "-"
+        crashed = crash(os.pread(self._crash_fd, 8192, 0).decode(errors="replace")) if self._crash_fd >= 0 else ""
+        cause = "node" if self._node.died() else "oom" if self._memory.struck() else crashed or "-"
         return f"gone {self.marks()} {cause}"
 
     def beat(self) -> str:
@@ -333,7 +353,7 @@ def main(argv: list[str]) -> None:
     if os.fork():
         os._exit(0)
     pid, pidfd, marks_fd = map(int, argv[1:4])
-    Helper(Parent(pid, pidfd, marks_fd), Link(argv[4], argv[5], pid)).run()
+    Helper(Parent(pid, pidfd, marks_fd, int(argv[6])), Link(argv[4], argv[5], pid)).run()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import mmap
 import os
 import subprocess
@@ -57,7 +58,7 @@ class _Process:
         self.launched.stdin.close()
 
 
-def start_helper(setup: TrainerSetup, pid: int, marks_fd: int = -1) -> _Process:
+def start_helper(setup: TrainerSetup, pid: int, marks_fd: int = -1, crash_fd: int = -1) -> _Process:
     """Start the helper process of this process, `pid`, and tell it where to beat.
 
     In a session of its own: what stops or ends the trainer's process group must not take the witness with it.
@@ -69,10 +70,10 @@ def start_helper(setup: TrainerSetup, pid: int, marks_fd: int = -1) -> _Process:
     pidfd = os.pidfd_open(pid)
     numbers = [str(pid), str(pidfd), str(marks_fd)]
     launched = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_SCRIPT), *numbers, setup.attempt, setup.trainer],
+        [sys.executable, "-I", "-S", str(_SCRIPT), *numbers, setup.attempt, setup.trainer, str(crash_fd)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
-        pass_fds=[number for number in (pidfd, marks_fd, theirs) if number >= 0],
+        pass_fds=[number for number in (pidfd, marks_fd, crash_fd, theirs) if number >= 0],
         start_new_session=True,
         cwd="/",
     )
@@ -99,8 +100,10 @@ class Helper:
         os.ftruncate(marks_fd, MARKS.size)
         _marks = mmap.mmap(marks_fd, MARKS.size)
         mark(-1, -1)
-        self._process = start_helper(self._setup, os.getpid(), marks_fd)
-        threading.Thread(target=self._keep, args=(marks_fd,), name="pulse-helper", daemon=True).start()
+        crash_fd = os.memfd_create("surefoot-crash")
+        faulthandler.enable(crash_fd, all_threads=False)  # the helper tells what it says
+        self._process = start_helper(self._setup, os.getpid(), marks_fd, crash_fd)
+        threading.Thread(target=self._keep, args=(marks_fd, crash_fd), name="pulse-helper", daemon=True).start()
 
     def tell(self, address: tuple[str, int], secret: str) -> None:
         """Beat to another server from now on: a restarted supervisor's."""
@@ -109,7 +112,7 @@ class Helper:
             if self._process is not None:
                 self._process.tell(address, secret)
 
-    def _keep(self, marks_fd: int) -> None:
+    def _keep(self, marks_fd: int, crash_fd: int) -> None:
         pause = threading.Event()
         while True:
             assert self._process is not None
@@ -119,5 +122,5 @@ class Helper:
                 pause.wait(RESTART_S)
             with self._lock:
                 self._process.close()
-                self._process = start_helper(self._setup, os.getpid(), marks_fd)
+                self._process = start_helper(self._setup, os.getpid(), marks_fd, crash_fd)
                 self._process.tell(*self._server)

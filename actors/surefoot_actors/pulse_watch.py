@@ -71,7 +71,7 @@ class Pulse:
     # clock of the first of the unbroken row of "stopped" beats that `beat` ends; None where it is another
     stopped_since: float | None = None
     gone: bool = False
-    # of its end, a key of _CAUSES; anything else: not known
+    # of its end, a key of _CAUSES, or a signal and a line ("SIGBUS@train.py:12"); anything else: not known
     cause: str = ""
 
     def condition(self, now: float) -> Condition:
@@ -185,8 +185,15 @@ class Watch:
         return changes
 
 
+def killed_by(pulse: Pulse) -> str:
+    """Return "killed by SIGBUS, at train.py:12" if its helper saw such a signal; empty: it did not."""
+    name, _, line = pulse.cause.partition("@")
+    at = f", at {line}" if line else ""
+    return f"killed by {name}{at}" if name.startswith("SIG") else ""
+
+
 def detail(pulse: Pulse, condition: Condition, now: float) -> str:
     if condition is Condition.GONE:
-        return _CAUSES.get(pulse.cause, "its process died") + pulse.beat.where
+        return _CAUSES.get(pulse.cause, killed_by(pulse) or "its process died") + pulse.beat.where
     heard = f"last heard {now - pulse.heard:.1f} s ago; " if condition is Condition.SILENT else ""
     return heard + pulse.beat.detail

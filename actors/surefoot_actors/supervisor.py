@@ -22,6 +22,7 @@ from surefoot_actors.attendant import Attendant, Handled
 from surefoot_actors.checkpoint.keeper import CheckpointKeeper
 from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster import Cluster, TrainerHandle, TrainerSetup
+from surefoot_actors.deaths import explained
 from surefoot_actors.injector import Injector
 from surefoot_actors.journal import Journal
 from surefoot_actors.once_keeper import OnceKeeper
@@ -53,7 +54,17 @@ from surefoot_actors.protocol.membership import (
     Trusted,
     Withdraw,
 )
-from surefoot_actors.protocol.messages import Done, End, Leaving, NotRestored, OnceAsked, OnceDone, Saved, ToTrainer
+from surefoot_actors.protocol.messages import (
+    Done,
+    End,
+    Leaving,
+    NotRestored,
+    OnceAsked,
+    OnceDone,
+    Raised,
+    Saved,
+    ToTrainer,
+)
 from surefoot_actors.protocol.once import Gone
 from surefoot_actors.pulse import Condition, PulseServer
 from surefoot_actors.rows import RowKeeper
@@ -275,13 +286,18 @@ class Supervisor:
                 self._spawn(self._after_its_helper(event))
                 return
             case Lost():
-                event = replace(event, computing=self._computing(event))
+                reason = explained(event.reason, self._pulse.killed_by(event.trainer))
+                event = replace(event, reason=reason, computing=self._computing(event))
         if isinstance(event, Lost | Suspected) and event.trainer in self._state.members:
             self._note_loss(self._ill_since.pop(event.trainer, None))
             if self._rows.newest is not None:
                 # losses with steps in between are not held together
                 await self._apply(membership.step(self._state, Stepped(self._rows.newest)))
+        members = self._state.members
         await self._apply(membership.step(self._state, event))
+        match event:
+            case Came(message=Raised(trainer=trainer)) if trainer in members and not self._state.ended:
+                self._note_loss()
         if isinstance(event, Lost):
             self._dismiss(event.trainer)  # dead for certain or not: nothing of it stays
         self._start_grace()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 
 from surefoot.events import LedgerRow
-from surefoot_actors.cluster import Inbox, TrainerSetup
-from surefoot_actors.protocol.messages import End, Flag, FromTrainer, Hello, Over, ToTrainer
+from surefoot_actors.cluster import Inbox, TrainerSetup, Where
+from surefoot_actors.protocol.messages import End, Flag, FromTrainer, Hello, Over, Snapshot, ToTrainer
 
 __all__ = ["FailsToStart", "Fake", "SlowToStart"]
 
 
 class Fake:
-    """Says hello; answers each Over with another Hello; exits by End; raises at Flag."""
+    """Says hello; answers each Over with another Hello; exits by End; raises at Flag; dies of a bus error at Snapshot."""
 
     def __init__(self, setup: TrainerSetup) -> None:
         self._setup = setup
@@ -32,6 +33,8 @@ class Fake:
                 os._exit(7)
             case Flag():
                 raise RuntimeError("a broken service")
+            case Snapshot():
+                signal.raise_signal(signal.SIGBUS)
             case Over(number=number):
                 self._say(f"over {number}")
             case _:
@@ -48,6 +51,9 @@ class Fake:
                 return Inbox(messages=tuple(self._messages), rows=rows)
         finally:
             self._busy = False
+
+    def where(self) -> Where:
+        return Where(step=3, line="train.py:12")
 
     def notice(self, reason: str) -> None:
         self._say(reason)

@@ -66,6 +66,8 @@ def test_what_one_trainer_alone_raises_is_its_loss(
     [lost] = story.of(EventKind.TRAINER_LOST)
     assert "OSError: [Errno 28] No space left on device" in str(lost.data["reason"])
     assert "in once" in str(lost.data["traceback"])
+    states = [event.data["state"] for event in story.of(EventKind.STATE)]
+    assert ("recovering" in states) is (place != "after")
 
 
 def test_with_one_trainer_what_it_raises_fails_the_job(stage: Stage, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import pytest
 from surefoot.events import EventKind, FaultKind
 from surefoot.spec import JobSpec, JobState, Resources
 from surefoot_actors.cleanup import clean_up
-from surefoot_actors.cluster import FaultRefusedError, TrainerGoneError, TrainerHandle, TrainerSetup
+from surefoot_actors.cluster import FaultRefusedError, TrainerGoneError, TrainerHandle, TrainerSetup, Where
 from surefoot_actors.journal import MemoryJournal, RayJournal
-from surefoot_actors.protocol.messages import End, Flag, Hello, Over
+from surefoot_actors.protocol.messages import End, Flag, Hello, Over, Snapshot
 from surefoot_actors.pulse import Condition, PulseServer
 from surefoot_actors.ray_cluster import RayCluster
 from surefoot_actors.ray_names import list_roles
@@ -99,6 +99,7 @@ async def test_a_trainer_is_asked_and_answers(cluster: RayCluster, pulse: PulseS
     await trainer.deliver(Over(number=6, incarnation=1))  # not stuck behind the collect
     [(n, _)] = (await waiting).messages
     assert n == last + 1
+    assert await trainer.where() == Where(step=3, line="train.py:12")
     await until(lambda: "t1" in pulse.snapshot())
     assert pulse.snapshot()["t1"][0] is Condition.RUNNING
 
@@ -115,6 +116,17 @@ async def test_a_kill_is_told_mid_call(cluster: RayCluster, pulse: PulseServer) 
     assert time.monotonic() - killed < 10
     with pytest.raises(TrainerGoneError, match="process died"):
         await trainer.deliver(Over(number=1, incarnation=1))
+
+
+async def test_a_signal_of_its_own_making_is_seen_by_its_helper(cluster: RayCluster, pulse: PulseServer) -> None:
+    """Ray says no more than that the process is gone."""
+    trainer = await cluster.start_trainer(setup(pulse))
+    await hello(trainer)
+    await until(lambda: "t1" in pulse.snapshot())
+    with pytest.raises(TrainerGoneError):
+        await trainer.deliver(Snapshot(incarnation=1))
+    await until(lambda: pulse.condition("t1") is Condition.GONE)
+    assert pulse.killed_by("t1").startswith("killed by SIGBUS, at fake_trainer.py:")
 
 
 async def test_kill_ends_a_stopped_process_at_once(cluster: RayCluster, pulse: PulseServer) -> None:

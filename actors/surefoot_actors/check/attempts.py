@@ -105,8 +105,7 @@ async def _attempt(trial: Trial, spec: JobSpec, cluster: LocalCluster, out: Path
             supervisor = Supervisor(
                 spec.model_copy(update=fields), trial.key, lent, uplink, MemoryJournal(), pulse, trial.faults
             )
-            state = (await supervisor.run()).state
-        failure = None if state is JobState.SUCCEEDED else _failure(uplink)
+            failure = await _ended(supervisor, uplink)
     except TimeoutError:
         failure = Failure(kind="no end", message=f"it did not end within {patience_s:.0f} s", line="", traceback="")
     finally:
@@ -117,6 +116,30 @@ async def _attempt(trial: Trial, spec: JobSpec, cluster: LocalCluster, out: Path
         seen.failure = Failure(kind="no joiner", message="no fresh trainer came to join", line="", traceback="")
     seen.seconds = time.monotonic() - began
     return seen
+
+
+async def _ended(supervisor: Supervisor, uplink: MemoryUplink) -> Failure | None:
+    """Return how the attempt failed, if it did. What one trainer raises is enough here: the others need not confirm it."""
+    running, raised = asyncio.create_task(supervisor.run()), asyncio.create_task(_raised(uplink))
+    try:
+        await asyncio.wait({running, raised}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            return None if running.result().state is JobState.SUCCEEDED else _failure(uplink)
+        return raised.result()
+    finally:
+        for task in (running, raised):
+            task.cancel()
+        await asyncio.wait({running, raised})
+
+
+async def _raised(uplink: MemoryUplink) -> Failure:
+    """Wait until a trainer is lost by what its code raised."""
+    while True:
+        for event in uplink.events:
+            if event.kind is EventKind.TRAINER_LOST and "traceback" in event.data:
+                told = str(event.data["traceback"]).rstrip()
+                return Failure(kind="failed", message=told.rpartition("\n")[2], line="", traceback=told)
+        await uplink.changed()
 
 
 def _seen(uplink: MemoryUplink, out: Path, failure: Failure | None) -> Seen:

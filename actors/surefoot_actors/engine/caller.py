@@ -41,26 +41,27 @@ def user_line(skip: int = 2) -> str:
 
 def own_line(frame: FrameType | None) -> str:
     """Return "file.py:12" of the innermost frame that is neither ours nor a library's; of the innermost that is not ours, failing that."""
-    fallback = ""
+    places = []
     while frame is not None:
-        file = frame.f_code.co_filename
-        if not is_ours(file) and not file.startswith("<"):
-            if not file.startswith(_LIBRARIES):
-                return _shown(file, frame.f_lineno)
-            fallback = fallback or _shown(file, frame.f_lineno)
+        places.append((frame.f_code.co_filename, frame.f_lineno))
         frame = frame.f_back
-    return fallback
+    return _own(places)
 
 
 def raised_line(error: BaseException) -> str:
-    """Return "file.py:12" of the innermost frame outside Surefoot and torch that an error went through; empty: there is none."""
-    shown, trace = "", error.__traceback__
+    """Return as `own_line` does, of the frames that an error went through; empty: there is none."""
+    places, trace = [], error.__traceback__
     while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if not is_ours(file) and not file.startswith("<"):
-            shown = _shown(file, trace.tb_lineno)
+        places.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
         trace = trace.tb_next
-    return shown
+    return _own(places[::-1])
+
+
+def _own(places: list[tuple[str, int]]) -> str:
+    """`places`: innermost first."""
+    theirs = [(file, line) for file, line in places if not is_ours(file) and not file.startswith("<")]
+    own = next((place for place in theirs if not place[0].startswith(_LIBRARIES)), theirs[0] if theirs else None)
+    return _shown(*own) if own is not None else ""
 
 
 @lru_cache(maxsize=1024)

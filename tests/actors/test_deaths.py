@@ -1,0 +1,63 @@
+"""How a trainer's end is told, where a signal of its own making was behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from surefoot.events import EventKind
+from surefoot.spec import JobState
+from surefoot_actors.deaths import explained
+from surefoot_actors.pulse_helper import crash
+
+from .harness import Stage
+
+SAID = """Fatal Python error: Bus error
+
+Current thread 0x00007f1 (most recent call first):
+  File "/usr/lib/python3.11/site-packages/numpy/core/memmap.py", line 335 in __getitem__
+  File "/tmp/code/train.py", line 12 in __getitem__
+  File "/tmp/code/train.py", line 30 in train
+
+Extension modules: numpy (total: 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        (SAID, "SIGBUS@train.py:12"),
+        (SAID.replace("Bus error", "Segmentation fault"), "SIGSEGV@train.py:12"),
+        (
+            "Fatal Python error: Bus error\n\nCurrent thread 0x1 (most recent call first):\n  <no Python frame>\n",
+            "SIGBUS",
+        ),
+        ("", ""),
+        ("Fatal Python error: Aborted", "SIGABRT"),
+        ("something else", ""),
+    ],
+)
+def test_what_faulthandler_says_in_a_word(said: str, word: str) -> None:
+    assert crash(said) == word
+
+
+def test_what_the_helper_saw_is_added_to_what_the_cluster_says_once() -> None:
+    told = explained("its process died: Worker unexpectedly exits", "killed by SIGBUS, at train.py:12")
+    assert told.startswith(
+        "its process died: Worker unexpectedly exits; it was killed by SIGBUS, at train.py:12: a mapped file"
+    )
+    assert explained("killed by signal 7 (SIGBUS)", "killed by SIGBUS, at a.py:1").startswith(
+        "killed by signal 7 (SIGBUS), at a.py:1: "
+    )
+    assert explained("killed by signal 9 (SIGKILL)", "") == "killed by signal 9 (SIGKILL)"
+    assert explained(told, "killed by SIGBUS, at train.py:12") == told
+
+
+def test_a_mapped_file_that_is_truncated_is_told_with_signal_and_advice(stage: Stage, tmp_path: Path) -> None:
+    config = {"path": str(tmp_path / "rows"), "mark": str(tmp_path / "mark")}
+    story = stage.run(trainers=2, min_trainers=2, entrypoint="mapping:train", config=config)
+    assert story.outcome.state is JobState.SUCCEEDED, story.outcome
+    reason = str(story.of(EventKind.TRAINER_LOST)[0].data["reason"])
+    assert "killed by signal 7 (SIGBUS), at mapping.py:27: " in reason
+    assert "run.once" in reason
