@@ -1,4 +1,4 @@
-"""Import statements of the user's, rewritten to say which module they mean: `import queue` is `import surefoot_actors.users.queue as queue`.
+"""The user's import statements, rewritten to say which module they mean: `import queue` is `import surefoot_actors.users.queue as queue`.
 
 Said in the code itself, it holds for whoever reads the code as well, as torch.compile does.
 """
