@@ -8,9 +8,9 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
-from surefoot_actors.cluster import TrainerGoneError, TrainerHandle
+from surefoot_actors.cluster import SetupFailedError, TrainerGoneError, TrainerHandle
 from surefoot_actors.protocol.membership import Came, Lost
-from surefoot_actors.protocol.messages import Ended, ToTrainer
+from surefoot_actors.protocol.messages import Ended, Raised, ToTrainer
 from surefoot_actors.rows import RowKeeper
 
 __all__ = ["Attendant", "Handled"]
@@ -73,13 +73,24 @@ class Attendant:
                 tasks.create_task(self._deliver(self._handle))
                 tasks.create_task(self._collect(self._handle))
         except* TrainerGoneError as group:
-            self._tell_lost(str(_first(group)))
+            first = _first(group)
+            if isinstance(first, SetupFailedError) and first.requirements:
+                self._tell_refused(first.requirements)
+            else:
+                self._tell_lost(str(first))
         except* Exception as group:  # noqa: BLE001  the task's edge: a trainer that nobody attends is a lost one
             self._tell_lost(f"it could not be attended: {_first(group)!r}")
 
     def _tell_lost(self, reason: str) -> None:
         self._gone.set()
-        self._events.put_nowait(Lost(self._trainer, reason))
+        self._events.put_nowait(Lost(self._trainer, reason + _hint(reason)))
+
+    def _tell_refused(self, said: str) -> None:
+        """The job's requirements cannot be installed: as if its code had raised that, before its first line."""
+        self._gone.set()
+        message = f"pip could not install the job's requirements:\n{said}"
+        told = Raised(trainer=self._trainer, kind="RequirementsError", message=message, traceback=said, alone=True)
+        self._events.put_nowait(Came(told))
 
     async def _deliver(self, handle: TrainerHandle) -> None:
         while True:
@@ -101,6 +112,17 @@ class Attendant:
                 handled = Handled(asyncio.get_running_loop().create_future())
                 self._events.put_nowait(handled)
                 await asyncio.wait({handled.done, self._finishing}, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _hint(reason: str) -> str:
+    """What is likely behind a signal that a process brings on itself."""
+    if "SIGBUS" in reason:
+        return (
+            ": a mapped file was truncated or written anew under it (prepare data by `run.once`), or /dev/shm is full"
+        )
+    if "SIGSEGV" in reason:
+        return ": native code of it failed"
+    return ""
 
 
 def _first(group: BaseException) -> BaseException:

@@ -18,10 +18,12 @@ __all__ = [
     "Cluster",
     "FaultRefusedError",
     "Inbox",
+    "SetupFailedError",
     "TrainerGoneError",
     "TrainerHandle",
     "TrainerService",
     "TrainerSetup",
+    "Where",
 ]
 
 
@@ -32,8 +34,23 @@ class TrainerGoneError(Exception):
         super().__init__(reason)
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[TrainerGoneError], tuple[str]]:
+    def __reduce__(self) -> tuple[type[TrainerGoneError], tuple[str, ...]]:
         return TrainerGoneError, (self.reason,)
+
+
+class SetupFailedError(TrainerGoneError):
+    """The trainer never came to be: its node could not be set up for it.
+
+    `requirements`: pip's own words, if it is the job's requirements that cannot be installed, wherever that is tried; empty: something
+    else was wrong on this node (`node`: its address, as far as is known).
+    """
+
+    def __init__(self, reason: str, requirements: str = "", node: str = "") -> None:
+        super().__init__(reason)
+        self.requirements, self.node = requirements, node
+
+    def __reduce__(self) -> tuple[type[TrainerGoneError], tuple[str, ...]]:
+        return SetupFailedError, (self.reason, self.requirements, self.node)
 
 
 class FaultRefusedError(Exception):
@@ -53,6 +70,10 @@ class TrainerSetup:
     pulse_secret: str
     # where the job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere
     checkpoints: str = ""
+    # names the attempt, and nothing else on any node; empty in tests that need none
+    run_id: str = ""
+    # earlier trainers on whose machines this one should not be, if there are others
+    apart_from: tuple[str, ...] = ()
     # faults to inject, for tests: see faults.py. Empty in production.
     faults: tuple[str, ...] = ()
 
@@ -65,6 +86,20 @@ class Inbox:
     messages: tuple[tuple[int, FromTrainer], ...] = ()
     # ledger rows not yet acknowledged, oldest first, at most 10,000; only from the generation's rank 0
     rows: tuple[LedgerRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Where a trainer's training thread is."""
+
+    # -1: before its first step
+    step: int = -1
+    # that the user's code computes, -1: none
+    sub_task: int = -1
+    # "file.py:12", the innermost line of the user's own code
+    line: str = ""
+    # what it waits for, if it does; empty: it is up to this trainer
+    waits_for: str = ""
 
 
 class TrainerService(Protocol):
@@ -83,6 +118,9 @@ class TrainerService(Protocol):
         supervisor grows with seconds, not with steps.
         """
 
+    def where(self) -> Where:
+        """Say where the training thread is. Never blocks."""
+
     def notice(self, reason: str) -> None:
         """Ask the supervisor to let it leave at a step boundary: this process, or its node, is about to go. Never blocks for long."""
 
@@ -97,6 +135,8 @@ class TrainerHandle(Protocol):
 
     async def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox: ...
 
+    async def where(self) -> Where: ...
+
     def refusal(self, fault: FaultKind) -> str:
         """Why this fault cannot be injected here at present; empty: it can."""
 
@@ -110,6 +150,8 @@ class TrainerHandle(Protocol):
 class Cluster(Protocol):
     """Starts trainers and finds those that an earlier supervisor started."""
 
+    # whether the job's pip requirements are installed before a trainer starts
+    installs: bool
     # called on the supervisor's event loop with (trainer, reason) when the trainer's node is about to go
     on_notice: Callable[[str, str], None]
 
@@ -117,7 +159,7 @@ class Cluster(Protocol):
         """Start a trainer process; returns when the cluster has given it a place and its service answers.
 
         May wait without end for resources; cancelling the call withdraws the request and leaves nothing behind.
-        Raises TrainerGoneError if the process died in starting (its runtime environment failed, say).
+        Raises SetupFailedError if its node could not be set up for it, TrainerGoneError if the process died in starting.
         """
 
     async def find_trainers(self) -> list[TrainerHandle]:

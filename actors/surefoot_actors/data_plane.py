@@ -18,7 +18,7 @@ from surefoot.events import LedgerRow
 from surefoot_actors import faults
 from surefoot_actors.checkpoint.manifest import Point
 from surefoot_actors.engine.group import Group, GroupClosedError
-from surefoot_actors.engine.merge import BufferPool, MergeResult, merge_round
+from surefoot_actors.engine.merge import BufferPool, MergeResult, merge_round, say_done
 from surefoot_actors.engine.transfer import recv_merged, recv_state, send_merged, send_state
 from surefoot_actors.engine.types import Layout, Merged, Node, Range, StateImage
 from surefoot_actors.protocol.member import Form
@@ -102,6 +102,12 @@ class DataPlane:
     def merge(self, round_: Round) -> None:
         """Merge a round when everything before it is done. Never blocks."""
         self._jobs.put(lambda: self._merge(round_))
+
+    def say_done(self) -> None:
+        """Let members that open another round know that this one has left the loop over steps. Never blocks."""
+        group = self._group
+        if group is not None:
+            self._jobs.put(lambda: say_done(group))
 
     def close(self) -> None:
         """End the thread and the group, whatever they wait for. From any thread, at any time, twice; never blocks for long."""

@@ -7,9 +7,10 @@ a supervisor makes them on a thread, and its event loop, with the pulse and the 
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from surefoot_actors.ray_store import insist
@@ -52,6 +53,15 @@ class Journal(Protocol):
 
     def begun(self) -> tuple[str, int] | None:
         """Both, once noted."""
+
+    def once(self, done: Sequence[str], running: Mapping[str, str]) -> None:
+        """Note what is done of what is done once, and by key who may still be at what is not."""
+
+    def onced(self) -> tuple[list[str], dict[str, str]]:
+        """Both, as noted last."""
+
+    def run_id(self) -> str:
+        """A name of the attempt that nothing else has, on no node; the same for every supervisor."""
 
     def want(self, trainers: int) -> None:
         """Note how many trainers are wanted since the last resize."""
@@ -142,6 +152,19 @@ class _Journal(ABC):
     def begun(self) -> tuple[str, int] | None:
         found = self._get("begun")
         return None if found is None else (found[0], found[1])
+
+    def once(self, done: Sequence[str], running: Mapping[str, str]) -> None:
+        self._put("once", [list(done), dict(running)])
+
+    def onced(self) -> tuple[list[str], dict[str, str]]:
+        found = self._get("once") or [[], {}]
+        return found[0], found[1]
+
+    def run_id(self) -> str:
+        if self._get("run id") is None:
+            self._put("run id", secrets.token_hex(8))
+        found: str = self._get("run id")
+        return found
 
     def want(self, trainers: int) -> None:
         self._note("wanted", trainers)

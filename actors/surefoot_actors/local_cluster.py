@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.events import FaultKind
-from surefoot_actors.cluster import FaultRefusedError, Inbox, TrainerGoneError, TrainerHandle, TrainerSetup
+from surefoot_actors.cluster import FaultRefusedError, Inbox, TrainerGoneError, TrainerHandle, TrainerSetup, Where
 from surefoot_actors.environment import trainer_env
 from surefoot_actors.local_trainer import LENGTH, Birth, Call, Reply
 from surefoot_actors.protocol.messages import ToTrainer
@@ -160,6 +160,10 @@ class _LocalTrainer(TrainerHandle):
         inbox: Inbox = await self.call("collect", after, rows_below, wait_s)
         return inbox
 
+    async def where(self) -> Where:
+        where: Where = await self.call("where")
+        return where
+
     def refusal(self, fault: FaultKind) -> str:
         possible = fault in (FaultKind.TRAINER, FaultKind.FREEZE)
         return "" if possible else f"a local trainer has no {fault} of its own"
@@ -225,6 +229,8 @@ class LocalCluster:
     trainers' output, a file each. `pulse`, where set, is told to the trainers that `find_trainers` finds: set it anew
     for a restarted supervisor.
     """
+
+    installs = False
 
     def __init__(
         self,

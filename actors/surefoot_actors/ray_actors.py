@@ -22,7 +22,7 @@ import ray.util
 from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
 from surefoot.spec import JobSpec, JobState
-from surefoot_actors.cluster import Inbox, TrainerService, TrainerSetup
+from surefoot_actors.cluster import Inbox, TrainerService, TrainerSetup, Where
 from surefoot_actors.notice import on_sigterm
 from surefoot_actors.protocol.messages import ToTrainer
 from surefoot_actors.pulse_trainer import Helper
@@ -74,6 +74,10 @@ class TrainerActor:
     def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox:
         self._asked = time.monotonic()
         return self._service.collect(after, rows_below, wait_s)
+
+    @ray.method(concurrency_group="control")
+    def where(self) -> Where:
+        return self._service.where()
 
     @ray.method(concurrency_group="control")
     def pulse(self, address: tuple[str, int], secret: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,13 +16,22 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, Ra
 
 from surefoot.events import FaultKind
 from surefoot.spec import JobSpec
-from surefoot_actors.cluster import FaultRefusedError, Inbox, TrainerGoneError, TrainerHandle, TrainerSetup
+from surefoot_actors.cluster import (
+    FaultRefusedError,
+    Inbox,
+    SetupFailedError,
+    TrainerGoneError,
+    TrainerHandle,
+    TrainerSetup,
+    Where,
+)
 from surefoot_actors.environment import trainer_env
 from surefoot_actors.protocol.messages import ToTrainer
 from surefoot_actors.pulse import Condition, PulseServer
 from surefoot_actors.ray_actors import DEFAULT_SERVICE, TrainerActor
 from surefoot_actors.ray_end import confirm_gone, draining_nodes, place_of
 from surefoot_actors.ray_names import KEEPER, NAMESPACE, SUPERVISOR, actor_name, find_actor, list_roles
+from surefoot_actors.ray_setup import node_of, refused_requirements, why_not_set_up
 
 __all__ = ["RayCluster", "death_reason"]
 
@@ -34,6 +44,8 @@ _TRAINER: Any = ray.remote(concurrency_groups={"control": 1, "collect": 1})(Trai
 # How long the end of a trainer that cannot be reached is waited for; it is fenced, and its end goes on behind.
 _SILENT_S = 2.0
 _DRAIN_POLL_S = 1.0
+# How long a node that could not be set up is avoided, where there are others.
+_TROUBLED_S = 600.0
 _NODE_DIED = re.compile(r"node (has )?died|node was (preempted|terminated)", re.IGNORECASE)
 _OUT_OF_MEMORY = re.compile(r"OutOfMemory|memory (usage )?threshold|running low on memory", re.IGNORECASE)
 
@@ -42,7 +54,7 @@ def death_reason(error: RayError) -> str:
     """A sentence, or a traceback, for how an actor ended."""
     text = str(error).strip()
     if isinstance(error, RuntimeEnvSetupError):
-        return f"its runtime environment failed: {text[-_LONGEST_REASON:]}"
+        return f"its node could not be set up: {why_not_set_up(text)}"
     if isinstance(error, OutOfMemoryError) or _OUT_OF_MEMORY.search(text):
         return f"out of memory: {text[-_LONGEST_REASON:]}"
     if _NODE_DIED.search(text):
@@ -93,6 +105,10 @@ class _RayTrainer(TrainerHandle):
         inbox: Inbox = await self._ask(self._actor.collect, after, rows_below, wait_s)
         return inbox
 
+    async def where(self) -> Where:
+        where: Where = await self._ask(self._actor.where)
+        return where
+
     def refusal(self, fault: FaultKind) -> str:
         if fault is FaultKind.NODE and self.node == ray.get_runtime_context().get_node_id():
             return f"{self._trainer} runs on the supervisor's own node"
@@ -134,6 +150,9 @@ class _RayTrainer(TrainerHandle):
                 # the service is ours: what raises there is broken, and told as a loss
                 await self.kill()
                 raise TrainerGoneError(f"its service raised, so it was ended: {error}") from None
+            except RuntimeEnvSetupError as error:
+                text = str(error)
+                raise SetupFailedError(death_reason(error), refused_requirements(text), node_of(text)) from None
             except RayError as error:
                 raise TrainerGoneError(death_reason(error)) from None
 
@@ -157,6 +176,8 @@ def _ignore(trainer: str, reason: str) -> None:
 class RayCluster:
     """Trainers as actors named "attempt/trainer", found again by name. Used on one event loop, in the supervisor's actor."""
 
+    installs = True
+
     def __init__(
         self, attempt: str, pulse: PulseServer, *, package_uri: str | None = None, service: str = DEFAULT_SERVICE
     ) -> None:
@@ -167,12 +188,17 @@ class RayCluster:
         # those whose nodes are watched
         self._trainers: dict[str, _RayTrainer] = {}
         self._watching: asyncio.Task[None] | None = None
+        # addresses of nodes that could not be set up, and when: for a while others are preferred
+        self._troubled: dict[str, float] = {}
 
     async def start_trainer(self, setup: TrainerSetup) -> TrainerHandle:
         creating = asyncio.create_task(asyncio.to_thread(self._create, setup))
         try:
             trainer = await asyncio.shield(creating)
             await trainer.start()
+        except SetupFailedError as failed:
+            self._troubled[failed.node] = time.monotonic()
+            raise
         except asyncio.CancelledError:
             await (await creating).kill()
             raise
@@ -181,7 +207,7 @@ class RayCluster:
 
     def _create(self, setup: TrainerSetup) -> _RayTrainer:
         resources = setup.spec.resources
-        options = {
+        options: dict[str, Any] = {
             "name": actor_name(self._attempt, setup.trainer),
             "namespace": NAMESPACE,
             "lifetime": "detached",
@@ -191,8 +217,20 @@ class RayCluster:
             "max_task_retries": 0,
             "runtime_env": _runtime_env(setup.spec, self._package_uri),
         }
+        if shunned := self._shunned(setup.apart_from):
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(shunned)})"}
+            options["fallback_strategy"] = [{"label_selector": {}}]  # there, if nowhere else
         actor = _TRAINER.options(**options).remote(setup, self._service)
         return self._handle(setup.trainer, actor)
+
+    def _shunned(self, trainers: tuple[str, ...]) -> list[str]:
+        """Ids of the nodes that these trainers were on, and of those that could not be set up of late."""
+        nodes = {self._trainers[t].node for t in trainers if t in self._trainers} - {""}
+        troubled = {ip for ip, at in self._troubled.items() if time.monotonic() - at < _TROUBLED_S}
+        if troubled:
+            there = ray.nodes()  # type: ignore[no-untyped-call]
+            nodes |= {str(node["NodeID"]) for node in there if node["NodeManagerAddress"] in troubled}
+        return sorted(nodes)
 
     def _handle(self, trainer: str, actor: ActorHandle[Any]) -> _RayTrainer:
         return _RayTrainer(trainer, actor, self._pulse, self._ending)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable
 
 from surefoot.events import LedgerRow
@@ -23,6 +24,8 @@ class RowKeeper:
         self._changed = asyncio.Event()
         # the highest step of any row that was told
         self.newest: int | None = None
+        # that the newest steps took
+        self.seconds: deque[float] = deque(maxlen=50)
         self._generation: tuple[int, Callable[[LedgerRow], None]] | None = None
 
     @property
@@ -40,6 +43,7 @@ class RowKeeper:
         self._seen = {step for step in self._seen if step > self._below}
         if new:
             self.newest = max(self.newest or 0, *(row.result.step for row in new))
+            self.seconds.extend(row.circumstances.seconds for row in new)
             self._uplink.rows(new)
             self._watch(new)
         self._changed.set()

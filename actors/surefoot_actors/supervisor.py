@@ -24,6 +24,7 @@ from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster import Cluster, TrainerHandle, TrainerSetup
 from surefoot_actors.injector import Injector
 from surefoot_actors.journal import Journal
+from surefoot_actors.once_keeper import OnceKeeper
 from surefoot_actors.protocol import membership
 from surefoot_actors.protocol.membership import (
     Came,
@@ -52,9 +53,11 @@ from surefoot_actors.protocol.membership import (
     Trusted,
     Withdraw,
 )
-from surefoot_actors.protocol.messages import Done, End, Leaving, NotRestored, Saved, ToTrainer
+from surefoot_actors.protocol.messages import Done, End, Leaving, NotRestored, OnceAsked, OnceDone, Saved, ToTrainer
+from surefoot_actors.protocol.once import Gone
 from surefoot_actors.pulse import Condition, PulseServer
 from surefoot_actors.rows import RowKeeper
+from surefoot_actors.stall_teller import StallTeller
 from surefoot_actors.uplink import Uplink
 
 __all__ = ["Outcome", "Supervisor"]
@@ -121,7 +124,7 @@ class Supervisor:
         """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process at once, for `surefoot chaos`."""
         self._spec, self._attempt, self._cluster = spec, attempt, cluster
         self._uplink, self._journal, self._pulse, self._faults = uplink, journal, pulse, faults
-        self._events: asyncio.Queue[Event | Handled | NothingToBeginWith | OutOfPatience] = asyncio.Queue()
+        self._events: asyncio.Queue[Event | Handled | NothingToBeginWith | OutOfPatience | Gone] = asyncio.Queue()
         self._attendants: dict[str, Attendant] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._state = MembershipState(
@@ -144,8 +147,10 @@ class Supervisor:
             self._may_commit,
             attempt=attempt_number(attempt),
         )
+        self._once, self._run_id = OnceKeeper(journal, self._send), ""
         self._injector = Injector(uplink, self._attendants, die)
         self._rows = RowKeeper(uplink)
+        self._stalls = StallTeller(lambda: self._state, self._attendants, self._rows, pulse, uplink.event)
         # events that commands gave rise to, handled before anything else
         self._due: list[Event] = []
         self._grace: asyncio.Task[None] | None = None
@@ -171,6 +176,7 @@ class Supervisor:
         watchers = [self._spawn(self._end_if_disowned())]
         try:
             await self._begin()
+            watchers.append(self._spawn(self._stalls.run()))
             # not before the members are known: a fault is to hit one of them
             watchers.append(self._spawn(self._obey_commands()))
             while self._outcome is None:
@@ -190,15 +196,18 @@ class Supervisor:
         wanted = await asyncio.to_thread(journal.wanted)
         self._state = replace(self._state, incarnation=incarnation, target=wanted or self._spec.trainers)
         finished, recorded = await asyncio.to_thread(lambda: (journal.finished(), journal.recorded()))
+        self._run_id = await asyncio.to_thread(journal.run_id)
         self._rows.expect(await asyncio.to_thread(journal.expected))
         if (begun := await asyncio.to_thread(journal.begun)) is not None:
             self._keeper.begin_from(begun[0])
             self._rows.begin(begun[1])
+        handles = [] if incarnation == 1 and recorded is None else await self._cluster.find_trainers()
+        await self._once.begin(incarnation, [h.trainer for h in handles])
         if incarnation == 1 and recorded is None:
             self._tell_state(JobState.STARTING, "waiting for the first trainers")
             await self._apply(membership.begin(self._state))
         else:
-            await self._resume(finished, *(recorded or (0, ())))
+            await self._resume(handles, finished, *(recorded or (0, ())))
         if self._state.searching and not self._state.ended:
             self._spawn(self._look_for_checkpoints())
         self._keeper.attend(self._state)
@@ -211,8 +220,9 @@ class Supervisor:
         except CheckpointError as error:
             self._events.put_nowait(NothingToBeginWith(str(error)))
 
-    async def _resume(self, finished: str | None, number: int, members: tuple[str, ...]) -> None:
-        handles = await self._cluster.find_trainers()
+    async def _resume(
+        self, handles: list[TrainerHandle], finished: str | None, number: int, members: tuple[str, ...]
+    ) -> None:
         for handle in handles:
             self._attend(handle.trainer, self._adopted(handle))
         found = Found(
@@ -226,7 +236,7 @@ class Supervisor:
         if not finished and set(members).difference(found.trainers):
             self._note_loss(certain=True)  # of one that died while no supervisor lived, perhaps the last
 
-    async def _handle(self, event: Event | Handled | NothingToBeginWith | OutOfPatience) -> None:
+    async def _handle(self, event: Event | Handled | NothingToBeginWith | OutOfPatience | Gone) -> None:
         match event:
             case NothingToBeginWith() if self._state.generation is not None:
                 event = Searched(())  # it began long ago: peers hold the state
@@ -237,6 +247,12 @@ class Supervisor:
             case Handled():
                 if not event.done.done():
                     event.done.set_result(None)
+                return
+            case Gone():
+                await self._once.hear(event)
+                return
+            case Came(message=(OnceAsked() | OnceDone()) as asked):
+                await self._once.hear(asked)
                 return
             case Came(message=Saved() as saved):
                 self._keeper.saved(saved)
@@ -305,9 +321,9 @@ class Supervisor:
 
     async def _perform(self, command: membership.Command) -> None:
         match command:
-            case StartTrainer(trainer=trainer, after_s=after_s):
+            case StartTrainer(trainer=trainer):
                 await asyncio.to_thread(self._journal.start, int(trainer[1:]) + 1)
-                self._attend(trainer, self._started(trainer, after_s))
+                self._attend(trainer, self._started(command))
             case SaveState():
                 self._keeper.save(command, self._state)
             case Withdraw(trainer=trainer):
@@ -379,20 +395,24 @@ class Supervisor:
         self._attendants[trainer] = attendant
         attendant.begin()
 
-    async def _started(self, trainer: str, after_s: float) -> TrainerHandle:
-        await asyncio.sleep(after_s)
+    async def _started(self, command: StartTrainer) -> TrainerHandle:
+        await asyncio.sleep(command.after_s)
+        if self._spec.pip and self._cluster.installs:
+            self._uplink.event(EventKind.INSTALLING, trainer=command.trainer, requirements=list(self._spec.pip))
         handle = await self._cluster.start_trainer(
             TrainerSetup(
                 attempt=self._attempt,
-                trainer=trainer,
+                trainer=command.trainer,
                 spec=self._spec,
                 pulse=self._pulse.address,
                 pulse_secret=self._pulse.secret,
                 checkpoints=self._checkpoints,
+                run_id=self._run_id,
+                apart_from=command.apart_from,
                 faults=self._faults,
             )
         )
-        self._events.put_nowait(Started(trainer))
+        self._events.put_nowait(Started(command.trainer))
         return handle
 
     async def _adopted(self, handle: TrainerHandle) -> TrainerHandle:
@@ -405,13 +425,17 @@ class Supervisor:
         attendant.send(message)
         if isinstance(message, End):
             del self._attendants[trainer]
-            self._spawn(attendant.end(END_GRACE_S), name=f"end-{trainer}")
+            self._spawn(self._end(attendant, trainer, END_GRACE_S), name=f"end-{trainer}")
 
     def _dismiss(self, trainer: str) -> None:
         """Fence: end the process whatever it does, without waiting for it here."""
         attendant = self._attendants.pop(trainer, None)
         if attendant is not None:
-            self._spawn(attendant.end(0.0), name=f"kill-{trainer}")
+            self._spawn(self._end(attendant, trainer, 0.0), name=f"kill-{trainer}")
+
+    async def _end(self, attendant: Attendant, trainer: str, grace_s: float) -> None:
+        await attendant.end(grace_s)
+        self._events.put_nowait(Gone(trainer))
 
     def _pulse_changed(self, trainer: str, condition: Condition, detail: str) -> None:
         if condition is Condition.RUNNING:

@@ -18,15 +18,16 @@ from dataclasses import replace
 
 import torch
 
-from surefoot.errors import ContractError, DriftError
+from surefoot.errors import ContractError, DriftError, EntrypointError
 from surefoot.events import LedgerRow
 from surefoot_actors import entrypoint, faults, pulse_trainer
 from surefoot_actors.checkpoint.keeping import Keeping
 from surefoot_actors.checkpoint.read import Checkpoint
 from surefoot_actors.checkpoint.store import is_at
-from surefoot_actors.cluster import Inbox, TrainerSetup
+from surefoot_actors.cluster import Inbox, TrainerSetup, Where
 from surefoot_actors.data_plane import Backpack, DataPlane, Round
-from surefoot_actors.engine.caller import user_line
+from surefoot_actors.engine.caller import own_line, raised_line, user_line
+from surefoot_actors.engine.data.pool import DataWorkersLostError
 from surefoot_actors.engine.fingerprint import fingerprint, make_deterministic
 from surefoot_actors.engine.folding import NodeStore
 from surefoot_actors.engine.group import StoreHost
@@ -37,13 +38,17 @@ from surefoot_actors.engine.rng import Streams
 from surefoot_actors.engine.run import RunOptions, run_training
 from surefoot_actors.engine.types import Layout, Merged, Node, Position, StateImage
 from surefoot_actors.mailbox import Mailbox
+from surefoot_actors.once_trainer import Onces
 from surefoot_actors.protocol import member
 from surefoot_actors.protocol.member import At, Close, Form, MemberState, Merge, Resume, Stop, Tell
 from surefoot_actors.protocol.messages import (
+    Done,
     Ended,
     Enter,
     Hello,
     Leaving,
+    Length,
+    OnceTold,
     Over,
     Raised,
     Report,
@@ -77,6 +82,7 @@ class TrainerProcess:
         self._mailbox = Mailbox()
         self._keeping = Keeping(setup, self._device, self._mailbox, self._fingerprint, self)
         self._changed = threading.Condition(threading.Lock())  # its lock is the commit lock
+        self._onces = Onces(setup.trainer, setup.run_id, self._changed, self._mailbox.tell)
         self._state = MemberState(trainer=setup.trainer, num_sub_tasks=setup.spec.sub_tasks)
         self._plane: DataPlane | None = None
         self._leaves = NodeStore(setup.spec.sub_tasks)
@@ -91,7 +97,11 @@ class TrainerProcess:
         self._retained: Merged | None = None
         self._sub_task_s = 0.0
         self._began: float | None = None
-        self._num_steps = 0
+        self._num_steps: int | None = None
+        # the sub-task that the user's code computes, -1: none
+        self._computing = -1
+        # what the training thread waits for, empty: nothing
+        self._awaits = ""
         self._thread: threading.Thread | None = None
         self._returned = False
         self.start()
@@ -111,6 +121,9 @@ class TrainerProcess:
         if isinstance(message, Over | Enter):
             faults.point("report" if isinstance(message, Over) else "enter", self._position.step)
         with self._changed:
+            if isinstance(message, OnceTold):
+                self._onces.told(message)
+                return
             if isinstance(message, Restore | Snapshot | Save):
                 if message.incarnation >= self._state.incarnation:
                     self._keeping.obey(message)
@@ -124,6 +137,18 @@ class TrainerProcess:
     def notice(self, reason: str) -> None:
         """Ask to leave: this process, or its node, is about to go."""
         self._mailbox.tell(Leaving(trainer=self._setup.trainer, reason=reason))
+
+    def where(self) -> Where:
+        """Say where the training thread is, and at which line of the user's. Takes no lock: whoever holds one may be what hangs."""
+        ident = self._thread.ident if self._thread is not None else None
+        frame = sys._current_frames().get(ident) if ident is not None else None
+        state = self._state
+        return Where(
+            step=self._position.step if state.round >= 0 else -1,
+            sub_task=self._computing,
+            line=own_line(frame),
+            waits_for=self._awaits if self._computing < 0 or state.at is not At.ROUND else "",
+        )
 
     def _tells_rows(self) -> bool:
         state = self._state
@@ -141,6 +166,8 @@ class TrainerProcess:
         match command:
             case Tell(message=message):
                 self._mailbox.tell(self._completed(message) if isinstance(message, Report) else message)
+                if isinstance(message, Done) and self._plane is not None:
+                    self._plane.say_done()
             case Form():
                 self._check_place(command)
                 self._plane = DataPlane(
@@ -161,6 +188,7 @@ class TrainerProcess:
                 self._changed.notify_all()
             case Stop():
                 self._keeping.stop()
+                self._onces.stop()
                 self._changed.notify_all()
                 if self._returned:
                     self._mailbox.tell(Ended(trainer=self._setup.trainer))
@@ -207,7 +235,7 @@ class TrainerProcess:
 
     # ---- Coordinator: called by the training thread
 
-    def admit(self, state: StateOwner, num_steps: int) -> Position:
+    def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         """Say hello and wait to be a member whose tracked state is the run's."""
         self._owner, self._num_steps = state, num_steps
         faults.point("hello", -1)
@@ -225,6 +253,22 @@ class TrainerProcess:
             pass
         with self._owner_lock:  # a dead generation may still be writing what it restores
             return self._position
+
+    def set_num_steps(self, num_steps: int) -> None:
+        """Take note of how long the run is, and tell it."""
+        self._num_steps = num_steps
+        self._mailbox.tell(Length(trainer=self._setup.trainer, num_steps=num_steps))
+
+    def once(self, key: str, prepare: Callable[[], object]) -> None:
+        """Return when one trainer of the job has done this."""
+        self._onces.once(key, prepare, self._await)
+
+    def node_once(self, key: str, prepare: Callable[[], object]) -> None:
+        """Return when one trainer of this node has done this."""
+        self._onces.node_once(key, prepare, self._await)
+
+    def _await(self, what: str) -> None:
+        self._awaits = what
 
     def open_round(self, position: Position) -> None:
         """Begin a round."""
@@ -245,6 +289,7 @@ class TrainerProcess:
                 sub_task = member.next_sub_task(self._state)
                 assert sub_task is not None
                 self._began = time.monotonic()
+                self._computing = sub_task
                 pulse_trainer.mark(self._position.round, sub_task)
                 return sub_task
         faults.point("commit", self._position.step)
@@ -253,6 +298,7 @@ class TrainerProcess:
     def put_leaf(self, leaf: Node) -> None:
         """Hand over a leaf; nobody else's concern if it was given to another meanwhile."""
         sub_task = leaf.range.lo
+        self._computing = -1
         pulse_trainer.mark(-1, -1)
         with self._changed:
             self._measure()
@@ -291,16 +337,17 @@ class TrainerProcess:
         with self._waiting_until(lambda: self._state.at is At.USER):
             pass
 
-    def finish(self) -> None:
+    def finish(self, num_steps: int) -> None:
         """Return on the trainer that is elected to run the code after the loop; raise TrainerExit on the others."""
         assert self._owner is not None
+        self._num_steps = num_steps
         digest = self._owner.digest().hex()
         with self._changed:
             self._check_stopped()
-            self._feed(member.AtEnd(self._num_steps, digest))
+            self._feed(member.AtEnd(num_steps, digest))
         with self._waiting_until(lambda: self._state.at is At.CONCLUDED):
             pass
-        faults.point("conclude", self._num_steps)
+        faults.point("conclude", num_steps)
 
     @property
     def generation(self) -> int:
@@ -318,7 +365,9 @@ class TrainerProcess:
         with self._changed:
             while not condition():
                 self._check_stopped()
+                self._awaits = "the other trainers"
                 self._changed.wait()
+            self._awaits = ""
             self._check_stopped()
             yield
 
@@ -350,6 +399,7 @@ class TrainerProcess:
         with self._owner_lock:
             if not member.counts(self._state, generation):
                 return
+            self._keeping.overwritten()
             self._owner.restore(image)
             if not member.counts(self._state, generation):
                 return
@@ -373,15 +423,16 @@ class TrainerProcess:
         return self._owner
 
     @property
-    def num_steps(self) -> int:
-        """How many steps the train function asked for."""
+    def num_steps(self) -> int | None:
+        """How many steps the train function asked for, as far as that is known."""
         return self._num_steps
 
     def adopt(self, checkpoint: Checkpoint) -> bool:
-        """Overwrite the tracked state, if this trainer is no member yet and the checkpoint fits. Raises ContractError."""
+        """Overwrite the tracked state, if this trainer may restore one and the checkpoint fits. Raises ContractError."""
         with self._owner_lock:
-            if self._state.generation is not None or self._state.stopped:
-                return False
+            with self._changed:
+                if not member.may_restore(self._state):
+                    return False
             self.owner.check_image(checkpoint.image)
             try:
                 self.owner.restore(checkpoint.image)
@@ -477,7 +528,7 @@ class TrainerProcess:
         except BaseException as error:  # noqa: BLE001  the thread's edge: user code may raise anything, even SystemExit
             self._lose_if_device(error)
             if not self._state.stopped:  # what it raises while it unwinds is nobody's concern
-                self._mailbox.tell(self._raised(error))
+                self._mailbox.tell(self._raised(_told(error)))
         else:
             self._mailbox.tell(Returned(trainer=self._setup.trainer))
         with self._changed:
@@ -496,8 +547,8 @@ class TrainerProcess:
         )
 
     def _lose_if_device(self, error: BaseException) -> None:
-        """A device that fails is this trainer's loss, not the user's mistake: end the process, and be replaced."""
-        if isinstance(error, torch.AcceleratorError):
+        """A device that fails, or data workers that cannot be had, are this trainer's loss, not the user's mistake: end."""
+        if isinstance(error, torch.AcceleratorError | DataWorkersLostError):
             traceback.print_exception(error)
             os._exit(1)
 
@@ -507,7 +558,23 @@ class TrainerProcess:
             kind=type(error).__name__,
             message=with_advice(error, self._spec.left_out),
             traceback=tracebacks.told(error),
+            round=self._state.round,
+            sub_task=self._computing,
+            line=raised_line(error),
+            alone=isinstance(error, EntrypointError),
+            fatal=isinstance(error, ContractError | DriftError),
         )
+
+
+def _told(error: BaseException) -> BaseException:
+    """Name what a train function that ends the process did, and what it should do."""
+    if not isinstance(error, SystemExit):
+        return error
+    line = raised_line(error)
+    return ContractError(
+        f"the train function called sys.exit({error.code!r}) at {line}: a trainer cannot end like that, as others go on; let it return "
+        "after the loop over run.steps(), or raise an error to fail the job"
+    ).with_traceback(error.__traceback__)
 
 
 def _device(gpus: float) -> torch.device:

@@ -19,15 +19,37 @@ class Step(ABC):
     #: the step's number, from 0
     number: int
 
+    @property
+    @abstractmethod
+    def epoch(self) -> int:
+        """The epoch, from 0, that the step's first sample is of: an epoch is one pass over the dataset that `batches` got first.
+
+        Batches keep their size, so a step may have the last samples of one epoch and the first of the next.
+        """
+
+    @property
+    @abstractmethod
+    def ends_epoch(self) -> bool:
+        """Whether this step's batch has the last sample of an epoch. Raises ContractError before the first inner loop of a run."""
+
     @abstractmethod
     def batches(
-        self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None, accumulate: bool = False
+        self,
+        dataset: Any,
+        *,
+        collate: Callable[[list[Any]], Any] | None = None,
+        sampler: Any = None,
+        accumulate: bool = False,
     ) -> Iterator[Any]:
         """Yield this trainer's sub-tasks of the step's batch, one collated batch of batch_size / sub_tasks samples each.
 
         `dataset` is map-style: `__len__` and `__getitem__`. Leaving the loop means that every sub-task of the round is merged on
         every trainer, and `.grad` of every tracked parameter holds the merged mean. When a trainer is lost meanwhile, the loop
         yields a few more batches. Each call of `batches` in a step is a round of its own and sees the same samples.
+
+        The dataset may change between rounds, as a function of the step: data workers follow it. `sampler` is the order of samples
+        in place of the usual shuffling: one weight a sample (floats: drawn with replacement), sample numbers (integers), a sampler of
+        torch.utils.data, or a function of (seed, epoch) that returns sample numbers. It has to be a pure function of seed and epoch.
 
         `accumulate`: the merge is added to the gradients that there are, in the parameter's dtype, the same on every trainer: over
         several loops of a step, or over several steps (gradients are part of the state then). Without it, a merge that no optimizer
@@ -46,7 +68,26 @@ class Step(ABC):
 
     @abstractmethod
     def log(self, **values: torch.Tensor | float) -> None:
-        """Log scalars of the current sub-task; every sub-task of a round logs the same names. Merged like gradients."""
+        """Log scalars of the current sub-task; every sub-task of a round logs the same names. Merged like gradients.
+
+        Outside of the inner loops: values of the step (a learning rate, say), which must be the same on every trainer.
+        """
+
+    @abstractmethod
+    def gather(self, **tensors: torch.Tensor) -> None:
+        """Gather rows of the current sub-task, a sample's in each: predictions for an F1 or an AUC, say. See `gathered`.
+
+        A tensor's first dimension counts the samples; the others, and the dtype, are the same in every sub-task. Every trainer gets
+        all of it, in host memory.
+        """
+
+    @property
+    @abstractmethod
+    def gathered(self) -> Mapping[str, torch.Tensor]:
+        """What the step's rounds so far have gathered, the same on every trainer: CPU tensors, rows in the order of the samples.
+
+        An evaluation's rows are in the order of its dataset.
+        """
 
     @abstractmethod
     def weigh(self, weight: float) -> None:
@@ -85,17 +126,50 @@ class Run(ABC):
 
     @abstractmethod
     def track(self, **objects: Any) -> None:
-        """Name everything that training changes: modules, optimizers, and whatever else has `state_dict` and `load_state_dict`.
+        """Name everything that training changes: modules, optimizers, whatever else has `state_dict` and `load_state_dict`, and dicts.
+
+        A dict holds values of your own, numbers and tensors; it is overwritten in place on a trainer that joins.
 
         Call it once before `steps`. Raises ContractError for an object without state, or a name used twice.
         """
 
     @abstractmethod
-    def steps(self, num_steps: int) -> Iterator[Step]:
+    def once(self, prepare: Callable[[], object], *, name: str | None = None) -> None:
+        """Have one trainer of the job call `prepare`, while the others wait here: `run.once(lambda: download(path))`.
+
+        Whoever comes here later, a replacement say, goes on at once; if the trainer that is at it dies, another one does it, from the
+        beginning. It is done once an attempt: a job that is resumed does it anew, since its machines may be others. A call is known by
+        `name`, or by the lines that it came through. What `prepare` returns is dropped; random states are as before.
+
+        Raises ContractError after `steps`, or for a name that is used twice.
+        """
+
+    @abstractmethod
+    def node_once(self, prepare: Callable[[], object], *, name: str | None = None) -> None:
+        """Have one trainer of each node call `prepare`, as `once` does for the job: for data on the node's own disk."""
+
+    @abstractmethod
+    def steps(self, num_steps: int | None = None, *, epochs: int | None = None) -> Iterator[Step]:
         """Yield the steps 0..num_steps-1, or those that are left for a trainer that joins. Called once.
 
-        The commit of a step is this iterator coming round again. After the loop, code runs on one elected trainer.
+        `epochs`, in place of a number of steps: as many steps as have all samples of so many epochs of the dataset that
+        `step.batches` is given first; the last batch is filled up with the first samples of the epoch after.
+
+        The commit of a step is this iterator coming round again. After the loop, code runs on one elected trainer. Leaving the loop
+        by break or return ends training at this step's boundary, as `stop` does.
         """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End training at this step's boundary, on all trainers alike: decide by `step.merged`. The code after the loop runs.
+
+        What the decision remembers (the best loss so far) is state: track a dict for it, `run.track(early={"best": inf})`.
+        """
+
+    @property
+    @abstractmethod
+    def epoch(self) -> int:
+        """The present step's epoch: see `Step.epoch`."""
 
     @abstractmethod
     def nondeterministic(self, name: str) -> AbstractContextManager[None]:

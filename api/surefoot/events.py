@@ -77,12 +77,16 @@ class EventKind(StrEnum):
     """What happens to a job, in the words of the design. Data by kind is documented in ARCHITECTURE.md."""
 
     STATE = "state"  # the job's state changed: {"state", "reason"}
+    INSTALLING = (
+        "installing"  # {"trainer", "requirements"}: pip requirements of the code, where this trainer is to start
+    )
     TRAINER_STARTED = "trainer_started"  # {"trainer"}
     TRAINER_READY = "trainer_ready"  # {"trainer", "pid", "node"}
-    TRAINER_LOST = "trainer_lost"  # {"trainer", "reason"}
+    TRAINER_LOST = "trainer_lost"  # {"trainer", "reason"}; with "traceback" where its code raised
     TRAINER_REFUSED = "trainer_refused"  # {"trainer", "reason"}: another fingerprint
     TRAINER_LEFT = "trainer_left"  # {"trainer", "step", "reason"}: planned
     GENERATION = "generation"  # {"generation", "trainers", "step", "reason", "joined", "lost", "left", "num_steps"}
+    LENGTH = "length"  # {"num_steps"}: it is known now how many steps the run has
     # {"generation", "step", "seconds", "sub_tasks_again"}. seconds: since the lost trainer was last known to run
     RECOVERED = "recovered"
     # {"step", "url", "bytes", "seconds", "stall_s", "reason"}: durable from now on. seconds: from the snapshot to the manifest;
@@ -94,7 +98,9 @@ class EventKind(StrEnum):
     # begins there
     RESTORED = "restored"
     FAULT = "fault"  # {"kind", "trainer", "node"}: injected by `surefoot chaos`; told before it is done
-    WARNING = "warning"  # {"message"}
+    # {"message"}; of a job that makes no progress also "seconds" and "trainers", a list of {"trainer", "step", "sub_task", "line",
+    # "waits_for"}
+    WARNING = "warning"
     FAILED = "failed"  # {"reason", "traceback", "trainer"}
     FINISHED = "finished"  # {"steps", "digest"}: digest of the final tracked state
 

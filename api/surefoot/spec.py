@@ -154,6 +154,16 @@ class JobSpec(BaseModel):
             raise ValueError(f'entrypoint {value!r} must look like "package.module:function"')
         return value
 
+    @field_validator("pip")
+    @classmethod
+    def _requirements_say_something(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for requirement in value:
+            if not requirement.strip() or "\n" in requirement or "\r" in requirement:
+                raise ValueError(
+                    f"{requirement!r} is no pip requirement: give one a line, such as 'einops==0.8', or leave it out"
+                )
+        return tuple(requirement.strip() for requirement in value)
+
     @field_validator("config")
     @classmethod
     def _config_is_plain_json(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:

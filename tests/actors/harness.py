@@ -63,6 +63,8 @@ class Story:
 class Keep:
     """The session's cluster, lent to one supervisor at a time: closing it ends the trainers but not the template."""
 
+    installs = False
+
     def __init__(self, cluster: LocalCluster) -> None:
         self._cluster = cluster
         self.handles: list[Any] = []

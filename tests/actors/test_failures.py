@@ -170,7 +170,8 @@ def test_what_the_users_code_raises_ends_the_job_and_starts_nobody(stage: Stage,
     [failed] = story.of(EventKind.FAILED)
     assert 'raise RuntimeError("the user\'s own mistake")' in str(failed.data["traceback"])
     assert {event.data["trainer"] for event in story.of(EventKind.TRAINER_STARTED)} <= {"t0", "t1"}
-    assert not story.of(EventKind.TRAINER_LOST)
+    # the first that raised was a lost trainer, for as long as nobody else had raised the same
+    assert len(story.of(EventKind.TRAINER_LOST)) <= 1
     assert [event.kind for event in story.events[story.events.index(failed) :]] == [EventKind.FAILED, EventKind.STATE]
 
 

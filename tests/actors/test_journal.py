@@ -30,6 +30,10 @@ def check(first: Journal, again: Journal) -> None:
     for step in (1, 2):
         first.begin(f"/c/{step}", step)
     assert again.begun() == ("/c/1", 1)
+    assert again.onced() == ([], {})
+    first.once(["a"], {"b": "t1"})
+    assert again.onced() == (["a"], {"b": "t1"})
+    assert first.run_id() == again.run_id() != ""
     assert (again.num_started(), again.expected(), again.wanted()) == (3, 100, 4)
     keys = [first.keep(["one", "two"]), first.keep(["three"])]
     assert again.kept() == [(keys[0], ["one", "two"]), (keys[1], ["three"])]

@@ -7,20 +7,23 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from surefoot.events import FaultKind
-from surefoot.spec import JobSpec, Resources
+from surefoot.events import EventKind, FaultKind
+from surefoot.spec import JobSpec, JobState, Resources
 from surefoot_actors.cleanup import clean_up
 from surefoot_actors.cluster import FaultRefusedError, TrainerGoneError, TrainerHandle, TrainerSetup
-from surefoot_actors.journal import RayJournal
+from surefoot_actors.journal import MemoryJournal, RayJournal
 from surefoot_actors.protocol.messages import End, Flag, Hello, Over
 from surefoot_actors.pulse import Condition, PulseServer
 from surefoot_actors.ray_cluster import RayCluster
 from surefoot_actors.ray_names import list_roles
+from surefoot_actors.supervisor import Supervisor
+from surefoot_actors.uplink import MemoryUplink
 
 from ..processes import helpers
 from ..ray_head import connected, ray_head
@@ -178,9 +181,35 @@ async def test_what_fails_to_start_is_told(pulse: PulseServer) -> None:
     with pytest.raises(TrainerGoneError, match=r"failed to start(?s:.*)no such device"):
         await fails.start_trainer(setup(pulse))
     bare = RayCluster("a-2", pulse, package_uri="gcs://surefoot_nowhere.zip")
-    with pytest.raises(TrainerGoneError, match=r"runtime environment failed(?s:.*)surefoot_nowhere"):
+    with pytest.raises(TrainerGoneError, match=r"node could not be set up(?s:.*)surefoot_nowhere"):
         await bare.start_trainer(setup(pulse))
     assert list_roles("a-2") == []
+
+
+async def test_requirements_that_cannot_be_installed_fail_the_job_at_once_in_pips_own_words(pulse: PulseServer) -> None:
+    """One trainer's word is enough, and nobody is started again; that they are being installed is told before."""
+    spec = setup(pulse).spec.model_copy(
+        update={"pip": ("no-such-package-surefoot-xyz==1.0",), "env": {"PIP_NO_INDEX": "1"}, "trainers": 2}
+    )
+    uplink, cluster = MemoryUplink(), RayCluster("a-4", pulse)
+    outcome = await Supervisor(spec, "a-4", cluster, uplink, MemoryJournal(), pulse).run()
+    assert outcome.state is JobState.FAILED
+    assert outcome.reason.splitlines()[1:] == [
+        "ERROR: Could not find a version that satisfies the requirement no-such-package-surefoot-xyz==1.0 (from versions: none)",
+        "ERROR: No matching distribution found for no-such-package-surefoot-xyz==1.0",
+    ]
+    kinds = [event.kind for event in uplink.events]
+    assert kinds.index(EventKind.INSTALLING) < kinds.index(EventKind.FAILED)
+    assert kinds.count(EventKind.INSTALLING) == 2
+    assert list_roles("a-4") == []
+
+
+async def test_where_one_raised_another_is_started_only_if_there_is_no_other_node(
+    cluster: RayCluster, pulse: PulseServer
+) -> None:
+    await cluster.start_trainer(setup(pulse, "t1"))
+    second = await cluster.start_trainer(replace(setup(pulse, "t2"), apart_from=("t1",)))
+    assert (await hello(second)).pid
 
 
 async def test_a_start_without_resources_can_be_withdrawn(cluster: RayCluster, pulse: PulseServer) -> None:

@@ -42,6 +42,11 @@ def test_ago() -> None:
     ("kind", "data", "said"),
     [
         (EventKind.STATE, {"state": "queued", "reason": "3 CPUs wanted, 2 there"}, "queued: 3 CPUs wanted, 2 there"),
+        (
+            EventKind.INSTALLING,
+            {"trainer": "t1", "requirements": ["einops", "timm==1.0"]},
+            "installing requirements for trainer t1: einops, timm==1.0",
+        ),
         (EventKind.TRAINER_STARTED, {"trainer": "t1"}, "trainer t1 is starting"),
         (EventKind.TRAINER_READY, {"trainer": "t1", "pid": 7, "node": "n"}, "trainer t1 is ready (pid 7, node n)"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -220,3 +221,24 @@ def test_the_restorer_tells_what_came_of_it(tmp_path: Path) -> None:
     assert isinstance(answer, NotRestored)
     assert answer.why == "damaged"
     assert str(file) in answer.reason
+
+
+def test_whoever_may_not_restore_says_so_and_a_state_taken_since_is_no_answer(tmp_path: Path) -> None:
+    """Whoever asked waits for an answer: silence would hang the job."""
+    url = save(CheckpointStore(str(tmp_path)), tracked(1, steps=2))
+    answers: queue.Queue[Restored | NotRestored] = queue.Queue()
+    adopted = []
+    restorer = Restorer("t0", read, lambda checkpoint: not adopted.append(checkpoint), answers.put)
+    for _ in range(2):
+        restorer.ask(url)
+        assert isinstance(answers.get(timeout=60), Restored)
+    assert len(adopted) == 1
+    restorer.forget()
+    restorer.ask(url)
+    assert isinstance(answers.get(timeout=60), Restored)
+    assert len(adopted) == 2, "it answered by a state that it holds no more"
+    member = Restorer("t1", read, lambda checkpoint: False, answers.put)
+    member.ask(url)
+    answer = answers.get(timeout=60)
+    assert isinstance(answer, NotRestored)
+    assert answer.why == "late"

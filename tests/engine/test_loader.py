@@ -115,14 +115,15 @@ def test_two_rounds_and_a_lambda_as_collate_with_workers() -> None:
 
     def train(run: Run) -> None:
         model = nn.Linear(16, 2)
-        run.track(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run.track(model=model, optimizer=optimizer)
         for step in run.steps(3):
             for _ in range(2):
                 for x, y in step.batches(data, collate=lambda rows: default_collate(rows[::-1])):
                     loss = F.cross_entropy(model(x), y)
                     loss.backward()
                     step.log(loss=loss)
-                step.discard_gradients()
+                optimizer.step()
         assert len(run.loader._opened) == 1  # type: ignore[attr-defined]
 
     inline = run_local(train, batch_size=16, sub_tasks=4)
@@ -134,7 +135,10 @@ def worker_source(num_sub_tasks: int = 4, num_workers: int = 1) -> tuple[Loader,
     cut = TrainingCut(Sampler(seed=3, batch_size=4 * num_sub_tasks, sub_tasks=num_sub_tasks), num_sub_tasks)
     data = Noisy()
     loader = Loader(streams, 3, num_workers)
-    return loader, loader.source(data, None, cut, "here"), Loader(streams, 3, 0).source(data, None, cut, "here")
+    sources = loader.source(data, None, cut, "here"), Loader(streams, 3, 0).source(data, None, cut, "here")
+    for source in sources:
+        source.begin(None, cut, "here")
+    return loader, *sources
 
 
 def test_workers_cope_with_extra_sub_tasks_and_changed_spans() -> None:

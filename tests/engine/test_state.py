@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import warnings
 from collections import Counter, deque
@@ -393,11 +394,15 @@ def _parametrize(model: Any, optimizer: Any) -> None:
     torch.nn.utils.parametrizations.weight_norm(model[0])
 
 
+def _remove(model: Any, optimizer: Any) -> None:
+    del model[1]
+
+
 def _stranger(model: Any, optimizer: Any) -> None:
     optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(7))]})
 
 
-@pytest.mark.parametrize("change", [_prune, _replace, _append, _buffer, _parametrize, _stranger])
+@pytest.mark.parametrize("change", [_prune, _replace, _append, _buffer, _parametrize, _remove, _stranger])
 def test_a_change_of_structure_while_training_is_refused_at_once(change: Any) -> None:
     steps = []
 
@@ -412,7 +417,16 @@ def test_a_change_of_structure_while_training_is_refused_at_once(change: Any) ->
     with pytest.raises(ContractError, match=r"before run.steps|before the training begins") as caught:
         run_local(train, batch_size=16, sub_tasks=4, config={"cut": None})
     assert steps == [0, 1, 2]
-    assert "at the end of step 2" in str(caught.value)
+    at_the_line = change not in (_remove, _stranger)
+    assert (f"{_line_of(change)}, in the midst of training" if at_the_line else "at the end of step 2") in str(
+        caught.value
+    )
+
+
+def _line_of(change: Any) -> str:
+    """The line of a function's last statement."""
+    lines, first = inspect.getsourcelines(change)
+    return f"test_state.py:{first + len(lines) - 1}"
 
 
 @pytest.mark.parametrize("change", [_prune, _replace, _append, _buffer, _parametrize])

@@ -55,6 +55,7 @@ class Explorer:
             bounds.checkpoints,
             bounds.damages,
             bounds.pauses,
+            bounds.raises,
             world.budget.spares,
         )
         return world._replace(budget=budget)
@@ -117,6 +118,11 @@ class Explorer:
 
     def _faults(self, world: World) -> Iterator[Step]:
         for i, trainer in enumerate(world.trainers):
+            if world.budget.raises and self._trainers.may_raise(world, i):
+                draft = Draft(world)
+                draft.spend("raises")
+                self._trainers.raise_(draft, i, f"its own, of {i}")
+                yield ("RAISES", i), False, draft
             if trainer.life != "live":
                 continue
             if world.budget.crashes:
@@ -148,7 +154,9 @@ class Explorer:
             return False
         return all(
             t.late is None and (t.life != "live" or t.group == world.latest) for t in world.trainers
-        ) and not any(t.life in ("starting", "dead") and self._matters(world, i) for i, t in enumerate(world.trainers))
+        ) and not any(
+            t.life in ("starting", "dead", "raised") and self._matters(world, i) for i, t in enumerate(world.trainers)
+        )
 
     def _matters(self, world: World, i: int) -> bool:
         state = self.machines.membership(world.supervisor.machine)
@@ -183,12 +191,12 @@ class Explorer:
     def _counts(self, draft: Draft, way: str, i: int, number: int) -> bool:
         trainer = draft.trainers[i]
         if way == "kill":
-            return trainer.life in ("live", "starting")
-        if trainer.life != "live":
+            return trainer.life in ("live", "starting", "raised")
+        if trainer.life != "live" and (way != "from" or trainer.life != "raised"):
             return False
         what = self.machines.messages.values[number]
         if isinstance(what, Restore):
-            return self.machines.member(trainer.machine).generation is None
+            return what.incarnation >= self.machines.member(trainer.machine).incarnation
         if way == "from":
             if not draft.supervisor.up:
                 return True
@@ -229,7 +237,7 @@ def _empty(bounds: Bounds) -> World:
         journal=Journal(stored=frozenset(bounds.stored)),
         control=frozenset(),
         data=frozenset(),
-        budget=Budget(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bounds.room),
+        budget=Budget(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, bounds.room),
         target=bounds.trainers,
         frozen=0,
         latest=-1,

@@ -65,7 +65,15 @@ class Machines:
     def add_membership(self, outcome: MembershipOutcome) -> Outcome:
         state, commands = outcome
         state = replace(
-            state, why="", fruitless=0, replaces={}, newest_round=0, newest_step=0, newest_row=-1, deaths={}
+            state,
+            why="",
+            fruitless=0,
+            replaces={},
+            newest_round=0,
+            newest_step=0,
+            newest_row=-1,
+            deaths={},
+            num_stillborn=0,
         )
         key = tuple(_frozen(getattr(state, f.name)) for f in fields(state))
         told = tuple(c for c in commands if not isinstance(c, membership.Emit))

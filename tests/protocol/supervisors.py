@@ -28,7 +28,7 @@ from surefoot_actors.protocol.membership import (
     Trusted,
     Withdraw,
 )
-from surefoot_actors.protocol.messages import Enter, Hello, Over, Returned
+from surefoot_actors.protocol.messages import End, Enter, Hello, Over, Raised, Returned
 
 from .machines import Machines
 from .trainers import Step, name
@@ -249,6 +249,8 @@ class Supervisors:
             self._decided(draft, message.generation)
         if isinstance(message, Over):
             self._told(draft, message.number)
+        if draft.trainers[i].life == "raised" and isinstance(message, End):
+            draft.put(i, Trainer(life="ended", machine=draft.trainers[i].machine))
         if draft.trainers[i].life == "live":
             draft.send("to", i, self._machines.messages.number(message))
 
@@ -272,6 +274,8 @@ class Supervisors:
     def _finish(self, draft: Draft, part: str, outcome: str) -> None:
         if outcome == "paused" and draft.journal.pause:
             self._check_saved(draft)
+        elif outcome == "failed":
+            self._check_failed(draft)
         elif outcome != "succeeded":
             raise Violation(f"I4: the run {outcome}")
         elif not draft.journal.finished and not any(t.returned for t in draft.trainers):
@@ -282,8 +286,24 @@ class Supervisors:
             draft.journal = draft.journal._replace(finished=outcome)
         else:
             for i, trainer in enumerate(draft.trainers):
-                if trainer.life in ("live", "starting"):
+                if trainer.life in ("live", "starting", "raised"):
                     draft.put(i, trainer._replace(life="ended", group=-1, op="-", piece=None, late=None))
+
+    def _check_failed(self, draft: Draft) -> None:
+        """I10: the run fails only by what two trainers raised, or when nobody is left that others could go by."""
+        if draft.journal.finished == "failed":
+            return
+        raised = [t for t in draft.trainers if t.life == "raised" or t.life == "dead"]
+        if self._bounds.bug is not None and raised:
+            return
+        if not self._bounds.raises or not raised:
+            raise Violation("I4: the run failed")
+        newest = self._machines.generation(draft.latest) if draft.latest >= 0 else None
+        members = {m.trainer for m in newest.members} if newest else set()
+        for i, trainer in enumerate(draft.trainers):
+            well = trainer.life == "live" and not (draft.frozen | draft.supervisor.told) >> i & 1
+            if well and name(i) in members and self._machines.member(trainer.machine).round >= 0:
+                raise Violation(f"I10: the run failed by what one trainer raised, though {name(i)} trains on")
 
     def _check_saved(self, draft: Draft) -> None:
         """I9: a pause throws nothing away that anybody holds, but for what is fenced."""
@@ -304,7 +324,9 @@ class Supervisors:
         draft.spend("supervisor_crashes")
         draft.supervisor = Supervisor(up=False, machine=-1)
         draft.control = frozenset(
-            m for m in draft.control if m[0] != "from" or isinstance(self._machines.messages.values[m[2]], Returned)
+            m
+            for m in draft.control
+            if m[0] != "from" or isinstance(self._machines.messages.values[m[2]], Raised | Returned)
         )
         return draft
 
@@ -314,7 +336,7 @@ class Supervisors:
         recorded = draft.journal.recorded
         generation = self._machines.generation(recorded) if recorded >= 0 else None
         found = Found(
-            trainers=tuple(name(i) for i, t in enumerate(world.trainers) if t.life in ("starting", "live")),
+            trainers=tuple(name(i) for i, t in enumerate(world.trainers) if t.life in ("starting", "live", "raised")),
             number=generation.number if generation else 0,
             members=tuple(m.trainer for m in generation.members) if generation else (),
             finished=draft.journal.finished,
@@ -336,7 +358,7 @@ class Supervisors:
             return False
         state = self._machines.membership(supervisor.machine)
         if state.phase is Phase.ENDED:
-            return world.journal.finished and not any(t.life in ("live", "starting") for t in world.trainers)
+            return world.journal.finished and not any(t.life in ("live", "starting", "raised") for t in world.trainers)
         if state.phase is Phase.FORMING:  # waits for the cluster to have room
             return len(state.ready) < state.target
         # R9: all that may have the state are frozen, and not given up

@@ -46,6 +46,10 @@ BOUNDS: dict[str, Bounds] = {
         trainers=1, spares=1, crashes=1, supervisor_crashes=1, stored=(1,), founded=False
     ),
     "a restore, and a freeze": Bounds(trainers=2, spares=1, freezes=1, stored=(1,), steps=(1,), founded=False),
+    # cut short at the beginning, it waits as one that may begin anew, and later reads the checkpoint of those that went on without it
+    "a joiner cut short at the beginning, and a restore": Bounds(
+        trainers=2, resizes=(1,), crashes=1, breaks=1, checkpoints=1, steps=(1,), founded=False
+    ),
     "the end is saved, and a crash": Bounds(trainers=2, crashes=1, saves=True, steps=(1,)),
     "the end is saved, and everyone lost": Bounds(trainers=1, spares=1, crashes=1, checkpoints=1, saves=True),
     "the end is saved, and a supervisor's crash": Bounds(
@@ -62,6 +66,13 @@ BOUNDS: dict[str, Bounds] = {
     "a notice, and a supervisor's crash": Bounds(trainers=2, notices=1, supervisor_crashes=1, steps=(1,)),
     "notices to all": Bounds(trainers=2, notices=2, spares=1, steps=(1,)),
     "a spare, and a crash": Bounds(trainers=2, warm=1, spares=2, crashes=1),
+    "one raises what the other does not": Bounds(trainers=2, raises=1, crashes=1, steps=(1,)),
+    "one raises, and is replaced": Bounds(trainers=2, spares=1, raises=1, crashes=1, steps=(1,)),
+    "one raises while founding": Bounds(trainers=2, spares=1, raises=1, steps=(1,), founded=False),
+    "one raises, and a supervisor's crash": Bounds(trainers=2, raises=1, supervisor_crashes=1, steps=(1,)),
+    "two of three raise": Bounds(trainers=3, raises=2, steps=(1,)),
+    "everybody raises the same, and a crash": Bounds(trainers=2, spares=1, bug=(1, 1), crashes=1),
+    "everybody raises the same, and a supervisor's crash": Bounds(trainers=3, bug=(0, 1), supervisor_crashes=1),
 }
 
 

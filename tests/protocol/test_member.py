@@ -20,6 +20,7 @@ from surefoot_actors.protocol.member import (
     Stop,
     Tell,
     VectorCame,
+    may_restore,
     next_sub_task,
     step,
 )
@@ -170,3 +171,17 @@ def test_after_end_nothing_counts() -> None:
     state, commands = step(in_round(), End(incarnation=1, reason="drained"))
     assert commands == (Close(1), Stop("drained"))
     assert step(state, enter(2)) == (state, ())
+
+
+def test_who_was_cut_short_as_a_joiner_may_read_a_checkpoint_and_who_has_state_may_not() -> None:
+    joiner = (Member(trainer="t1", own=0b1100, role="settled"), Member(trainer="t0", own=0b0011, role="joining"))
+    fresh = MemberState(trainer="t0", num_sub_tasks=4)
+    assert may_restore(fresh)
+    joining, _ = step(fresh, enter(1, 0, joiner))
+    assert not may_restore(joining), "a transfer that counts is under way"
+    cut_short, _ = step(joining, Over(number=2, incarnation=1))
+    assert may_restore(cut_short)
+    assert not may_restore(step(cut_short, End(incarnation=1, reason=""))[0])
+    founder, _ = step(fresh, enter(1))
+    assert not may_restore(founder)
+    assert not may_restore(step(founder, Over(number=2, incarnation=1))[0]), "it holds the run's state"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from surefoot.events import EventKind
 from surefoot_actors.protocol.membership import (
     Came,
@@ -204,9 +206,88 @@ def test_other_bytes_at_the_end_fail_the_job() -> None:
     assert commands[0].outcome == "failed"
 
 
-def test_what_the_users_code_raises_fails_the_job_at_once() -> None:
-    _, commands = after(founded(), Came(Raised(trainer="t1", kind="ValueError", message="no", traceback="...")))
-    assert commands == (Finish("failed", "ValueError: no"),)
+def raises(trainer: str, **what: Any) -> Came:
+    fields = {"kind": "ValueError", "message": "no", "traceback": f"of {trainer}", "round": 3, "line": "train.py:7"}
+    return Came(Raised(trainer=trainer, **{**fields, **what}))
+
+
+def failure(commands: tuple[Any, ...]) -> str:
+    return next((c.reason for c in commands if isinstance(c, Finish) and c.outcome == "failed"), "")
+
+
+def test_what_one_raises_is_its_loss_where_others_train() -> None:
+    state, commands = after(founded(), raises("t1"))
+    assert not failure(commands)
+    assert Kill("t1", "its code raised ValueError: no at train.py:7; others hold the same state and go on") in commands
+    assert state.members == ("t0",)
+    assert StartTrainer("t2", 1.0, ("t1",)) in commands
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {}),
+        # whatever it is that a sub-task does to those who compute it
+        ({"kind": "KeyError", "line": "train.py:8", "sub_task": 2}, {"sub_task": 2}),
+        # of sub-tasks of their own
+        ({"sub_task": 0}, {"sub_task": 3}),
+    ],
+)
+def test_what_two_raise_fails_the_job_with_what_the_first_raised(first: dict[str, Any], second: dict[str, Any]) -> None:
+    state, _ = after(founded(3), raises("t2", message="the first", **first))
+    outcome = step(state, raises("t1", message="the second", **second))
+    assert "the first" in failure(outcome[1])
+    [failed] = [c for c in outcome[1] if isinstance(c, Emit)]
+    assert failed.data["traceback"] == "of t2"
+
+
+@pytest.mark.parametrize("other", [{"kind": "KeyError"}, {"line": "train.py:9"}, {"round": 4}])
+def test_two_that_raise_each_its_own_are_two_losses(other: dict[str, Any]) -> None:
+    state, commands = after(founded(3), raises("t2"), raises("t1", **other))
+    assert not failure(commands)
+    assert state.members == ("t0",)
+
+
+def test_the_last_that_trains_and_raises_fails_the_job() -> None:
+    state, _ = after(founded(2), raises("t1"))
+    assert failure(step(state, raises("t0", kind="KeyError"))[1])
+    assert failure(after(founded(1), raises("t0"))[1]) == "ValueError: no"
+
+
+def test_what_breaks_the_contract_fails_the_job_at_once() -> None:
+    assert failure(after(founded(3), raises("t1", kind="ContractError", fatal=True))[1]) == "ContractError: no"
+
+
+def test_a_replacement_that_raises_is_tried_again_and_again_ever_more_seldom() -> None:
+    state, _ = after(founded(2), Lost("t1", "killed"))
+    waits = []
+    for k in range(2, 9):
+        state, commands = after(state, raises(f"t{k}", round=-1))
+        [asked] = [c for c in commands if isinstance(c, StartTrainer)]
+        waits.append(asked.after_s)
+        state = replace(state, fruitless=0)  # a step in between
+    assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    state, _ = after(state, hello("t9"))
+    assert state.num_stillborn == 0
+
+
+def test_replacements_that_raise_with_no_step_in_between_fail_the_job_in_the_end_with_the_traceback() -> None:
+    state, _ = after(replace(founded(2), max_failures=2), Lost("t1", "killed"))
+    state, commands = after(state, raises("t2", round=-1))
+    assert not failure(commands)
+    _, commands = step(state, raises("t3", round=-1))
+    assert "3 times in a row" in failure(commands)
+    assert [c.data["traceback"] for c in commands if isinstance(c, Emit) and c.kind is EventKind.FAILED] == ["of t3"]
+
+
+def test_what_all_raise_before_their_first_step_fails_the_job_with_the_second_one() -> None:
+    fresh = MembershipState(num_sub_tasks=4, target=2, min_trainers=2)
+    state, _ = begin(fresh)
+    state, commands = after(state, raises("t1", round=-1))
+    assert not failure(commands)
+    assert failure(step(state, raises("t0", round=-1))[1]) == "ValueError: no"
+    alone, _ = begin(replace(fresh, target=1, min_trainers=1))
+    assert failure(step(alone, raises("t0", round=-1))[1])
 
 
 def test_trainers_that_only_ever_die_end_the_attempt() -> None:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from surefoot_actors.protocol import changing, ending, founding, member, membership
+from surefoot_actors.protocol import changing, ending, founding, member, membership, raising
 from surefoot_actors.protocol.member import At, MemberState, Stage
 from surefoot_actors.protocol.membership import MembershipState, Phase, Record
+from surefoot_actors.protocol.messages import Raised
 from surefoot_actors.protocol.moves import end
 
 from . import supervisors, trainers
@@ -68,6 +69,10 @@ def learn_nothing(state: MembershipState, *_: Any) -> MembershipState:
 
 def end_paused(state: MembershipState) -> membership.Outcome:
     return end(state, "paused", "")
+
+
+def believe_one(state: MembershipState, message: Raised) -> raising.Verdict:
+    return raising.Verdict(fails=message, why="")
 
 
 def key_by_generation(step: int, generation: int) -> Any:
@@ -148,6 +153,9 @@ CASES = {
     ),
     "R9 the last one is not given up": Case(
         changing, "may_decide", always, Bounds(freezes=2, steps=(1,)), "I4: the run is given up though t0 lives"
+    ),
+    "what one alone raises is its loss": Case(
+        raising, "judge", believe_one, Bounds(raises=1, steps=(1,)), "I10: the run failed by what one trainer raised"
     ),
     "R10 the ledger is keyed by step": Case(
         trainers, "row_key", key_by_generation, Bounds(crashes=1, steps=(1,)), "R10: step 0 has two rows"

@@ -27,7 +27,7 @@ from surefoot_actors.protocol.member import (
     Tell,
     VectorCame,
 )
-from surefoot_actors.protocol.messages import End, Generation, NotRestored, Report, Restore, Restored, Returned
+from surefoot_actors.protocol.messages import End, Generation, NotRestored, Raised, Report, Restore, Restored, Returned
 from surefoot_actors.protocol.tree import bits
 
 from .machines import Machines
@@ -63,7 +63,12 @@ class Trainers:
             yield from self._plane(world, i, trainer, state)
 
     def _thread(self, world: World, i: int, trainer: Trainer, state: MemberState) -> Iterator[Step]:
-        if trainer.thread > 0:
+        bug = self._bounds.bug
+        if trainer.thread > 0 and bug is not None and state.round == bug[0] and trainer.thread >> bug[1] & 1:
+            draft = Draft(world)
+            self.raise_(draft, i, "a bug", bug[1])
+            yield ("raises", i, "in sub-task", bug[1], "of round", state.round), True, draft
+        elif trainer.thread > 0:
             draft = Draft(world)
             self._leaves(draft, i)
             yield ("leaf", i, bits(trainer.thread), "of round", state.round), True, draft
@@ -79,6 +84,26 @@ class Trainers:
             draft.put(i, trainer._replace(returned=True))
             draft.send("from", i, self._machines.messages.number(Returned(trainer=name(i))))
             yield ("returned", i), True, draft
+
+    def may_raise(self, world: World, i: int) -> bool:
+        """Whether the user's code runs there."""
+        trainer = world.trainers[i]
+        if trainer.life == "starting":
+            return True
+        if trainer.life != "live" or world.frozen >> i & 1 or trainer.thread == ASLEEP or trainer.returned:
+            return False
+        return self._machines.member(trainer.machine).at in (At.USER, At.ROUND, At.CONCLUDED)
+
+    def raise_(self, draft: Draft, i: int, what: str, sub_task: int = -1) -> None:
+        """End the training thread by an error, and tell it. What was told before arrives all the same."""
+        was = draft.trainers[i]
+        round_ = self._machines.member(was.machine).round if was.life == "live" else -1
+        raised = Raised(
+            trainer=name(i), kind=what, message="", traceback="", round=round_, sub_task=sub_task, line=what
+        )
+        draft.put(i, Trainer(life="raised", machine=was.machine))
+        draft.control = frozenset(m for m in draft.control if m[1] != i or m[0] != "to")
+        draft.send("from", i, self._machines.messages.number(raised))
 
     def _keep_row(self, draft: Draft, step: int, generation: int) -> None:
         draft.rows |= {(row_key(step, generation), step)}
@@ -223,9 +248,14 @@ class Trainers:
         draft.data |= {(group, kind, i, j, what) for j in to}
 
     def restore(self, draft: Draft, i: int, restore: Restore) -> None:
-        """Read a checkpoint over the tracked state, and answer; members read none."""
+        """Read a checkpoint over the tracked state, and answer; members read none, and say so."""
         trainer, number = draft.trainers[i], int(restore.url[1:])
-        if self._machines.member(trainer.machine).generation is not None:
+        state = self._machines.member(trainer.machine)
+        if restore.incarnation < state.incarnation:
+            return
+        if not member.may_restore(state):
+            no = NotRestored(trainer=name(i), url=restore.url, why="late", reason="a member")
+            draft.send("from", i, self._machines.messages.number(no))
             return
         if number not in draft.journal.stored:
             no = NotRestored(trainer=name(i), url=restore.url, why="damaged", reason="rotten")

@@ -74,6 +74,9 @@ class Bounds:
     saves: bool = False
     # requests to pause
     pauses: int = 0
+    # trainers whose code raises what nobody else's does; (round, sub-task) in which everybody's does
+    raises: int = 0
+    bug: tuple[int, int] | None = None
     # sub-tasks are computed one by one, so that a generation may end between any two
     fine: bool = False
     # begin where the first generation trains
@@ -96,7 +99,7 @@ class Bounds:
 class Trainer(NamedTuple):
     """One trainer process."""
 
-    # none, starting, live, dead (crashed or killed), ended (told to)
+    # none, starting, live, raised (its code has ended, the process lives), dead (crashed or killed), ended (told to)
     life: str = "none"
     machine: int = -1
     thread: int = AWAKE
@@ -157,6 +160,7 @@ class Budget(NamedTuple):
     checkpoints: int
     damages: int
     pauses: int
+    raises: int
     spares: int
 
     def spend(self, name: str) -> Budget:

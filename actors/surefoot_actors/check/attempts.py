@@ -76,6 +76,8 @@ async def _all(
 class _Lent:
     """The cluster, lent to one supervisor: closing it ends its trainers, but not the process they are forked from."""
 
+    installs = False
+
     def __init__(self, cluster: LocalCluster) -> None:
         self.on_notice: Callable[[str, str], None] = lambda trainer, reason: None
         self._cluster = cluster

@@ -153,7 +153,7 @@ class Rehearsal(LocalCoordinator):
         self._within: dict[str, Held] = {}
         self._between: dict[str, Held] = {}
 
-    def admit(self, state: StateOwner, num_steps: int) -> Position:
+    def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         position = super().admit(state, num_steps)
         if self._probe.joins:
             image, position = pickle.loads(Path(self._probe.state).read_bytes())  # noqa: S301  written by our own probe
@@ -188,8 +188,8 @@ class Rehearsal(LocalCoordinator):
         if self._probe.state and not self._probe.joins and step + 1 == self._probe.at:
             self._save(Position(self._position.round + 1, step + 1, 0))
 
-    def finish(self) -> None:
-        super().finish()
+    def finish(self, num_steps: int) -> None:
+        super().finish(num_steps)
         self._seen.within_steps = list(self._within.values())
         self._seen.between_steps = list(self._between.values())
 

@@ -41,7 +41,8 @@ class Facts:
 
     # what must be equal on every trainer, as sorted (name, value) pairs
     fingerprint: tuple[tuple[str, str], ...]
-    num_steps: int
+    # None while that is not known
+    num_steps: int | None
     # the ledger's last row, and those that nobody has acknowledged
     last: Point | None
     rows: tuple[LedgerRow, ...]

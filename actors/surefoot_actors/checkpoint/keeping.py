@@ -18,7 +18,7 @@ from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Position
 from surefoot_actors.mailbox import Mailbox
 from surefoot_actors.protocol.member import At, MemberState
-from surefoot_actors.protocol.messages import Restore, Save, Snapshot
+from surefoot_actors.protocol.messages import Restore, Save, Saved, Snapshot
 
 __all__ = ["Host", "Keeping"]
 
@@ -31,7 +31,7 @@ class Host(Protocol):
     @property
     def owner(self) -> StateOwner: ...
     @property
-    def num_steps(self) -> int: ...
+    def num_steps(self) -> int | None: ...
     def adopt(self, checkpoint: Checkpoint) -> bool: ...
 
 
@@ -69,6 +69,10 @@ class Keeping:
                 self.wanted = self._saver is not None
             case Save(share=share, of=of):
                 self._save(share, of)
+
+    def overwritten(self) -> None:
+        """The tracked state is being overwritten by a peer's."""
+        self._restorer.forget()
 
     def stop(self) -> None:
         """This trainer is to end."""
@@ -128,9 +132,10 @@ class Keeping:
     def _save(self, share: int, of: int) -> None:
         """Save the parked state; where nothing is parked any more, say so."""
         state, position = self._host.place
-        if self._saver is None or state.generation is None:
-            return
         place = Place(generation=state.number, round=state.round, step=position.step, share=share, of=of)
+        if self._saver is None or state.generation is None:
+            self._mailbox.tell(_not_saved(state.trainer, place))
+            return
         at = state.at
 
         def still() -> bool:
@@ -155,3 +160,17 @@ class Keeping:
             last=self.last,
             rows=self._mailbox.kept(),
         )
+
+
+def _not_saved(trainer: str, place: Place) -> Saved:
+    """Whoever asks for a share waits for an answer."""
+    return Saved(
+        trainer=trainer,
+        generation=place.generation,
+        round=place.round,
+        step=place.step,
+        share=place.share,
+        of=place.of,
+        error="it has no place for checkpoints, or no state of the run",
+        parked=True,
+    )

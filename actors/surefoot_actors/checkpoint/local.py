@@ -36,11 +36,12 @@ class LocalCheckpoints:
         self._identity, self._device, self._every, self._restore = identity, device, every, restore
         self._store = CheckpointStore(url) if url else None
         self._memory = HostMemory(device)
-        self._num_steps = 0
+        #: how long the run is, None while that is not known
+        self.num_steps: int | None = None
 
-    def begin(self, owner: StateOwner, num_steps: int) -> tuple[Position, list[LedgerRow]]:
+    def begin(self, owner: StateOwner, num_steps: int | None) -> tuple[Position, list[LedgerRow]]:
         """Overwrite the state by the checkpoint to begin from, if there is one; return where training goes on, and its rows."""
-        self._num_steps = num_steps
+        self.num_steps = num_steps
         if self._restore is None:
             return Position(0, 0, 0), []
         checkpoint = self._read(self._restore)
@@ -64,7 +65,7 @@ class LocalCheckpoints:
 
     def end_step(self, owner: StateOwner, position: Position, rows: Sequence[LedgerRow]) -> None:
         """Save, if it is time. `position`: where training goes on."""
-        if self._every is not None and position.step % self._every == 0 and position.step != self._num_steps:
+        if self._every is not None and position.step % self._every == 0 and position.step != self.num_steps:
             self._save(owner, position, rows, ended=False)
 
     def finish(self, owner: StateOwner, position: Position, rows: Sequence[LedgerRow]) -> None:
@@ -77,7 +78,7 @@ class LocalCheckpoints:
         place = Place(generation=1, round=position.round, step=position.step, share=0, of=1)
         result = rows[-1].result if rows else None
         last = Point(step=result.step, digest=result.digest, values=result.values) if result else None
-        facts = Facts(fingerprint=self._fingerprint(), num_steps=self._num_steps, last=last, rows=tuple(rows))
+        facts = Facts(fingerprint=self._fingerprint(), num_steps=self.num_steps, last=last, rows=tuple(rows))
         captured = capture(owner.survey(), place, facts, self._memory)
         entry = write_share(self._store.storage, "local", captured, owner.models() if ended else {})
         manifest = make_manifest(self._identity, [entry.model_dump_json()], "run_local")

@@ -93,7 +93,7 @@ class Head(_Value):
     rows: FileEntry
     # what must be equal on every trainer, as sorted (name, value) pairs; how long the run is
     fingerprint: tuple[tuple[str, str], ...]
-    num_steps: int
+    num_steps: int | None
     num_tensors: int
     # None before the first step
     last: Point | None = None

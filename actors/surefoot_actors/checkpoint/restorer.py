@@ -33,7 +33,10 @@ class Restorer:
         adopt: Callable[[Checkpoint], bool],
         tell: Callable[[Restored | NotRestored], None],
     ) -> None:
-        """`adopt` overwrites the tracked state, or raises ContractError and changes nothing; False: it is too late for that."""
+        """`adopt` overwrites the tracked state, or raises ContractError and changes nothing; False: it is too late for that.
+
+        Every request is answered, unless this trainer is to end: whoever asked waits for nothing else.
+        """
         self._trainer, self._read, self._adopt, self._tell = trainer, read, adopt, tell
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -48,6 +51,10 @@ class Restorer:
             self._asked.append(url)
             if len(self._asked) == 1:
                 threading.Thread(target=self._run, name="restore", daemon=True).start()
+
+    def forget(self) -> None:
+        """The tracked state is another now: what was restored before is read anew when it is asked for."""
+        self._restored = None
 
     def stop(self) -> None:
         """Try no more."""
@@ -74,8 +81,10 @@ class Restorer:
             return self._restored
         try:
             checkpoint = self._read_patiently(url)
-            if checkpoint is None or not self._adopt(checkpoint):
+            if checkpoint is None:
                 return None
+            if not self._adopt(checkpoint):
+                return NotRestored(trainer=self._trainer, url=url, why="late", reason=_LATE)
         except (RefusedError, ContractError) as error:
             return NotRestored(trainer=self._trainer, url=url, why="refused", reason=_refusal(url, error))
         except UnfitError as error:
@@ -100,6 +109,9 @@ class Restorer:
             if self._stopped.wait(pause):
                 return None
             pause = min(2 * pause, MOST_TRY_AGAIN_S)
+
+
+_LATE = "this trainer holds a state of the run, or takes part in a generation"
 
 
 def _refusal(url: str, error: Exception) -> str:

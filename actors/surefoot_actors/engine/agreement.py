@@ -13,7 +13,7 @@ import torch
 
 from surefoot.errors import ContractError, DriftError
 from surefoot_actors.engine.digest import without_source
-from surefoot_actors.engine.types import Bucket, Layout, Node
+from surefoot_actors.engine.types import Bucket, Gathered, Layout, Node
 
 __all__ = ["DriftedRanksError", "Held", "agree", "check_drift", "held_layouts", "pack_held", "read_held"]
 
@@ -75,6 +75,7 @@ def _to_json(layout: Layout) -> dict[str, Any]:
         "num_presence": layout.num_presence,
         "scalars": layout.scalars,
         "exact_bytes": layout.exact_bytes,
+        "gathers": [[g.name, str(g.dtype).removeprefix("torch."), g.row_shape] for g in layout.gathers],
         "description": layout.description,
         "signature": layout.signature.hex(),
     }
@@ -86,6 +87,7 @@ def _from_json(fields: dict[str, Any]) -> Layout:
         num_presence=fields["num_presence"],
         scalars=tuple(fields["scalars"]),
         exact_bytes=fields["exact_bytes"],
+        gathers=tuple(Gathered(n, getattr(torch, d), tuple(shape)) for n, d, shape in fields["gathers"]),
         description=tuple(fields["description"]),
         signature=bytes.fromhex(fields["signature"]),
     )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
+from functools import lru_cache
+from types import FrameType
 
 import torch
 
@@ -11,10 +14,13 @@ import surefoot
 import surefoot_actors
 from surefoot_actors.user_code import places
 
-__all__ = ["is_ours", "user_line"]
+__all__ = ["is_ours", "own_line", "raised_line", "user_line"]
 
 # Frames of these packages are never the user's.
 _OURS = tuple(os.path.dirname(os.path.abspath(str(m.__file__))) + os.sep for m in (surefoot, surefoot_actors, torch))
+
+# Nor are those of the standard library and of what is installed.
+_LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 def is_ours(file: str) -> bool:
@@ -30,4 +36,33 @@ def user_line(skip: int = 2) -> str:
     frame = sys._getframe(skip)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
         frame = frame.f_back
-    return f"{places.shown(frame.f_code.co_filename)}:{frame.f_lineno}"
+    return _shown(frame.f_code.co_filename, frame.f_lineno)
+
+
+def own_line(frame: FrameType | None) -> str:
+    """Return "file.py:12" of the innermost frame that is neither ours nor a library's; of the innermost that is not ours, failing that."""
+    fallback = ""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not is_ours(file) and not file.startswith("<"):
+            if not file.startswith(_LIBRARIES):
+                return _shown(file, frame.f_lineno)
+            fallback = fallback or _shown(file, frame.f_lineno)
+        frame = frame.f_back
+    return fallback
+
+
+def raised_line(error: BaseException) -> str:
+    """Return "file.py:12" of the innermost frame outside Surefoot and torch that an error went through; empty: there is none."""
+    shown, trace = "", error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if not is_ours(file) and not file.startswith("<"):
+            shown = _shown(file, trace.tb_lineno)
+        trace = trace.tb_next
+    return shown
+
+
+@lru_cache(maxsize=1024)
+def _shown(path: str, line: int) -> str:
+    return f"{places.shown(path)}:{line}"

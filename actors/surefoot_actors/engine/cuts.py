@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from surefoot_actors.engine.data.orders import Order, Orders
 from surefoot_actors.engine.foresight import Key
 from surefoot_actors.engine.sampler import Sampler, evaluation_slice
 
@@ -22,6 +23,16 @@ class Cut(Protocol):
     def every_step(self) -> bool:
         """Whether the next step will want batches too, as far as one can know."""
 
+    @property
+    def order(self) -> Order | None:
+        """The order of samples; None for the dataset's own."""
+
+    def check(self, length: int, line: str) -> None:
+        """Raise ContractError, naming the line, where a dataset of this length cannot be cut so."""
+
+    def described(self, length: int, step: int) -> str:
+        """Return what trainers must agree on; "" where it follows from the length."""
+
     def num_turns(self, length: int, sub_task: int) -> int:
         """Return how many batches the sub-task has."""
 
@@ -34,15 +45,32 @@ class TrainingCut:
 
     every_step = True
 
-    def __init__(self, sampler: Sampler, num_sub_tasks: int) -> None:
+    def __init__(self, sampler: Sampler, num_sub_tasks: int, orders: Orders | None = None) -> None:
         self._sampler = sampler
+        self.order: Order = sampler.order
         self.num_sub_tasks = num_sub_tasks
+        self._orders = orders or Orders(sampler.seed)
+
+    def ordered(self, sampler: Any, line: str) -> TrainingCut:
+        """Return the cut of what the user gave as `sampler`. Raises ContractError for what is none."""
+        if sampler is None:
+            return self
+        cut = TrainingCut(self._sampler, self.num_sub_tasks, self._orders)
+        cut.order = self._orders.of(sampler, line)
+        return cut
+
+    def check(self, length: int, line: str) -> None:
+        self.order.check(length, line)
+
+    def described(self, length: int, step: int) -> str:
+        what = self.order.described(self._sampler.epoch(length, step, self.order))
+        return f", order: {what}" if what else ""
 
     def num_turns(self, length: int, sub_task: int) -> int:
         return 1
 
     def indices(self, length: int, key: Key) -> torch.Tensor:
-        return self._sampler.indices(length, key.step, key.sub_task)
+        return self._sampler.indices(length, key.step, key.sub_task, self.order)
 
 
 class EvaluationCut:
@@ -52,10 +80,17 @@ class EvaluationCut:
     """
 
     every_step = False
+    order = None
 
     def __init__(self, share: int, num_sub_tasks: int) -> None:
         self._share = share
         self.num_sub_tasks = num_sub_tasks
+
+    def check(self, length: int, line: str) -> None:
+        """Any dataset can be cut so."""
+
+    def described(self, length: int, step: int) -> str:
+        return ""
 
     def num_turns(self, length: int, sub_task: int) -> int:
         return max(1, -(-len(evaluation_slice(length, sub_task, self.num_sub_tasks)) // self._share))

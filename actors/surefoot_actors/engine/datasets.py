@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default
 
 from surefoot.errors import ContractError
 
-__all__ = ["Fetch", "check_dataset", "fetcher"]
+__all__ = ["Fetch", "check_dataset", "fetcher", "is_plain"]
 
 Collate = Callable[[list[Any]], Any]
 Fetch = Callable[[torch.Tensor], Any]
@@ -42,18 +42,30 @@ def check_dataset(dataset: Any, line: str) -> int:
     return length
 
 
+def is_plain(dataset: Any, collate: Collate | None) -> bool:
+    """Whether fetching batches runs none of the user's code: then it needs no random stream, and no data worker."""
+    if collate is not None:
+        return False
+    if type(dataset) is TensorDataset:
+        return all(t.layout is torch.strided for t in dataset.tensors)
+    return type(dataset) in (np.ndarray, np.memmap) and dataset.dtype.kind in "biuf"
+
+
 def fetcher(dataset: Any, collate: Collate | None) -> tuple[Fetch, bool]:
-    """Return how to fetch batches, and whether that runs none of the user's code (then it needs no random stream)."""
-    if collate is None:
-        if type(dataset) is TensorDataset and all(t.layout is torch.strided for t in dataset.tensors):
-            return _of_tensors(dataset.tensors), True
-        if type(dataset) in (np.ndarray, np.memmap) and dataset.dtype.kind in "biuf":
-            return _of_array(dataset), True
+    """Return how to fetch batches, and whether that is plain."""
+    if is_plain(dataset, collate):
+        return (_of_array(dataset) if isinstance(dataset, np.ndarray) else _of_tensors(dataset.tensors)), True
     combine = default_collate if collate is None else collate
-    many = getattr(dataset, "__getitems__", None)
-    if callable(many):
-        return (lambda indices: combine(many(indices.tolist()))), False
-    return (lambda indices: combine([dataset[i] for i in indices.tolist()])), False
+
+    def fetch(indices: torch.Tensor) -> Any:
+        many = getattr(dataset, "__getitems__", None)
+        rows = indices.tolist()
+        try:
+            return combine(many(rows) if callable(many) else [dataset[i] for i in rows])
+        except StopIteration as error:  # it would end the user's inner loop
+            raise RuntimeError("the dataset or collate raised StopIteration") from error
+
+    return fetch, False
 
 
 def _of_tensors(tensors: tuple[torch.Tensor, ...]) -> Fetch:
@@ -66,9 +78,17 @@ def _of_tensors(tensors: tuple[torch.Tensor, ...]) -> Fetch:
 
 
 def _of_array(array: np.ndarray[Any, np.dtype[Any]]) -> Fetch:
-    """Index a numpy array or memory map, copying the samples out of it (it may be read-only)."""
+    """Index a numpy array or memory map, copying the samples out of it into memory of torch's, which is aligned."""
+    native = array.dtype.newbyteorder("=")
+    dtype = torch.from_numpy(np.empty(0, native)).dtype
 
     def fetch(indices: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.asarray(array[indices.numpy()]).astype(array.dtype.newbyteorder("="), copy=False))
+        batch = torch.empty((len(indices), *array.shape[1:]), dtype=dtype)
+        if array.dtype == native:
+            # out of range is nothing here; to raise for it, numpy would make another copy
+            np.take(np.asarray(array), indices.numpy(), axis=0, out=batch.numpy(), mode="clip")
+        else:
+            batch.numpy()[...] = array[indices.numpy()]
+        return batch
 
     return fetch

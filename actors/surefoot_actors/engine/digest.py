@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import xxhash
 
-from surefoot_actors.engine.types import Bucket, Layout
+from surefoot_actors.engine.types import Bucket, Gathered, Layout
 
 __all__ = [
     "DIGEST_BYTES",
@@ -47,6 +47,7 @@ def make_layout(
     scalars: Sequence[str],
     exact_bytes: int,
     description: Sequence[str],
+    gathers: Sequence[Gathered] = (),
     identity: bytes = b"",
 ) -> Layout:
     """Return the layout of vectors with these buckets (accumulation dtype, numel).
@@ -54,12 +55,17 @@ def make_layout(
     `identity` is whatever else must be equal on every trainer. Lines of `description` may end in "  # file:line".
     """
     cut = tuple(Bucket(dtype=dtype, numel=numel, chunk_numel=chunk_numel(numel, dtype)) for dtype, numel in buckets)
-    names, lines = tuple(scalars), tuple(description)
+    names = tuple(scalars)
+    lines = (
+        *description,
+        *(f"gather {g.name} {str(g.dtype).removeprefix('torch.')}{list(g.row_shape)}" for g in gathers),
+    )
     return Layout(
         buckets=cut,
         num_presence=num_presence,
         scalars=names,
         exact_bytes=exact_bytes,
+        gathers=tuple(gathers),
         description=lines,
         signature=layout_signature(cut, num_presence, names, exact_bytes, lines, identity),
     )
@@ -92,13 +98,24 @@ def chunk_digests(flat: torch.Tensor, chunk: int) -> bytes:
 
 
 def merged_digest(
-    chunks: Iterable[bytes], *, scalars: Sequence[float], weight: float, presence: int, num_presence: int, exact: bytes
+    chunks: Iterable[bytes],
+    *,
+    scalars: Sequence[float],
+    weight: float,
+    presence: int,
+    num_presence: int,
+    exact: bytes,
+    gathered: Iterable[torch.Tensor] = (),
 ) -> bytes:
-    """Return the 16-byte digest of a merged vector: over chunk digests in order, scalars, weight, presence, exact."""
+    """Return the 16-byte digest of a merged vector: over chunk digests in order, scalars, weight, presence, exact, gathered rows."""
     state = xxhash.xxh3_128()
     for part in chunks:
         state.update(part)
     state.update(struct.pack(f"<{len(scalars) + 1}d", *scalars, weight))
     state.update(presence.to_bytes(-(-num_presence // 8), "little"))
     state.update(exact)
+    for rows in gathered:
+        state.update(struct.pack("<q", rows.shape[0]))
+        if rows.numel():
+            state.update(rows.view(-1).view(torch.uint8).numpy().data)
     return state.digest()

@@ -9,6 +9,7 @@ from surefoot_actors.engine.foresight import Key
 from surefoot_actors.engine.rounds import Round
 from surefoot_actors.engine.types import Merged, Node, Position, Range
 from surefoot_actors.engine.values import Accumulated, SubTask
+from surefoot_actors.engine.vector import gathers_of
 
 __all__ = ["EvaluationRound"]
 
@@ -67,13 +68,14 @@ class EvaluationRound(Round):
 
 
 def _values_leaf(number: int, values: Accumulated, data: str) -> Node:
-    names = sorted(values.sums)
+    names, gathered = sorted(values.sums), values.gathered()
     layout = make_layout(
         buckets=(),
         num_presence=0,
         scalars=names,
         exact_bytes=0,
         description=[data] + [f"log {name}  # {values.lines[name]}" for name in names],
+        gathers=gathers_of(gathered),
     )
     return Node(
         range=Range(number, number + 1),
@@ -83,4 +85,5 @@ def _values_leaf(number: int, values: Accumulated, data: str) -> Node:
         scalars=tuple(values.sums[name] for name in names),
         presence=0,
         exact=b"",
+        gathered=tuple(gathered[name] for name in sorted(gathered)),
     )

@@ -149,9 +149,8 @@ class Gradients:
         self.accumulates, self.unused, self._idle = flags
         self._present = []
         for name, parameter in self._named:
-            grad = grads.get(name)
-            parameter.grad = None if grad is None else torch.empty_like(parameter, requires_grad=False).copy_(grad)
-            if grad is not None:
+            parameter.grad = grads.get(name)
+            if parameter.grad is not None:
                 self._present.append(parameter)
         self._version = sum([p._version for p in self._parameters])
 

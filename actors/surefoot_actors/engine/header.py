@@ -13,8 +13,8 @@ from surefoot_actors.engine.types import Layout
 __all__ = ["ELSEWHERE", "ExchangeError", "Header", "check_rounds", "header_bytes", "pack_header", "read_header"]
 
 _MAGIC = b"sf-mrg01"
-# magic, round, flag, snapshot, busy, misfit, drift, signature, layouts_bytes
-_FIXED = struct.Struct("<8sq????16s16sI")
+# magic, round, flag, snapshot, busy, misfit, drift, signature, layouts_bytes, gathered_bytes
+_FIXED = struct.Struct("<8sq????16s16sIQ")
 
 
 class ExchangeError(ContractError):
@@ -23,10 +23,11 @@ class ExchangeError(ContractError):
 
 _MEND = (
     "Every step must have the same inner loops, step.batches() and step.evaluate(), on every trainer: decide by step.number, "
-    "step.every(n) or step.merged, never by a local loss, a rank or a clock"
+    "step.every(n) or step.merged, never by a local loss, a rank or a clock. What a decision remembers, such as the best loss so far, "
+    'is state: run.track(early={"best": ...}) gives it to trainers that join'
 )
 
-ELSEWHERE = f"the trainers are not in the same round: another is in another inner loop. {_MEND}"
+ELSEWHERE = f"the trainers are not in the same round: another is in another inner loop, or has left the loop over run.steps(). {_MEND}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,8 @@ class Header:
     drift: bytes
     # how many bytes the rank's layouts take, should they be asked for; 0 when it holds no node
     layouts_bytes: int
+    # how many bytes the rows take that the rank's nodes have gathered; 0 for a misfit
+    gathered_bytes: int = 0
     # one a node of the rank's cover, ascending; empty when there is no agreed layout
     heads: tuple[NodeHead, ...] = ()
 
@@ -65,7 +68,9 @@ def pack_header(header: Header, layout: Layout | None, num_nodes: int) -> bytes:
     """Return the header's bytes, `header_bytes` in number."""
     signature = bytes(16) if layout is None else layout.signature
     bits = (header.flag, header.snapshot, header.busy, header.misfit)
-    fixed = _FIXED.pack(_MAGIC, header.round, *bits, header.drift, signature, header.layouts_bytes)
+    fixed = _FIXED.pack(
+        _MAGIC, header.round, *bits, header.drift, signature, header.layouts_bytes, header.gathered_bytes
+    )
     if layout is None or header.misfit:
         return fixed + bytes(header_bytes(layout, num_nodes) - len(fixed))
     return fixed + b"".join(
@@ -78,7 +83,9 @@ def pack_header(header: Header, layout: Layout | None, num_nodes: int) -> bytes:
 
 def read_header(data: bytes, layout: Layout | None, num_nodes: int) -> Header:
     """Read what `pack_header` made for the same layout and number of nodes. Raises ExchangeError for anything else."""
-    magic, round, flag, snapshot, busy, misfit, drift, signature, layouts_bytes = _FIXED.unpack_from(data)
+    magic, round, flag, snapshot, busy, misfit, drift, signature, layouts_bytes, gathered_bytes = _FIXED.unpack_from(
+        data
+    )
     if magic != _MAGIC or signature != (bytes(16) if layout is None else layout.signature):
         raise ExchangeError(ELSEWHERE)
     heads: tuple[NodeHead, ...] = ()
@@ -93,6 +100,7 @@ def read_header(data: bytes, layout: Layout | None, num_nodes: int) -> Header:
         misfit=misfit,
         drift=drift,
         layouts_bytes=layouts_bytes,
+        gathered_bytes=gathered_bytes,
         heads=heads,
     )
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from types import FunctionType
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from surefoot_actors.engine.cuts import Cut
-from surefoot_actors.engine.datasets import Fetch, check_dataset, fetcher
+from surefoot_actors.engine.data.memory import settle
+from surefoot_actors.engine.data.packing import carry
+from surefoot_actors.engine.datasets import Fetch, check_dataset, fetcher, is_plain
 from surefoot_actors.engine.foresight import Key
 from surefoot_actors.engine.rng import Purpose, Streams
 from surefoot_actors.engine.workers import WorkerSource
@@ -26,8 +29,11 @@ _MOST_SOURCES = 8
 class Source(Protocol):
     """Batches of one dataset, cut one way."""
 
-    #: samples in the dataset
+    #: samples in the dataset, when the round began
     length: int
+
+    def begin(self, collate: Collate | None, cut: Cut, line: str) -> None:
+        """Begin a round: from here on the dataset counts as it is now. Raises ContractError, naming the line."""
 
     def load(self, key: Key) -> Any:
         """Return the collated batch; random transforms see the stream that the key names."""
@@ -52,21 +58,23 @@ class Loader:
 
     def source(self, dataset: Any, collate: Collate | None, cut: Cut, line: str) -> Source:
         """Return the dataset's batches. Raises ContractError for what is no map-style dataset, naming the line."""
-        key = (id(dataset), _same(collate), id(cut))
+        check_dataset(dataset, line)
+        inline = not self._data_workers or is_plain(dataset, collate)
+        key = (id(dataset), inline or _kind(collate), cut.every_step)
         known = self._opened.get(key)
         if known is not None:
+            self._opened.move_to_end(key)
             return known.source
-        length = check_dataset(dataset, line)
-        fetch, is_plain = fetcher(dataset, collate)
-        source: Source
-        if is_plain or not self._data_workers:
-            source = InlineSource(fetch, length, cut, None if is_plain else self._streams)
-        else:
-            source = WorkerSource(dataset, collate, length, cut, self._seed, self._data_workers)
+        source = self._open(dataset, cut, inline)
         self._opened[key] = _Opened(dataset, collate, source)
         if len(self._opened) > _MOST_SOURCES:
             self._opened.popitem(last=False)[1].source.close()
         return source
+
+    def _open(self, dataset: Any, cut: Cut, inline: bool) -> Source:
+        if inline:
+            return InlineSource(dataset, self._streams)
+        return WorkerSource(dataset, cut, self._seed, self._data_workers)
 
     def close(self) -> None:
         """End all data workers."""
@@ -78,33 +86,51 @@ class Loader:
 class InlineSource:
     """Loads in the training thread, with one thread, as data workers do."""
 
-    def __init__(self, fetch: Fetch, length: int, cut: Cut, streams: Streams | None) -> None:
-        self.length = length
-        self._fetch, self._cut = fetch, cut
-        # None: loading runs none of the user's code
-        self._streams = streams
+    _cut: Cut
+    _fetch: Fetch
+    _is_plain: bool
+
+    def __init__(self, dataset: Any, streams: Streams) -> None:
+        self.length = 0
+        self._dataset, self._streams = dataset, streams
+
+    def begin(self, collate: Collate | None, cut: Cut, line: str) -> None:
+        self.length = check_dataset(self._dataset, line)
+        self._cut = cut
+        # without one, the batch is a fresh copy of the samples
+        self._settles = collate is not None
+        self._fetch, self._is_plain = fetcher(self._dataset, collate)
 
     def load(self, key: Key) -> Any:
         indices = self._cut.indices(self.length, key)
-        if self._streams is None:
+        if self._is_plain:  # loading runs none of the user's code
             return self._fetch(indices)
         self._streams.start(Purpose.LOAD, *key)
         threads = torch.get_num_threads()
         if threads == 1:
-            return self._fetch(indices)
+            return self._load(indices)
         torch.set_num_threads(1)
         try:
-            return self._fetch(indices)
+            return self._load(indices)
         finally:
             torch.set_num_threads(threads)
+
+    def _load(self, indices: torch.Tensor) -> Any:
+        return settle([self._fetch(indices)], carry) if self._settles else self._fetch(indices)
 
     def close(self) -> None:
         """Nothing runs in the background."""
 
 
-def _same(collate: Collate | None) -> object:
-    """Return what is equal for equal functions: a lambda written in the call is another object every time."""
+def _kind(collate: Any) -> object:
+    """Return what is equal for functions of one kind: a lambda or a bound method is another object every time it is written.
+
+    What they hold may differ: data workers follow that as they follow the dataset.
+    """
     if isinstance(collate, FunctionType):
-        cells = tuple(id(cell.cell_contents) for cell in collate.__closure__ or ())
-        return collate.__code__, collate.__defaults__ and tuple(map(id, collate.__defaults__)), cells
-    return id(collate)
+        return collate.__code__
+    if isinstance(collate, MethodType):
+        return MethodType, _kind(collate.__func__), type(collate.__self__)
+    if isinstance(collate, partial):
+        return partial, _kind(collate.func), len(collate.args), tuple(collate.keywords)
+    return type(collate)

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +69,18 @@ class LocalCoordinator:
         self.digest = b""
         self.state: StateImage | None = None
 
-    def admit(self, state: StateOwner, num_steps: int) -> Position:
+    def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         self._owner = state
         if self._checkpoints is not None:
             self._position, self.rows = self._checkpoints.begin(state, num_steps)
             self._reached = self._position
         return self._position
+
+    def once(self, key: str, prepare: Callable[[], object]) -> None:
+        prepare()
+
+    def node_once(self, key: str, prepare: Callable[[], object]) -> None:
+        prepare()
 
     def open_round(self, position: Position) -> None:
         self._position = position
@@ -123,7 +129,12 @@ class LocalCoordinator:
             assert self._owner is not None
             self._checkpoints.end_step(self._owner, self._reached, self.rows)
 
-    def finish(self) -> None:
+    def set_num_steps(self, num_steps: int) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.num_steps = num_steps
+
+    def finish(self, num_steps: int) -> None:
+        self.set_num_steps(num_steps)
         assert self._owner is not None
         self.digest = self._owner.digest()
         if self._checkpoints is not None:

@@ -11,13 +11,14 @@ from surefoot_actors import faults
 from surefoot_actors.engine.agreement import agree, check_drift, held_layouts, pack_held, read_held
 from surefoot_actors.engine.digest import merged_digest
 from surefoot_actors.engine.exchange import Gather, Parts, Plan, Swap, plan_exchange, post_swap, swap_bytes
+from surefoot_actors.engine.gathering import Rows, join_rows, own_rows, pack_rows, read_rows
 from surefoot_actors.engine.group import Group, UnexpectedMessageError
 from surefoot_actors.engine.header import ELSEWHERE, ExchangeError, Header, check_rounds
 from surefoot_actors.engine.sums import NodeHead, merge_heads, merge_part
 from surefoot_actors.engine.types import Layout, Merged, Node, Range
-from surefoot_actors.engine.wire import Tag
+from surefoot_actors.engine.wire import Message, Tag
 
-__all__ = ["BufferPool", "MergeResult", "merge_alone", "merge_round"]
+__all__ = ["BufferPool", "MergeResult", "merge_alone", "merge_round", "say_done"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ def merge_alone(
         )
         for i, bucket in enumerate(layout.buckets)
     ]
-    merged = finish(round, layout, buckets, head, digests)
+    merged = finish(round, layout, buckets, head, digests, join_rows(own_rows(nodes), layout))
     return MergeResult(merged=merged, flag=flag, snapshot=snapshot, busy=busy, layout=layout)
 
 
@@ -98,7 +99,14 @@ def head_of(node: Node) -> NodeHead:
     return node.weight, node.scalars, node.presence, node.exact
 
 
-def finish(round: int, layout: Layout, buckets: list[torch.Tensor], head: NodeHead, digests: list[bytes]) -> Merged:
+def finish(
+    round: int,
+    layout: Layout,
+    buckets: list[torch.Tensor],
+    head: NodeHead,
+    digests: list[bytes],
+    gathered: Mapping[str, torch.Tensor],
+) -> Merged:
     """Return the merged vector; `digests` are the joined chunk digests, one a bucket."""
     weight, scalars, presence, exact = head
     return Merged(
@@ -109,8 +117,15 @@ def finish(round: int, layout: Layout, buckets: list[torch.Tensor], head: NodeHe
         scalars=dict(zip(layout.scalars, scalars, strict=True)),
         presence=presence,
         exact=exact,
+        gathered=gathered,
         digest=merged_digest(
-            digests, scalars=scalars, weight=weight, presence=presence, num_presence=layout.num_presence, exact=exact
+            digests,
+            scalars=scalars,
+            weight=weight,
+            presence=presence,
+            num_presence=layout.num_presence,
+            exact=exact,
+            gathered=gathered.values(),
         ),
     )
 
@@ -175,6 +190,7 @@ def merge_round(
     head = merge_heads(heads, plan.layout, num_sub_tasks)
     buckets = (pool or BufferPool()).take(plan.layout, group.device)
     gather = None if plan.whole else Gather(group, plan, buckets)
+    gathered = _gather_rows(group, plan, nodes, headers)
     swap.wait_received()
     on_exchanged()
     digests = _merge_own(
@@ -184,7 +200,7 @@ def merge_round(
     if gather is not None:
         digests = gather.run(digests)
     swap.wait()
-    merged = finish(round, plan.layout, buckets, head, digests)
+    merged = finish(round, plan.layout, buckets, head, digests, gathered)
     return MergeResult(
         merged=merged,
         flag=any(h.flag for h in headers.values()),
@@ -192,6 +208,12 @@ def merge_round(
         busy=any(h.busy for h in headers.values()),
         layout=plan.layout,
     )
+
+
+def say_done(group: Group) -> None:
+    """Send every other member a header of no round: one that waits for this one's part in a round raises ExchangeError."""
+    done = torch.zeros(1, dtype=torch.uint8)
+    group.post([Message(done, rank, Tag.HEADER) for rank in range(group.size) if rank != group.rank], [])
 
 
 def _settle(
@@ -217,12 +239,28 @@ def _swap(
     layout = plan.layout
     fits = layout is not None and all(node.layout.signature == layout.signature for node in nodes.values())
     heads = tuple(head_of(nodes[r]) for r in plan.covers[group.rank]) if fits else ()
-    own = replace(header, misfit=not fits, heads=heads)
+    gathered_bytes = len(pack_rows(own_rows(nodes))) if fits and layout is not None and layout.gathers else 0
+    own = replace(header, misfit=not fits, heads=heads, gathered_bytes=gathered_bytes)
     try:
         swap = post_swap(group, plan, own, nodes if fits else None, tag)
         return swap, {group.rank: own, **swap.headers()}
     except UnexpectedMessageError as error:
         raise ExchangeError(ELSEWHERE) from error
+
+
+def _gather_rows(
+    group: Group, plan: Plan, nodes: Mapping[Range, Node], headers: Mapping[int, Header]
+) -> dict[str, torch.Tensor]:
+    """Return all rows that any member's nodes have gathered; nothing is sent where none has."""
+    layout = plan.layout
+    if layout is None or not layout.gathers:
+        return {}
+    sizes = [headers[rank].gathered_bytes for rank in range(group.size)]
+    told = swap_bytes(group, pack_rows(own_rows(nodes)), sizes, Tag.GATHERED)
+    rows: dict[Range, Rows] = {}
+    for rank, data in enumerate(told):
+        rows |= read_rows(data, plan.covers[rank], layout)
+    return join_rows(rows, layout)
 
 
 def _own_parts(plan: Plan, rank: int, nodes: Mapping[Range, Node]) -> Parts:

@@ -5,6 +5,7 @@ The training thread is the only caller. Every call may raise `TrainerExit` (this
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import nn
@@ -57,8 +58,20 @@ class StateOwner(Protocol):
 class Coordinator(Protocol):
     """Membership, as the training loop sees it."""
 
-    def admit(self, state: StateOwner, num_steps: int) -> Position:
-        """Block until this trainer is a member and `state` holds the run's state. Return where to go on, at a step boundary."""
+    def admit(self, state: StateOwner, num_steps: int | None) -> Position:
+        """Block until this trainer is a member and `state` holds the run's state. Return where to go on, at a step boundary.
+
+        `num_steps` is how long the run is; None while that is not known.
+        """
+
+    def set_num_steps(self, num_steps: int) -> None:
+        """It is known now how long the run is."""
+
+    def once(self, key: str, prepare: Callable[[], object]) -> None:
+        """Return when one trainer of the job has called `prepare` and it has returned: this one, or another. May block."""
+
+    def node_once(self, key: str, prepare: Callable[[], object]) -> None:
+        """Return when one trainer of this node has. May block."""
 
     def open_round(self, position: Position) -> None:
         """Begin a round."""
@@ -81,8 +94,8 @@ class Coordinator(Protocol):
     def end_step(self, row: LedgerRow) -> None:
         """The commit of a step: record its row; joins, leaves and snapshots happen here. May block."""
 
-    def finish(self) -> None:
-        """After the last step: return on the one trainer elected to run the code after the loop, raise TrainerExit elsewhere."""
+    def finish(self, num_steps: int) -> None:
+        """After the last of so many steps, return on the trainer elected to run the code after the loop, raise TrainerExit elsewhere."""
 
     @property
     def generation(self) -> int:

@@ -40,6 +40,21 @@ class Streams:
         # what the device was seeded with last
         self._high = 0
 
+    @contextmanager
+    def aside(self, purpose: Purpose, *where: int) -> Iterator[None]:
+        """Start a stream for the duration of the block; every generator is then where it was."""
+        states = (torch.default_generator.get_state(), np.random.get_state(), random.getstate())
+        device = self._device.get_rng_state() if self._device is not None else None
+        self.start(purpose, *where)
+        try:
+            yield
+        finally:
+            torch.default_generator.set_state(states[0])
+            np.random.set_state(states[1])
+            random.setstate(states[2])
+            if self._device is not None:
+                self._device.set_rng_state(device)
+
     def start(self, purpose: Purpose, *where: int) -> None:
         """Put every generator of this process at the start of a stream."""
         high, low = struct.unpack("<QQ", stream_key(self._seed, purpose, *where))

@@ -37,6 +37,7 @@ class Round(ABC, Iterator[Any]):
         self._run, self._step = run, step
         #: the user's line that began the loop
         self.line = user_line(3)
+        self._collate, self._cut = collate, cut
         self._source = run.loader.source(dataset, collate, cut, self.line)
         self._position: Position | None = None
         self._ended = False
@@ -48,12 +49,15 @@ class Round(ABC, Iterator[Any]):
     @property
     def data(self) -> str:
         """Return the line of a layout that tells what the round's samples are taken from."""
-        return f"data {self._source.length} samples  # {self.line}"
+        length = self._source.length
+        return f"data {length} samples{self._cut.described(length, self._step)}  # {self.line}"
 
     def __next__(self) -> Any:
         if self._ended:
             raise StopIteration
         if torch.is_inference_mode_enabled():
+            if not self.keeps_gradients:
+                self._run.check_mode(f"the inner loop at {self.line}")
             # what is made here outlives the user's inference mode
             with torch.inference_mode(False):
                 return self._turn_round()
@@ -62,6 +66,9 @@ class Round(ABC, Iterator[Any]):
     def _turn_round(self) -> Any:
         if self._position is None:
             self._position = self._run.open_round(self)
+            # the dataset counts as it is now, on data workers too
+            self._source.begin(self._collate, self._cut, self.line)
+            self._cut.check(self._source.length, self.line)
             self._begin()
         else:
             self._take_back()
@@ -123,6 +130,8 @@ class TrainingRound(Round):
         self.accumulate = accumulate
 
     def _begin(self) -> None:
+        assert self._cut.order is not None
+        self._run.learn_epoch(self._cut.order.num_samples(self._source.length))
         self._run.leaves.open(self.data)
         self._run.unchanged.open(self._step)
         self._before = self._run.tracked.gradients.take(accumulate=self.accumulate)

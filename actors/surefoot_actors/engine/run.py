@@ -15,18 +15,22 @@ from surefoot.errors import ContractError
 from surefoot_actors import faults
 from surefoot_actors.engine.buffers import BufferWatch
 from surefoot_actors.engine.caller import user_line
+from surefoot_actors.engine.contract.length import Length
+from surefoot_actors.engine.contract.loop import StepsLoop
 from surefoot_actors.engine.cuts import EvaluationCut, TrainingCut
 from surefoot_actors.engine.evaluation import EvaluationRound
 from surefoot_actors.engine.folding import shared_pool
 from surefoot_actors.engine.gate import Gate
 from surefoot_actors.engine.health import Health
 from surefoot_actors.engine.loader import Loader
+from surefoot_actors.engine.onces import OnceCalls
 from surefoot_actors.engine.patches import watching
 from surefoot_actors.engine.ports import Coordinator
 from surefoot_actors.engine.rng import Purpose, Streams
 from surefoot_actors.engine.rounds import Round, TrainingRound
 from surefoot_actors.engine.sampler import Sampler
 from surefoot_actors.engine.settings import SettingsWatch, forget_casts, raise_if_nondeterministic
+from surefoot_actors.engine.state.structure import fixed_structure
 from surefoot_actors.engine.step import TrainStep
 from surefoot_actors.engine.stepped import Place, Stepped
 from surefoot_actors.engine.strangers import Strangers
@@ -91,6 +95,17 @@ def _at(where: str) -> Iterator[None]:
         raise ContractError(f"{where}: {error}") from error
 
 
+def _asked_for(num_steps: int | None, epochs: int | None) -> str:
+    """Return what run.steps() was asked for, in words. Raises ContractError for anything but one number of at least 0."""
+    given = [(name, n) for name, n in (("", num_steps), ("epochs=", epochs)) if n is not None]
+    words = ", ".join(f"{name}{n}" for name, n in given)
+    if len(given) != 1 or isinstance(given[0][1], bool) or not isinstance(given[0][1], int) or given[0][1] < 0:
+        raise ContractError(
+            f"run.steps({words}) at {user_line(3)}: give the number of steps, or the number of epochs as run.steps(epochs=...)"
+        )
+    return words
+
+
 class TrainRun(contract.Run):
     """The loop over steps, and what rounds share."""
 
@@ -118,45 +133,61 @@ class TrainRun(contract.Run):
         self.settings = SettingsWatch()
         self._watching = contextlib.ExitStack()
         self._on_warning = options.on_warning
+        self._onces = OnceCalls(self.streams)
         self._health = Health(options.on_warning)
         self._hooks: list[Any] = []
         self._position = Position(0, 0, 0)
-        self._num_steps: int | None = None
-        self._looped = False
+        self._length = Length(options.batch_size, options.end_after)
+        # what run.steps() was asked for, in words; empty: it was not called yet
+        self._asked = ""
+        self._begun = self._looped = False
         self._looked_for_strays = False
 
     def track(self, **objects: Any) -> None:
         if hasattr(self, "tracked"):
             raise ContractError(f"run.track() is called a second time at {user_line()}; name everything in one call")
-        if self._num_steps is not None:
+        if self._asked:
             raise ContractError(f"run.track() at {user_line()} comes after run.steps(); call it before")
         for name, thing in objects.items():
             refuse_wrapper(f"{name}, tracked at {user_line()},", thing)
         with _at(f"run.track() at {user_line()}"):
-            self.tracked = Tracked(objects, self.device)
+            self.tracked = Tracked(objects, self.device, self._length.values)
 
     def nondeterministic(self, name: str) -> contextlib.AbstractContextManager[None]:
         if self.step is not None:
             self.step.allowed.add(name)
         return self.settings.nondeterministic(name)
 
-    def steps(self, num_steps: int) -> Iterator[contract.Step]:
+    def once(self, prepare: Callable[[], object], *, name: str | None = None) -> None:
+        self._check_before_steps("once")
+        self._onces.make("once", prepare, name, self.coordinator.once)
+
+    def node_once(self, prepare: Callable[[], object], *, name: str | None = None) -> None:
+        self._check_before_steps("node_once")
+        self._onces.make("node_once", prepare, name, self.coordinator.node_once)
+
+    def _check_before_steps(self, what: str) -> None:
+        if self._asked:
+            raise ContractError(
+                f"run.{what}() at {user_line(3)} comes after run.steps(): whoever is in a step cannot wait for others there; call it before"
+            )
+
+    def steps(self, num_steps: int | None = None, *, epochs: int | None = None) -> Iterator[contract.Step]:
         if not hasattr(self, "tracked"):
             raise ContractError(
                 f"run.steps() at {user_line()}, but nothing is tracked: call run.track(model=..., optimizer=...) before it, "
                 f"naming everything that training changes"
             )
-        if self._num_steps is not None:
+        if self._asked:
             raise ContractError(
                 f"run.steps() is called a second time at {user_line()}; one loop over it is the whole training"
             )
-        if num_steps < 0:
-            raise ContractError(f"run.steps({num_steps}) at {user_line()}: give the number of steps")
-        self._num_steps, self._steps_line = num_steps, user_line()
-        self._check_mode(f"run.steps() at {self._steps_line}")
+        self._asked, self._steps_line = _asked_for(num_steps, epochs), user_line()
+        self._length.ask_for(num_steps, epochs)
+        self.check_mode(f"run.steps() at {self._steps_line}")
         self._settle()
         self.settings.begin(self._steps_line)
-        return self._loop(num_steps if self._end_after is None else min(num_steps, self._end_after))
+        return StepsLoop(self)
 
     def _settle(self) -> None:
         """Take the tracked objects as they are when the loop begins."""
@@ -169,30 +200,32 @@ class TrainRun(contract.Run):
         self._parameters = self.tracked.parameters()
         self.leaves = LeafMaker(self._parameters, self.buffers, self.device, shared_pool())
 
-    def _loop(self, num_steps: int) -> Iterator[contract.Step]:
+    def _begin(self) -> None:
         self._gate.guard(self.tracked.optimizers.values())
         self._watching.enter_context(
             watching(Stepped(self.tracked, self.settings, place=self._place, loop=self._loop_line))
         )
-        strangers = Strangers(self.tracked, self._steps_line, self._on_warning)
+        self._watching.enter_context(fixed_structure(self.tracked.modules.items()))
+        self._strangers = Strangers(self.tracked, self._steps_line, self._on_warning)
         self._arm_faults()
-        self._position = self.coordinator.admit(self.tracked, num_steps)
-        while (number := self._position.step) < num_steps:
-            self.step = TrainStep(self, number)
-            self._gate.begin_step()
-            forget_casts()
-            self.streams.start(Purpose.OUTSIDE, number, 0)
-            yield self.step
-            self._end_step(self.step, strangers)
-        self.step = None
-        self._looped = True
-        self._gate.leave()
-        self._watching.close()
-        self.coordinator.finish()
-        if self._end_after is not None:
-            raise _RehearsalOver
+        self._position = self.coordinator.admit(self.tracked, self._length.num_steps)
+        self._begun = True
 
-    def _end_step(self, step: TrainStep, strangers: Strangers) -> None:
+    def next_step(self) -> TrainStep | None:
+        if not self._begun:
+            self._begin()
+        elif self.step is not None:
+            self._end_step(self.step)
+        number = self._position.step
+        if self._length.is_over(number):
+            return None
+        self.step = TrainStep(self, number)
+        self._gate.begin_step()
+        forget_casts()
+        self.streams.start(Purpose.OUTSIDE, number, 0)
+        return self.step
+
+    def _end_step(self, step: TrainStep) -> None:
         self.check_no_round("the step ends")
         if not step.num_rounds:
             raise ContractError(
@@ -203,10 +236,59 @@ class TrainRun(contract.Run):
         if step.number == 1:
             self.tracked.rehearse()  # once more: now optimizers and averages have a state
         self._health.check_state(self._parameters, step.number)
-        strangers.look()
+        self._strangers.look()
         self.tracked.gradients.end_step()
+        self._length.values["logged"] = step.logged_outside
         self.coordinator.end_step(step.row())
         self._position = Position(self._position.round, step.number + 1, 0)
+
+    def finish(self) -> None:
+        self.step = None
+        self._looped = True
+        self._gate.leave()
+        self._watching.close()
+        self.coordinator.finish(self._position.step)
+        if self._end_after is not None:
+            raise _RehearsalOver
+
+    def stop(self) -> None:
+        if self.step is None:
+            raise ContractError(f"run.stop() at {user_line()} is outside the loop over run.steps(); call it in a step")
+        self.check_no_round(
+            f"run.stop() is called at {user_line()}, where only this trainer has come to; decide by step.merged"
+        )
+        self._length.values["stopped"] = True
+
+    def leave(self) -> None:
+        self.check_no_round("the loop over run.steps() is left")
+        assert self.step is not None
+        self._length.values["stopped"] = True
+        if self.step.num_rounds:
+            self._end_step(self.step)
+        self.finish()
+
+    @property
+    def epoch(self) -> int:
+        return self._length.epoch(self._position.step)
+
+    def ends_epoch(self, step: int, line: str) -> bool:
+        """Whether the step's batch has an epoch's last sample. Raises ContractError while no dataset is known."""
+        ends = self._length.ends_epoch(step)
+        if ends is None:
+            raise ContractError(
+                f"step.ends_epoch at {line} is not known before the first inner loop: an epoch is one of the dataset that "
+                f"step.batches() is given first"
+            )
+        return ends
+
+    def epoch_of(self, step: int) -> int:
+        """Return the epoch that the step's first sample is of."""
+        return self._length.epoch(step)
+
+    def learn_epoch(self, length: int) -> None:
+        """A training round takes its samples from epochs of this length: the first one says how long the run's epochs are."""
+        if self._length.learn(length) and (num_steps := self._length.num_steps) is not None:
+            self.coordinator.set_num_steps(num_steps)
 
     def open_round(self, round_: Round) -> Position:
         """Begin a round at the loop's first turn. Raises ContractError when another is under way."""
@@ -214,7 +296,6 @@ class TrainRun(contract.Run):
         self.tracked.check_structure(f"in step {self._position.step}, as the inner loop at {round_.line} begins")
         self.settings.check(f"before the inner loop at {round_.line}")
         if isinstance(round_, TrainingRound):
-            self._check_mode(f"the inner loop at {round_.line}")
             self.tracked.gradients.open(round_.line, accumulate=round_.accumulate)
         self.open = round_
         self._gate.open(round_.line, keeps_gradients=round_.keeps_gradients)
@@ -233,7 +314,8 @@ class TrainRun(contract.Run):
         self._position = Position(position.round + 1, position.step, position.phase + 1)
         self.streams.start(Purpose.OUTSIDE, position.step, position.phase + 1)
 
-    def _check_mode(self, where: str) -> None:
+    def check_mode(self, where: str) -> None:
+        """Raise ContractError in inference mode, where nothing can be trained."""
         if torch.is_inference_mode_enabled():
             raise ContractError(
                 f"{where} is inside torch.inference_mode(): what is made there can never be trained; leave the mode before it, "
@@ -272,16 +354,18 @@ class TrainRun(contract.Run):
         self.check_no_round(f"another begins at {user_line(3)}")
 
     def check_behaved(self) -> None:
-        """Raise ContractError unless the train function looped over `run.steps()` to its end."""
-        if self._num_steps is None:
+        """Raise ContractError unless the train function looped over `run.steps()` until training was over."""
+        if not self._asked:
             raise ContractError(
                 "the train function returned without calling run.steps(); train in `for step in run.steps(n):`"
             )
         if not self._looped:
             at = "before its first step" if self.step is None else f"in step {self.step.number}"
             raise ContractError(
-                f"the loop over run.steps({self._num_steps}) was left {at}, by break or return (the loop at {self._steps_line}); "
-                f"let it run to its end and ask for fewer steps instead"
+                f"the loop over run.steps({self._asked}) was left {at} in a way that cannot be followed (the loop at "
+                f"{self._steps_line}): by an exception that was caught outside of it, or because the iterator was kept. To end "
+                f"training early, write `for step in run.steps(...):` and leave it by break, or call run.stop(), decided by "
+                f"step.merged"
             )
 
     def close(self) -> None:

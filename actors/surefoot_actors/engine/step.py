@@ -16,7 +16,8 @@ from surefoot_actors.engine.caller import user_line
 from surefoot_actors.engine.evaluation import EvaluationRound
 from surefoot_actors.engine.rounds import Round, TrainingRound
 from surefoot_actors.engine.types import Merged
-from surefoot_actors.engine.values import SubTask
+from surefoot_actors.engine.values import SubTask, scalar
+from surefoot_actors.engine.vector import scalar_values
 
 if TYPE_CHECKING:
     from surefoot_actors.engine.run import TrainRun
@@ -63,21 +64,55 @@ class TrainStep(contract.Step):
         self._began = perf_counter()
         self._digests: list[bytes] = []
         self._values = _Values(number)
+        #: of `_values`, what was logged outside of rounds
+        self.logged_outside: dict[str, float] = {}
+        #: rows of tensors that the rounds gathered
+        self._gathered: dict[str, Any] = {}
         #: what was computed without a deterministic form, on purpose
         self.allowed: set[str] = set()
 
     def batches(
-        self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None, accumulate: bool = False
+        self,
+        dataset: Any,
+        *,
+        collate: Callable[[list[Any]], Any] | None = None,
+        sampler: Any = None,
+        accumulate: bool = False,
     ) -> Iterator[Any]:
         self._run.check_current(self)
-        return TrainingRound(self._run, self.number, dataset, collate, self._run.training_cut, accumulate=accumulate)
+        cut = self._run.training_cut.ordered(sampler, user_line())
+        return TrainingRound(self._run, self.number, dataset, collate, cut, accumulate=accumulate)
 
     def evaluate(self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None) -> Iterator[Any]:
         self._run.check_current(self)
         return EvaluationRound(self._run, self.number, dataset, collate, self._run.evaluation_cut)
 
     def log(self, **values: Any) -> None:
-        self._sub_task("log").log(values)
+        if self._run.open is not None or self._run.step is not self:
+            self._sub_task("log").log(values)
+            return
+        line = user_line()
+        for name, value in values.items():
+            if name in self._values:
+                raise ContractError(
+                    f"{name!r} is logged at {line}, but step {self.number} has a value of that name already; give it another name"
+                )
+            self._values[name] = self.logged_outside[name] = scalar_values([scalar(name, value, line)])[0]
+
+    def gather(self, **tensors: Any) -> None:
+        self._sub_task("gather").gather(tensors)
+
+    @property
+    def gathered(self) -> Mapping[str, Any]:
+        return MappingProxyType(self._gathered)
+
+    @property
+    def epoch(self) -> int:
+        return self._run.epoch_of(self.number)
+
+    @property
+    def ends_epoch(self) -> bool:
+        return self._run.ends_epoch(self.number, user_line())
 
     def weigh(self, weight: float) -> None:
         self._sub_task("weigh").weigh(weight)
@@ -107,6 +142,8 @@ class TrainStep(contract.Step):
         }
         self._values.update(named)
         self._values.ended(line, tuple(named))
+        for name, rows in merged.gathered.items():
+            self._gathered[name if name not in self._gathered else f"{name}@{phase}"] = rows.clone()
 
     def row(self) -> LedgerRow:
         """Return the step's ledger row."""

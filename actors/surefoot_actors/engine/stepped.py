@@ -113,7 +113,7 @@ class Stepped:
 
 def covered(tracked: Tracked) -> set[int]:
     """Return the ids of everything that is in the tracked state: what is tracked, its submodules, and what its own state_dict saves."""
-    known: set[int] = set()
+    known = {id(optimizer) for optimizer in tracked.optimizers.values()}
     for thing in tracked.things:
         known.add(id(thing))
         if isinstance(thing, nn.Module):

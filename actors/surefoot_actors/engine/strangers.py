@@ -90,7 +90,7 @@ class Strangers:
         else:
             try:
                 state = thing.state_dict()
-            except Exception:  # noqa: BLE001  the edge to an object of the user's that nobody asked for its state: it may have none yet
+            except Exception:  # noqa: BLE001  the edge to an object that nobody has asked for its state: there may be none yet
                 return b""
             if isinstance(state, dict):
                 tracked = [

@@ -17,6 +17,7 @@ from surefoot_actors.engine.state.gradients import TrackedGradients
 from surefoot_actors.engine.state.module import TrackedModule
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer, inner_optimizers
 from surefoot_actors.engine.state.other import TrackedDict, TrackedOther
+from surefoot_actors.engine.state.structure import REFUSED
 from surefoot_actors.engine.survey import Survey, TrackedObject
 from surefoot_actors.engine.types import StateImage
 
@@ -24,6 +25,7 @@ __all__ = ["GRADIENTS", "Tracked"]
 
 # No argument of `track` can be named so.
 GRADIENTS = "(gradients)"
+_RUN = "(run)"
 
 # Optimizers inside other objects are restored after those, whose own load_state_dict may cast what they hold.
 _INNER = 3
@@ -36,7 +38,8 @@ class Tracked:
     values are read when asked for.
     """
 
-    def __init__(self, objects: dict[str, Any], device: torch.device) -> None:
+    def __init__(self, objects: dict[str, Any], device: torch.device, own: dict[str, Any] | None = None) -> None:
+        """`own`: values of the run itself that are part of its state, overwritten in place."""
         if not objects:
             raise ContractError(
                 "run.track() was given nothing; name the model and the optimizer: run.track(model=..., optimizer=...)"
@@ -49,19 +52,19 @@ class Tracked:
         self.optimizers = {n: o for n, o in objects.items() if isinstance(o, torch.optim.Optimizer)}
         self._inner = dict(_inner_of(objects, self.optimizers))
         self.optimizers |= self._inner
-        self._given = objects
+        self._given, self._own = objects, own if own is not None else {}
         self._wrap_all()
 
     def _wrap_all(self) -> None:
         #: follows merges to the optimizers that use them
         self.gradients = Gradients(self.parameters(), self.optimizers)
-        modules = [TrackedModule(n, o) for n, o in self.modules.items()]
+        modules: list[TrackedObject] = [TrackedModule(n, o) for n, o in self.modules.items()]
         parameters = dict(_named_parameters(self.modules, self.optimizers))
         rest = [self._wrap(n, o, parameters) for n, o in self._given.items() if n not in self.modules]
         inner = [TrackedOptimizer(n, o, parameters, order=_INNER) for n, o in self._inner.items()]
-        gradients = TrackedGradients(GRADIENTS, self.gradients)
+        own: list[TrackedObject] = [TrackedGradients(GRADIENTS, self.gradients), TrackedDict(_RUN, self._own)]
         # modules first, so that an optimizer's restore finds its parameters in place; schedulers and the like last
-        self._objects = sorted([*modules, *rest, *inner, gradients], key=lambda tracked: tracked.order)
+        self._objects: list[TrackedObject] = sorted([*modules, *rest, *inner, *own], key=lambda tracked: tracked.order)
 
     def _wrap(self, name: str, thing: Any, parameters: dict[str, torch.Tensor]) -> TrackedObject:
         if isinstance(thing, torch.optim.Optimizer):
@@ -262,11 +265,7 @@ def _check_distinct(objects: dict[str, Any]) -> None:
 
 
 def _structure_changed(name: str, change: str, where: str) -> str:
-    return (
-        f"the structure of {name} changed while training: {change} (found {where}). A trainer that joins later runs only the code "
-        f"before run.steps(), so it would have another model; make the change before run.steps(), and while training change "
-        f"values only: requires_grad, masks in buffers that are there from the start, groups of the optimizer"
-    )
+    return f"the structure of {name} changed while training: {change} (found {where}). {REFUSED}"
 
 
 def _strange_group(name: str, group: int, parameter: torch.Tensor, where: str) -> str:

@@ -13,7 +13,7 @@ import xxhash
 from surefoot.errors import DriftError
 from surefoot_actors.engine.group import Group
 from surefoot_actors.engine.sums import NodeHead
-from surefoot_actors.engine.types import Layout, Merged, StateImage
+from surefoot_actors.engine.types import Gathered, Layout, Merged, StateImage
 from surefoot_actors.engine.wire import Message, Tag
 
 __all__ = ["StripeMismatchError", "recv_merged", "recv_state", "send_merged", "send_state"]
@@ -191,7 +191,8 @@ def send_merged(group: Group, dst: int, merged: Merged) -> None:
         merged.presence,
         merged.exact,
     )
-    data = pickle.dumps((merged.round, layout, head, merged.digest))
+    rows = {name: (tensor.shape[0], tensor.numpy().tobytes()) for name, tensor in merged.gathered.items()}
+    data = pickle.dumps((merged.round, layout, head, merged.digest, rows))
     messages = [
         Message(_tensor(_LENGTH.pack(len(data))), dst, Tag.MERGED_LENGTH),
         Message(_tensor(data), dst, Tag.MERGED_HEAD),
@@ -207,14 +208,19 @@ def recv_merged(group: Group, src: int) -> Merged:
     (length,) = _LENGTH.unpack(_receive(group, {src: _LENGTH.size}, Tag.MERGED_LENGTH)[src])
     data = _receive(group, {src: length}, Tag.MERGED_HEAD)[src]
     layout: Layout
-    round, layout, head, digest = pickle.loads(data)  # noqa: S301  from a fellow trainer, which runs the same user code
+    round, layout, head, digest, rows = pickle.loads(data)  # noqa: S301  from a fellow trainer, which runs the same user code
     buckets = [torch.empty(b.numel, dtype=b.dtype, device=group.device) for b in layout.buckets]
     group.post([], [Message(flat, src, Tag.MERGED + i) for i, flat in enumerate(buckets) if flat.numel()]).wait()
     weight, scalars, presence, exact = head
     return Merged(
         round=round, layout=layout, buckets=buckets, weight=weight,
         scalars=dict(zip(layout.scalars, scalars, strict=True)), presence=presence, exact=exact, digest=digest,
+        gathered={g.name: _rows(g, *rows[g.name]) for g in layout.gathers},
     )  # fmt: skip
+
+
+def _rows(gather: Gathered, num_rows: int, data: bytes) -> torch.Tensor:
+    return _tensor(data).view(gather.dtype).view(num_rows, *gather.row_shape)
 
 
 def _tensor(data: bytes) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from surefoot_actors.protocol.tree import Range
 
-__all__ = ["Bucket", "Layout", "Merged", "Node", "Position", "Range", "StateImage"]
+__all__ = ["Bucket", "Gathered", "Layout", "Merged", "Node", "Position", "Range", "StateImage"]
 
 
 class Position(NamedTuple):
@@ -36,6 +36,18 @@ class Bucket:
         return -(-self.numel // self.chunk_numel)
 
 
+class Gathered(NamedTuple):
+    """Rows that sub-tasks gather under a name: their dtype, and the shape of one."""
+
+    name: str
+    dtype: torch.dtype
+    row_shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        return torch.Size(self.row_shape).numel() * self.dtype.itemsize
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """What a leaf of a round looks like. Equal on every trainer of a round, or the code breaks the contract."""
@@ -47,6 +59,8 @@ class Layout:
     scalars: tuple[str, ...]
     # bytes of written integer and bool buffers, carried whole: equal in every sub-task
     exact_bytes: int
+    # what is gathered, by name, sorted
+    gathers: tuple[Gathered, ...]
     # human-readable lines, compared to name a difference: "grad net.weight float32[10, 64]", "log loss at train.py:12", ...
     description: tuple[str, ...]
     # 16 bytes: hash of everything above
@@ -68,6 +82,8 @@ class Node:
     # bit i: parameter (or buffer) i was present in some sub-task
     presence: int
     exact: bytes
+    # one a name of `layout.gathers`: the rows of these sub-tasks, in order, on the CPU
+    gathered: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,7 +98,9 @@ class Merged:
     scalars: Mapping[str, float]
     presence: int
     exact: bytes
-    # 16 bytes: hash, in order, of the chunk digests of every bucket, then of scalars, weight, presence and exact
+    # all rows that were gathered, by name: in the order of the sub-tasks, on the CPU
+    gathered: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    # 16 bytes: hash, in order, of the chunk digests of every bucket, then of scalars, weight, presence, exact and gathered rows
     digest: bytes
 
 

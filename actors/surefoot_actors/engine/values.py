@@ -11,13 +11,13 @@ from surefoot.errors import ContractError
 from surefoot_actors.engine.caller import user_line
 from surefoot_actors.engine.vector import Logged, scalar_values
 
-__all__ = ["Accumulated", "SubTask"]
+__all__ = ["Accumulated", "SubTask", "scalar"]
 
 
 class SubTask:
     """What the user's code says about the sub-task it computes."""
 
-    __slots__ = ("_lines", "_values", "_weight", "counts", "number")
+    __slots__ = ("_gathered", "_lines", "_values", "_weight", "counts", "number")
 
     def __init__(self, number: int, weight: float = 1.0) -> None:
         self.number = number
@@ -25,6 +25,7 @@ class SubTask:
         self.counts = weight > 0
         self._values: dict[str, float | torch.Tensor] = {}
         self._lines: dict[str, str] = {}
+        self._gathered: dict[str, torch.Tensor] = {}
         self._weight = weight
 
     def log(self, values: dict[str, Any]) -> None:
@@ -36,8 +37,18 @@ class SubTask:
                     f"{name!r} is logged twice in sub-task {self.number}, at {self._lines[name]} and at {line}; "
                     f"add the values up first, or give them different names"
                 )
-            self._values[name] = _scalar(name, value, line)
+            self._values[name] = scalar(name, value, line)
             self._lines[name] = line
+
+    def gather(self, tensors: dict[str, Any]) -> None:
+        """Take a copy of rows on the CPU: a tensor's first dimension counts them; a number is one row. None of a filler sample."""
+        line = user_line(3)
+        for name, value in tensors.items():
+            if name in self._gathered:
+                raise ContractError(
+                    f"{name!r} is gathered twice in sub-task {self.number}, again at {line}; gather it once"
+                )
+            self._gathered[name] = _as_rows(name, value, line) if self.counts else _as_rows(name, value, line)[:0]
 
     def weigh(self, weight: float) -> None:
         """Set the sub-task's weight: finite and at least 0."""
@@ -48,7 +59,7 @@ class SubTask:
             self._weight = value
 
     def logged(self) -> Logged:
-        return Logged(self._values, self._lines, self._weight)
+        return Logged(self._values, self._lines, self._weight, self._gathered)
 
 
 class Accumulated:
@@ -58,10 +69,18 @@ class Accumulated:
         self.sums: dict[str, float] = {}
         self.lines: dict[str, str] = {}
         self.weight = 0.0
+        self._rows: dict[str, list[torch.Tensor]] = {}
         self._num_batches = 0
 
     def add(self, logged: Logged) -> None:
         """Add a mini-batch. Raises ContractError where it logged other names than the ones before."""
+        if self._num_batches and logged.gathered.keys() != self._rows.keys():
+            names = ", ".join(sorted(logged.gathered.keys() ^ self._rows.keys()))
+            raise ContractError(
+                f"some batches of an evaluation gather {names}, others do not; gather the same names for every batch"
+            )
+        for name, rows in logged.gathered.items():
+            self._rows.setdefault(name, []).append(rows)
         if self._num_batches and logged.values.keys() != self.sums.keys():
             differ = sorted(logged.values.keys() ^ self.sums.keys())
             lines = {**self.lines, **logged.lines}
@@ -76,8 +95,31 @@ class Accumulated:
         self.weight += logged.weight
         self._num_batches += 1
 
+    def gathered(self) -> dict[str, torch.Tensor]:
+        """Return the rows gathered so far, by name. Raises ContractError where batches gave rows of other shapes or dtypes."""
+        for name, pieces in self._rows.items():
+            kinds = sorted({f"{str(p.dtype).removeprefix('torch.')}{list(p.shape[1:])}" for p in pieces})
+            if len(kinds) > 1:
+                raise ContractError(
+                    f"step.gather({name}=...) was given rows of {' and of '.join(kinds)} in one evaluation; pad them to one shape"
+                )
+        return {name: torch.cat(pieces) for name, pieces in self._rows.items()}
 
-def _scalar(name: str, value: Any, line: str) -> float | torch.Tensor:
+
+def _as_rows(name: str, value: Any, line: str) -> torch.Tensor:
+    if not isinstance(value, torch.Tensor):
+        try:
+            value = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ContractError(
+                f"step.gather({name}=...) at {line} was given a {type(value).__name__}; gather a tensor, whose first dimension counts "
+                f"the samples ({error})"
+            ) from None
+    rows: torch.Tensor = value.detach().reshape(1) if value.ndim == 0 else value.detach()
+    return rows.to("cpu", copy=True, memory_format=torch.contiguous_format).resolve_conj().resolve_neg().contiguous()
+
+
+def scalar(name: str, value: Any, line: str) -> float | torch.Tensor:
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or value.is_complex():
             raise ContractError(

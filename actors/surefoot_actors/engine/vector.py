@@ -12,7 +12,7 @@ from surefoot.errors import ContractError
 from surefoot_actors.engine.buffers import BufferWatch, Slot
 from surefoot_actors.engine.digest import make_layout, without_source
 from surefoot_actors.engine.folding import LeafPool
-from surefoot_actors.engine.types import Layout, Merged, Node, Range
+from surefoot_actors.engine.types import Gathered, Layout, Merged, Node, Range
 
 __all__ = ["LeafMaker", "Logged", "Part", "cut_buckets"]
 
@@ -31,6 +31,8 @@ class Logged(NamedTuple):
     values: dict[str, float | torch.Tensor]
     lines: dict[str, str]
     weight: float
+    # rows on the CPU, by name
+    gathered: dict[str, torch.Tensor] = {}  # noqa: RUF012  never modified
 
 
 class Part(NamedTuple):
@@ -142,6 +144,7 @@ class LeafMaker:
             scalars=tuple(scalars),
             presence=presence,
             exact=b"".join([_bytes_of(slot.tensor) for slot in plan.exacts]),
+            gathered=tuple(logged.gathered[g.name] for g in plan.layout.gathers),
         )
 
     def _fill(self, plan: _Plan, views: list[torch.Tensor]) -> int:
@@ -233,6 +236,7 @@ class LeafMaker:
             tuple([s.in_vector for s in slots]),
             tuple([s.written and not s.is_float for s in slots]),
             tuple(logged.values),
+            gathers_of(logged.gathered),
             without_source(self._data),
         )
         plan = self._plans.get(key)
@@ -249,7 +253,8 @@ class LeafMaker:
         for plan in self._plans.values():
             if plan.layout.signature == layout.signature:
                 return plan
-        plan = self._make_plan(Logged(dict.fromkeys(layout.scalars, 0.0), {}, 1.0))
+        rows = {g.name: torch.empty(0, *g.row_shape, dtype=g.dtype) for g in layout.gathers}
+        plan = self._make_plan(Logged(dict.fromkeys(layout.scalars, 0.0), {}, 1.0, rows))
         if plan.layout.signature != layout.signature:
             raise ContractError("the merged vector is of another layout than this trainer's tracked objects")
         return plan
@@ -272,6 +277,7 @@ class LeafMaker:
             scalars=names,
             exact_bytes=sum(s.tensor.numel() * s.tensor.itemsize for s in exacts),
             description=lines,
+            gathers=gathers_of(logged.gathered),
         )
         return _Plan(
             layout=layout,
@@ -282,6 +288,11 @@ class LeafMaker:
             members=tuple(map(tuple, members)),
             templates=tuple([torch.empty(parts[i].shape, device="meta") for i in m] for m in members),
         )
+
+
+def gathers_of(rows: Mapping[str, torch.Tensor]) -> tuple[Gathered, ...]:
+    """Return what of a layout says what is gathered."""
+    return tuple(Gathered(name, rows[name].dtype, tuple(rows[name].shape[1:])) for name in sorted(rows))
 
 
 def scalar_values(values: Sequence[float | torch.Tensor]) -> list[float]:

@@ -39,7 +39,8 @@ def progressed(state: MembershipState, round_number: int, step: int) -> Membersh
     if round_number < state.newest_round:
         return state
     deaths = {key: who for key, who in state.deaths.items() if key[0] >= round_number}
-    return _fruitful(replace(state, newest_round=round_number, newest_step=step, deaths=deaths))
+    raises = {t: r for t, r in state.raises.items() if r.round < 0 or r.round >= round_number}
+    return _fruitful(replace(state, newest_round=round_number, newest_step=step, deaths=deaths, raises=raises))
 
 
 def stepped(state: MembershipState, step: int) -> MembershipState:

@@ -22,7 +22,7 @@ from surefoot_actors.protocol.membership_state import (
     Send,
 )
 from surefoot_actors.protocol.messages import Generation, Member, NotRestored, Report, Restore, Restored
-from surefoot_actors.protocol.moves import end, fail, less, then, warn
+from surefoot_actors.protocol.moves import end, fail, less, lost, then, warn
 from surefoot_actors.protocol.plan import spans
 from surefoot_actors.protocol.staffing import fill
 
@@ -132,6 +132,8 @@ def not_restored(state: MembershipState, message: NotRestored) -> Outcome:
             return fail(state, message.trainer, message.reason)
         case "unfit":
             return _refuse(state, message.reason)
+        case "late":
+            return _dismiss(state, message)
         case "damaged" | "missing":
             skipped = Emit(EventKind.CHECKPOINT_SKIPPED, {"url": message.url, "reason": message.reason})
             rest = tuple(u for u in state.checkpoints if u != message.url)
@@ -139,6 +141,14 @@ def not_restored(state: MembershipState, message: NotRestored) -> Outcome:
             damage = state.damage or message.reason
             state, more = form_if_enough(replace(state, phase=Phase.FORMING, checkpoints=rest, why=why, damage=damage))
             return state, (skipped, *more)
+
+
+def _dismiss(state: MembershipState, message: NotRestored) -> Outcome:
+    """It is not where we thought that it is: end it, and have another one read the checkpoint."""
+    trainer, reason = message.trainer, f"it could not read a checkpoint: {message.reason}"
+    state = count(replace(state, ready=less(state.ready, (trainer,)), half=state.half - {trainer}), (trainer,))
+    state, more = then(state, lambda s: give_up_if_hopeless(s, f"{trainer}: {reason}"), fill, form_if_enough)
+    return state, (lost(trainer, reason), Kill(trainer, reason), *more)
 
 
 def _answers(state: MembershipState, message: Restored | NotRestored) -> bool:

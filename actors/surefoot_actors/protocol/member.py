@@ -80,6 +80,7 @@ __all__ = [
     "Stop",
     "Tell",
     "VectorCame",
+    "may_restore",
     "next_sub_task",
     "step",
 ]
@@ -144,6 +145,14 @@ def retains(state: MemberState, reached: Stage) -> bool:
 def can_serve(state: MemberState) -> bool:
     """R5: state comes only from trainers parked with the optimizer applied."""
     return state.at is not At.USER
+
+
+def may_restore(state: MemberState) -> bool:
+    """Only who has no state of the run, and no part in a generation that counts, reads a checkpoint over what it holds.
+
+    A joiner that was cut short is such a one too: what it may have received of a state is overwritten in whole.
+    """
+    return state.at is At.START and state.round < 0 and not state.live and not state.stopped
 
 
 # ---- messages

@@ -28,7 +28,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from surefoot.events import SUPERVISOR_RESTARTED, EventKind
-from surefoot_actors.protocol import changing, ending, failures, founding, losses
+from surefoot_actors.protocol import changing, ending, failures, founding, losses, raising
 from surefoot_actors.protocol.membership_state import (
     Came,
     Cancelled,
@@ -69,8 +69,11 @@ from surefoot_actors.protocol.messages import (
     Hello,
     Leaving,
     Left,
+    Length,
     Member,
     NotRestored,
+    OnceAsked,
+    OnceDone,
     Raised,
     Report,
     Restored,
@@ -192,6 +195,10 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
     match message:
         case Hello():
             return _hello(state, message)
+        case Length(num_steps=num_steps):
+            if num_steps == state.num_steps:
+                return state, ()
+            return replace(state, num_steps=num_steps), (Emit(EventKind.LENGTH, {"num_steps": num_steps}),)
         case Report():
             return changing.reported(state, message)
         case Left():
@@ -204,7 +211,7 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
                 return state, ()
             return end(state, "succeeded", "every step is committed and the train function returned")
         case Raised():
-            return _raised(state, message)
+            return raising.raised(state, message)
         case Broken(trainer=trainer, generation=number, reason=reason):
             return losses.broken(state, trainer, number, reason)
         case Restored():
@@ -213,19 +220,10 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
             return founding.not_restored(state, message)
         case Leaving(trainer=trainer, reason=reason):
             return losses.noticed(state, trainer, reason)
-        case Ended() | Saved():
+        case Ended() | Saved() | OnceAsked() | OnceDone():
             return state, ()
         case _:
             assert_never(message)
-
-
-def _raised(state: MembershipState, raised: Raised) -> Outcome:
-    if raised.trainer not in (*state.members, *state.ready, *state.starting):
-        return state, ()  # it was drained or fenced: what its code does then decides nothing
-    reason = f"{raised.kind}: {raised.message}"
-    data = {"reason": reason, "traceback": raised.traceback, "trainer": raised.trainer}
-    state, commands = end(state, "failed", reason)
-    return state, (Emit(EventKind.FAILED, data), *commands)
 
 
 # ---- a trainer is ready
@@ -236,7 +234,7 @@ def _hello(state: MembershipState, hello: Hello) -> Outcome:
     if trainer not in state.starting:
         return state, ()
     state = replace(state, starting=less(state.starting, (trainer,)))
-    if state.num_steps is not None and hello.num_steps != state.num_steps:
+    if None not in (state.num_steps, hello.num_steps) and hello.num_steps != state.num_steps:
         return fail(state, trainer, _OTHER_STEPS.format(trainer, hello.num_steps, state.num_steps))
     refused = _differs(state, hello)
     if refused:
@@ -249,7 +247,8 @@ def _hello(state: MembershipState, hello: Hello) -> Outcome:
         ready=(*state.ready, trainer),
         stores={**state.stores, trainer: hello.store},
         fingerprint=hello.fingerprint,
-        num_steps=hello.num_steps,
+        num_stillborn=0,
+        num_steps=state.num_steps if hello.num_steps is None else hello.num_steps,
     )
     ready = Emit(EventKind.TRAINER_READY, {"trainer": trainer, "pid": hello.pid, "node": hello.node})
     state, more = then(state, founding.form_if_enough, flag_if_wanted)

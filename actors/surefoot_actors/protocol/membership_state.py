@@ -13,6 +13,7 @@ from surefoot_actors.protocol.messages import (
     Done,
     FromTrainer,
     Generation,
+    Raised,
     Report,
     ToTrainer,
 )
@@ -98,6 +99,10 @@ class MembershipState:
     saved: bool = False
     # (round, sub-task): the trainers that died while they computed it, and of what
     deaths: Mapping[tuple[int, int], Mapping[str, str]] = field(default_factory=dict)
+    # by trainer: what its code raised, of those that were lost by that, not long ago
+    raises: Mapping[str, Raised] = field(default_factory=dict)
+    # trainers in a row whose code raised before `steps()`
+    num_stillborn: int = 0
     phase: Phase = Phase.FORMING
     # newest reserved number; the newest decided generation
     number: int = 0
@@ -167,6 +172,8 @@ class Lost:
     reason: str
     # (round, sub-task) that it was computing when it died by itself; None: it was not, or was ended from outside, with its node say
     computing: tuple[int, int] | None = None
+    # of what its code raised; empty: it did not
+    traceback: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +292,8 @@ class StartTrainer:
     trainer: str
     # wait so long before: failures that repeat back off
     after_s: float = 0.0
+    # on another machine than these were on, if that is possible: what they raised may be their machine's fault
+    apart_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,9 @@ __all__ = [
     "Left",
     "Member",
     "NotRestored",
+    "OnceAsked",
+    "OnceDone",
+    "OnceTold",
     "Over",
     "Raised",
     "Report",
@@ -109,7 +112,7 @@ class End:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restore:
-    """Before any generation: read this checkpoint and overwrite the tracked state. Answered by Restored or NotRestored."""
+    """Read this checkpoint and overwrite the tracked state. Always answered, by Restored or NotRestored, unless the trainer is lost."""
 
     url: str
     incarnation: int
@@ -131,7 +134,16 @@ class Save:
     of: int
 
 
-ToTrainer = Over | Enter | Flag | Conclude | End | Restore | Snapshot | Save
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnceTold:
+    """The answer to OnceAsked: it is done, or (`done` false) the receiver is to do it. Told again, it is the same, or done meanwhile."""
+
+    incarnation: int
+    key: str
+    done: bool
+
+
+ToTrainer = Over | Enter | Flag | Conclude | End | Restore | Snapshot | Save | OnceTold
 
 # ---- trainer to supervisor
 
@@ -147,7 +159,15 @@ class Hello:
     fingerprint: tuple[tuple[str, str], ...]
     pid: int
     node: str
-    # what the train function asked of `steps()`
+    # what the train function asked of `steps()`; None while that depends on how many samples an epoch has
+    num_steps: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Length:
+    """This trainer has come to know how many steps the run has."""
+
+    trainer: str
     num_steps: int
 
 
@@ -213,12 +233,21 @@ class Returned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Raised:
-    """The user's code raised. Fails the job at once, with the traceback."""
+    """The user's code raised. The membership machine decides whose fault that is (raising.py)."""
 
     trainer: str
     kind: str
     message: str
     traceback: str
+    # the round it was at, -1: not a member yet; the sub-task that it was computing, -1: none
+    round: int = -1
+    sub_task: int = -1
+    # "file.py:12", the innermost of the user's own lines; empty: none is known
+    line: str = ""
+    # one alone is believed, where nobody has come past this: what was raised is a word on what all are given
+    alone: bool = False
+    # it breaks the contract, or the states differ: whoever ran this would raise it
+    fatal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,12 +282,13 @@ class NotRestored:
 
     "damaged": a file is corrupt; an older checkpoint may be whole. "missing": a file is not there, at least not for this trainer: the
     supervisor looks for itself before it believes it. "refused": it is of another model, seed or number of
-    sub-tasks; that is the user's to mend. "unfit": this trainer has another fingerprint than the run.
+    sub-tasks; that is the user's to mend. "unfit": this trainer has another fingerprint than the run. "late": it holds a state of the
+    run, or takes part in a generation, so far as it knows.
     """
 
     trainer: str
     url: str
-    why: Literal["damaged", "missing", "refused", "unfit"]
+    why: Literal["damaged", "missing", "refused", "unfit", "late"]
     reason: str
 
 
@@ -291,6 +321,37 @@ class Leaving:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnceAsked:
+    """This trainer waits, before its steps, for what one trainer of the job is to do. Answered by OnceTold, at last."""
+
+    trainer: str
+    # names the call, the same on every trainer
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnceDone:
+    """This trainer has done what it was told to by OnceTold."""
+
+    trainer: str
+    key: str
+
+
 FromTrainer = (
-    Hello | Report | Left | Done | Returned | Raised | Broken | Ended | Restored | NotRestored | Saved | Leaving
+    Hello
+    | Length
+    | Report
+    | Left
+    | Done
+    | Returned
+    | Raised
+    | Broken
+    | Ended
+    | Restored
+    | NotRestored
+    | Saved
+    | Leaving
+    | OnceAsked
+    | OnceDone
 )

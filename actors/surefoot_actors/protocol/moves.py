@@ -51,8 +51,9 @@ def fail(state: MembershipState, trainer: str, reason: str) -> Outcome:
 # ---- events for people
 
 
-def lost(trainer: str, reason: str) -> Emit:
-    return Emit(EventKind.TRAINER_LOST, {"trainer": trainer, "reason": reason})
+def lost(trainer: str, reason: str, traceback: str = "") -> Emit:
+    more = {"traceback": traceback} if traceback else {}
+    return Emit(EventKind.TRAINER_LOST, {"trainer": trainer, "reason": reason, **more})
 
 
 def left(trainer: str, step: int, reason: str) -> Emit:

@@ -39,7 +39,13 @@ def fill(state: MembershipState) -> Outcome:
         num_started=state.num_started + missing,
         replaces={**state.replaces, **dict.fromkeys(asked, state.fruitless)} if state.fruitless else state.replaces,
     )
-    return state, tuple(StartTrainer(t, backoff_s(state.fruitless)) for t in asked)
+    after_s = max(backoff_s(state.fruitless), _backoff_of_raises_s(state))
+    return state, tuple(StartTrainer(t, after_s, tuple(state.raises)) for t in asked)
+
+
+def _backoff_of_raises_s(state: MembershipState) -> float:
+    """Whoever is asked for after one that raised waits a second, or longer: should another raise the same, the job fails before."""
+    return backoff_s(max(state.num_stillborn, 1) + 2) if state.raises else 0.0
 
 
 def backoff_s(failures: int) -> float:

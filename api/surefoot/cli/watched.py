@@ -48,7 +48,9 @@ class Watched:
             case JobView():
                 return replace(self, total=update.num_steps or self.total, trainers=update.trainers or self.trainers)
             case NumberedEvent():
-                total = update.data.get("num_steps") if update.kind is EventKind.GENERATION else None
+                total = (
+                    update.data.get("num_steps") if update.kind in (EventKind.GENERATION, EventKind.LENGTH) else None
+                )
                 return replace(self, total=total if isinstance(total, int) else self.total)
 
     @property

@@ -62,6 +62,8 @@ def describe(event: Event) -> str:
     match event.kind:
         case EventKind.STATE:
             return f"{data.get('state', '?')}{reason}"
+        case EventKind.INSTALLING:
+            return f"installing requirements for trainer {trainer}: {_names(data.get('requirements', '?'))}"
         case EventKind.TRAINER_STARTED:
             return f"trainer {trainer} is starting"
         case EventKind.TRAINER_READY:
@@ -74,6 +76,8 @@ def describe(event: Event) -> str:
             return f"trainer {trainer} left{_where(data)}, as planned{reason}"
         case EventKind.GENERATION:
             return _generation(data, reason)
+        case EventKind.LENGTH:
+            return f"the run has {data.get('num_steps', '?')} steps"
         case EventKind.RECOVERED:
             return _recovered(data)
         case EventKind.CHECKPOINT:

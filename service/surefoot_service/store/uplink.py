@@ -165,8 +165,13 @@ def _generation(_session: Session, row: JobRow, data: Data, _now: datetime) -> N
     row.num_steps = _int(data, "num_steps") or row.num_steps
 
 
+def _length(_session: Session, row: JobRow, data: Data, _now: datetime) -> None:
+    row.num_steps = _int(data, "num_steps") or row.num_steps
+
+
 def _finished(_session: Session, row: JobRow, data: Data, _now: datetime) -> None:
     row.digest = str(data["digest"])[:64]
+    row.num_steps = _int(data, "steps") or row.num_steps  # fewer than were asked for, where the run was stopped
     _model(row, data)
 
 
@@ -204,6 +209,7 @@ def _failed(session: Session, row: JobRow, data: Data, now: datetime) -> None:
 FOLDS: Mapping[EventKind, Fold] = {
     EventKind.STATE: _state,
     EventKind.GENERATION: _generation,
+    EventKind.LENGTH: _length,
     EventKind.FINISHED: _finished,
     EventKind.CHECKPOINT: _checkpoint,
     EventKind.RESTORED: _restored,

@@ -1,0 +1,53 @@
+"""How long the run is: a number of steps, or of epochs of the first dataset, until it is stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Length"]
+
+
+class Length:
+    """Its `values` are part of the tracked state: a trainer that joins, or goes on from a checkpoint, has them from there."""
+
+    def __init__(self, batch_size: int, end_after: int | None) -> None:
+        self._batch_size, self._end_after = batch_size, end_after
+        self._num_steps: int | None = None
+        self._num_epochs: int | None = None
+        # epoch_length: samples an epoch, 0 until the first inner loop; stopped: whether the run was; logged: outside of rounds, last
+        self.values: dict[str, Any] = {"epoch_length": 0, "stopped": False, "logged": {}}
+
+    def ask_for(self, num_steps: int | None, num_epochs: int | None) -> None:
+        """Take what the user asks for: one of the two."""
+        self._num_steps, self._num_epochs = num_steps, num_epochs
+
+    @property
+    def num_steps(self) -> int | None:
+        """How many steps the run has; None while it is not known how many samples an epoch has."""
+        if self._num_epochs is None:
+            return self._num_steps
+        length = int(self.values["epoch_length"])
+        if not length and self._num_epochs:
+            return None
+        return -(-self._num_epochs * length // self._batch_size)
+
+    def is_over(self, step: int) -> bool:
+        """Whether no step of this number is to be made."""
+        ends = [n for n in (self.num_steps, self._end_after) if n is not None]
+        return bool(self.values["stopped"]) or any(step >= n for n in ends)
+
+    def learn(self, epoch_length: int) -> bool:
+        """Take note of how many samples an epoch of the first dataset has. Returns whether that was news."""
+        if self.values["epoch_length"]:
+            return False
+        self.values["epoch_length"] = epoch_length
+        return True
+
+    def epoch(self, step: int) -> int:
+        """Return the epoch that the step's first sample is of; 0 before anything is known."""
+        length = int(self.values["epoch_length"])
+        return step * self._batch_size // length if length else 0
+
+    def ends_epoch(self, step: int) -> bool | None:
+        """Whether the step's batch has the last sample of an epoch, None while that is not known."""
+        return self.epoch(step + 1) > self.epoch(step) if self.values["epoch_length"] else None

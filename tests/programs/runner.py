@@ -1,0 +1,200 @@
+"""Runs one program in many ways, and tells where its promise is not kept.
+
+`python tests/programs/runner.py [NAME ...]` runs the programs of these names, or all; the words of a finding tell what parts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import random
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+LIBRARY = HERE / "library"
+# Checkpoints that only this process reads need not reach a disk: a file's fsync takes longer than the run.
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+for _place in (LIBRARY, HERE.parent):
+    if str(_place) not in sys.path:
+        sys.path.append(str(_place))
+
+import kinds  # noqa: E402
+from kinds import CATALOGUE, Program  # noqa: E402
+
+from surefoot.errors import SurefootError  # noqa: E402
+from surefoot_actors.checkpoint.store import CheckpointStore  # noqa: E402
+from surefoot_actors.engine.local import LocalResult, run_local  # noqa: E402
+
+if __package__:
+    from .joiner import Loss, Parted, Story, act
+else:
+    from programs.joiner import Loss, Parted, Story, act
+
+__all__ = ["CATALOGUE", "LIBRARY", "Program", "all_stories", "load_library", "problems", "restored_apart", "stories"]
+
+
+def load_library() -> dict[str, Program]:
+    """Import every module of the library; return its programs by name."""
+    for file in sorted(LIBRARY.glob("of_*.py")):
+        importlib.import_module(file.stem)
+    return CATALOGUE
+
+
+def stories(program: Program, seed: int) -> list[Story]:
+    """Return who is there when: every kind of change in a few stories, at places that the seed decides."""
+    steps, draw = program.steps, random.Random(seed)
+    one, other = sorted(draw.randrange(1, steps) for _ in range(2))
+    changing = Story(
+        trainers=2,
+        losses=(Loss(step=one, member=1, turn=1), Loss(step=other, member=0, turn=0)),
+        joins=tuple(sorted({one, other})),
+    )
+    if program.data_workers:  # every trainer starts processes
+        return [changing]
+    lost = Loss(step=draw.randrange(1, steps), member=draw.randrange(3), turn=draw.randrange(2))
+    # every step by another trainer, each of which has its state from the one before
+    ends = tuple(Loss(step=k, member=0) for k in range(steps - 1))
+    return [
+        Story(joins=tuple(range(1, steps)), losses=ends),
+        Story(trainers=3, backwards=True, losses=(lost,)),
+        changing,
+    ]
+
+
+def all_stories(program: Program, seed: int) -> list[Story]:
+    """As `stories`, and other numbers of trainers, and at every step a joiner that goes on alone, and one that does not."""
+    found = [*stories(program, seed), Story(trainers=2), Story(trainers=3), Story(backwards=True)]
+    if program.data_workers:
+        return found
+    alone = [Story(joins=(k,), losses=(Loss(step=k - 1, member=0),)) for k in range(1, program.steps)]
+    return [*found, *alone, *(Story(joins=(k,)) for k in range(1, program.steps))]
+
+
+def problems(program: Program, seed: int = 0, *, everything: bool = True) -> Iterator[str]:
+    """Yield in words what does not keep the promise; nothing where all is well."""
+    if program.refused:
+        yield from _not_refused(program)
+        return
+    try:
+        whole = _local(replace(program, data_workers=0))
+    except Exception as error:  # noqa: BLE001  a program may fail in any way: that is what is told
+        yield f"run_local fails: {_words(error)}"
+        return
+    if [row.result.step for row in whole.rows] != list(range(program.steps)):
+        yield "run_local: not every step has a row"
+    if program.data_workers:
+        apart = difference(whole, _local(program))
+        if apart:
+            yield f"data workers: {apart}"
+    told: set[str] = set()
+    for story in all_stories(program, seed) if everything else stories(program, seed):
+        trouble = _differs(program, story, whole)
+        kind = re.sub(r"\d+(\.\d+)?", "n", trouble)
+        if trouble and kind not in told:  # the same at another step is not told again
+            told.add(kind)
+            yield f"{story}: {trouble}"
+    yield from _restored(program, whole, seed)
+
+
+def _local(program: Program, **how: Any) -> LocalResult:
+    return run_local(program.train, **_fields(program), **how)
+
+
+def _fields(program: Program) -> dict[str, Any]:
+    return {
+        "config": {"steps": program.steps, **program.config},
+        "batch_size": program.batch_size,
+        "sub_tasks": program.sub_tasks,
+        "data_workers": program.data_workers,
+    }
+
+
+def _differs(program: Program, story: Story, whole: LocalResult) -> str:
+    try:
+        told = act(program.train, story, **_fields(program))
+    except Exception as error:  # noqa: BLE001  as above
+        return _words(error)
+    return difference(whole, told)
+
+
+def difference(whole: LocalResult, told: LocalResult) -> str:
+    """Return in words where two runs part; "" where they do not."""
+    if len(whole.rows) != len(told.rows):
+        return f"{len(told.rows)} rows where there were {len(whole.rows)}"
+    for one, other in zip(whole.rows, told.rows, strict=True):
+        if one.result.canonical() != other.result.canonical():
+            return f"other bits from step {one.result.step} on: {dict(one.result.values)} became {dict(other.result.values)}"
+    return "" if whole.digest == told.digest else "another final state"
+
+
+def _restored(program: Program, whole: LocalResult, seed: int) -> Iterator[str]:
+    """Go on from a checkpoint of a random step, and from the last but one."""
+    for step in sorted({random.Random(seed).randrange(1, program.steps), program.steps - 1}):
+        try:
+            apart = restored_apart(program.train, whole, step, _fields(program))
+        except Exception as error:  # noqa: BLE001  as above
+            apart = _words(error)
+        if apart:
+            yield f"restored at step {step}: {apart}"
+
+
+def restored_apart(train: Any, whole: LocalResult, step: int, fields: dict[str, Any]) -> str:
+    """Save at this step, go on from there with everything built anew, and return in words where that parts from `whole`."""
+    with tempfile.TemporaryDirectory(prefix="sf-programs-", dir=MEMORY) as place:
+        apart = difference(whole, run_local(train, checkpoint=place, checkpoint_every=step, **fields))
+        if apart:
+            return f"with checkpoints: {apart}"
+        (url,) = [c.url for c in CheckpointStore(place).found() if c.step == step]
+        return difference(whole, run_local(train, restore=url, **fields))
+
+
+def _not_refused(program: Program) -> Iterator[str]:
+    """One trainer and three must be told, in step 0 or 1, with the line and what to do."""
+    for how in ("run_local", "three trainers"):
+        steps = program.refused_by + 1
+        try:
+            if how == "run_local":
+                run_local(program.train, **{**_fields(program), "config": {"steps": steps, **program.config}})
+            else:
+                fields = {**_fields(program), "config": {"steps": steps, **program.config}}
+                act(program.train, Story(trainers=3), **fields)
+        except SurefootError as error:
+            text = str(error)
+            if not re.search(program.refused, text):
+                yield f"{how}: refused, but without {program.refused!r}: {text}"
+            elif not re.search(r"\b\w+\.py:\d+", text):
+                yield f"{how}: refused, but names no line: {text}"
+        except Exception as error:  # noqa: BLE001  as above
+            yield f"{how}: no error of Surefoot's but {_words(error)}"
+        else:
+            yield f"{how}: not refused within {steps} steps"
+
+
+def _words(error: BaseException) -> str:
+    kind = "" if isinstance(error, Parted) else f"{type(error).__name__}: "
+    return f"{kind}{error}"[:600]
+
+
+def main() -> int:
+    warnings.simplefilter("ignore")
+    programs = load_library()
+    names = sys.argv[1:] or list(programs)
+    failing = 0
+    for name in names:
+        found = list(problems(programs[name]))
+        failing += bool(found)
+        print(f"{'PARTS' if found else 'well '} {name}", *(f"\n      {line}" for line in found), flush=True)
+    print(f"{len(names)} programs, {failing} with findings")
+    return 1 if failing else 0
+
+
+if __name__ == "__main__":
+    assert kinds
+    sys.exit(main())
