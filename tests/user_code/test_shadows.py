@@ -223,6 +223,28 @@ def test_training_with_such_modules_has_one_result_with_data_workers_and_without
     assert first == calling(tmp_path, then=digest(1))
 
 
+COMPILED = """
+import torch, queue
+
+@torch.compile(backend="eager")
+def f(x):
+    import calendar
+    import wave as w
+    from sched import VALUE
+    return x * queue.VALUE * calendar.VALUE * w.VALUE * VALUE
+
+def train(run):
+    return f(torch.ones(2)).tolist(), f(torch.ones(3)).tolist()
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_code_that_torch_compiles(tmp_path: Path) -> None:
+    lay(tmp_path, {f"{name}.py": f"VALUE = {n}" for n, name in enumerate(("queue", "calendar", "wave", "sched"), 2)})
+    lay(tmp_path, {"train.py": COMPILED})
+    assert calling(tmp_path) == ([120.0] * 2, [120.0] * 3)
+
+
 @pytest.mark.parametrize("name", ["sys", "time", "os"])
 def test_what_python_has_before_any_other_is_refused_as_the_entrypoint(tmp_path: Path, name: str) -> None:
     lay(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from surefoot_actors.user_code import places
+from surefoot_actors.user_code.finder import OWN
 
 __all__ = ["say_absent", "text_of"]
 
@@ -18,9 +19,9 @@ _NO_FILE = re.compile(r"No such file or directory: '([^']+)'")
 
 
 def text_of(error: BaseException) -> str:
-    """The error's message."""
+    """The error's message, with the user's names of modules."""
     try:
-        return str(error)
+        return str(error).replace(f"{OWN}.", "")
     except Exception as failed:  # noqa: BLE001  its __str__ is the user's: what it was about must be told all the same
         return f"its message cannot be had: __str__ raised {type(failed).__name__}"
 
@@ -63,7 +64,7 @@ def _modules(error: ImportError) -> Iterator[str]:
     elif found := _NO_MODULE.search(message):
         yield found[1]
     elif isinstance(error, ModuleNotFoundError) and error.name:  # importlib.metadata's: the name of a distribution
-        yield error.name
+        yield str(error.name).removeprefix(f"{OWN}.")
 
 
 def _files_of(module: str) -> Iterator[str]:

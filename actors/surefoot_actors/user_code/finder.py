@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from surefoot_actors import users
 from surefoot_actors.engine.rng import Streams
 from surefoot_actors.user_code import places
+from surefoot_actors.user_code.renaming import renamed
 
 __all__ = ["OWN", "UserFinder", "finding", "plain_name"]
 
@@ -25,11 +27,19 @@ def plain_name(module: str) -> str:
 
 
 class _SeededLoader(SourceFileLoader):
-    """Executes a module under the stream of its name."""
+    """Executes a module under the stream of its name; imports of `shadowed` names mean the user's modules."""
 
-    def __init__(self, loader: SourceFileLoader, streams: Streams) -> None:
+    def __init__(self, loader: SourceFileLoader, streams: Streams, shadowed: frozenset[str]) -> None:
         super().__init__(loader.name, loader.path)
-        self._streams = streams
+        self._streams, self._shadowed = streams, shadowed
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        if not self._shadowed:
+            return super().get_code(fullname)
+        # not by way of __pycache__: what is kept there is for everybody
+        tree = renamed(ast.parse(self.get_data(self.path), self.path), self._shadowed, OWN)
+        code: CodeType = compile(tree, self.path, "exec", dont_inherit=True)
+        return code
 
     def exec_module(self, module: ModuleType) -> None:
         with self._streams.importing(plain_name(module.__name__)):
@@ -57,7 +67,7 @@ class UserFinder(MetaPathFinder):
         spec = PathFinder.find_spec(name, path, target)
         if spec is None or type(spec.loader) is not SourceFileLoader or not places.is_users(spec.loader.path):
             return None
-        spec.loader = _SeededLoader(spec.loader, self._streams)
+        spec.loader = _SeededLoader(spec.loader, self._streams, self.shadowed)
         return spec
 
     def elsewhere(self, name: str, target: ModuleType | None = None) -> ModuleSpec | None:

@@ -69,7 +69,7 @@ def install(finder: UserFinder) -> frozenset[str]:
 
 
 def _replace_import(names: frozenset[str]) -> None:
-    """Replace what an import statement calls."""
+    """Replace what `__import__` does, for calls of it and for import statements in strings: those in files are rewritten."""
     original = builtins.__import__
 
     def importing(
@@ -79,15 +79,16 @@ def _replace_import(names: frozenset[str]) -> None:
         fromlist: Any = (),
         level: int = 0,
     ) -> Any:
-        top = name.partition(".")[0]
-        if level or top not in names or not _is_users(globals, sys._getframe(1)):
+        renamed = name.startswith(f"{OWN}.")  # by renaming.py
+        top = name.removeprefix(f"{OWN}.").partition(".")[0]
+        if level or top not in names or not (renamed or _is_users(globals, sys._getframe(1))):
             return original(name, globals, locals, fromlist, level)
         try:
-            found = original(f"{OWN}.{name}", globals, locals, fromlist, 0)
+            found = original(name if renamed else f"{OWN}.{name}", globals, locals, fromlist, 0)
         except ImportError as error:
             _say_plain_name(error)
             raise
-        return found if fromlist else sys.modules[f"{OWN}.{top}"]
+        return found if fromlist or renamed else sys.modules[f"{OWN}.{top}"]
 
     builtins.__import__ = importing
 

@@ -10,6 +10,7 @@ import surefoot
 import surefoot_actors
 from surefoot.errors import UserError
 from surefoot_actors.user_code import places
+from surefoot_actors.user_code.finder import OWN
 
 __all__ = ["told"]
 
@@ -30,7 +31,7 @@ def told(error: BaseException) -> str:
             if (below := getattr(one, name)) is not None
         ]
         waiting += zip(one.exceptions or (), getattr(raised, "exceptions", ()), strict=False)
-    return "".join(shown.format())
+    return "".join(shown.format()).replace(f"{OWN}.", "")
 
 
 def _tidied(stack: StackSummary, *, by_rule: bool) -> StackSummary:
