@@ -499,7 +499,7 @@ def test_a_scripted_module_with_buffers_trains_and_goes_on(tmp_path: Path) -> No
     assert same(whole, again)
 
 
-# ---- plain attributes
+# ---- attributes
 
 
 class Counting(nn.Linear):
@@ -545,3 +545,76 @@ def test_attributes_that_the_loop_changes_go_along(tmp_path: Path) -> None:
             )
         again = run_local(train, config={"cut": None, "calls": calls}, restore=str(tmp_path / str(cut)), **options)
         assert same(whole, again)
+
+
+class Staged(torch.utils.data.Dataset[Any]):
+    """Grows by a stage, and keeps a list and an array of its own."""
+
+    def __init__(self) -> None:
+        self.stage, self.length, self.names = 0, 24, ["a"]
+        self.weights = np.ones(3, dtype=np.float32)
+        self.cache: dict[int, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> Any:
+        self.cache[i] = torch.zeros(2)
+        x, y = DATA[i]
+        return x * float(self.weights.sum()) + self.stage + len(self.names), y
+
+
+class Patience:
+    best, bad = float("inf"), 0
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("cut", [1, 3, 5])
+def test_what_the_loop_changes_of_objects_in_sight_goes_along(wrapped: bool, cut: int, tmp_path: Path) -> None:
+    def train(run: Run) -> None:
+        inner = Staged()
+        data: Any = torch.utils.data.Subset(inner, range(20)) if wrapped else inner
+        patience = Patience()
+        model = nn.Linear(8, 3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        run.track(model=model, optimizer=optimizer)
+        for step in run.steps(6):
+            if step.number == run.config["cut"]:
+                raise Cut
+            inner.length += 1
+            for x, y in step.batches(data):
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                step.log(loss=loss)
+            optimizer.step()
+            inner.stage += step.merged["loss"]
+            inner.names.append("b")
+            inner.weights *= 0.9
+            patience.bad += step.merged["loss"] > patience.best
+            patience.best = min(patience.best, step.merged["loss"])
+            optimizer.param_groups[0]["lr"] = 0.01 / (1 + patience.bad)
+
+    whole, again = goes_on(train, tmp_path, cut=cut)
+    assert same(whole, again)
+
+
+class Buffer:
+    """Holds more than is given: then nothing of it is, rather than a part."""
+
+    def __init__(self) -> None:
+        self.at, self.rows = 0, torch.zeros(1 << 19)
+
+
+def test_an_object_is_given_whole_or_not_at_all(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def train(run: Run) -> None:
+        buffer = Buffer()
+        model = nn.Linear(8, 3)
+        for _ in fit(run, model, torch.optim.SGD(model.parameters(), lr=0.1)):
+            buffer.at += 1
+            buffer.rows = buffer.rows + 1
+            seen.append(buffer.at)
+
+    goes_on(train, tmp_path, cut=3)
+    assert seen[-3:] == [1, 2, 3]

@@ -14,7 +14,7 @@ import surefoot
 import surefoot_actors
 from surefoot_actors.user_code import places
 
-__all__ = ["is_ours", "own_line", "raised_line", "user_line"]
+__all__ = ["is_library", "is_ours", "own_line", "raised_line", "user_line"]
 
 # Frames of these packages are never the user's.
 _OURS = tuple(os.path.dirname(os.path.abspath(str(m.__file__))) + os.sep for m in (surefoot, surefoot_actors, torch))
@@ -26,6 +26,11 @@ _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "pl
 def is_ours(file: str) -> bool:
     """Whether a file belongs to Surefoot or torch."""
     return file.startswith(_OURS)
+
+
+def is_library(file: str) -> bool:
+    """Whether a file belongs to Surefoot, torch, the standard library or what is installed."""
+    return file.startswith((*_OURS, *_LIBRARIES))
 
 
 def user_line(skip: int = 2) -> str:

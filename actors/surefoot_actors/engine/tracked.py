@@ -17,6 +17,7 @@ from surefoot_actors.engine.image import SavedState, flat_bytes, read_image, wri
 from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.gradients import TrackedGradients
 from surefoot_actors.engine.state.module import TrackedModule
+from surefoot_actors.engine.state.objects import objects_in_sight
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer, inner_optimizers
 from surefoot_actors.engine.state.other import TrackedDict, TrackedOther
 from surefoot_actors.engine.state.structure import REFUSED
@@ -55,7 +56,9 @@ class Tracked:
         self._inner = dict(_inner_of(objects, self.optimizers))
         self.optimizers |= self._inner
         self._given, self._own = objects, own if own is not None else {}
-        self.settle()
+        self.attributes = Attributes(())
+        self._wrap_all()
+        self._num_in_groups = self._count_in_groups()
 
     def _wrap_all(self) -> None:
         #: follows merges to the optimizers that use them
@@ -87,10 +90,12 @@ class Tracked:
     def settle(self) -> None:
         """The loop begins: take modules and parameter groups as they are now."""
         self._wrap_all()
-        parts = [part for module in self.modules.values() for part in module.modules()]
-        others = [o for n, o in self._given.items() if n not in self.modules and not isinstance(o, dict)]
-        #: plain attributes, which joiners are given too
-        self.attributes = Attributes([*parts, *others, *self._inner.values()])
+        parts = [named for name, module in self.modules.items() for named in module.named_modules(prefix=name)]
+        others = [(n, o) for n, o in self._given.items() if n not in self.modules and not isinstance(o, dict)]
+        known = {id(o) for _, o in (*parts, *others, *self._inner.items())}
+        seen = [(path, o) for path, o in objects_in_sight() if id(o) not in known]
+        #: what the loop changes of other attributes, which joiners are given too
+        self.attributes = Attributes([*parts, *others, *self._inner.items(), *seen])
         self._num_in_groups = self._count_in_groups()
 
     def _count_in_groups(self) -> int:

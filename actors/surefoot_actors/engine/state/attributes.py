@@ -1,7 +1,8 @@
-"""Plain attributes of tracked objects (`dropout.p = 0.1`, a counter in an optimizer) that the loop changes: given to joiners too.
+"""Attributes of tracked objects, datasets and the user's own objects that the loop changes: joiners are given them too.
 
-They are no part of digests: what the code of a module changes in a sub-task, a cache say, may differ from trainer to trainer without
-harm. What changes in the first rounds is taken for that, and left alone.
+`dropout.p = 0.1`, `data.stage += 1`, a counter of bad steps. They are no part of digests: what the code of an object changes in a
+sub-task, a cache say, may differ from trainer to trainer without harm. What changes in the first rounds is taken for that, and left
+alone. So are objects of which only a part could be given: small values go, large ones do not.
 """
 
 from __future__ import annotations
@@ -9,35 +10,53 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
+from torch import nn
+
+from surefoot_actors.engine.state.small import PLAIN, differ, put_back, small
+
 __all__ = ["Attributes"]
 
-_PLAIN = (bool, int, float, str, type(None))
 # kept by their owners' restore
 _KNOWN_ELSEWHERE = frozenset(("training",))
 
-Key = tuple[int, str]
+Key = tuple[str, str]
 
 
 class Attributes:
-    """The plain attributes of some objects, compared with what they were when it was made."""
+    """The attributes of some objects, by the objects' names, compared with what they were when this was made.
 
-    def __init__(self, owners: Iterable[object]) -> None:
-        self._owners = [vars(owner) for owner in owners if hasattr(owner, "__dict__")]
+    Of modules and optimizers they are numbers and texts alone: the rest of them is state in its own right.
+    """
+
+    def __init__(self, owners: Iterable[tuple[str, object]]) -> None:
+        owners = [(path, owner) for path, owner in owners if hasattr(owner, "__dict__")]
+        self._owners = {path: vars(owner) for path, owner in owners}
+        self._plain = {path for path, owner in owners if isinstance(owner, nn.Module | torch.optim.Optimizer)}
         self._first = self._now()
+        # by name, the identity of what is too large or of another kind
+        self._others = self._identities()
         # those that the objects' own code changes in sub-tasks
         self._left_alone: set[Key] = set()
         self._before: dict[Key, Any] = {}
 
     def _now(self) -> dict[Key, Any]:
-        found: dict[Key, Any] = {}
-        for i, attributes in enumerate(self._owners):
-            for name, value in attributes.items():
-                kind = type(value)
-                if kind in _PLAIN and name not in _KNOWN_ELSEWHERE:
-                    found[i, name] = value
-                elif kind in (list, tuple) and len(value) <= 64 and all(type(v) in _PLAIN for v in value):
-                    found[i, name] = kind(value)
-        return found
+        return {
+            (path, name): value
+            for path, attributes in self._owners.items()
+            for name, own in attributes.items()
+            if name not in _KNOWN_ELSEWHERE
+            and (type(own) in PLAIN or path not in self._plain)
+            and (value := small(own)) is not NotImplemented
+        }
+
+    def _identities(self) -> dict[Key, int]:
+        return {
+            (path, name): id(own)
+            for path, attributes in self._owners.items()
+            for name, own in attributes.items()
+            if (path, name) not in self._first and path not in self._plain
+        }
 
     def begin_round(self) -> None:
         """A round begins, in which what changes is the objects' own business."""
@@ -45,25 +64,26 @@ class Attributes:
 
     def end_round(self) -> None:
         """Leave alone from now on what has changed in the round."""
-        now = self._now()
-        self._left_alone.update(
-            key for key in now.keys() | self._before.keys() if _differ(now.get(key), self._before.get(key))
-        )
+        self._left_alone.update(_changed(self._before, self._now()))
 
     def changed(self) -> dict[Key, Any]:
-        """Return what the loop has changed so far, by the owner's number and the attribute's name."""
-        return {
-            key: value
-            for key, value in self._now().items()
-            if key not in self._left_alone and (key not in self._first or _differ(value, self._first[key]))
+        """Return what the loop has changed so far, by the owner's name and the attribute's."""
+        now = self._now()
+        changed = {
+            key: now.get(key, NotImplemented) for key in _changed(self._first, now) if key not in self._left_alone
         }
+        partly = {path for (path, _), value in changed.items() if value is NotImplemented and path not in self._plain}
+        partly |= {path for path, name in changed if self._others.get((path, name), 0)}
+        partly |= {path for (path, name), known in self._others.items() if id(self._owners[path].get(name)) != known}
+        return {key: value for key, value in changed.items() if key[0] not in partly and value is not NotImplemented}
 
-    def restore(self, changed: Mapping[Key, Any]) -> None:
+    def restore(self, changed: Mapping[Key, Any] | None) -> None:
         """Give attributes the values that they have elsewhere."""
-        for (i, name), value in changed.items():
-            if i < len(self._owners):
-                self._owners[i][name] = value
+        for (path, name), value in (changed or {}).items():
+            if path in self._owners:
+                put_back(self._owners[path], name, value)
 
 
-def _differ(one: Any, other: Any) -> bool:
-    return type(one) is not type(other) or (one != other and not (one != one and other != other))  # NaN is itself
+def _changed(before: Mapping[Key, Any], now: Mapping[Key, Any]) -> list[Key]:
+    """Return the keys of values that differ, or are on one side only."""
+    return [key for key in {**before, **now} if key not in before or key not in now or differ(before[key], now[key])]

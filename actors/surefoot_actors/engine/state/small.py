@@ -1,0 +1,83 @@
+"""Small values, by content: what an attribute holds, copied, compared and put back in place."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict, defaultdict, deque
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["PLAIN", "differ", "put_back", "small"]
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_CONTAINERS = (list, tuple, set, frozenset, dict, OrderedDict, defaultdict, deque)
+# what is copied of one attribute, at most
+_MOST_BYTES, _MOST_ITEMS = 1 << 20, 4096
+
+
+def small(value: Any) -> Any:
+    """Return a copy of a small value of plain types, NotImplemented for anything else."""
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if not _is_small(value, [_MOST_ITEMS]):
+        return NotImplemented
+    return pickle.loads(pickle.dumps(value))  # noqa: S301  of our own making, of plain types
+
+
+def _is_small(value: Any, left: list[int]) -> bool:
+    left[0] -= 1
+    kind = type(value)
+    if left[0] < 0:
+        return False
+    if kind in PLAIN:
+        return kind not in (str, bytes) or len(value) <= _MOST_BYTES
+    if kind is torch.Tensor:
+        return value.grad_fn is None and value.device.type == "cpu" and value.nbytes <= _MOST_BYTES
+    if kind is np.ndarray:
+        return value.dtype.kind in "biufcSU" and value.nbytes <= _MOST_BYTES
+    if isinstance(value, np.generic):
+        return True
+    if kind not in _CONTAINERS or (kind is defaultdict and not isinstance(value.default_factory, type | None)):
+        return False
+    inside = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    return all(_is_small(v, left) for v in inside)
+
+
+def differ(one: Any, other: Any) -> bool:
+    """Whether two small values are of different types or content; NaN is itself."""
+    if type(one) is not type(other):
+        return True
+    if type(one) in PLAIN:
+        return bool(one != other and not (one != one and other != other))
+    if isinstance(one, set | frozenset):
+        return bool(one != other)
+    return pickle.dumps(one) != pickle.dumps(other)
+
+
+def put_back(attributes: dict[str, Any], name: str, value: Any) -> None:
+    """Give an attribute a value, within the object that is there where that can be: others may hold it too."""
+    own: Any = attributes.get(name)
+    if type(own) is not type(value) or not _overwritten(own, value):
+        attributes[name] = value
+
+
+def _overwritten(own: Any, value: Any) -> bool:
+    if isinstance(value, torch.Tensor | np.ndarray):
+        if own.shape != value.shape or own.dtype != value.dtype:
+            return False
+        if isinstance(value, torch.Tensor):
+            own.detach().copy_(value)
+        elif own.flags.writeable:
+            own[...] = value
+        return isinstance(value, torch.Tensor) or bool(own.flags.writeable)
+    if isinstance(value, list):
+        own[:] = value
+        return True
+    if isinstance(value, dict | set):
+        own.clear()
+        own.update(value)
+        return True
+    return False
