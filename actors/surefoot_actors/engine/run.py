@@ -181,6 +181,7 @@ class TrainRun(contract.Run):
             self.streams.start(Purpose.OUTSIDE, number, 0)
             yield self.step
             self._end_step(self.step, strangers)
+        self.settings.check("")
         self.step = None
         self._looped = True
         self._gate.leave()
@@ -209,7 +210,6 @@ class TrainRun(contract.Run):
         """Begin a round at the loop's first turn. Raises ContractError when another is under way."""
         self.check_no_round(f"another begins at {round_.line}")
         self.tracked.check_structure(f"in step {self._position.step}, as the inner loop at {round_.line} begins")
-        self.settings.check(f"before the inner loop at {round_.line}")
         if isinstance(round_, TrainingRound):
             self.tracked.gradients.open(round_.line, accumulate=round_.accumulate)
         self.open = round_
@@ -221,7 +221,7 @@ class TrainRun(contract.Run):
         """End a round: its merge is committed and delivered."""
         assert self.step is not None
         self.open = None
-        self.settings.check(f"in the inner loop at {round_.line}")
+        self.settings.check(round_.line)
         forget_casts()
         self._gate.close(delivered=not round_.keeps_gradients)
         self._health.check_merge(merged, position.step)
