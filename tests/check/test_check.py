@@ -20,18 +20,18 @@ PATIENCE_S = 300.0
 
 # train function: what it is caught as, and the line that is named ("": none is)
 PLANTED = {
-    "numpy_rng": (Kind.OWN_RANDOMNESS, "rng = np.random.default_rng()"),
+    "numpy_rng": (Kind.BROKEN_RULE, "for step in run.steps(50):"),
     "system_random": (Kind.OWN_RANDOMNESS, "loop(run, lambda loss, step: loss * (1 + source.random()))"),
     "urandom": (Kind.OWN_RANDOMNESS, "os.urandom(1)"),
-    "pid_generator": (Kind.OWN_RANDOMNESS, "os.getpid()"),
+    "pid_generator": (Kind.BROKEN_RULE, "for step in run.steps(50):"),
     "counter": (Kind.PROCESS_STATE, "calls += 1"),
-    "seeded_generator": (Kind.PROCESS_STATE, "rng.random()"),
+    "seeded_generator": (Kind.BROKEN_RULE, "for step in run.steps(50):"),
     "clock": (Kind.WALL_CLOCK, "time.time() % 1"),
     "stopwatch": (Kind.WALL_CLOCK, "time.perf_counter()"),
     "date": (Kind.WALL_CLOCK, "datetime.now().microsecond"),
     "strings": (Kind.HASH_ORDER, "in enumerate(NAMES)"),
-    "scheduler": (Kind.UNTRACKED_STATE, "schedule.step()"),
-    "late_scheduler": (Kind.UNTRACKED_STATE, "schedule.step()"),
+    "scheduler": (Kind.BROKEN_RULE, "schedule.step()"),
+    "late_scheduler": (Kind.BROKEN_RULE, "schedule.step()"),
     "warmup": (Kind.UNTRACKED_STATE, "done *= 2"),
     "breaks": (Kind.BROKEN_RULE, "optimizer.step()"),
 }

@@ -99,7 +99,7 @@ def test_settings_changed_while_training(words: str, where: str) -> None:
 
 def test_the_line_of_the_call_is_named() -> None:
     try:
-        with pytest.raises(ContractError, match=rf"changed from 1 to 2 at {FILE}\d+, before the inner loop at {FILE}"):
+        with pytest.raises(ContractError, match=rf"changed from 1 to 2 at {FILE}\d+, in the inner loop at {FILE}"):
             run_local(train_with(lambda: torch.set_num_threads(2), "after"), batch_size=8, sub_tasks=4)
     finally:
         torch.set_num_threads(1)

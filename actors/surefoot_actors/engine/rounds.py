@@ -145,7 +145,8 @@ class TrainingRound(Round):
     def _take_back(self) -> None:
         assert self.sub_task is not None
         self._run.check_strays(self.line)
-        self._run.unchanged.check(self.line)
+        if self._run.unchanged.before is not None:
+            self._run.unchanged.check(self.line)
         logged = self.sub_task.logged()
         self._num_computed, self._weight = self._num_computed + 1, logged.weight
         leaf = self._run.leaves.make(self.sub_task.number, logged)
@@ -161,7 +162,8 @@ class TrainingRound(Round):
 
     def _prepare(self) -> None:
         self._run.leaves.begin()
-        self._run.unchanged.begin()
+        if self._run.unchanged.left:
+            self._run.unchanged.begin()
 
     def _end(self, merged: Merged) -> None:
         self._run.unchanged.close(self.line)

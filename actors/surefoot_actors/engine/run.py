@@ -248,6 +248,7 @@ class TrainRun(contract.Run):
         self._position = Position(self._position.round, step.number + 1, 0)
 
     def finish(self) -> None:
+        self.settings.check("")
         self.step = None
         self._looped = True
         self._gate.leave()
@@ -299,7 +300,6 @@ class TrainRun(contract.Run):
         """Begin a round at the loop's first turn. Raises ContractError when another is under way."""
         self.check_no_round(f"another begins at {round_.line}")
         self.tracked.check_structure(f"in step {self._position.step}, as the inner loop at {round_.line} begins")
-        self.settings.check(f"before the inner loop at {round_.line}")
         if isinstance(round_, TrainingRound):
             self.tracked.gradients.open(round_.line, accumulate=round_.accumulate)
         self._looks_at_attributes = self._num_rounds_looked_at < _ROUNDS_LOOKED_AT
@@ -317,7 +317,7 @@ class TrainRun(contract.Run):
         if self._looks_at_attributes:
             self._num_rounds_looked_at += 1
             self.tracked.attributes.end_round()
-        self.settings.check(f"in the inner loop at {round_.line}")
+        self.settings.check(round_.line)
         forget_casts()
         self._gate.close(delivered=not round_.keeps_gradients)
         self._health.check_merge(merged, position.step)

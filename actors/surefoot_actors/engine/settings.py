@@ -83,11 +83,12 @@ class SettingsWatch:
         """A function that changes settings is called at this line."""
         self._lines[name] = line
 
-    def check(self, where: str) -> None:
-        """Raise ContractError where a setting has changed since training began."""
+    def check(self, line: str) -> None:
+        """Raise ContractError where a setting has changed since training began. `line` is that of the inner loop that ends; or none."""
         now = _settings()
         if now == self._expected:
             return
+        where = f"in the inner loop at {line} or before it" if line else "after the last inner loop"
         for i, (was, is_) in enumerate(zip(self._expected, now, strict=True)):
             if was != is_ and not (i == _DETERMINISM and self.allowed):
                 raise ContractError(self._changed(i, was, is_, where))

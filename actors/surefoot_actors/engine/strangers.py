@@ -163,7 +163,8 @@ def _state_of_generator(thing: Any) -> Any:
         return thing.bit_generator.state
     if isinstance(thing, np.random.RandomState):
         return None if thing is np.random.mtrand._rand else thing.get_state()
-    return list(thing.getstate()) if isinstance(thing, random.Random) else None
+    # the system's own source has no state
+    return thing.getstate() if isinstance(thing, random.Random) and not isinstance(thing, random.SystemRandom) else None
 
 
 def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:

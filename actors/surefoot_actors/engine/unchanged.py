@@ -29,36 +29,35 @@ class Unchanged:
 
     def __init__(self, tracked: Tracked) -> None:
         self._tracked = tracked
+        self._optimizers = tuple(tracked.optimizers.values())
         modules = [named for name, m in tracked.modules.items() for named in m.named_parameters(prefix=name)]
         self._parameters = list({id(p): (name, p) for name, p in (*modules, *tracked.parameters())}.values())
         self._steps: set[int] = set()
-        self._left = 0
+        #: how many of the next sub-tasks are looked at thoroughly
+        self.left = 0
         self._at = 0
         # the state as the sub-task found it, where it is looked at thoroughly
-        self._before: dict[str, bytes] | None = None
+        self.before: dict[str, bytes] | None = None
 
     def open(self, step: int) -> None:
         """A round of this step begins here."""
         if len(self._steps) < _NUM_STEPS or step in self._steps:
             self._steps.add(step)
-            self._left = _NUM_SUB_TASKS
+            self.left = _NUM_SUB_TASKS
         self._rates = self._learning_rates()
         self._window = self._parameters[self._at : self._at + _WINDOW]
         self._versions = [p._version for _, p in self._window]
 
     def begin(self) -> None:
-        """A sub-task begins."""
-        if self._left:
-            self._left -= 1
-            self._before = dict(self._state())
+        """A sub-task begins that is looked at thoroughly."""
+        self.left -= 1
+        self.before = dict(self._state())
 
     def check(self, line: str) -> None:
-        """Raise ContractError when the sub-task that ends, in the inner loop at this line, has changed the state."""
-        if self._before is None:
-            return
-        before, self._before = self._before, None
+        """Raise ContractError when the sub-task that ends, in the inner loop at this line, has changed the state since `begin`."""
+        before, self.before = self.before, None
         for name, digest in self._state():
-            if before.get(name, digest) != digest:
+            if before is not None and before.get(name, digest) != digest:
                 raise ContractError(
                     self._rate(line) if self._learning_rates() != self._rates else self._changed(name, line)
                 )
@@ -69,16 +68,12 @@ class Unchanged:
             raise ContractError(self._rate(line))
         if [p._version for _, p in self._window] != self._versions:
             # Written, perhaps with what it held before: the next sub-tasks are compared by content.
-            self._left = _NUM_SUB_TASKS
+            self.left = _NUM_SUB_TASKS
         else:
             self._at = self._at + _WINDOW if self._at + _WINDOW < len(self._parameters) else 0
 
     def _learning_rates(self) -> list[Any]:
-        return [
-            (id(rate), rate._version) if isinstance(rate, torch.Tensor) else rate
-            for optimizer in self._tracked.optimizers.values()
-            for rate in [group.get("lr") for group in optimizer.param_groups]
-        ]
+        return [group.get("lr") for optimizer in self._optimizers for group in optimizer.param_groups]
 
     @torch.no_grad()
     def _state(self) -> Iterator[tuple[str, bytes]]:
