@@ -28,6 +28,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "rounds_by_rank": ("step.evaluate()", "same inner loops", "decide by step.number", "the inner loop at misuse.py:"),
     "iterable": ("map-style", "__len__ and __getitem__"),
     "other_length": ("64 samples", "96 samples", "same dataset"),
+    "other_order": ("order: range(0, 64)", "order: 3 indices", "same dataset"),
     "leaves_the_loop": ("run.steps(9)", "run.stop()"),
     "tracks_no_model": ("other (Linear) is not tracked", "run.track(other=other"),
     "other_model": ("model.0.weight", "same objects"),

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 import tarfile
@@ -327,12 +328,24 @@ OPEN: dict[str, tuple[Callable[[Path], Any], Callable[[Any, int], Any]]] = {
 }  # fmt: skip
 
 
+def offsets() -> dict[int, int]:
+    """Where this process is in each file that it has open."""
+    found = {}
+    for number in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if number > 2 and stat.S_ISREG(os.fstat(number).st_mode):
+                found[number] = os.lseek(number, 0, os.SEEK_CUR)
+        except OSError:
+            continue  # the listing's own
+    return found
+
+
 @pytest.mark.parametrize("kind", OPEN)
 def test_workers_have_offsets_of_their_own(kind: str, path: Path) -> None:
     make, read = OPEN[kind]
     file = make(path)
     data = File(file, read)
-    right = [record(i) for i in range(3000)]
+    right, places = [record(i) for i in range(3000)], offsets()
 
     def use(batch: Any) -> Any:
         return [b.encode() if isinstance(b, str) else b for b in batch]
@@ -344,6 +357,9 @@ def test_workers_have_offsets_of_their_own(kind: str, path: Path) -> None:
                 Samples(lambda i, _: i, 3000), lambda step: list, data_workers=0, batch_size=200, num_steps=8, use=list
             )
             assert [[right[i] for i in part] for part in wanted] == got
+            if data_workers:
+                assert offsets() == places, "a worker moved the trainer's own place"
+            places = offsets()
     finally:
         os.close(file) if isinstance(file, int) else getattr(file, "close", lambda: None)()
 

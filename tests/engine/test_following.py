@@ -326,7 +326,7 @@ def test_what_was_loaded_ahead_of_a_change_is_not_handed_out() -> None:
             data.stage = step
             source.begin(None, cut, "here")
             for sub_task in range(2):
-                batch = source.load_key(step, sub_task)
+                batch = source.load(_key(step, sub_task))
                 assert batch[:, 1].tolist() == [step] * 4
             while source._asked:  # all that is loaded ahead has come
                 source._take(wait=True)

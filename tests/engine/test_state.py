@@ -87,6 +87,8 @@ def test_strides_of_any_kind_survive(kind: tuple[list[int], Any, bool]) -> None:
     def build(filled: bool) -> Tracked:
         base = torch.arange(float(np.prod(shape))) if filled else torch.zeros(int(np.prod(shape)))
         tensor = base.view(shape).permute(order)
+        if tensor.numel() == 1:
+            tensor = tensor.as_strided(tensor.shape, [7] * tensor.ndim)
         if expand:
             tensor = tensor.unsqueeze(0).expand(3, *tensor.shape)
         return Tracked({"values": {"a": tensor, "b": [tensor]}}, CPU)

@@ -20,7 +20,9 @@ def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """Return the tensor's bytes in row-major order: flat uint8 on the CPU, aliasing it where it lies so already."""
     if tensor.is_conj() or tensor.is_neg():
         tensor = tensor.resolve_conj().resolve_neg()
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    # one element may have any stride and counts as contiguous
+    return (flat if flat.stride(0) == 1 else flat.as_strided(flat.shape, (1,))).view(torch.uint8)
 
 
 def skeleton_of(survey: Survey) -> bytes:

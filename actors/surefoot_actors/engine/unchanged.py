@@ -10,6 +10,7 @@ import xxhash
 from torch import nn
 
 from surefoot.errors import ContractError
+from surefoot_actors.engine.image import flat_bytes
 from surefoot_actors.engine.stripes import canonical
 from surefoot_actors.engine.tracked import GRADIENTS, Tracked
 
@@ -119,5 +120,5 @@ class Unchanged:
 def sample(tensor: torch.Tensor) -> bytes:
     """Return a digest of elements spread over a tensor."""
     flat = tensor.detach().resolve_conj().reshape(-1)
-    some = flat[:: max(1, flat.numel() // _SAMPLE)].contiguous().cpu()
-    return xxhash.xxh3_128_digest(some.view(torch.uint8).numpy().data) if some.numel() else b""
+    some = flat[:: max(1, flat.numel() // _SAMPLE)]
+    return xxhash.xxh3_128_digest(flat_bytes(some).numpy().data) if some.numel() else b""

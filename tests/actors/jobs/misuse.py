@@ -182,6 +182,15 @@ def other_length(run: surefoot.Run) -> None:
         optimizer.step()
 
 
+def other_order(run: surefoot.Run) -> None:
+    model, optimizer = setup(run)
+    order = range(64) if only_once(run, "order") else [3, 1, 2]
+    for step in run.steps(4):
+        for x, y, _ in step.batches(Numbers(), sampler=order):  # MARK
+            F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
 def leaves_the_loop(run: surefoot.Run) -> None:
     """By an exception that it catches outside: nobody can tell that from a fault."""
     model, optimizer = setup(run)
