@@ -370,7 +370,7 @@ class Caching(nn.Module):
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (Counting, ("model.count", "must leave it equal", "differently in sub-task 1")),
+        (Counting, ("model.count", "must leave it equal", "in sub-task 1 than")),
         (lambda: Caching(None), ("model.cache", "before run.steps()")),
         (lambda: Caching((3, 16)), ("model.cache changed from torch.float32 (3, 16)", "keep their shape")),
     ],
