@@ -73,7 +73,8 @@ class Member:
         self.todo: list[int] = []
         self.owner: StateOwner | None = None
         self.position = Position(0, 0, 0)
-        self.num_steps = 0
+        # None: not known yet
+        self.num_steps: int | None = None
         self.row: LedgerRow | None = None
         self.result: Merged | None = None
         self.layouts: dict[int, Layout] = {}
@@ -92,10 +93,19 @@ class Member:
         if not self._fiber.ended and self._fiber._began:
             self._fiber.resume(Killed())
 
-    def admit(self, state: StateOwner, num_steps: int) -> Position:
+    def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         self.owner, self.num_steps = state, num_steps
         self.position = self._fiber.ask("admit")
         return self.position
+
+    def set_num_steps(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+
+    def once(self, key: str, prepare: Callable[[], object]) -> None:
+        prepare()
+
+    def node_once(self, key: str, prepare: Callable[[], object]) -> None:
+        prepare()
 
     def open_round(self, position: Position) -> None:
         self.position = position
@@ -118,7 +128,7 @@ class Member:
         self.row = row
         self._fiber.ask("boundary")
 
-    def finish(self) -> None:
+    def finish(self, num_steps: int) -> None:
         self._fiber.ask("finish")
 
 
@@ -212,7 +222,8 @@ class Cluster:
         reached = Position(self.members[0].position.round + 1, step + 1, 0)
         for member in self.members:
             member.position = Position(reached.round, step, 0)
-        joiners = [self._join(reached) for at in self.story.joins if at == step + 1 < self.members[0].num_steps]
+        last = self.members[0].num_steps == step + 1
+        joiners = [self._join(reached) for at in self.story.joins if at == step + 1 and not last]
         for member in tuple(self.members):
             self._lose_at(member, None)
         return [member.go(reached if member in joiners else None) for member in self.members]

@@ -145,7 +145,7 @@ def pruned_before(run: surefoot.Run) -> None:
     fit(run, model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
 
 
-@program(steps=9)
+@program(refused="weight_orig is a new parameter", refused_by=3)
 def pruned_while_training(run: surefoot.Run) -> None:
     """More is pruned every third step: the mask is a buffer that appears, the weight becomes weight_orig."""
     model = mlp(16)
@@ -158,7 +158,7 @@ def pruned_while_training(run: surefoot.Run) -> None:
     fit(run, model, optimizer, after=after)
 
 
-@program(steps=9)
+@program(refused="is a new parameter", refused_by=6)
 def pruned_further(run: surefoot.Run) -> None:
     """The first mask is made before training; it is pruned further, and made permanent at step 6."""
     model = mlp(16)
@@ -174,7 +174,7 @@ def pruned_further(run: surefoot.Run) -> None:
     fit(run, model, optimizer, after=after)
 
 
-@program(steps=8)
+@program(refused="model.2 is a new part", refused_by=4)
 def head_replaced(run: surefoot.Run) -> None:
     """A new head, of another width, and a new optimizer state for it."""
     model = mlp(16)
@@ -188,7 +188,7 @@ def head_replaced(run: surefoot.Run) -> None:
     fit(run, model, optimizer, before=before)
 
 
-@program(steps=8)
+@program(refused="model.3 is a new part", refused_by=4)
 def layer_appended(run: surefoot.Run) -> None:
     """Progressive growing: a layer is added at step 3."""
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -214,7 +214,7 @@ def optimizer_state_reset(run: surefoot.Run) -> None:
     fit(run, model, optimizer, after=after)
 
 
-@program(steps=8)
+@program(refused="scale is a new buffer", refused_by=4)
 def buffer_registered_while_training(run: surefoot.Run) -> None:
     class Net(nn.Module):
         def __init__(self):
