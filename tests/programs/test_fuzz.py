@@ -48,7 +48,7 @@ def test_a_finding_is_made_as_simple_as_it_goes() -> None:
 
 def test_the_fuzzer_sees_a_state_that_is_not_carried_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted fault: what restores an optimizer leaves its state as it was."""
-    from surefoot_actors.engine.survey import TrackedOptimizer
+    from surefoot_actors.engine.state.optimizer import TrackedOptimizer
 
     restore = TrackedOptimizer.restore
 
