@@ -223,7 +223,10 @@ class Cluster:
         for member in self.members:
             member.position = Position(reached.round, step, 0)
         last = self.members[0].num_steps == step + 1
-        joiners = [self._join(reached) for at in self.story.joins if at == step + 1 and not last]
+        # as in a job, there are never more trainers than sub-tasks
+        free = self.options.sub_tasks - len(self.members)
+        due = [at for at in self.story.joins if at == step + 1 and not last]
+        joiners = [self._join(reached) for _ in due[:free]]
         for member in tuple(self.members):
             self._lose_at(member, None)
         return [member.go(reached if member in joiners else None) for member in self.members]

@@ -172,6 +172,8 @@ def layer(kind: str) -> nn.Module:
 
 def model_of(recipe: Recipe) -> nn.Sequential:
     model = nn.Sequential(*map(layer, recipe.layers), nn.Linear(8, 3))
+    if "lazy" in recipe.layers:
+        model(torch.zeros(2, 8))
     model.to(getattr(torch, recipe.dtype))
     if recipe.format == "channels_last":
         model.to(memory_format=torch.channels_last)
@@ -263,7 +265,8 @@ def train(run: surefoot.Run) -> None:
     recipe = read(run.config["recipe"])
     model = model_of(recipe)
     # most schedulers of torch do not take another group
-    held = list(model[0].parameters()) if recipe.add_group and not recipe.schedule else []
+    adds = recipe.add_group and not recipe.schedule and recipe.optimizer != "Lookahead"
+    held = list(model[0].parameters()) if adds else []
     for p in held:
         p.requires_grad_(False)
     optimizer = optimizer_of(recipe, [p for p in model.parameters() if all(p is not h for h in held)])
