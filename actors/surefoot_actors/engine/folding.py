@@ -106,7 +106,8 @@ class NodeStore:
             scalars=tuple(a + b for a, b in zip(left.scalars, right.scalars, strict=True)),
             presence=left.presence | right.presence,
             exact=combine(left.exact, right.exact),
-            gathered=tuple(torch.cat(rows) for rows in zip(left.gathered, right.gathered, strict=True)),
+            gathered=left.gathered
+            and tuple(torch.cat(rows) for rows in zip(left.gathered, right.gathered, strict=True)),
         )
 
     def _sum(self, left: Node, right: Node) -> list[torch.Tensor]:

@@ -16,7 +16,7 @@ from surefoot_actors.engine.cuts import Cut
 from surefoot_actors.engine.exacts import combine, first_conflict
 from surefoot_actors.engine.foresight import Key
 from surefoot_actors.engine.rng import Purpose
-from surefoot_actors.engine.settings import forget_casts
+from surefoot_actors.engine.settings import forget_casts, has_casts
 from surefoot_actors.engine.types import Merged, Node, Position
 from surefoot_actors.engine.values import SubTask
 
@@ -63,10 +63,7 @@ class Round(ABC, Iterator[Any]):
                 self._run.check_mode(f"the inner loop at {self.line}")
             # what is made here outlives the user's inference mode
             with torch.inference_mode(False):
-                return self._turn_round()
-        return self._turn_round()
-
-    def _turn_round(self) -> Any:
+                return self.__next__()
         if self._position is None:
             self._position = self._run.open_round(self)
             # the dataset counts as it is now, on data workers too
@@ -80,7 +77,8 @@ class Round(ABC, Iterator[Any]):
             raise StopIteration
         batch = self._source.load(key)
         self._prepare()
-        forget_casts()
+        if has_casts():
+            forget_casts()
         self._run.streams.start(Purpose.COMPUTE, *key)
         faults.point("forward", self._step)
         return batch

@@ -299,7 +299,6 @@ class TrainRun(contract.Run):
     def open_round(self, round_: Round) -> Position:
         """Begin a round at the loop's first turn. Raises ContractError when another is under way."""
         self.check_no_round(f"another begins at {round_.line}")
-        self.tracked.check_structure(f"in step {self._position.step}, as the inner loop at {round_.line} begins")
         if isinstance(round_, TrainingRound):
             self.tracked.gradients.open(round_.line, accumulate=round_.accumulate)
         self._looks_at_attributes = self._num_rounds_looked_at < _ROUNDS_LOOKED_AT

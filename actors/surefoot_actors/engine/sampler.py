@@ -13,6 +13,8 @@ from surefoot_actors.engine.data.orders import Order, Shuffled
 
 __all__ = ["Sampler", "evaluation_slice"]
 
+_BATCHES_KEPT = 6
+
 
 class Sampler:
     """Cuts steps' batches out of the stream."""
@@ -22,13 +24,23 @@ class Sampler:
         self._batch_size = batch_size
         self._share = batch_size // sub_tasks
         self.order: Order = order or Shuffled(seed)
+        # whole batches, of the last few steps and orders: a sub-task is a slice of one
+        self._batches: dict[tuple[int, int, int], tuple[Order, torch.Tensor]] = {}
 
     def indices(self, length: int, step: int, sub_task: int, order: Order | None = None) -> torch.Tensor:
         """Return the dataset indices (int64, batch_size / sub_tasks of them) of a sub-task of a step."""
         order = order or self.order
+        kept = self._batches.get((length, step, id(order)))
+        if kept is None:
+            if len(self._batches) >= _BATCHES_KEPT:
+                del self._batches[next(iter(self._batches))]
+            kept = self._batches[length, step, id(order)] = order, self._batch(length, step, order)
+        return kept[1][sub_task * self._share : (sub_task + 1) * self._share]
+
+    def _batch(self, length: int, step: int, order: Order) -> torch.Tensor:
         an_epoch = order.num_samples(length)
-        at = step * self._batch_size + sub_task * self._share
-        stop = at + self._share
+        at = step * self._batch_size
+        stop = at + self._share * (self._batch_size // self._share)
         pieces = []
         while at < stop:
             epoch, inside = divmod(at, an_epoch)

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from surefoot.errors import ContractError
 from surefoot_actors.engine.caller import is_ours
 
-__all__ = ["SettingsWatch", "forget_casts"]
+__all__ = ["SettingsWatch", "forget_casts", "has_casts"]
 
 # Settings by name, in the order of `_settings`; and what changes them, where that is a function.
 _NAMES = {
@@ -139,8 +139,12 @@ def raise_if_nondeterministic(error: RuntimeError) -> None:
     ) from error
 
 
+def has_casts() -> bool:
+    """Whether there may be any: leaving the outermost autocast forgets them too."""
+    return bool(parametrize._cache) or torch._C._is_any_autocast_enabled()
+
+
 def forget_casts() -> None:
     """Make what follows a function of the present parameters: an autocast or `parametrize.cached()` around the loop keeps old ones."""
     torch.clear_autocast_cache()
-    if parametrize._cache:
-        parametrize._cache = {}
+    parametrize._cache = {}

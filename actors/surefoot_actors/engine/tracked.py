@@ -56,7 +56,7 @@ class Tracked:
         self._inner = dict(_inner_of(objects, self.optimizers))
         self.optimizers |= self._inner
         self._given, self._own = objects, own if own is not None else {}
-        self.attributes = Attributes(())
+        self.attributes = Attributes()
         self._wrap_all()
         self._num_in_groups = self._count_in_groups()
 
@@ -89,13 +89,17 @@ class Tracked:
 
     def settle(self) -> None:
         """The loop begins: take modules and parameter groups as they are now."""
+        for thing in self._given.values():
+            if isinstance(thing, torch.amp.GradScaler) and thing.is_enabled() and thing._scale is None:
+                # made in the first inner loop otherwise, where it would change from a double to a float
+                thing._lazy_init_scale_growth_tracker(self._device)
         self._wrap_all()
         parts = [named for name, module in self.modules.items() for named in module.named_modules(prefix=name)]
         others = [(n, o) for n, o in self._given.items() if n not in self.modules and not isinstance(o, dict)]
         known = {id(o) for _, o in (*parts, *others, *self._inner.items())}
         seen = [(path, o) for path, o in objects_in_sight() if id(o) not in known]
         #: what the loop changes of other attributes, which joiners are given too
-        self.attributes = Attributes([*parts, *others, *self._inner.items(), *seen])
+        self.attributes = Attributes(tracked=[*parts, *others, *self._inner.items()], others=seen)
         self._num_in_groups = self._count_in_groups()
 
     def _count_in_groups(self) -> int:
@@ -144,9 +148,9 @@ class Tracked:
     def restore(self, image: StateImage) -> None:
         saved = read_image(image, self._device)
         self._check_names(saved)
+        self.attributes.restore(saved.along)
         for tracked in self._objects:
             tracked.restore(saved.tree(tracked.name), saved.tensor)
-        self.attributes.restore(saved.along)
         self._check_restored(saved)
 
     def _check_restored(self, saved: SavedState) -> None:

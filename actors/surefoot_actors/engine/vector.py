@@ -154,7 +154,7 @@ class LeafMaker:
             scalars=tuple(scalars),
             presence=presence,
             exact=b"".join([slot.segment() for slot in plan.exacts]),
-            gathered=tuple(logged.gathered[g.name] for g in plan.layout.gathers),
+            gathered=tuple([logged.gathered[g.name] for g in plan.layout.gathers]),
         )
 
     def _fill(self, plan: _Plan, views: list[torch.Tensor]) -> int:
@@ -166,7 +166,7 @@ class LeafMaker:
                 views[i].zero_()
                 continue
             if grad.layout is not torch.strided:
-                raise ContractError(_sparse(self._names[id(parameter)]))
+                raise ContractError(_sparse(self._names[id(parameter)], self._data.partition("  # ")[2]))
             presence |= 1 << i
             into.append(views[i])
             sources.append(torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad)
@@ -311,6 +311,8 @@ class LeafMaker:
 
 def gathers_of(rows: Mapping[str, torch.Tensor]) -> tuple[Gathered, ...]:
     """Return what of a layout says what is gathered."""
+    if not rows:
+        return ()
     return tuple(Gathered(name, rows[name].dtype, tuple(rows[name].shape[1:])) for name in sorted(rows))
 
 
@@ -363,9 +365,9 @@ def _describe(kind: str, name: str, tensor: torch.Tensor) -> str:
     return f"{kind} {name} {str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
-def _sparse(name: str) -> str:
+def _sparse(name: str, line: str) -> str:
     return (
-        f"parameter {name} has a sparse gradient, which cannot be merged in a fixed order; "
+        f"parameter {name} has a sparse gradient in the inner loop at {line or 'an unknown line'}, which cannot be merged in a fixed order; "
         f"create its layer with sparse=False (torch.nn.Embedding) and use a dense optimizer"
     )
 

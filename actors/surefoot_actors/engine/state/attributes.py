@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-from torch import nn
-
 from surefoot_actors.engine.state.small import PLAIN, differ, put_back, small
 
 __all__ = ["Attributes"]
@@ -26,13 +23,13 @@ Key = tuple[str, str]
 class Attributes:
     """The attributes of some objects, by the objects' names, compared with what they were when this was made.
 
-    Of modules and optimizers they are numbers and texts alone: the rest of them is state in its own right.
+    Of what is tracked they are numbers and texts alone: the rest of it is state in its own right.
     """
 
-    def __init__(self, owners: Iterable[tuple[str, object]]) -> None:
-        owners = [(path, owner) for path, owner in owners if hasattr(owner, "__dict__")]
-        self._owners = {path: vars(owner) for path, owner in owners}
-        self._plain = {path for path, owner in owners if isinstance(owner, nn.Module | torch.optim.Optimizer)}
+    def __init__(self, tracked: Iterable[tuple[str, object]] = (), others: Iterable[tuple[str, object]] = ()) -> None:
+        known = {path: vars(owner) for path, owner in tracked if hasattr(owner, "__dict__")}
+        self._plain = frozenset(known)
+        self._owners = known | {path: vars(owner) for path, owner in others if hasattr(owner, "__dict__")}
         self._first = self._now()
         # by name, the identity of what is too large or of another kind
         self._others = self._identities()

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from surefoot_actors.engine.image import flat_bytes
+
 __all__ = ["PLAIN", "differ", "put_back", "small"]
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -52,9 +54,16 @@ def differ(one: Any, other: Any) -> bool:
         return True
     if type(one) in PLAIN:
         return bool(one != other and not (one != one and other != other))
+    if isinstance(one, torch.Tensor):
+        same = one.dtype == other.dtype and one.shape == other.shape
+        return not same or flat_bytes(one).numpy().tobytes() != flat_bytes(other).numpy().tobytes()
+    if isinstance(one, np.ndarray | np.generic):
+        return bool(one.dtype != other.dtype or one.shape != other.shape or one.tobytes() != other.tobytes())
     if isinstance(one, set | frozenset):
         return bool(one != other)
-    return pickle.dumps(one) != pickle.dumps(other)
+    if isinstance(one, dict):
+        return one.keys() != other.keys() or any(differ(value, other[key]) for key, value in one.items())
+    return len(one) != len(other) or any(map(differ, one, other))
 
 
 def put_back(attributes: dict[str, Any], name: str, value: Any) -> None:
