@@ -68,7 +68,15 @@ def child(workload: str) -> None:
         "charlm": lambda: {
             "train": example("charlm"),
             "batch_size": 16,
-            "config": {"steps": 60, "width": 96, "heads": 4, "layers": 3, "context": 64, "text_bytes": 500_000, "eval_every": 1000},
+            "config": {
+                "steps": 60,
+                "width": 96,
+                "heads": 4,
+                "layers": 3,
+                "context": 64,
+                "text_bytes": 500_000,
+                "eval_every": 1000,
+            },
         },
         "tensors": lambda: {"train": tensors, "batch_size": 16},
     }

@@ -146,6 +146,25 @@ def test_memory_of_other_libraries_is_left_at_the_start() -> None:
     transferred(tracked, tracked)
 
 
+def test_the_users_tensors_can_be_resized_after_anything_was_read_of_them(tmp_path: Path) -> None:
+    """numpy's view of a tensor pins its memory for good, as observers of quantization, which resize their buffers, found out."""
+
+    def train(run: Run) -> None:
+        model = Tilted()
+        model.register_buffer("grows", torch.zeros(3))
+        for step in fit(run, model, torch.optim.Adam(model.parameters())):
+            model.grows.fill_(step.number)  # type: ignore[operator]
+        tracked = Tracked({"model": model}, CPU)
+        tracked.settle()
+        tracked.restore(tracked.capture())
+        tracked.table(0)
+        tracked.digest()
+        model.grows.resize_(100)  # type: ignore[operator]
+        model.inner.weight.data.resize_(100)
+
+    run_local(train, batch_size=16, sub_tasks=4, config={"cut": None}, checkpoint=str(tmp_path), checkpoint_every=1)
+
+
 # ---- sharing and identity
 
 

@@ -13,6 +13,8 @@ from surefoot_actors.checkpoint.manifest import FileEntry
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.checkpoint.store import MODEL
 from surefoot_actors.checkpoint.tensor_file import Slot, header, lay_out
+from surefoot_actors.engine.image import flat_bytes
+from surefoot_actors.engine.state.memory import memory_of
 
 __all__ = ["export_modules"]
 
@@ -56,4 +58,4 @@ def _chunks(head: bytes, slots: list[Slot], tensors: Mapping[str, torch.Tensor])
     yield head
     for slot in slots:
         if slot.stop > slot.start:
-            yield tensors[slot.key].cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+            yield memory_of(flat_bytes(tensors[slot.key]))

@@ -13,8 +13,9 @@ from torch import nn
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine.exacts import Rule, header
+from surefoot_actors.engine.image import flat_bytes
 from surefoot_actors.engine.observers import derive, fit, may_grow, merge_rule
-from surefoot_actors.engine.state.memory import write_into
+from surefoot_actors.engine.state.memory import memory_of, write_into
 
 __all__ = ["BufferWatch", "Slot"]
 
@@ -106,7 +107,7 @@ class Slot:
 
     def segment(self) -> bytes:
         """Return the buffer as a node carries it beside the vector."""
-        value = self.bits.cpu().numpy().tobytes()
+        value = memory_of(flat_bytes(self.bits)).tobytes()
         if self.grows:
             return header(self.rule, self.written, self.tensor.dtype, len(value)) + value
         if not self._headers:

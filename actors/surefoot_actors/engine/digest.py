@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 import xxhash
 
+from surefoot_actors.engine.state.memory import memory_of
 from surefoot_actors.engine.types import Bucket, Gathered, Layout
 
 __all__ = [
@@ -91,7 +92,7 @@ def chunk_digests(flat: torch.Tensor, chunk: int) -> bytes:
 
     `chunk` is in elements. A tensor on another device is copied to the host first.
     """
-    memory = flat.detach().cpu().view(torch.uint8).numpy().data
+    memory = memory_of(flat.detach().cpu().view(torch.uint8))
     step = chunk * flat.dtype.itemsize
     digest = xxhash.xxh3_128_digest
     return b"".join([digest(memory[at : at + step]) for at in range(0, len(memory), step)])
@@ -117,5 +118,5 @@ def merged_digest(
     for rows in gathered:
         state.update(struct.pack("<q", rows.shape[0]))
         if rows.numel():
-            state.update(rows.view(-1).view(torch.uint8).numpy().data)
+            state.update(memory_of(rows.view(-1).view(torch.uint8)))
     return state.digest()

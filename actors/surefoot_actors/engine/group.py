@@ -19,6 +19,7 @@ from surefoot_actors.engine.mesh import accept_peers, connect, connect_peers
 from surefoot_actors.engine.nccl import NcclBulk
 from surefoot_actors.engine.peer import Count, MessageSizeError, Peer
 from surefoot_actors.engine.rendezvous import Address, StoreHost, ask, listen
+from surefoot_actors.engine.state.memory import memory_of
 from surefoot_actors.engine.wire import Message
 
 __all__ = ["Group", "GroupClosedError", "Posted", "StoreHost", "UnexpectedMessageError"]
@@ -217,8 +218,7 @@ class Group:
 
 def _memory(tensor: torch.Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the host, in place; the view keeps them alive."""
-    memory: memoryview = tensor.detach().view(torch.uint8).numpy().data
-    return memory
+    return memory_of(tensor.detach().view(torch.uint8))
 
 
 def _shut(sock: socket.socket) -> None:

@@ -14,7 +14,7 @@ import torch
 import xxhash
 
 from surefoot_actors.engine.image import flat_bytes
-from surefoot_actors.engine.state.memory import is_default_stride
+from surefoot_actors.engine.state.memory import is_default_stride, memory_of
 from surefoot_actors.engine.survey import Entry, Survey
 
 __all__ = ["STRIPE_BYTES", "canonical", "digest", "names", "num_stripes", "tensor_digests"]
@@ -56,7 +56,7 @@ def digest(survey: Survey, index: int) -> bytes:
     state = xxhash.xxh3_128(canonical(survey.objects))
     for entry, start, stop in _pieces(survey, index):
         state.update(_spec(entry))
-        state.update(flat_bytes(entry.tensor)[start:stop].numpy().data)
+        state.update(memory_of(flat_bytes(entry.tensor)[start:stop]))
     return state.digest()
 
 
@@ -70,7 +70,7 @@ def tensor_digests(survey: Survey) -> dict[str, bytes]:
     digests = {}
     for entry in survey.entries:
         state = xxhash.xxh3_128(_spec(entry))
-        state.update(flat_bytes(entry.tensor).numpy().data)
+        state.update(memory_of(flat_bytes(entry.tensor)))
         digests[entry.name] = state.digest()
     for name, tree in survey.objects.items():
         digests[f"{name} (values)"] = xxhash.xxh3_128_digest(canonical(tree))

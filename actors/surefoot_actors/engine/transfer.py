@@ -12,6 +12,7 @@ import xxhash
 
 from surefoot.errors import DriftError
 from surefoot_actors.engine.group import Group
+from surefoot_actors.engine.state.memory import memory_of
 from surefoot_actors.engine.sums import NodeHead
 from surefoot_actors.engine.types import Gathered, Layout, Merged, StateImage
 from surefoot_actors.engine.wire import Message, Tag
@@ -78,7 +79,7 @@ def _image_digest(image: StateImage) -> bytes:
     for tensor in image.tensors:
         state.update(_LENGTH.pack(tensor.numel()))
         if tensor.numel():
-            state.update(tensor.numpy().data)
+            state.update(memory_of(tensor))
     return state.digest()
 
 

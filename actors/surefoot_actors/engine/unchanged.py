@@ -11,6 +11,7 @@ from torch import nn
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine.image import flat_bytes
+from surefoot_actors.engine.state.memory import memory_of
 from surefoot_actors.engine.stripes import canonical
 from surefoot_actors.engine.tracked import GRADIENTS, Tracked
 
@@ -121,4 +122,4 @@ def sample(tensor: torch.Tensor) -> bytes:
     """Return a digest of elements spread over a tensor."""
     flat = tensor.detach().resolve_conj().reshape(-1)
     some = flat[:: max(1, flat.numel() // _SAMPLE)]
-    return xxhash.xxh3_128_digest(flat_bytes(some).numpy().data) if some.numel() else b""
+    return xxhash.xxh3_128_digest(memory_of(flat_bytes(some))) if some.numel() else b""

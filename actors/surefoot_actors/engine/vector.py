@@ -367,7 +367,7 @@ def _describe(kind: str, name: str, tensor: torch.Tensor) -> str:
 
 def _sparse(name: str, line: str) -> str:
     return (
-        f"parameter {name} has a sparse gradient in the inner loop at {line or 'an unknown line'}, which cannot be merged in a fixed order; "
+        f"parameter {name} has a sparse gradient in the inner loop at {line}, which cannot be merged in a fixed order; "
         f"create its layer with sparse=False (torch.nn.Embedding) and use a dense optimizer"
     )
 

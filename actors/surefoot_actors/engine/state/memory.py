@@ -5,13 +5,14 @@ Kernels give other bits for other strides and alignments, so both are part of th
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
-__all__ = ["ALIGNMENT", "Spec", "is_default_stride", "make_like", "realign", "write_into"]
+__all__ = ["ALIGNMENT", "Spec", "is_default_stride", "make_like", "memory_of", "realign", "write_into"]
 
 # Torch's own allocations lie at multiples of this many bytes.
 ALIGNMENT = 64
@@ -45,6 +46,18 @@ def is_default_stride(shape: Sequence[int], stride: Sequence[int]) -> bool:
             return False
         expected *= max(size, 1)
     return True
+
+
+def memory_of(flat: torch.Tensor) -> memoryview:
+    """Return the bytes of a flat uint8 tensor on the CPU, in place; the view keeps them alive.
+
+    `Tensor.numpy()` would do, but it makes the tensor's memory one that can never be resized again, and this may be the user's tensor.
+    """
+    if not flat.numel():
+        return memoryview(b"")
+    array = (ctypes.c_char * flat.numel()).from_address(flat.data_ptr())
+    array.tensor = flat  # type: ignore[attr-defined]
+    return memoryview(array).cast("B")
 
 
 def write_into(tensor: torch.Tensor, value: torch.Tensor) -> None:

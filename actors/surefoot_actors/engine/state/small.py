@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from surefoot_actors.engine.image import flat_bytes
+from surefoot_actors.engine.state.memory import memory_of
 
 __all__ = ["PLAIN", "differ", "put_back", "small"]
 
@@ -56,7 +57,7 @@ def differ(one: Any, other: Any) -> bool:
         return bool(one != other and not (one != one and other != other))
     if isinstance(one, torch.Tensor):
         same = one.dtype == other.dtype and one.shape == other.shape
-        return not same or flat_bytes(one).numpy().tobytes() != flat_bytes(other).numpy().tobytes()
+        return not same or memory_of(flat_bytes(one)) != memory_of(flat_bytes(other))
     if isinstance(one, np.ndarray | np.generic):
         return bool(one.dtype != other.dtype or one.shape != other.shape or one.tobytes() != other.tobytes())
     if isinstance(one, set | frozenset):
