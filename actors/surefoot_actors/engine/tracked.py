@@ -150,6 +150,9 @@ class Tracked:
         self._check_names(saved)
         self.attributes.restore(saved.along)
         for tracked in self._objects:
+            if isinstance(tracked, TrackedOptimizer):
+                tracked.hold()
+        for tracked in self._objects:
             tracked.restore(saved.tree(tracked.name), saved.tensor)
         self._check_restored(saved)
 

@@ -91,14 +91,28 @@ class TrackedOptimizer:
             )
         return [self._by_name[name] for name, _ in parameters]
 
+    def hold(self) -> None:
+        """Remember which objects its groups and its state are, as others may hold them too: a wrapper, a scheduler."""
+        optimizer = self._optimizer
+        self._held = optimizer.param_groups, list(optimizer.param_groups), optimizer.state
+
+    def _put_back(self) -> None:
+        """Have the same objects for groups and state as before something's load_state_dict has made new ones."""
+        groups, dicts, state = self._held
+        groups[:] = dicts
+        self._optimizer.param_groups, self._optimizer.state = groups, state
+
     def restore(self, tree: Any, tensor: TensorOf) -> None:
         parameters, groups, states, rest, told = tree
         own = self._found(parameters)
         for (name, number), parameter in zip(parameters, own, strict=True):
             overwrite(name, parameter, number, tensor)
+        self._put_back()
         self._shape_groups([own[start:stop] for start, stop, _ in groups])
         if told is not None:
+            self.hold()
             self._optimizer.load_state_dict(untree(told, tensor))
+            self._put_back()
         for group, (start, stop, settings) in zip(self._optimizer.param_groups, groups, strict=True):
             old = dict(group)
             group.clear()
