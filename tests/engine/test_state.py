@@ -639,3 +639,44 @@ def test_an_object_is_given_whole_or_not_at_all(tmp_path: Path) -> None:
 
     goes_on(train, tmp_path, cut=3)
     assert seen[-3:] == [1, 2, 3]
+
+
+COUNTS = {"steps": 0}
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5])
+def test_variables_that_the_loop_changes_go_along(cut: int, tmp_path: Path) -> None:
+    COUNTS["steps"] = 0
+
+    def train(run: Run) -> None:
+        best, history, rate = float("inf"), [], 0.1
+        kept: dict[str, torch.Tensor] = {}
+        done = 0
+
+        def finished() -> None:
+            nonlocal done
+            done += 1
+
+        model = nn.Linear(8, 3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+        run.track(model=model, optimizer=optimizer)
+        for step in run.steps(6):
+            if step.number == run.config["cut"]:
+                raise Cut
+            for x, y in step.batches(DATA):
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                step.log(loss=loss)
+            optimizer.step()
+            finished()
+            rate *= 0.7
+            history.append(step.merged["loss"])
+            if step.merged["loss"] < best:
+                best, kept = step.merged["loss"], {n: p.detach().clone() for n, p in model.state_dict().items()}
+            else:
+                model.load_state_dict(kept)
+            optimizer.param_groups[0]["lr"] = rate + 0.01 * len(history) + 0.001 * done + best / 100
+            COUNTS["steps"] = len(history)
+
+    whole, again = goes_on(train, tmp_path, cut=cut)
+    assert same(whole, again)

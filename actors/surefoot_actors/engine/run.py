@@ -30,6 +30,7 @@ from surefoot_actors.engine.rng import Purpose, Streams
 from surefoot_actors.engine.rounds import Round, TrainingRound
 from surefoot_actors.engine.sampler import Sampler
 from surefoot_actors.engine.settings import SettingsWatch, forget_casts, raise_if_nondeterministic
+from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.structure import fixed_structure
 from surefoot_actors.engine.step import TrainStep
 from surefoot_actors.engine.stepped import Place, Stepped
@@ -385,6 +386,8 @@ class TrainRun(contract.Run):
         self._watching.close()
         if hasattr(self, "_gate"):
             self._gate.leave()
+        if hasattr(self, "tracked"):
+            self.tracked.attributes = Attributes()  # it holds the user's frames
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()

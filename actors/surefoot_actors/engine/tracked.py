@@ -17,7 +17,7 @@ from surefoot_actors.engine.image import SavedState, flat_bytes, read_image, wri
 from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.gradients import TrackedGradients
 from surefoot_actors.engine.state.module import TrackedModule
-from surefoot_actors.engine.state.objects import objects_in_sight
+from surefoot_actors.engine.state.objects import objects_in_sight, variables_in_sight
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer, inner_optimizers
 from surefoot_actors.engine.state.other import TrackedDict, TrackedOther
 from surefoot_actors.engine.state.structure import REFUSED
@@ -99,7 +99,9 @@ class Tracked:
         known = {id(o) for _, o in (*parts, *others, *self._inner.items())}
         seen = [(path, o) for path, o in objects_in_sight() if id(o) not in known]
         #: what the loop changes of other attributes, which joiners are given too
-        self.attributes = Attributes(tracked=[*parts, *others, *self._inner.items()], others=seen)
+        self.attributes = Attributes(
+            tracked=[*parts, *others, *self._inner.items()], others=seen, variables=variables_in_sight()
+        )
         self._num_in_groups = self._count_in_groups()
 
     def _count_in_groups(self) -> int:

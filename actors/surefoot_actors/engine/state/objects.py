@@ -11,11 +11,24 @@ from torch import nn
 
 from surefoot_actors.engine.caller import is_library
 from surefoot_actors.engine.sight import user_frames
+from surefoot_actors.engine.state.attributes import Variables
 
-__all__ = ["objects_in_sight"]
+__all__ = ["objects_in_sight", "variables_in_sight"]
 
 # How deep objects are looked for inside others, and how many at most.
 _DEPTH, _MOST = 3, 256
+
+
+def variables_in_sight() -> Iterator[tuple[str, Variables | dict[str, Any]]]:
+    """Yield (path, variables) of the user's functions that are under way, and of their modules."""
+    seen: set[int] = set()
+    for depth, frame in enumerate(user_frames()):
+        if is_library(frame.f_code.co_filename):
+            continue
+        yield f"{depth}:{frame.f_code.co_qualname}", Variables(frame)
+        if id(frame.f_globals) not in seen:
+            seen.add(id(frame.f_globals))
+            yield f"module {frame.f_globals.get('__name__')}", frame.f_globals
 
 
 def objects_in_sight() -> Iterator[tuple[str, object]]:

@@ -25,27 +25,27 @@ def small(value: Any) -> Any:
     kind = type(value)
     if kind in PLAIN:
         return value
-    if not _is_small(value, [_MOST_ITEMS]):
+    if not _is_small(value, [_MOST_ITEMS, _MOST_BYTES]):
         return NotImplemented
     return pickle.loads(pickle.dumps(value))  # noqa: S301  of our own making, of plain types
 
 
 def _is_small(value: Any, left: list[int]) -> bool:
-    left[0] -= 1
+    """Whether a value is of plain types, and of no more items and bytes than are left."""
     kind = type(value)
-    if left[0] < 0:
+    left[0] -= 1
+    left[1] -= value.nbytes if kind in (torch.Tensor, np.ndarray) else len(value) if kind in (str, bytes) else 8
+    if min(left) < 0:
         return False
-    if kind in PLAIN:
-        return kind not in (str, bytes) or len(value) <= _MOST_BYTES
-    if kind is torch.Tensor:
-        return value.grad_fn is None and value.device.type == "cpu" and value.nbytes <= _MOST_BYTES
-    if kind is np.ndarray:
-        return value.dtype.kind in "biufcSU" and value.nbytes <= _MOST_BYTES
-    if isinstance(value, np.generic):
+    if kind in PLAIN or isinstance(value, np.generic):
         return True
+    if kind is torch.Tensor:
+        return value.grad_fn is None and value.device.type == "cpu" and value.layout is torch.strided
+    if kind is np.ndarray:
+        return value.dtype.kind in "biufcSU"
     if kind not in _CONTAINERS or (kind is defaultdict and not isinstance(value.default_factory, type | None)):
         return False
-    inside = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    inside = [*value.keys(), *value.values()] if isinstance(value, dict) else list(value)
     return all(_is_small(v, left) for v in inside)
 
 
