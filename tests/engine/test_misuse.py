@@ -164,7 +164,7 @@ def test_log_in_some_sub_tasks_only() -> None:
             if number == 2:
                 step.log(extra=1.0)
 
-    refused(in_step(body), "sub-task 2 has 'log extra  # test_misuse.py:", "log the same names")
+    refused(in_step(body), "sub-task 1 has 'log extra  # test_misuse.py:", "log the same names")
 
 
 def test_log_in_some_batches_of_an_evaluation_only() -> None:

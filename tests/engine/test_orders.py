@@ -286,7 +286,8 @@ def test_training_with_a_sampler_is_the_same_in_one_piece_and_restored(tmp_path:
 
     def train(run: Run) -> None:
         model = torch.nn.Linear(1, 1)
-        run.track(model=model, o=torch.optim.SGD(model.parameters(), lr=1e-4))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+        run.track(model=model, optimizer=optimizer)
         for step in run.steps(8):
             if step.number == stop:
                 raise InterruptedError
@@ -294,6 +295,7 @@ def test_training_with_a_sampler_is_the_same_in_one_piece_and_restored(tmp_path:
                 loss = model(x[:, None]).square().mean()
                 loss.backward()
                 step.log(loss=loss)
+            optimizer.step()
             for (x,) in step.batches(DATA, sampler=lambda seed, epoch: torch.randperm(40)[:7]):
                 step.log(x=x.mean())
 

@@ -289,6 +289,7 @@ def test_batchnorm_statistics_are_the_mean_of_one_update_each() -> None:
             for x, _ in step.batches(data):
                 norm(x).sum().backward()
                 means.append(x.mean(0))
+            means.pop(0)  # the first sub-task is computed twice
             found["expected"] = 0.1 * torch.stack(means).mean(0)
             found["is"] = norm.running_mean.clone()  # type: ignore[union-attr]
             found["count"] = norm.num_batches_tracked.item()  # type: ignore[union-attr, operator]
@@ -306,7 +307,9 @@ def test_merged_weighted_mean_is_the_mean_over_tokens() -> None:
         optimizer = torch.optim.SGD([weight], lr=1.0)
         run.track(optimizer=optimizer)
         for step in run.steps(1):
-            for v, _ in enumerate(step.batches(_DATA)):
+            numbers: dict[float, int] = {}
+            for x, _ in step.batches(_DATA):
+                v = numbers.setdefault(x.sum().item(), len(numbers))
                 step.weigh(v)
                 (weight * (float("nan") if v == 0 else float(v))).backward()
                 step.log(v=float("nan") if v == 0 else v)

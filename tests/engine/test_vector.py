@@ -246,4 +246,4 @@ run_local(train, batch_size=8, sub_tasks=2)
     done = subprocess.run([sys.executable, "-c", code], cwd=root, env=env, check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert fired.read_text().startswith(f"SIGKILL@{point}:t1:1")
-    assert log.read_text() == {"forward": "0 0 ", "backward": "0 0 1 "}[point]
+    assert log.read_text() == {"forward": "0 0 0 ", "backward": "0 0 0 1 "}[point]

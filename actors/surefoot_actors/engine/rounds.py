@@ -12,6 +12,7 @@ from surefoot.errors import ContractError
 from surefoot_actors import faults
 from surefoot_actors.engine.agreement import Held, agree
 from surefoot_actors.engine.caller import user_line
+from surefoot_actors.engine.contract.proof import Proof
 from surefoot_actors.engine.cuts import Cut
 from surefoot_actors.engine.exacts import combine, first_conflict
 from surefoot_actors.engine.foresight import Key
@@ -139,6 +140,9 @@ class TrainingRound(Round):
         self._before = self._run.tracked.gradients.take(accumulate=self.accumulate)
         self._num_computed = 0
         self._weight = 1.0
+        self._proof = Proof(self._run.tracked.attributes, self.line) if self._run.proves(self._step) else None
+        if self._proof is not None:
+            self._proof.begin()
 
     def _take_back(self) -> None:
         assert self.sub_task is not None
@@ -146,17 +150,24 @@ class TrainingRound(Round):
         if self._run.unchanged.before is not None:
             self._run.unchanged.check(self.line)
         logged = self.sub_task.logged()
-        self._num_computed, self._weight = self._num_computed + 1, logged.weight
         leaf = self._run.leaves.make(self.sub_task.number, logged)
         self.sub_task = None
+        if self._proof is not None and not self._proof.end(self._key, leaf):
+            self._run.leaves.drop(leaf)
+            return
+        self._num_computed, self._weight = self._num_computed + 1, logged.weight
         self._put(leaf)
 
     def _next_key(self, position: Position) -> Key | None:
+        if self._proof is not None and (again := self._proof.take()) is not None:
+            self.sub_task = SubTask(again.sub_task)
+            return again
         number = self._run.coordinator.next_sub_task()
         if number is None:
             return None
         self.sub_task = SubTask(number)
-        return Key(self._step, position.phase, number, 0)
+        self._key = Key(self._step, position.phase, number, 0)
+        return self._key
 
     def _prepare(self) -> None:
         self._run.leaves.begin()

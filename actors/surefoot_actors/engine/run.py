@@ -56,6 +56,8 @@ class RunOptions:
     sub_tasks: int = 8
     data_workers: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    # whether a trainer's first sub-task is computed twice, and compared
+    proves: bool = True
     # told of what is odd but no error, such as gradients that are not finite
     on_warning: Callable[[str], None] | None = None
     # for `surefoot check`: the run ends after so many steps, without the code after the loop
@@ -126,7 +128,7 @@ class TrainRun(contract.Run):
         self.batch_size = options.batch_size
         self.sub_tasks = options.sub_tasks
         self.coordinator = coordinator
-        self._end_after = options.end_after
+        self._end_after, self._proves = options.end_after, options.proves
         self.streams = Streams(options.seed, options.device)
         sampler = Sampler(seed=options.seed, batch_size=options.batch_size, sub_tasks=options.sub_tasks)
         self.training_cut = TrainingCut(sampler, options.sub_tasks)
@@ -332,6 +334,10 @@ class TrainRun(contract.Run):
                 f"{where} is inside torch.inference_mode(): what is made there can never be trained; leave the mode before it, "
                 f"and put only what is evaluated inside"
             )
+
+    def proves(self, step: int) -> bool:
+        """Whether the first sub-task of this step's rounds is computed twice."""
+        return self._proves and step == 0
 
     def _place(self) -> Place:
         sub_task = None if self.open is None else self.open.sub_task

@@ -157,6 +157,10 @@ class LeafMaker:
             gathered=tuple([logged.gathered[g.name] for g in plan.layout.gathers]),
         )
 
+    def drop(self, leaf: Node) -> None:
+        """Take back the memory of a leaf that nobody else has."""
+        self._pool.give(leaf.buckets)
+
     def _fill(self, plan: _Plan, views: list[torch.Tensor]) -> int:
         """Copy gradients and float buffers into the leaf's views. Return the presence bits."""
         into, sources, presence = [], [], 0

@@ -93,6 +93,12 @@ class Attributes:
         """Leave alone from now on what has changed in the round."""
         self._left_alone.update(_changed(self._before, self._now()))
 
+    def changed_in_round(self) -> list[str]:
+        """Return the names of what has changed since the round began, for messages."""
+        return sorted(
+            {f"{path.partition(':')[2] or path}: {name}" for path, name in _changed(self._before, self._now())}
+        )
+
     def changed(self) -> dict[Key, Any]:
         """Return what the loop has changed so far, by the owner's name and the attribute's."""
         now = self._now()

@@ -1,0 +1,77 @@
+"""Proves that a sub-task is a function of the state alone: a trainer computes the first one of the run twice, and compares the bits.
+
+What the user's code carries from one sub-task to the next (a recurrent net's hidden state, a counter, the batch before, an iterator of
+its own) makes the result depend on who computes what, in which order. It would part even without a loss.
+"""
+
+from __future__ import annotations
+
+import xxhash
+
+from surefoot.errors import ContractError
+from surefoot_actors.engine.foresight import Key
+from surefoot_actors.engine.image import flat_bytes
+from surefoot_actors.engine.state.attributes import Attributes
+from surefoot_actors.engine.state.memory import memory_of
+from surefoot_actors.engine.types import Node
+
+__all__ = ["Proof"]
+
+
+class Proof:
+    """Of one training round: its first sub-task here is handed out once more, before any other."""
+
+    def __init__(self, attributes: Attributes, line: str) -> None:
+        self._attributes, self._line = attributes, line
+        self._first: Node | None = None
+        self._digest = b""
+        #: the batch to hand out again
+        self.again: Key | None = None
+        #: whether the sub-task under way is the one that is computed again
+        self.repeats = False
+
+    def begin(self) -> None:
+        """The first sub-task begins."""
+        self._attributes.begin_round()
+
+    def end(self, key: Key, leaf: Node) -> bool:
+        """A sub-task has ended. Returns whether its leaf counts. Raises ContractError when a repeated one has other bits."""
+        if self._first is None:
+            self._first, self._digest, self.again = leaf, _digest(leaf), key
+            return True
+        if not self.repeats:
+            return True
+        self.repeats = False
+        # a buffer that has got its shape in the first run makes another layout
+        if leaf.layout.signature == self._first.layout.signature and _digest(leaf) != self._digest:
+            raise ContractError(self._told(leaf))
+        return False
+
+    def take(self) -> Key | None:
+        """Return the batch to hand out again, once."""
+        key, self.again = self.again, None
+        self.repeats = key is not None
+        return key
+
+    def _told(self, leaf: Node) -> str:
+        assert self._first is not None
+        values = zip(leaf.layout.scalars, self._first.scalars, leaf.scalars, strict=True)
+        logged = [f"step.log({name}=...)" for name, one, other in values if one != other]
+        where = (
+            f" ({', '.join(logged)} told {'another value' if len(logged) == 1 else 'other values'})" if logged else ""
+        )
+        names = self._attributes.changed_in_round()
+        carried = f" What changed in between and is in sight: {', '.join(names[:6])}." if names else ""
+        return (
+            f"sub-task {leaf.range.lo} of the inner loop at {self._line} was computed twice, and gave other bits the second time{where}: "
+            f"something is carried from one sub-task to the next, so the result would depend on who computes what.{carried} Begin it "
+            f"anew in every sub-task (a hidden state, an iterator), keep it in a buffer of a tracked module, or change it after the loop"
+        )
+
+
+def _digest(leaf: Node) -> bytes:
+    state = xxhash.xxh3_128()
+    for tensor in (*leaf.buckets, *leaf.gathered):
+        state.update(memory_of(flat_bytes(tensor)))
+    state.update(repr((leaf.weight, leaf.scalars, leaf.presence, leaf.exact)).encode())
+    return state.digest()

@@ -1,0 +1,122 @@
+"""What is carried from one sub-task to the next is found in the first step, whatever carries it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from surefoot.contract import Run
+from surefoot.errors import ContractError
+
+from .kit import points, run_local
+
+DATA = points(64, 8)
+
+
+class Remembering(nn.Module):
+    """Keeps its hidden state, as stateful recurrent nets do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.out = nn.RNNCell(8, 8), nn.Linear(8, 3)
+        self.hidden = torch.zeros(4, 8)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.hidden = self.cell(x, self.hidden.detach())
+        return self.out(self.hidden)
+
+
+class Normed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.mean = nn.Linear(8, 3), 0.0
+
+    def forward(self, x: torch.Tensor) -> Any:
+        self.mean = 0.9 * self.mean + 0.1 * x.mean().item()
+        return self.out(x - self.mean)
+
+
+COUNT = {"n": 0}
+
+
+def carried(how: str, seen: dict[str, Any], x: torch.Tensor) -> float | torch.Tensor:
+    """What a loss is multiplied by."""
+    if how == "dict":
+        seen["n"] = seen.get("n", 0) + 1
+        return 1 + 0.1 * seen["n"]
+    if how == "module":
+        COUNT["n"] += 1
+        return 1 + 0.1 * COUNT["n"]
+    if how == "batch before":
+        before, seen["x"] = seen.get("x", x), x.clone() + 1
+        return 1 + before.mean() ** 2
+    if how == "queue":
+        queue = seen.setdefault("queue", deque(maxlen=3))
+        queue.append(x.detach().clone())
+        return 1 + torch.cat(list(queue)).pow(2).sum()
+    if how == "iterator":
+        return 1 + next(seen.setdefault("iterator", iter(range(1000))))
+    return 1.0
+
+
+def train(how: str, build: Any = lambda: nn.Linear(8, 3), after: Any = None) -> Any:
+    def training(run: Run) -> None:
+        model = build()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run.track(model=model, optimizer=optimizer)
+        seen: dict[str, Any] = {}
+        for step in run.steps(3):
+            for x, y in step.batches(DATA):
+                loss = F.cross_entropy(model(x), y) * carried(how, seen, x)
+                loss.backward()
+                step.log(loss=loss)
+            optimizer.step()
+
+    return training
+
+
+@pytest.mark.parametrize("how", ["dict", "module", "batch before", "queue", "iterator"])
+def test_what_variables_carry_is_found(how: str) -> None:
+    with pytest.raises(
+        ContractError, match=r"sub-task 0 of the inner loop at test_proof.py:\d+ was computed twice"
+    ) as caught:
+        run_local(train(how), batch_size=16, sub_tasks=4)
+    if how in ("dict", "module"):
+        assert {"dict": "training: seen", "module": "COUNT"}[how] in str(caught.value)
+    assert "step.log(loss=...) told another value" in str(caught.value)
+
+
+@pytest.mark.parametrize("build", [Remembering, Normed])
+def test_what_a_module_carries_is_found(build: Any) -> None:
+    with pytest.raises(ContractError, match="was computed twice"):
+        run_local(train("", build), batch_size=16, sub_tasks=4)
+
+
+@pytest.mark.parametrize("sub_tasks", [1, 4])
+def test_random_numbers_buffers_and_meters_carry_nothing(sub_tasks: int) -> None:
+    def turns() -> Iterator[int]:
+        yield from range(1000)
+
+    meter = turns()
+
+    def training(run: Run) -> None:
+        model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run.track(model=model, optimizer=optimizer)
+        for step in run.steps(3):
+            for x, y in step.batches(DATA):
+                x += torch.randn_like(x)
+                next(meter)
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                step.log(loss=loss, nothing=float("nan"))
+            optimizer.step()
+
+    run_local(training, batch_size=16, sub_tasks=sub_tasks)
+    assert next(meter) == 3 * sub_tasks + 1
