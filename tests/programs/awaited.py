@@ -20,6 +20,29 @@ AWAITED = frozenset(
         "sparse_gradients",
         # refused, though it keeps the promise: the scale's first rounding to fp32 is taken for a change
         "grad_scaler_that_skips_steps",
+        # sub-tasks that go on from what the one before left in variables and attributes
+        "lstm_with_carried_states",
+        "lstm_that_keeps_its_state",
+        "running_mean_in_an_attribute",
+        "counter_in_the_inner_loop",
+        "counter_attribute_of_a_loss",
+        "previous_batch_for_mixup",
+        "memory_bank_in_a_list",
+        "iterator_in_the_inner_loop",
+        # variables of the train function that steps go on from
+        "beta_carried_in_a_local",
+        "best_model_kept_and_loaded",
+        "learning_rate_in_a_local",
+        "history_decides",
+        "nonlocal_counter",
+        "global_dict",
+        "masks_that_change",
+        "accumulated_gradient_in_a_dict",
+        # a data set's own generator, which is carried on in data workers
+        "data_own_generator_workers",
+        # refused, though a copy that a sub-task makes for itself, or loads anew, keeps the promise
+        "maml",
+        "reptile_with_one_clone",
     )
 )
 
