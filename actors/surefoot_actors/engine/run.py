@@ -35,7 +35,7 @@ from surefoot_actors.engine.state.structure import fixed_structure
 from surefoot_actors.engine.step import TrainStep
 from surefoot_actors.engine.stepped import Place, Stepped
 from surefoot_actors.engine.strangers import Strangers
-from surefoot_actors.engine.strays import check_strays
+from surefoot_actors.engine.strays import check_strays, modules_in_sight
 from surefoot_actors.engine.tracked import Tracked
 from surefoot_actors.engine.types import Merged, Position
 from surefoot_actors.engine.unchanged import Unchanged
@@ -307,6 +307,8 @@ class TrainRun(contract.Run):
         self._looks_at_attributes = self._num_rounds_looked_at < _ROUNDS_LOOKED_AT
         if self._looks_at_attributes:
             self.tracked.attributes.begin_round()
+        if not self._looked_for_strays:
+            self._in_sight = modules_in_sight()
         self.open = round_
         self._gate.open(round_.line, keeps_gradients=round_.keeps_gradients)
         self.coordinator.open_round(self._position)
@@ -352,7 +354,8 @@ class TrainRun(contract.Run):
             return
         self._looked_for_strays = True
         buffers = (b for module in self.tracked.modules.values() for b in module.buffers())
-        check_strays({id(t) for t in (*(p for _, p in self._parameters), *buffers)}, line)
+        check_strays(self._in_sight, {id(t) for t in (*(p for _, p in self._parameters), *buffers)}, line)
+        self._in_sight = []
 
     def check_no_round(self, what: str) -> None:
         """Raise ContractError when an inner loop has not ended."""

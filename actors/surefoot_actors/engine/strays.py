@@ -6,7 +6,7 @@ It looks at the variables of the user's frames, and hangs no hooks on modules: t
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -15,18 +15,28 @@ from torch import nn
 from surefoot.errors import ContractError
 from surefoot_actors.engine.caller import is_ours
 
-__all__ = ["check_strays"]
+__all__ = ["check_strays", "modules_in_sight"]
 
 
-def check_strays(tracked: Collection[int], line: str) -> None:
-    """Raise ContractError when a module in sight has gradients, but parameters or buffers that are not among `tracked`, ids of tensors."""
+def modules_in_sight() -> list[tuple[str, nn.Module]]:
+    """Return the modules that the user's variables hold, with their names."""
+    found: list[tuple[str, nn.Module]] = []
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if not is_ours(frame.f_code.co_filename):
             for name, value in frame.f_locals.items():
-                for path, module in _modules(name, value):
-                    _check(path, module, tracked, line)
+                found += _modules(name, value)
         frame = frame.f_back
+    return found
+
+
+def check_strays(modules: Iterable[tuple[str, nn.Module]], tracked: Collection[int], line: str) -> None:
+    """Raise ContractError when a module has gradients, but parameters or buffers that are not among `tracked`, ids of tensors.
+
+    `modules` were in sight before the sub-task: what it makes for itself, a copy to try a step on, is its own business.
+    """
+    for path, module in modules:
+        _check(path, module, tracked, line)
 
 
 def _modules(name: str, value: Any) -> Iterator[tuple[str, nn.Module]]:
