@@ -16,14 +16,16 @@ from pydantic import ValidationError
 from surefoot.errors import SpecError
 from surefoot.spec import JobSpec
 from surefoot_actors.check.attempts import run_attempts, trials
-from surefoot_actors.check.children import AGAIN, BACKWARDS, HASHES, JOINER, REFERENCE, VARIED, imported, run_probes
+from surefoot_actors.check.children import AGAIN, BACKWARDS, HASHES, REFERENCE, VARIED, Probes, joiners
+from surefoot_actors.check.extent import FEWEST_STEPS, Extent
+from surefoot_actors.check.mirror import Mirror
+from surefoot_actors.check.probe import Seen
 from surefoot_actors.check.report import Finding, Kind, Report, Scenario
+from surefoot_actors.check.templates import Templates
 from surefoot_actors.check.verdict import judge, notes, scenarios
 
 __all__ = ["Finding", "Kind", "Report", "Scenario", "check"]
 
-# A joiner needs a step before it, one whose exchange announces it, and one to compute itself.
-FEWEST_STEPS = 5
 # For one process or attempt, far above what a few steps should take.
 PATIENCE_S = 600.0
 
@@ -34,18 +36,19 @@ def check(
     folder: Path | str = ".",
     batch_size: int,
     sub_tasks: int = 8,
-    steps: int = 6,
+    steps: int | None = None,
     seed: int = 0,
     config: Mapping[str, Any] | None = None,
     threads: int = 1,
     data_workers: int = 0,
     env: Mapping[str, str] | None = None,
 ) -> Report:
-    """Train `steps` steps of "module:function" in `folder` in every way, and tell what differs and why.
+    """Train a few steps of "module:function" in `folder` in every way, and tell what differs and why.
 
+    Without `steps` it trains until an epoch has ended and some steps more, within bounds. The code is run in a copy of the folder.
     Raises SpecError for numbers that do not fit together, and for fewer steps than it takes to let a trainer join.
     """
-    if steps < FEWEST_STEPS:
+    if steps is not None and steps < FEWEST_STEPS:
         raise SpecError(
             f"steps {steps} is below {FEWEST_STEPS}: fewer leave no room for a trainer to be lost and another to join"
         )
@@ -59,20 +62,42 @@ def check(
         data_workers=data_workers,
         env=dict(env or {}),
     )
-    home = Path(folder).resolve()
-    with tempfile.TemporaryDirectory(prefix="sf-check-") as out:
-        seen = run_probes(spec, steps, home, Path(out), PATIENCE_S)
-        if seen[REFERENCE].failure is None:
-            seen |= run_attempts(spec, steps, home, Path(out), PATIENCE_S, imported(Path(out)))
-    names = (REFERENCE, AGAIN, HASHES, *VARIED.values(), BACKWARDS, JOINER, *(t.name for t in trials(sub_tasks)))
+    extent = Extent(batch_size=batch_size) if steps is None else steps
+    with tempfile.TemporaryDirectory(prefix="sf-check-") as scratch:
+        out = Path(scratch).resolve()
+        mirror = Mirror(Path(folder).resolve(), out / "folder")
+        seen = _run(spec, extent, mirror.place, out)
+        written = tuple(mirror.written())
+    names = (
+        REFERENCE,
+        AGAIN,
+        HASHES,
+        *VARIED.values(),
+        BACKWARDS,
+        *joiners(seen),
+        *(t.name for t in trials(sub_tasks)),
+    )
     findings = judge(seen)
     return Report(
         entrypoint=entrypoint,
-        steps=steps,
+        steps=len(seen[REFERENCE].rows),
         scenarios=scenarios(seen, names),
         findings=findings,
         notes=() if findings else notes(seen[REFERENCE]),
+        written=written,
     )
+
+
+def _run(spec: JobSpec, steps: int | Extent, folder: Path, out: Path) -> dict[str, Seen]:
+    """Return what every scenario saw: probes first, then attempts, where there is anything to compare with."""
+    (out / "probes").mkdir()
+    with Templates(spec) as templates:
+        probes = Probes(templates, spec, folder, out / "probes", PATIENCE_S)
+        seen = probes.run(steps)
+    reference = seen[REFERENCE]
+    if reference.failure is None:
+        seen |= run_attempts(spec, reference, folder, out, PATIENCE_S, probes.imported)
+    return seen
 
 
 def _spec(**fields: Any) -> JobSpec:
