@@ -11,7 +11,7 @@ import pytest
 
 from surefoot.errors import SpecError
 from surefoot.spec import JobSpec
-from surefoot_actors.check import Kind, check
+from surefoot_actors.check import Kind, check, compare
 from surefoot_actors.check.children import REFERENCE, Probes
 from surefoot_actors.check.extent import Extent
 from surefoot_actors.check.templates import Templates
@@ -113,11 +113,12 @@ def test_code_that_raises_for_joiners_only_is_told_as_that(out: Path, templates:
 def test_a_process_that_dies_or_does_not_end_is_told_and_the_next_is_none_the_worse(
     out: Path, templates: Templates
 ) -> None:
-    for name, patience_s in (("dies", PATIENCE_S), ("hangs", 3.0), ("raises", PATIENCE_S)):
+    told = (("dies", PATIENCE_S, "died"), ("hangs", 3.0, "no end"), ("raises", PATIENCE_S, "KeyError"))
+    for name, patience_s, kind in told:
         (out / name).mkdir()
         reference = Probes(templates, spec_of(name), JOBS, out / name, patience_s).run(5)[REFERENCE]
         assert reference.failure is not None
-        assert reference.failure.kind == ("KeyError" if name == "raises" else "died")
+        assert reference.failure.kind == kind
 
 
 @pytest.mark.slow
@@ -137,8 +138,8 @@ def test_clean_code_that_reads_clocks_and_writes_files_passes_and_leaves_nothing
 
 
 @pytest.mark.slow
-def test_real_trainers_see_a_violation_too() -> None:
-    report = check(entrypoint="planted:counter", folder=JOBS, batch_size=16, steps=5)
+def test_real_trainers_see_a_violation_too(templates: Templates) -> None:
+    report = compare(templates, spec_of("counter"), JOBS, 5)
     assert [finding.kind for finding in report.findings] == [Kind.PROCESS_STATE]
     same = {scenario.name: scenario.same for scenario in report.scenarios}
     assert same["1 trainer, real processes"]
@@ -156,8 +157,9 @@ def test_real_trainers_see_a_violation_too() -> None:
         ("charlm", 16, {"width": 32, "heads": 2, "layers": 1, "context": 16, "text_bytes": 100_000, "eval_every": 3}),
     ],
 )
-def test_the_examples_pass(example: str, batch_size: int, config: dict[str, int]) -> None:
-    report = check(entrypoint="train:train", folder=EXAMPLES / example, batch_size=batch_size, config=config, steps=5)
+def test_the_examples_pass(example: str, batch_size: int, config: dict[str, int], templates: Templates) -> None:
+    spec = JobSpec(package="0" * 64, entrypoint="train:train", batch_size=batch_size, config=config)
+    report = compare(templates, spec, EXAMPLES / example, 5)
     assert report.ok, "\n".join(report.render())
 
 

@@ -62,42 +62,37 @@ def check(
         data_workers=data_workers,
         env=dict(env or {}),
     )
-    extent = Extent(batch_size=batch_size) if steps is None else steps
+    with Templates(spec) as templates:
+        return compare(templates, spec, Path(folder), steps)
+
+
+def compare(templates: Templates, spec: JobSpec, folder: Path, steps: int | None) -> Report:
+    """Do what `check` does, with processes for a spec of the same environment and threads."""
     with tempfile.TemporaryDirectory(prefix="sf-check-") as scratch:
         out = Path(scratch).resolve()
-        mirror = Mirror(Path(folder).resolve(), out / "folder")
-        seen = _run(spec, extent, mirror.place, out)
+        (out / "probes").mkdir()
+        mirror = Mirror(folder.resolve(), out / "folder")
+        probes = Probes(templates, spec, mirror.place, out / "probes", PATIENCE_S)
+        seen = probes.run(Extent(batch_size=spec.batch_size) if steps is None else steps)
+        reference = seen[REFERENCE]
+        if reference.failure is None:
+            seen |= run_attempts(spec, reference, mirror.place, out, PATIENCE_S, probes.imported)
         written = tuple(mirror.written())
-    names = (
-        REFERENCE,
-        AGAIN,
-        HASHES,
-        *VARIED.values(),
-        BACKWARDS,
-        *joiners(seen),
-        *(t.name for t in trials(sub_tasks)),
-    )
+    return _report(spec, seen, written)
+
+
+def _report(spec: JobSpec, seen: dict[str, Seen], written: tuple[str, ...]) -> Report:
+    attempts = (trial.name for trial in trials(spec.sub_tasks))
+    names = (REFERENCE, AGAIN, HASHES, *VARIED.values(), BACKWARDS, *joiners(seen), *attempts)
     findings = judge(seen)
     return Report(
-        entrypoint=entrypoint,
+        entrypoint=spec.entrypoint,
         steps=len(seen[REFERENCE].rows),
         scenarios=scenarios(seen, names),
         findings=findings,
         notes=() if findings else notes(seen[REFERENCE]),
         written=written,
     )
-
-
-def _run(spec: JobSpec, steps: int | Extent, folder: Path, out: Path) -> dict[str, Seen]:
-    """Return what every scenario saw: probes first, then attempts, where there is anything to compare with."""
-    (out / "probes").mkdir()
-    with Templates(spec) as templates:
-        probes = Probes(templates, spec, folder, out / "probes", PATIENCE_S)
-        seen = probes.run(steps)
-    reference = seen[REFERENCE]
-    if reference.failure is None:
-        seen |= run_attempts(spec, reference, folder, out, PATIENCE_S, probes.imported)
-    return seen
 
 
 def _spec(**fields: Any) -> JobSpec:

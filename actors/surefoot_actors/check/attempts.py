@@ -13,7 +13,7 @@ from surefoot.errors import ContractError, SurefootError
 from surefoot.events import EventKind
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.check.extent import FEWEST_STEPS
-from surefoot_actors.check.probe import BROKEN, RAISED, Failure, Seen
+from surefoot_actors.check.probe import BROKEN, NO_END, RAISED, Failure, Seen
 from surefoot_actors.check.templates import QUIET
 from surefoot_actors.check.trainer import FOLDER, HOLD, OUT, STEPS
 from surefoot_actors.cluster import TrainerHandle, TrainerSetup
@@ -130,7 +130,7 @@ async def _attempt(trial: Trial, spec: JobSpec, cluster: LocalCluster, out: Path
             )
             failure = await _ended(supervisor, uplink)
     except TimeoutError:
-        failure = Failure(kind="no end", message=f"it did not end within {patience_s:.0f} s", line="", traceback="")
+        failure = Failure(kind=NO_END, message=f"it did not end within {patience_s:.0f} s", line="", traceback="")
     finally:
         await pulse.close()
         await lent.close()

@@ -14,7 +14,7 @@ from surefoot_actors.check.child import IMPORTED, Errand
 from surefoot_actors.check.extent import Extent
 from surefoot_actors.check.libraries import libraries
 from surefoot_actors.check.pins import Factor
-from surefoot_actors.check.probe import BROKEN, Failure, Probe, Seen
+from surefoot_actors.check.probe import BROKEN, NO_END, Failure, Probe, Seen
 from surefoot_actors.check.templates import Template, Templates
 
 __all__ = [
@@ -83,8 +83,8 @@ class Probes:
         seen = self._perform({self.templates.main: [Probe(name=REFERENCE, watches=True)]}, steps)
         reference = seen[REFERENCE]
         if reference.failure is not None:
-            always = reference.failure.kind == BROKEN
-            return seen if always else seen | self._perform({self.templates.again: [Probe(name=AGAIN)]}, steps)
+            certain = reference.failure.kind in (BROKEN, NO_END)
+            return seen if certain else seen | self._perform({self.templates.again: [Probe(name=AGAIN)]}, steps)
         num_steps = len(reference.rows)
         joins = steps_to_join_at(num_steps, reference.changes)
         states = str(self.out)
@@ -117,9 +117,12 @@ class Probes:
         until = time.monotonic() + self.patience_s
         for template, errand in errands:
             template.begin(errand)
-        for template, _ in errands:
-            template.wait(until)
-        return {probe.name: self._seen(errand, probe) for _, errand in errands for probe in errand.probes}
+        ended = [template.wait(until) for template, _ in errands]
+        return {
+            probe.name: self._seen(errand, probe, in_time=in_time)
+            for (_, errand), in_time in zip(errands, ended, strict=True)
+            for probe in errand.probes
+        }
 
     def _errand(self, probes: Sequence[Probe], steps: int | Extent, abreast: int) -> Errand:
         out = self.out / f"errand-{next(self._numbers)}"
@@ -134,15 +137,18 @@ class Probes:
             abreast=abreast,
         )
 
-    def _seen(self, errand: Errand, probe: Probe) -> Seen:
+    def _seen(self, errand: Errand, probe: Probe, *, in_time: bool) -> Seen:
         out = Path(errand.out)
         if (out / IMPORTED).exists():
             self.imported = (out / IMPORTED).read_text().split()
         file = out / f"{probe.name}.json"
-        return Seen.from_json(file.read_text()) if file.exists() else Seen(failure=_died(out / f"{probe.name}.log"))
+        if file.exists():
+            return Seen.from_json(file.read_text())
+        what = "its process died" if in_time else f"it did not end within {self.patience_s:.0f} s"
+        return Seen(failure=_ended("died" if in_time else NO_END, what, out / f"{probe.name}.log"))
 
 
-def _died(log: Path) -> Failure:
+def _ended(kind: str, what: str, log: Path) -> Failure:
     tail = log.read_text(errors="replace").strip()[-2000:] if log.exists() else ""
     last = f"; it last wrote: {tail.splitlines()[-1]}" if tail else ""
-    return Failure(kind="died", message=f"its process died, or did not end in time{last}", line="", traceback=tail)
+    return Failure(kind=kind, message=f"{what}{last}", line="", traceback=tail)

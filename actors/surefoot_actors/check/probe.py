@@ -31,12 +31,14 @@ from surefoot_actors.engine.types import Position, StateImage
 from surefoot_actors.user_code import tracebacks
 from surefoot_actors.user_code.advice import with_advice
 
-__all__ = ["BROKEN", "RAISED", "Failure", "Held", "Probe", "Seen", "perform"]
+__all__ = ["BROKEN", "NO_END", "RAISED", "Failure", "Held", "Probe", "Seen", "perform"]
 
 # The kind of failure that is a broken rule of the contract.
 BROKEN = "contract"
 # The kind that is what the code raised in a real trainer.
 RAISED = "raised"
+# The kind where patience ended first.
+NO_END = "no end"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,12 +40,13 @@ class Template:
         file.write_bytes(pickle.dumps(errand))
         cast(IO[bytes], self._process.stdin).write(f"{file}\n".encode())
 
-    def wait(self, until: float) -> None:
-        """Wait for the errand's end, till `time.monotonic()` is `until`; past that, and where it died, end the process."""
+    def wait(self, until: float) -> bool:
+        """Wait for the errand's end, till `time.monotonic()` is `until`, and return whether it came in time. Where not, all is ended."""
         replies = cast(IO[bytes], self._process.stdout)
         ready, _, _ = select.select([replies], [], [], max(0.0, until - time.monotonic()))
         if not ready or not replies.readline():
             self.close()
+        return bool(ready)
 
     def close(self) -> None:
         """Kill it, and with it all that it has forked."""
