@@ -9,7 +9,7 @@ from surefoot_actors.check.children import AGAIN, BACKWARDS, HASHES, REFERENCE, 
 from surefoot_actors.check.pins import Factor
 from surefoot_actors.check.probe import BROKEN, RAISED, Failure, Held, Seen
 from surefoot_actors.check.report import Kind, Report
-from surefoot_actors.check.verdict import Difference, difference, judge, scenarios
+from surefoot_actors.check.verdict import Difference, difference, judge, notes, scenarios
 
 ATTEMPT = "2 trainers, real processes"
 JOINER = joiner(3)
@@ -106,6 +106,14 @@ def test_what_raises_in_one_scenario_only_is_told_with_that_one(name: str) -> No
     assert "Traceback" in finding.message
     (scenario,) = [s for s in scenarios(told, NAMES) if not s.same]
     assert (scenario.name, scenario.fails) == (name, True)
+
+
+def test_an_epoch_whose_end_was_not_reached_is_noted() -> None:
+    reference = seen()
+    reference.epoch_steps = 6
+    assert notes(reference) == ()
+    reference.epoch_steps = 7
+    assert "6 steps were tried, and an epoch has 7" in notes(reference)[0]
 
 
 def test_all_that_raise_are_named() -> None:

@@ -98,6 +98,8 @@ class Seen:
     untracked: list[Held] = field(default_factory=list)
     # steps in which the structure of what is tracked changed, the data did, or the first epoch ended
     changes: list[int] = field(default_factory=list)
+    # steps of an epoch of the dataset that was last trained on; 0: not known
+    epoch_steps: int = 0
     # plain values that change between two sub-tasks of a step, and between steps
     within_steps: list[Held] = field(default_factory=list)
     between_steps: list[Held] = field(default_factory=list)
@@ -141,7 +143,8 @@ def perform(probe: Probe, spec: JobSpec, steps: int | Extent, folder: Path) -> S
     except (Exception, SystemExit) as error:  # noqa: BLE001  the boundary of the process: user code may raise anything
         seen.failure = _failure(error, code)
     seen.calls = {factor: list(lines) for factor, lines in pins.calls.items()}
-    seen.set_lines = list(_set_lines(code))
+    if probe.watches:
+        seen.set_lines, seen.epoch_steps = list(_set_lines(code)), watch.epoch.steps
     return seen
 
 

@@ -292,12 +292,17 @@ def _by_trainers(reference: Seen, seen: Mapping[str, Seen]) -> list[Finding]:
 
 
 def notes(reference: Seen) -> tuple[str, ...]:
-    """Return what is worth a look: values carried on that made no difference in these few steps."""
+    """Return what is worth a look: values carried on that made no difference, and what was not reached in these few steps."""
     carried = {held.name: held for held in (*reference.within_steps, *reference.between_steps) if held.line}
-    return tuple(
+    found = [
         f"{held.name} ({held.line}) is carried on and not tracked: a trainer that joins begins with a fresh one. It made no difference here"
         for held in list(carried.values())[:_MOST_LINES]
-    )
+    ]
+    if 0 < (made := len(reference.rows)) < reference.epoch_steps:
+        found.append(
+            f"{made} steps were tried, and an epoch has {reference.epoch_steps}: what changes at its end was not seen; ask for more steps"
+        )
+    return tuple(found)
 
 
 def _apart(reference: Seen, other: Seen | None) -> Difference | None:
