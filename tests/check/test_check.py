@@ -122,11 +122,13 @@ def test_a_process_that_dies_or_does_not_end_is_told_and_the_next_is_none_the_wo
 
 
 @pytest.mark.slow
-def test_clean_code_that_reads_clocks_and_writes_files_passes_and_leaves_nothing(tmp_path: Path) -> None:
+def test_clean_code_that_reads_clocks_and_writes_files_passes_and_leaves_nothing(
+    tmp_path: Path, templates: Templates
+) -> None:
     folder = tmp_path / "code"
     shutil.copytree(JOBS, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "notes.txt").write_text("mine")
-    report = check(entrypoint="planted:clean", folder=folder, batch_size=16)
+    report = compare(templates, spec_of("clean"), folder, None)
     assert report.ok, "\n".join(report.render())
     assert report.steps == 7  # an epoch of 4, and 3 more
     assert all(scenario.same for scenario in report.scenarios)
@@ -135,6 +137,14 @@ def test_clean_code_that_reads_clocks_and_writes_files_passes_and_leaves_nothing
     assert "your code wrote: notes.txt, runs (in a copy" in "\n".join(report.render())
     assert sorted(path.name for path in folder.rglob("*")) == ["notes.txt", "planted.py"]
     assert (folder / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_a_rule_that_is_broken_at_once_is_the_report() -> None:
+    report = check(entrypoint="planted:breaks", folder=JOBS, batch_size=16)
+    assert [finding.kind for finding in report.findings] == [Kind.BROKEN_RULE]
+    assert report.render()[-1].startswith("it does not keep the promise")
+    assert [scenario.fails for scenario in report.scenarios].count(True) == 1
 
 
 @pytest.mark.slow

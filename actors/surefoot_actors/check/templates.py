@@ -25,16 +25,17 @@ _COMMAND = [sys.executable, "-P", "-c", "from surefoot_actors.check.child import
 
 
 class Template:
-    """One process. It is started at once, and again after it had to be ended."""
+    """One process. It is started when there is something to do, and again after it had to be ended."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = dict(env)
-        self._process = self._started()
+        self._process: subprocess.Popen[bytes] | None = None
 
     def begin(self, errand: Errand) -> None:
         """Have it perform an errand; `wait` before the next."""
-        if self._process.poll() is not None:
-            self._let_go()
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
+        if self._process is None:
             self._process = self._started()
         file = Path(errand.out) / "errand"
         file.write_bytes(pickle.dumps(errand))
@@ -42,6 +43,7 @@ class Template:
 
     def wait(self, until: float) -> bool:
         """Wait for the errand's end, till `time.monotonic()` is `until`, and return whether it came in time. Where not, all is ended."""
+        assert self._process is not None
         replies = cast(IO[bytes], self._process.stdout)
         ready, _, _ = select.select([replies], [], [], max(0.0, until - time.monotonic()))
         if not ready or not replies.readline():
@@ -50,10 +52,14 @@ class Template:
 
     def close(self) -> None:
         """Kill it, and with it all that it has forked."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        self._let_go()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for file in (process.stdin, process.stdout):
+            cast(IO[bytes], file).close()
 
     def _started(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -65,10 +71,6 @@ class Template:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for whoever started us, who then closes us
         )
-
-    def _let_go(self) -> None:
-        for file in (self._process.stdin, self._process.stdout):
-            cast(IO[bytes], file).close()
 
 
 class Templates:
