@@ -21,7 +21,7 @@ __all__ = ["QUIET", "Template", "Templates"]
 
 # Environment of all that runs the user's code here: it leaves no compiled files.
 QUIET = {"PYTHONDONTWRITEBYTECODE": "1"}
-_COMMAND = [sys.executable, "-P", "-c", "from surefoot_actors.check.child import main; main()", str(os.getpid())]
+_COMMAND = [sys.executable, "-P", "-c", "from surefoot_actors.check.child import main; main()"]
 
 
 class Template:
@@ -63,7 +63,7 @@ class Template:
 
     def _started(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            _COMMAND,
+            [*_COMMAND, str(os.getpid())],
             env=self._env,
             bufsize=0,
             stdin=subprocess.PIPE,
