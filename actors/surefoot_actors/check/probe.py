@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from surefoot.contract import Run, TrainFunction
-from surefoot.errors import ContractError
+from surefoot.errors import ContractError, UserError
 from surefoot.events import LedgerRow
 from surefoot.spec import JobSpec
 from surefoot_actors import entrypoint
@@ -281,7 +281,8 @@ def _failure(error: BaseException, code: UserCode) -> Failure:
         kind=BROKEN if isinstance(error, ContractError) else type(error).__name__,
         message=with_advice(error),
         line=lines[-1] if lines else "",
-        traceback=tracebacks.told(error),
+        # what Surefoot refuses says it all itself
+        traceback="" if isinstance(error, UserError) else tracebacks.told(error),
     )
 
 
