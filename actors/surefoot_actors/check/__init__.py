@@ -16,14 +16,16 @@ from pydantic import ValidationError
 from surefoot.errors import SpecError
 from surefoot.spec import JobSpec
 from surefoot_actors.check.attempts import run_attempts, trials
-from surefoot_actors.check.children import AGAIN, BACKWARDS, HASHES, JOINER, REFERENCE, VARIED, imported, run_probes
+from surefoot_actors.check.children import AGAIN, BACKWARDS, HASHES, REFERENCE, VARIED, Probes, joiners
+from surefoot_actors.check.extent import FEWEST_STEPS, Extent
+from surefoot_actors.check.mirror import Mirror
+from surefoot_actors.check.probe import Seen
 from surefoot_actors.check.report import Finding, Kind, Report, Scenario
+from surefoot_actors.check.templates import Templates
 from surefoot_actors.check.verdict import judge, notes, scenarios
 
 __all__ = ["Finding", "Kind", "Report", "Scenario", "check"]
 
-# A joiner needs a step before it, one whose exchange announces it, and one to compute itself.
-FEWEST_STEPS = 5
 # For one process or attempt, far above what a few steps should take.
 PATIENCE_S = 600.0
 
@@ -34,18 +36,19 @@ def check(
     folder: Path | str = ".",
     batch_size: int,
     sub_tasks: int = 8,
-    steps: int = 6,
+    steps: int | None = None,
     seed: int = 0,
     config: Mapping[str, Any] | None = None,
     threads: int = 1,
     data_workers: int = 0,
     env: Mapping[str, str] | None = None,
 ) -> Report:
-    """Train `steps` steps of "module:function" in `folder` in every way, and tell what differs and why.
+    """Train a few steps of "module:function" in `folder` in every way, and tell what differs and why.
 
+    Without `steps` it trains until an epoch has ended and some steps more, within bounds. The code is run in a copy of the folder.
     Raises SpecError for numbers that do not fit together, and for fewer steps than it takes to let a trainer join.
     """
-    if steps < FEWEST_STEPS:
+    if steps is not None and steps < FEWEST_STEPS:
         raise SpecError(
             f"steps {steps} is below {FEWEST_STEPS}: fewer leave no room for a trainer to be lost and another to join"
         )
@@ -59,19 +62,36 @@ def check(
         data_workers=data_workers,
         env=dict(env or {}),
     )
-    home = Path(folder).resolve()
-    with tempfile.TemporaryDirectory(prefix="sf-check-") as out:
-        seen = run_probes(spec, steps, home, Path(out), PATIENCE_S)
-        if seen[REFERENCE].failure is None:
-            seen |= run_attempts(spec, steps, home, Path(out), PATIENCE_S, imported(Path(out)))
-    names = (REFERENCE, AGAIN, HASHES, *VARIED.values(), BACKWARDS, JOINER, *(t.name for t in trials(sub_tasks)))
+    with Templates(spec) as templates:
+        return compare(templates, spec, Path(folder), steps)
+
+
+def compare(templates: Templates, spec: JobSpec, folder: Path, steps: int | None) -> Report:
+    """Do what `check` does, with processes for a spec of the same environment and threads."""
+    with tempfile.TemporaryDirectory(prefix="sf-check-") as scratch:
+        out = Path(scratch).resolve()
+        (out / "probes").mkdir()
+        mirror = Mirror(folder.resolve(), out / "folder")
+        probes = Probes(templates, spec, mirror.place, out / "probes", PATIENCE_S)
+        seen = probes.run(Extent(batch_size=spec.batch_size) if steps is None else steps)
+        reference = seen[REFERENCE]
+        if reference.failure is None:
+            seen |= run_attempts(spec, reference, mirror.place, out, PATIENCE_S, probes.imported)
+        written = tuple(mirror.written())
+    return _report(spec, seen, written)
+
+
+def _report(spec: JobSpec, seen: dict[str, Seen], written: tuple[str, ...]) -> Report:
+    attempts = (trial.name for trial in trials(spec.sub_tasks))
+    names = (REFERENCE, AGAIN, HASHES, *VARIED.values(), BACKWARDS, *joiners(seen), *attempts)
     findings = judge(seen)
     return Report(
-        entrypoint=entrypoint,
-        steps=steps,
+        entrypoint=spec.entrypoint,
+        steps=len(seen[REFERENCE].rows),
         scenarios=scenarios(seen, names),
         findings=findings,
         notes=() if findings else notes(seen[REFERENCE]),
+        written=written,
     )
 
 

@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from surefoot.errors import ContractError, SurefootError
 from surefoot.events import EventKind
 from surefoot.spec import JobSpec, JobState
-from surefoot_actors.check.probe import Failure, Seen
+from surefoot_actors.check.extent import FEWEST_STEPS
+from surefoot_actors.check.probe import BROKEN, NO_END, RAISED, Failure, Seen
+from surefoot_actors.check.templates import QUIET
 from surefoot_actors.check.trainer import FOLDER, HOLD, OUT, STEPS
 from surefoot_actors.cluster import TrainerHandle, TrainerSetup
 from surefoot_actors.journal import MemoryJournal
@@ -20,7 +23,7 @@ from surefoot_actors.pulse import PulseServer
 from surefoot_actors.supervisor import Supervisor
 from surefoot_actors.uplink import MemoryUplink
 
-__all__ = ["Trial", "run_attempts", "trials"]
+__all__ = ["Trial", "run_attempts", "step_to_hold", "trials"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,41 +39,61 @@ class Trial:
     hold: int | None = None
 
 
-def trials(sub_tasks: int) -> list[Trial]:
-    """Return the attempts to make: none has more trainers than there are sub-tasks."""
+def trials(sub_tasks: int, hold: int = 2) -> list[Trial]:
+    """Return the attempts to make: none has more trainers than there are sub-tasks. `hold`: the step whose end waits for a joiner."""
     numbers = [n for n in (1, 2, 3) if n <= sub_tasks]
     found = [Trial(name=f"{n} trainer{'s' * (n > 1)}, real processes", key=f"attempt-{n}", trainers=n) for n in numbers]
     if sub_tasks > 1:
         name = "2 trainers, one killed, a fresh one joins"
-        found.append(Trial(name=name, key="attempt-join", trainers=2, faults=("KILL@backward:t1:1",), hold=2))
+        found.append(Trial(name=name, key="attempt-join", trainers=2, faults=("KILL@backward:t1:1",), hold=hold))
     return found
 
 
+def step_to_hold(reference: Seen) -> int:
+    """Return the step whose end waits for a joiner: after the last change of structure or data that leaves the joiner steps to make."""
+    latest = len(reference.rows) - 3
+    return max(2, *(step for step in (2, *reference.changes) if step <= latest))
+
+
 def run_attempts(
-    spec: JobSpec, steps: int, folder: Path, out: Path, patience_s: float, preload: Sequence[str] = ()
+    spec: JobSpec, reference: Seen, folder: Path, out: Path, patience_s: float, preload: Sequence[str] = ()
 ) -> dict[str, Seen]:
-    """Make every attempt, one after another; return what each did, by name. `preload`: libraries to import once for all."""
-    env = {STEPS: str(steps), OUT: str(out), FOLDER: str(folder)}
-    for trial in trials(spec.sub_tasks):
+    """Make every attempt, one after another, as far as the reference went; return what each did, by name.
+
+    `preload`: libraries to import once for all.
+    """
+    env = {STEPS: str(len(reference.rows)), OUT: str(out), FOLDER: str(folder), **QUIET}
+    planned = [
+        trial
+        for trial in trials(spec.sub_tasks, step_to_hold(reference))
+        if trial.hold is None or len(reference.rows) >= FEWEST_STEPS
+    ]
+    for trial in planned:
         (out / trial.key).mkdir()
         if trial.hold is not None:
             (out / trial.key / HOLD).write_text(str(trial.hold))
-    return asyncio.run(_all(spec, out, folder, env, patience_s, preload))
+    return asyncio.run(_all(spec, planned, out, folder, env, patience_s, preload))
 
 
 async def _all(
-    spec: JobSpec, out: Path, folder: Path, env: dict[str, str], patience_s: float, preload: Sequence[str]
+    spec: JobSpec,
+    planned: Sequence[Trial],
+    out: Path,
+    folder: Path,
+    env: dict[str, str],
+    patience_s: float,
+    preload: Sequence[str],
 ) -> dict[str, Seen]:
     cluster = LocalCluster(
         "check",
         [str(folder)],
         env,
         service="surefoot_actors.check.trainer:RehearsingTrainer",
-        preload=("torch", "surefoot_actors.check.trainer", *preload),
+        preload=("torch", "torch._dynamo", "surefoot_actors.check.trainer", *preload),
         log_dir=out,
     )
     async with cluster:
-        return {t.name: await _attempt(t, spec, cluster, out / t.key, patience_s) for t in trials(spec.sub_tasks)}
+        return {t.name: await _attempt(t, spec, cluster, out / t.key, patience_s) for t in planned}
 
 
 class _Lent:
@@ -107,7 +130,7 @@ async def _attempt(trial: Trial, spec: JobSpec, cluster: LocalCluster, out: Path
             )
             failure = await _ended(supervisor, uplink)
     except TimeoutError:
-        failure = Failure(kind="no end", message=f"it did not end within {patience_s:.0f} s", line="", traceback="")
+        failure = Failure(kind=NO_END, message=f"it did not end within {patience_s:.0f} s", line="", traceback="")
     finally:
         await pulse.close()
         await lent.close()
@@ -137,9 +160,17 @@ async def _raised(uplink: MemoryUplink) -> Failure:
     while True:
         for event in uplink.events:
             if event.kind is EventKind.TRAINER_LOST and "traceback" in event.data:
-                told = str(event.data["traceback"]).rstrip()
-                return Failure(kind="failed", message=told.rpartition("\n")[2], line="", traceback=told)
+                return _told(str(event.data["traceback"]).rstrip())
         await uplink.changed()
+
+
+def _told(traceback: str) -> Failure:
+    """What a trainer raised; what only Surefoot raises, as DriftError, is no error of the code's for certain."""
+    message = traceback.rpartition("\n")[2]
+    ours = message.startswith(f"{SurefootError.__module__}.")
+    broken = message.startswith(f"{ContractError.__module__}.{ContractError.__name__}")
+    kind = BROKEN if broken else "failed" if ours else RAISED
+    return Failure(kind=kind, message=message, line="", traceback=traceback)
 
 
 def _seen(uplink: MemoryUplink, out: Path, failure: Failure | None) -> Seen:

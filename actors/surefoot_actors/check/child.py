@@ -1,6 +1,7 @@
 """The process that probes are forked from: imports what is slow once, then forks one process a probe, a few at a time.
 
-Argument: a file with the pickled Errand. Each probe leaves NAME.json and NAME.log beside it.
+It has one thread, so that a fork is safe. It reads the path of a pickled Errand from each line of its standard input, and answers with a
+line when that is done. Each probe leaves NAME.json and NAME.log in the errand's folder.
 """
 
 from __future__ import annotations
@@ -14,55 +15,57 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surefoot.spec import JobSpec
-from surefoot_actors.check.libraries import import_all, libraries
+from surefoot_actors.check.extent import Extent
+from surefoot_actors.check.libraries import import_all
 from surefoot_actors.check.probe import Probe, perform
 from surefoot_actors.local_template import die_with_parent
 
 __all__ = ["IMPORTED", "Errand", "main"]
 
-# The file that tells which libraries could be imported, a line each.
+# The file in the errand's folder that tells which libraries could be imported, a line each.
 IMPORTED = "imported"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errand:
-    """What a process is to do: probes, the first alone, since the others may need what it leaves."""
+    """What a process is to do."""
 
     spec: JobSpec
-    steps: int
+    # how many, or what decides it
+    steps: int | Extent
+    # the user's code
     folder: str
+    out: str
+    # known ones that the user's code imports
+    libraries: tuple[str, ...]
     probes: tuple[Probe, ...]
     # how many at a time
     abreast: int
-    parent: int
 
 
 def main() -> None:
-    """Run the errand's probes; stop after the first if that failed."""
-    file = Path(sys.argv[1])
-    errand: Errand = pickle.loads(file.read_bytes())  # noqa: S301  written by the process that started us
-    die_with_parent(errand.parent)
-    imported = import_all(libraries(Path(errand.folder), errand.spec.entrypoint))
-    (file.parent / IMPORTED).write_text("\n".join(imported))
-    os.chdir(errand.folder)
-    first, *rest = errand.probes
-    _await(_fork(first, errand, file.parent))
-    if not (file.parent / f"{first.name}.json").exists():
-        return
+    """Perform one errand after another until standard input ends. Argument: the pid of whoever started this process."""
+    die_with_parent(int(sys.argv[1]))
+    import torch._dynamo  # noqa: F401  optimizers import it when they are made: a second in every probe
+
+    while line := sys.stdin.readline():
+        errand: Errand = pickle.loads(Path(line.rstrip("\n")).read_bytes())  # noqa: S301  written by whoever started us
+        _perform_all(errand)
+        os.write(1, b"done\n")
+
+
+def _perform_all(errand: Errand) -> None:
+    (Path(errand.out) / IMPORTED).write_text("\n".join(import_all(errand.libraries)))
     running: list[int] = []
-    for probe in rest:
+    for probe in errand.probes:
         if len(running) == errand.abreast:
-            _await(running.pop(0))
-        running.append(_fork(probe, errand, file.parent))
+            os.waitpid(running.pop(0), 0)
+        running.append(_fork(probe, errand))
     for pid in running:
-        _await(pid)
+        os.waitpid(pid, 0)
 
 
-def _await(pid: int) -> None:
-    os.waitpid(pid, 0)
-
-
-def _fork(probe: Probe, errand: Errand, out: Path) -> int:
+def _fork(probe: Probe, errand: Errand) -> int:
     """Perform a probe in a process of its own; return its pid."""
     parent = os.getpid()
     pid = os.fork()
@@ -70,10 +73,12 @@ def _fork(probe: Probe, errand: Errand, out: Path) -> int:
         return pid
     try:
         die_with_parent(parent)
-        log = os.open(out / f"{probe.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        _perform(probe, errand, out)
+        log = os.open(Path(errand.out) / f"{probe.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        for number in (1, 2):
+            os.dup2(log, number)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.chdir(errand.folder)
+        _perform(probe, errand)
         os._exit(0)
     except BaseException:  # noqa: BLE001  it must not run on as a second parent
         traceback.print_exc()
@@ -81,14 +86,14 @@ def _fork(probe: Probe, errand: Errand, out: Path) -> int:
         os._exit(70)
 
 
-def _perform(probe: Probe, errand: Errand, out: Path) -> None:
+def _perform(probe: Probe, errand: Errand) -> None:
     clock = time.perf_counter
     began = clock()
     seen = perform(probe, errand.spec, errand.steps, Path(errand.folder))
     seen.seconds = clock() - began
-    unfinished = out / f"{probe.name}.part"
+    unfinished = Path(errand.out) / f"{probe.name}.part"
     unfinished.write_text(seen.to_json())
-    unfinished.rename(out / f"{probe.name}.json")
+    unfinished.rename(unfinished.with_suffix(".json"))
 
 
 if __name__ == "__main__":

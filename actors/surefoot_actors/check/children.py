@@ -1,130 +1,154 @@
-"""Starts the processes that perform probes, and gathers what they saw."""
+"""Has probes performed in processes of their own, and gathers what they saw."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
-import signal
-import subprocess
-import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from surefoot.spec import JobSpec
 from surefoot_actors.check.child import IMPORTED, Errand
+from surefoot_actors.check.extent import Extent
+from surefoot_actors.check.libraries import libraries
 from surefoot_actors.check.pins import Factor
-from surefoot_actors.check.probe import Failure, Probe, Seen
-from surefoot_actors.environment import trainer_env
+from surefoot_actors.check.probe import BROKEN, NO_END, Failure, Probe, Seen
+from surefoot_actors.check.templates import Template, Templates
 
-__all__ = ["AGAIN", "BACKWARDS", "HASHES", "JOINER", "REFERENCE", "VARIED", "imported", "run_probes"]
+__all__ = [
+    "AGAIN",
+    "BACKWARDS",
+    "HASHES",
+    "REFERENCE",
+    "VARIED",
+    "Probes",
+    "joined_at",
+    "joiner",
+    "joiners",
+    "steps_to_join_at",
+]
 
 REFERENCE, AGAIN, HASHES = "one trainer", "again in a fresh process", "another PYTHONHASHSEED"
-BACKWARDS, JOINER = "sub-tasks in another order", "a joiner's state"
+BACKWARDS = "sub-tasks in another order"
 VARIED = {
     Factor.ENTROPY: "other entropy",
     Factor.CLOCK: "at another time",
     Factor.IDENTITY: "another pid and host name",
 }
-_COMMAND = [sys.executable, "-P", "-c", "from surefoot_actors.check.child import main; main()"]
+_JOINER = "a joiner at step "
+# How many changes of structure or data a joiner is tried after, and how many steps a joiner makes that is not the first.
+_MOST_CHANGES = 4
+_JOINERS_STEPS = 3
 
 
-def run_probes(spec: JobSpec, steps: int, folder: Path, out: Path, patience_s: float) -> dict[str, Seen]:
-    """Perform every probe; return what they saw, by name, the reference first and without the rest where that failed."""
-    at = steps // 2
-    state = str(out / "state")
-    main = (
-        Probe(name=REFERENCE, at=at, state=state),
-        *(Probe(name=name, varied=factor) for factor, name in VARIED.items()),
-        Probe(name=BACKWARDS, backwards=True),
-        Probe(name=JOINER, at=at, state=state, joins=True),
-    )
-    abreast = max(1, (os.cpu_count() or 2) - 1)
-    children = [
-        _Child(spec, steps, folder, out / "main", main, abreast=abreast),
-        _Child(spec, steps, folder, out / "again", (Probe(name=AGAIN),)),
-        _Child(spec, steps, folder, out / "hashes", (Probe(name=HASHES),), hash_seed="1"),
-    ]
-    try:
-        for child in children:
-            child.wait(patience_s)
-    finally:
-        for child in children:
-            child.end()
-    return {name: seen for child in children for name, seen in child.gather().items()}
+def joiner(step: int) -> str:
+    """The name of the scenario where a trainer joins at this step."""
+    return f"{_JOINER}{step}"
 
 
-def imported(out: Path) -> list[str]:
-    """Return the libraries that probes of the user's code have imported without harm."""
-    return (out / "main" / IMPORTED).read_text().split()
+def joined_at(name: str) -> int:
+    """The step of such a scenario."""
+    return int(name.removeprefix(_JOINER))
 
 
-class _Child:
-    """One process with its probes, in a folder of its own."""
+def joiners(names: Iterable[str]) -> list[str]:
+    """Return those of the names that are such scenarios', the earliest first."""
+    return sorted((name for name in names if name.startswith(_JOINER)), key=joined_at)
 
-    def __init__(
-        self,
-        spec: JobSpec,
-        steps: int,
-        folder: Path,
-        out: Path,
-        probes: tuple[Probe, ...],
-        *,
-        abreast: int = 1,
-        hash_seed: str = "0",
-    ) -> None:
-        out.mkdir()
-        self._out, self._probes = out, probes
-        errand = Errand(spec=spec, steps=steps, folder=str(folder), probes=probes, abreast=abreast, parent=os.getpid())
-        (out / "errand").write_bytes(pickle.dumps(errand))
-        with (out / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [*_COMMAND, str(out / "errand")],
-                cwd=out,
-                env={**os.environ, **trainer_env(spec), "PYTHONHASHSEED": hash_seed},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for whoever started us, who then ends us
-            )
 
-    def wait(self, patience_s: float) -> None:
-        """Wait until it has ended, no longer than `patience_s`."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(patience_s)
+def steps_to_join_at(num_steps: int, changes: Sequence[int]) -> list[int]:
+    """Return where joiners begin: early, in the middle, last, and after each change of structure or data."""
+    wanted = {1, num_steps // 2, num_steps - 1, *(step + 1 for step in changes[:_MOST_CHANGES])}
+    return sorted(step for step in wanted if 1 <= step < num_steps)
 
-    def end(self) -> None:
-        """Kill what still runs of it: all that it has forked dies with it."""
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
 
-    def gather(self) -> dict[str, Seen]:
-        """Return what the probes saw, up to the first that left nothing although it was its turn."""
-        found: dict[str, Seen] = {}
-        for probe in self._probes:
-            file = self._out / f"{probe.name}.json"
-            if file.exists():
-                found[probe.name] = Seen.from_json(file.read_text())
-            elif probe is self._probes[0] or found[self._probes[0].name].failure is None:
-                found[probe.name] = Seen(failure=self._died(probe))
-        return found if len(self._probes) == 1 or found[self._probes[0].name].failure is None else _first(found)
+@dataclass
+class Probes:
+    """The probes of one check."""
 
-    def _died(self, probe: Probe) -> Failure:
-        texts = [
-            (self._out / name).read_text(errors="replace")
-            for name in ("log", f"{probe.name}.log")
-            if (self._out / name).exists()
+    templates: Templates
+    spec: JobSpec
+    folder: Path
+    # a folder of its own
+    out: Path
+    patience_s: float
+    # libraries that were imported without harm
+    imported: list[str] = field(default_factory=list)
+    _numbers: count[int] = field(default_factory=count)
+
+    def run(self, steps: int | Extent) -> dict[str, Seen]:
+        """Perform all; return what they saw, by name, the reference first. Where that failed, only what tells whether it always does."""
+        seen = self._perform({self.templates.main: [Probe(name=REFERENCE, watches=True)]}, steps)
+        reference = seen[REFERENCE]
+        if reference.failure is not None:
+            certain = reference.failure.kind in (BROKEN, NO_END)
+            return seen if certain else seen | self._perform({self.templates.again: [Probe(name=AGAIN)]}, steps)
+        num_steps = len(reference.rows)
+        joins = steps_to_join_at(num_steps, reference.changes)
+        states = str(self.out)
+        alone = {
+            self.templates.main: [
+                *(Probe(name=name, varied=factor) for factor, name in VARIED.items()),
+                Probe(name=BACKWARDS, backwards=True),
+            ],
+            self.templates.again: [Probe(name=AGAIN, saves=tuple(joins), states=states)],
+            self.templates.hashes: [Probe(name=HASHES)],
+        }
+        seen |= self._perform(alone, num_steps)
+        if seen[AGAIN].failure is None:
+            seen |= self._perform({self.templates.main: self._joiners(joins, num_steps)}, num_steps)
+        return seen
+
+    def _joiners(self, joins: Sequence[int], num_steps: int) -> list[Probe]:
+        ends = [num_steps, *(min(num_steps, step + _JOINERS_STEPS) for step in joins[1:])]
+        return [
+            Probe(name=joiner(step), joins=step, states=str(self.out), ends=end)
+            for step, end in zip(joins, ends, strict=False)
         ]
-        tail = "\n".join(texts).strip()[-2000:]
-        return Failure(
-            kind="died",
-            message="its process died, or did not end in time"
-            + (f"; it last wrote: {tail.splitlines()[-1]}" if tail else ""),
-            line="",
-            traceback=tail,
+
+    def _perform(self, wanted: Mapping[Template, Sequence[Probe]], steps: int | Extent) -> dict[str, Seen]:
+        abreast = max(1, (os.cpu_count() or 2) + 1 - len(wanted))
+        errands = [
+            (template, self._errand(probes, steps, abreast if template is self.templates.main else 1))
+            for template, probes in wanted.items()
+        ]
+        until = time.monotonic() + self.patience_s
+        for template, errand in errands:
+            template.begin(errand)
+        ended = [template.wait(until) for template, _ in errands]
+        return {
+            probe.name: self._seen(errand, probe, in_time=in_time)
+            for (_, errand), in_time in zip(errands, ended, strict=True)
+            for probe in errand.probes
+        }
+
+    def _errand(self, probes: Sequence[Probe], steps: int | Extent, abreast: int) -> Errand:
+        out = self.out / f"errand-{next(self._numbers)}"
+        out.mkdir()
+        return Errand(
+            spec=self.spec,
+            steps=steps,
+            folder=str(self.folder),
+            out=str(out),
+            libraries=tuple(libraries(self.folder, self.spec.entrypoint)),
+            probes=tuple(probes),
+            abreast=abreast,
         )
 
+    def _seen(self, errand: Errand, probe: Probe, *, in_time: bool) -> Seen:
+        out = Path(errand.out)
+        if (out / IMPORTED).exists():
+            self.imported = (out / IMPORTED).read_text().split()
+        file = out / f"{probe.name}.json"
+        if file.exists():
+            return Seen.from_json(file.read_text())
+        what = "its process died" if in_time else f"it did not end within {self.patience_s:.0f} s"
+        return Seen(failure=_ended("died" if in_time else NO_END, what, out / f"{probe.name}.log"))
 
-def _first(found: dict[str, Seen]) -> dict[str, Seen]:
-    name, seen = next(iter(found.items()))
-    return {name: seen}
+
+def _ended(kind: str, what: str, log: Path) -> Failure:
+    tail = log.read_text(errors="replace").strip()[-2000:] if log.exists() else ""
+    last = f"; it last wrote: {tail.splitlines()[-1]}" if tail else ""
+    return Failure(kind=kind, message=f"{what}{last}", line="", traceback=tail)

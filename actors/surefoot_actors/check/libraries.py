@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from surefoot.spec import named_file
@@ -51,7 +52,7 @@ def _imports(file: Path) -> list[str]:
     return names
 
 
-def import_all(names: list[str]) -> list[str]:
+def import_all(names: Iterable[str]) -> list[str]:
     """Import what can be imported; return those names. What fails will fail again, and be told, in the user's own import."""
     done = []
     for name in names:

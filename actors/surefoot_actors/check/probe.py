@@ -6,7 +6,7 @@ import dataclasses
 import json
 import pickle
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,31 @@ from typing import Any
 import torch
 
 from surefoot.contract import Run, TrainFunction
-from surefoot.errors import ContractError
+from surefoot.errors import ContractError, UserError
 from surefoot.events import LedgerRow
 from surefoot.spec import JobSpec
 from surefoot_actors import entrypoint
+from surefoot_actors.check.extent import Extent
 from surefoot_actors.check.pins import Factor, Pins, UserCode
 from surefoot_actors.check.source import carrying_line, set_lines
-from surefoot_actors.check.watch import Place, Watch
+from surefoot_actors.check.watch import Epoch, Place, Watch
 from surefoot_actors.engine.fingerprint import make_deterministic
 from surefoot_actors.engine.local import LocalCoordinator
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.rng import Streams
-from surefoot_actors.engine.run import RunOptions, run_training
+from surefoot_actors.engine.run import RunOptions, TrainRun, run_training
 from surefoot_actors.engine.types import Position, StateImage
 from surefoot_actors.user_code import tracebacks
 from surefoot_actors.user_code.advice import with_advice
 
-__all__ = ["Failure", "Held", "Probe", "Seen", "perform"]
+__all__ = ["BROKEN", "NO_END", "RAISED", "Failure", "Held", "Probe", "Seen", "perform"]
+
+# The kind of failure that is a broken rule of the contract.
+BROKEN = "contract"
+# The kind that is what the code raised in a real trainer.
+RAISED = "raised"
+# The kind where patience ended first.
+NO_END = "no end"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +50,19 @@ class Probe:
     varied: Factor | None = None
     # sub-tasks last to first, and one of them twice
     backwards: bool = False
-    # keep the state at this step's start, in the file; with `joins`, begin there
-    at: int = 0
-    state: str = ""
-    joins: bool = False
+    # note what the train function holds, and where structure or data change
+    watches: bool = False
+    # steps whose state at their start is kept in the folder `states`
+    saves: tuple[int, ...] = ()
+    states: str = ""
+    # the step to begin at, with the state kept there
+    joins: int | None = None
+    # after how many steps to end, where not all are made
+    ends: int | None = None
+
+    def state(self, step: int) -> Path:
+        """The file of the state that a step begins with."""
+        return Path(self.states) / f"state-{step}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +96,10 @@ class Seen:
     # user lines that asked a pinned source
     calls: dict[str, list[str]] = field(default_factory=dict)
     untracked: list[Held] = field(default_factory=list)
+    # steps in which the structure of what is tracked changed, the data did, or the first epoch ended
+    changes: list[int] = field(default_factory=list)
+    # steps of an epoch of the dataset that was last trained on; 0: not known
+    epoch_steps: int = 0
     # plain values that change between two sub-tasks of a step, and between steps
     within_steps: list[Held] = field(default_factory=list)
     between_steps: list[Held] = field(default_factory=list)
@@ -100,13 +121,14 @@ class Seen:
         return Seen(**raw)
 
 
-def perform(probe: Probe, spec: JobSpec, steps: int, folder: Path) -> Seen:
-    """Train `steps` steps of the spec's train function in this process, which is used for nothing else."""
+def perform(probe: Probe, spec: JobSpec, steps: int | Extent, folder: Path) -> Seen:
+    """Train so many steps of the spec's train function in this process, which is used for nothing else."""
     code = UserCode(folder)
     pins = Pins({probe.varied: 1} if probe.varied else {}, code)
     make_deterministic(spec.threads)
     pins.install()
     seen, watch = Seen(), Watch(code)
+    end_after = probe.ends or (steps.begin() if isinstance(steps, Extent) else steps)
     try:
         options = RunOptions(
             config=spec.config,
@@ -114,14 +136,15 @@ def perform(probe: Probe, spec: JobSpec, steps: int, folder: Path) -> Seen:
             batch_size=spec.batch_size,
             sub_tasks=spec.sub_tasks,
             data_workers=spec.data_workers,
-            end_after=steps,
+            end_after=end_after,
         )
         train = entrypoint.load(spec.entrypoint, Streams(spec.seed, options.device))
         run_training(_noting(train, watch), options, Rehearsal(spec.sub_tasks, probe, watch, seen))
     except (Exception, SystemExit) as error:  # noqa: BLE001  the boundary of the process: user code may raise anything
         seen.failure = _failure(error, code)
     seen.calls = {factor: list(lines) for factor, lines in pins.calls.items()}
-    seen.set_lines = list(_set_lines(code))
+    if probe.watches:
+        seen.set_lines, seen.epoch_steps = list(_set_lines(code)), watch.epoch.steps
     return seen
 
 
@@ -133,7 +156,14 @@ def _noting(train: TrainFunction, watch: Watch) -> TrainFunction:
             watch.tracked = objects
             track(**objects)
 
-        run.track = noted  # type: ignore[method-assign]
+        assert isinstance(run, TrainRun)
+        learn, size = run.learn_epoch, run.batch_size
+
+        def learned(length: int) -> None:
+            watch.epoch = Epoch(length=length, steps=-(-length // size))
+            learn(length)
+
+        run.track, run.learn_epoch = noted, learned  # type: ignore[method-assign]
         train(run)
 
     return noting
@@ -152,26 +182,33 @@ class Rehearsal(LocalCoordinator):
         self._fresh_values = True
         self._within: dict[str, Held] = {}
         self._between: dict[str, Held] = {}
+        # what of structure and data the step before had
+        self._shape: object = None
 
     def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         position = super().admit(state, num_steps)
-        if self._probe.joins:
-            image, position = pickle.loads(Path(self._probe.state).read_bytes())  # noqa: S301  written by our own probe
+        if self._probe.joins is not None:
+            image, position = pickle.loads(self._probe.state(self._probe.joins).read_bytes())  # noqa: S301  our own
             state.restore(image)
             self._position = position
         self._note_state(position.step - 1)
-        self._note_untracked()
-        self._watch.changed_values()
+        if self._probe.watches:
+            self._note_untracked()
+            self._watch.changed_values()
         return position
+
+    def once(self, key: str, prepare: Callable[[], object]) -> None:
+        if self._probe.joins is None:  # a joiner finds it done
+            prepare()
 
     def open_round(self, position: Position) -> None:
         super().open_round(position)
         self._turn = 0
-        if position.phase == 0:
+        if self._probe.watches and position.phase == 0:
             self._note_values(self._between)
 
     def next_sub_task(self) -> int | None:
-        if self._position.step < 2:
+        if self._probe.watches and self._position.step < 2:
             self._note_values(self._within if self._turn else {})
         self._turn += 1
         if self._turn <= len(self._order):
@@ -184,8 +221,10 @@ class Rehearsal(LocalCoordinator):
         step = row.result.step
         self._seen.rows[step] = row.result.canonical().decode()
         self._note_state(step)
-        self._note_untracked()
-        if self._probe.state and not self._probe.joins and step + 1 == self._probe.at:
+        if self._probe.watches:
+            self._note_untracked()
+            self._note_change(step)
+        if step + 1 in self._probe.saves:
             self._save(Position(self._position.round + 1, step + 1, 0))
 
     def finish(self, num_steps: int) -> None:
@@ -197,12 +236,24 @@ class Rehearsal(LocalCoordinator):
         assert self._owner is not None
         image = self._owner.capture()
         copy = StateImage(skeleton=image.skeleton, tensors=[t.clone() for t in image.tensors])
-        Path(self._probe.state).write_bytes(pickle.dumps((copy, position)))
+        self._probe.state(position.step).write_bytes(pickle.dumps((copy, position)))
 
     def _note_state(self, step: int) -> None:
         assert self._owner is not None
         with torch.no_grad():
             self._seen.digests[step] = {name: d.hex() for name, d in self._owner.tensor_digests().items()}
+
+    def _note_change(self, step: int) -> None:
+        epoch = self._watch.epoch
+        shape = (
+            frozenset(self._seen.digests[step]),
+            [(module.training, p.requires_grad) for module in self._watch.modules() for p in module.parameters()],
+            epoch.length,
+            step + 1 >= epoch.steps > 0,
+        )
+        if shape != self._shape:
+            self._seen.changes.append(step)
+        self._shape = shape
 
     def _note_untracked(self) -> None:
         known = {held.name for held in self._seen.untracked}
@@ -227,10 +278,11 @@ def _failure(error: BaseException, code: UserCode) -> Failure:
         code.line(f.filename, f.lineno or 0) for f in traceback.extract_tb(error.__traceback__) if f.filename in code
     ]
     return Failure(
-        kind="contract" if isinstance(error, ContractError) else type(error).__name__,
+        kind=BROKEN if isinstance(error, ContractError) else type(error).__name__,
         message=with_advice(error),
         line=lines[-1] if lines else "",
-        traceback=tracebacks.told(error),
+        # what Surefoot refuses says it all itself
+        traceback="" if isinstance(error, UserError) else tracebacks.told(error),
     )
 
 

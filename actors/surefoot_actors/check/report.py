@@ -7,19 +7,24 @@ from enum import StrEnum
 
 __all__ = ["Finding", "Kind", "Report", "Scenario"]
 
+_MOST_NAMES = 8
+
 
 class Kind(StrEnum):
-    """Why the code does not keep the promise."""
+    """What was found."""
 
     BROKEN_RULE = "broken_rule"  # the contract's own error, told at once
-    RAISES = "raises"  # the train function raised, or its process died
+    RAISES = "raises"  # the train function raises, or its process dies, however it is run
+    RAISES_IN_SOME = "raises_in_some"  # it does in some scenarios only
     OWN_RANDOMNESS = "own_randomness"  # random numbers that the job's seed does not decide
     WALL_CLOCK = "wall_clock"  # the time of day or a stopwatch decides
     HASH_ORDER = "hash_order"  # the order of a set, or hash(), decides
     PROCESS_STATE = "process_state"  # what this process computed before decides
     UNTRACKED_STATE = "untracked_state"  # a trainer that joins does not get it
     NOT_REPEATABLE = "not_repeatable"  # the same process twice, and other bits
-    TRAINER_DEPENDENCE = "trainer_dependence"  # other bits on other trainers, for no cause known
+    TRAINER_DEPENDENCE = (
+        "trainer_dependence"  # other bits on other trainers, for no cause known: the code's doing or Surefoot's
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +50,11 @@ class Scenario:
     name: str
     # None: it was not run
     same: bool | None
-    # where it differs, or why it was not run; "" where it is the same
+    # where it differs, or how it failed; "" where it is the same
     detail: str
     seconds: float
+    # it raised, or did not come to its end
+    fails: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +67,8 @@ class Report:
     findings: tuple[Finding, ...]
     # worth a look, but no violation that was seen
     notes: tuple[str, ...] = ()
+    # what the code wrote in its working folder, relative to it
+    written: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -75,12 +84,30 @@ class Report:
             lines += ["", *_lines_of(finding)]
         if self.notes:
             lines += ["", *(f"note: {note}" for note in self.notes)]
-        verdict = "it keeps the promise" if self.ok else "it does not keep the promise"
-        return [*lines, "", f"{verdict} ({sum(s.seconds for s in self.scenarios):.0f} s of trials)"]
+        if self.written:
+            lines += ["", f"your code wrote: {_some(self.written)} (in a copy of the folder, which is gone)"]
+        return [*lines, "", f"{self._verdict()} ({sum(s.seconds for s in self.scenarios):.0f} s of trials)"]
+
+    def _verdict(self) -> str:
+        kinds = {finding.kind for finding in self.findings}
+        if self.ok:
+            return "it keeps the promise in all that was tried"
+        if not kinds:
+            return "no difference was seen, but not all was tried"
+        if kinds == {Kind.RAISES}:
+            return "the training code raises, so it is not known whether it keeps the promise"
+        if kinds == {Kind.TRAINER_DEPENDENCE}:
+            return "the promise is not kept, by the training code or by Surefoot"
+        return "it does not keep the promise"
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _line_of(scenario: Scenario, width: int) -> str:
-    mark = {True: "same", False: "DIFFERS", None: "not run"}[scenario.same]
+    mark = "FAILS" if scenario.fails else {True: "same", False: "DIFFERS", None: "not run"}[scenario.same]
     text = f"  {scenario.name:<{width}}  {mark:<8}{scenario.seconds:5.1f} s"
     return f"{text}  {scenario.detail}" if scenario.detail else text
 

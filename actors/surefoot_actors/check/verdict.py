@@ -1,7 +1,8 @@
 """From what probes and attempts saw to findings: pure.
 
 Causes are tried in an order: each is told by the one thing in which its probe differs from the reference, and what a cause already
-explains is not told again. A process that differs from itself explains every other difference.
+explains is not told again. A process that differs from itself explains every other difference. A scenario that raises is told as one
+that raises, apart from those that end with other bits; where neither tells the cause, it may be Surefoot's fault as well as the code's.
 """
 
 from __future__ import annotations
@@ -9,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from surefoot_actors.check.children import AGAIN, BACKWARDS, HASHES, JOINER, REFERENCE, VARIED
+from surefoot_actors.check.children import AGAIN, BACKWARDS, HASHES, REFERENCE, VARIED, joined_at, joiners
 from surefoot_actors.check.pins import Factor
-from surefoot_actors.check.probe import Failure, Held, Seen
+from surefoot_actors.check.probe import BROKEN, RAISED, Failure, Held, Seen
 from surefoot_actors.check.report import Finding, Kind, Scenario
 
 __all__ = ["Difference", "difference", "judge", "notes", "scenarios"]
 
 _MOST_LINES = 4
+_UNKNOWN = "; what it is was not seen: it may be in the training code, in a library or in Surefoot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ def _scenario(name: str, reference: Seen | None, seen: Seen | None) -> Scenario:
         return Scenario(name=name, same=None, detail="", seconds=0.0)
     if seen.failure is not None:
         detail = seen.failure.message.splitlines()[0][:200] if seen.failure.message else seen.failure.kind
-        return Scenario(name=name, same=False, detail=detail, seconds=seen.seconds)
+        return Scenario(name=name, same=False, detail=detail, seconds=seen.seconds, fails=True)
     apart = difference(reference, seen)
     return Scenario(name=name, same=apart is None, detail=str(apart or ""), seconds=seen.seconds)
 
@@ -71,7 +73,7 @@ def judge(seen: Mapping[str, Seen]) -> tuple[Finding, ...]:
     """Return what is wrong, and why."""
     reference = seen[REFERENCE]
     if reference.failure is not None:
-        return (_failed(reference.failure),)
+        return (_failed(reference.failure, seen.get(AGAIN)),)
     found = [
         *_by_own_sources(reference, seen),
         *_by_hash(reference, seen),
@@ -81,19 +83,75 @@ def judge(seen: Mapping[str, Seen]) -> tuple[Finding, ...]:
     if not found:
         found += _by_order(reference, seen)
     found += _by_untracked(reference, seen, explained=bool(found))
+    found += _by_raising(seen, explained=bool(found))
     return tuple(found or _by_trainers(reference, seen))
 
 
-def _failed(failure: Failure) -> Finding:
+def _failed(failure: Failure, again: Seen | None) -> Finding:
     lines = (failure.line,) if failure.line else ()
-    if failure.kind == "contract":
+    if failure.kind == BROKEN:
         return Finding(kind=Kind.BROKEN_RULE, message=failure.message, mend="as the message says", lines=lines)
+    told = f"{failure.kind}: {failure.message}\n{failure.traceback}".rstrip()
+    if again is not None and again.failure is None:
+        return Finding(
+            kind=Kind.RAISES_IN_SOME,
+            message=f"the first process that ran it failed, and a second one like it did not: {told}",
+            mend="look for what the first one left to the second (files it made), and for what is only there at times",
+            lines=lines,
+        )
     return Finding(
         kind=Kind.RAISES,
-        message=f"{failure.kind}: {failure.message}\n{failure.traceback}".rstrip(),
-        mend="the train function must run to its end here before trainers are compared",
+        message=f"it fails however it is run, with one trainer and nobody lost: {told}",
+        mend="have the train function run to its end in one process; only then can trainers be compared",
         lines=lines,
     )
+
+
+def _by_raising(seen: Mapping[str, Seen], *, explained: bool) -> list[Finding]:
+    """Scenarios in which the code raises although the reference ran through. What attempts raise may have been explained."""
+    failures = {
+        name: other.failure
+        for name, other in seen.items()
+        if other.failure is not None
+        and (name in _UNLIKE or name in joiners(seen) or other.failure.kind in (RAISED, BROKEN))
+    }
+    if not failures or (explained and not any(name in _UNLIKE for name in failures)):
+        return []
+    name, failure = next(iter(failures.items()))
+    others = ", ".join(list(failures)[1:])
+    broken = failure.kind == BROKEN
+    return [
+        Finding(
+            kind=Kind.BROKEN_RULE if broken else Kind.RAISES_IN_SOME,
+            message=f"it trains in one process from its start, and fails in {name!r}{f' (also: {others})' if others else ''}: "
+            f"{failure.message}" + ("" if broken else f"\n{failure.traceback}".rstrip()),
+            mend=_unlike(name),
+            step=max(seen[name].rows, default=-1) + 1 if seen[name].rows else None,
+            lines=(failure.line,) if failure.line else (),
+        )
+    ]
+
+
+# What a scenario has that the reference does not.
+_UNLIKE = {
+    AGAIN: "it is a second process like the first: look for what the first one left (files it made), and for what is there only at times",
+    HASHES: "only PYTHONHASHSEED is unlike there: look for the order of a set, or hash()",
+    VARIED[Factor.ENTROPY]: "only what the operating system's random numbers are is unlike there",
+    VARIED[Factor.CLOCK]: "only the time is unlike there, and how fast it passes",
+    VARIED[Factor.IDENTITY]: "only pid, thread ids and host name are unlike there",
+    BACKWARDS: "only the order of sub-tasks is unlike there, one being computed twice: a sub-task must need nothing that another leaves",
+}
+
+
+def _unlike(name: str) -> str:
+    if name in _UNLIKE:
+        return _UNLIKE[name]
+    if name in joiners([name]):
+        return (
+            "a trainer that joins runs the code before run.steps() and goes on at that step with the state of what is tracked: make "
+            "whatever else the loop needs before the loop, for any step"
+        )
+    return "look for what the processes share or do not share: files they write, ports, environment variables"
 
 
 _SOURCES = {
@@ -154,7 +212,8 @@ def _not_repeatable(reference: Seen, seen: Mapping[str, Seen]) -> list[Finding]:
         Finding(
             kind=Kind.NOT_REPEATABLE,
             message="the same steps in a second process make other bits, though clocks, entropy and PYTHONHASHSEED are the same: "
-            "threads that race, an order by memory address (a set of objects, id()), or files that change",
+            "threads that race, an order by memory address (a set of objects, id()), or files that change, in the training code, in a "
+            "library or in Surefoot",
             mend="make the train function repeatable in one process first: compute in one thread, iterate over lists",
             step=apart.step,
             tensor=apart.tensor,
@@ -171,7 +230,7 @@ def _by_order(reference: Seen, seen: Mapping[str, Seen]) -> list[Finding]:
     return [
         Finding(
             kind=Kind.PROCESS_STATE,
-            message=f"a sub-task's result depends on what this process computed before it{_carried(held)}",
+            message=f"a sub-task's result depends on what this process computed before it{_carried(held) or _UNKNOWN}",
             mend="compute it from step.number and the batch, or draw it from torch, numpy or random, which Surefoot seeds for "
             "every sub-task; gather over a step with step.log and read step.merged after the loop",
             step=apart.step,
@@ -182,7 +241,8 @@ def _by_order(reference: Seen, seen: Mapping[str, Seen]) -> list[Finding]:
 
 
 def _by_untracked(reference: Seen, seen: Mapping[str, Seen], *, explained: bool) -> list[Finding]:
-    apart = _apart(reference, seen.get(JOINER))
+    late = next(((n, found) for n in joiners(seen) if (found := _apart(reference, seen[n])) is not None), None)
+    apart = late[1] if late else None
     if reference.untracked:
         names = ", ".join(f"{held.name} ({held.kind})" for held in reference.untracked[:_MOST_LINES])
         mend = ", ".join(f"{held.name.rpartition('.')[2]}={held.name}" for held in reference.untracked[:_MOST_LINES])
@@ -196,17 +256,17 @@ def _by_untracked(reference: Seen, seen: Mapping[str, Seen], *, explained: bool)
                 lines=_lines(reference.untracked),
             )
         ]
-    if apart is None or explained:
+    if late is None or explained:
         return []
     held = reference.between_steps
     return [
         Finding(
             kind=Kind.UNTRACKED_STATE,
-            message=f"a trainer that joins at step {_joined_at(reference)} makes other bits: something is carried from step to step "
-            f"that run.track() was not given{_carried(held)}",
+            message=f"a trainer that joins at step {joined_at(late[0])} makes other bits: something is carried from step to step "
+            f"that run.track() was not given{_carried(held) or _UNKNOWN}",
             mend="compute it from step.number, or keep it in an object with state_dict and load_state_dict and track that",
-            step=apart.step,
-            tensor=apart.tensor,
+            step=late[1].step,
+            tensor=late[1].tensor,
             lines=_lines(held),
         )
     ]
@@ -221,8 +281,9 @@ def _by_trainers(reference: Seen, seen: Mapping[str, Seen]) -> list[Finding]:
         return [
             Finding(
                 kind=Kind.TRAINER_DEPENDENCE,
-                message=f"{name}: {what}" + (f"\n{other.failure.traceback}".rstrip() if other.failure else ""),
-                mend="look for what the processes share or do not share: files they write, ports, environment variables",
+                message=f"{name}: {what}, and no probe tells why: the training code or Surefoot"
+                + (f"\n{other.failure.traceback}".rstrip() if other.failure else ""),
+                mend=f"{_unlike(name)}. If there is nothing of the kind, it is Surefoot's fault: please report it",
                 step=apart.step if apart else None,
                 tensor=apart.tensor if apart else "",
             )
@@ -231,27 +292,22 @@ def _by_trainers(reference: Seen, seen: Mapping[str, Seen]) -> list[Finding]:
 
 
 def notes(reference: Seen) -> tuple[str, ...]:
-    """Return what is worth a look: values carried on that made no difference in these few steps."""
+    """Return what is worth a look: values carried on that made no difference, and what was not reached in these few steps."""
     carried = {held.name: held for held in (*reference.within_steps, *reference.between_steps) if held.line}
-    return tuple(
+    found = [
         f"{held.name} ({held.line}) is carried on and not tracked: a trainer that joins begins with a fresh one. It made no difference here"
         for held in list(carried.values())[:_MOST_LINES]
-    )
+    ]
+    if 0 < (made := len(reference.rows)) < reference.epoch_steps:
+        found.append(
+            f"{made} steps were tried, and an epoch has {reference.epoch_steps}: what changes at its end was not seen; ask for more steps"
+        )
+    return tuple(found)
 
 
 def _apart(reference: Seen, other: Seen | None) -> Difference | None:
-    """A probe that fails where the reference did not is apart too: something it varied made it."""
-    if other is None:
-        return None
-    if other.failure is not None:
-        return Difference(
-            max(other.rows, default=-1) + 1, other.failure.message.splitlines()[0] if other.failure.message else ""
-        )
-    return difference(reference, other)
-
-
-def _joined_at(reference: Seen) -> int:
-    return (max(reference.rows, default=0) + 1) // 2
+    """Where bits differ; None for a scenario that failed, which is told as that."""
+    return None if other is None or other.failure is not None else difference(reference, other)
 
 
 def _carried(held: Sequence[Held]) -> str:

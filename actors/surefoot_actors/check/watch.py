@@ -21,7 +21,7 @@ from surefoot_actors.check.pins import UserCode
 from surefoot_actors.engine.stripes import canonical, tensor_digests
 from surefoot_actors.engine.survey import Survey
 
-__all__ = ["Place", "Watch"]
+__all__ = ["Epoch", "Place", "Watch"]
 
 # How deep objects, lists and dicts are looked into, and how many of a container's items.
 _DEPTH = 3
@@ -43,12 +43,22 @@ class Place:
     begins: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """How long an epoch is, of the dataset that the last inner loop was over; zeros before the first."""
+
+    # in samples, and in steps that it takes part in
+    length: int = 0
+    steps: int = 0
+
+
 @dataclass
 class Watch:
     """Everything seen from the train function, seen again and again."""
 
     code: UserCode
     tracked: Mapping[str, Any] = field(default_factory=dict)
+    epoch: Epoch = Epoch()
     # digests of stateful objects that are not tracked, as first seen
     _first: dict[str, bytes] = field(default_factory=dict)
     _values: dict[Place, tuple[int, bytes]] = field(default_factory=dict)
@@ -71,6 +81,10 @@ class Watch:
             for place, value in now.items()
             if (known := before.get(place)) is not None and known[1] != value[1]
         ]
+
+    def modules(self) -> list[nn.Module]:
+        """Return the modules that are tracked."""
+        return [thing for thing in self.tracked.values() if isinstance(thing, nn.Module)]
 
     # ---- walking
 
@@ -135,8 +149,7 @@ class Watch:
             yield place, thing
 
     def _tracked_tensors(self) -> set[int]:
-        modules = [thing for thing in self.tracked.values() if isinstance(thing, nn.Module)]
-        return {id(t) for module in modules for t in _tensors(module)}
+        return {id(t) for module in self.modules() for t in _tensors(module)}
 
     def _plain_things(self) -> Iterator[tuple[Place, Any]]:
         covered = self._tracked_tensors()

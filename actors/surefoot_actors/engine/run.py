@@ -60,8 +60,9 @@ class RunOptions:
     proves: bool = True
     # told of what is odd but no error, such as gradients that are not finite
     on_warning: Callable[[str], None] | None = None
-    # for `surefoot check`: the run ends after so many steps, without the code after the loop
-    end_after: int | None = None
+    # for `surefoot check`: the run ends after so many steps, or before the step for whose number, and samples an epoch (0: not known
+    # yet), this returns True; without the code after the loop
+    end_after: int | Callable[[int, int], bool] | None = None
 
 
 # In how many rounds to see which attributes the objects' own code changes.

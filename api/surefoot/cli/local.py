@@ -53,7 +53,12 @@ def check(
         "."
     ),
     sub_tasks: Annotated[int, typer.Option(help="Equal pieces of a step's batch.")] = 8,
-    steps: Annotated[int, typer.Option(min=5, help="So many steps are compared.")] = 6,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=5, help="So many steps are compared; without it, those of an epoch and a few more, within bounds."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="One value of the config. May be repeated.", metavar="KEY=VALUE")
@@ -68,13 +73,15 @@ def check(
     """Find out whether training code keeps the promise, before it is submitted. Needs no control plane.
 
     Trains a few steps on 1, 2 and 3 trainers, with one lost on the way and with one joining, and compares; names the
-    first step and tensor that differs, the likely cause with its line, and the mend, and exits with 1. Restoring from a
-    checkpoint is not among what is tried. The code after the loop is not run.
+    first step and tensor that differs, the likely cause with its line, and the mend, and exits with 1. The code is run in
+    a copy of the folder; what it writes there is named. Restoring from a checkpoint is not among what is tried. The code
+    after the loop is not run.
 
     Example: surefoot check train:train --folder examples/digits --batch-size 64
     """
     found = locate(entrypoint, folder)
-    say_error(f"training {steps} steps of {found.name} in every way; this takes a minute or more")
+    few = "a few" if steps is None else steps
+    say_error(f"training {few} steps of {found.name} in every way; this takes a minute or more")
     report = load("check")(
         entrypoint=found.name,
         folder=found.folder,

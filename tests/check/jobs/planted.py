@@ -4,6 +4,7 @@ import os
 import random
 import time
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -39,12 +40,16 @@ def loop(run, alter=lambda loss, step: loss, between=lambda step: None, tracked=
 
 
 def clean(run: surefoot.Run) -> None:
-    """Reads clocks, draws entropy and counts, but lets nothing of it into the result."""
+    """Reads clocks, draws entropy, counts and writes files, but lets nothing of it into the result."""
     began, printed = time.perf_counter(), 0
 
     def tell(step):
         nonlocal printed
         printed += 1
+        Path("runs").mkdir(exist_ok=True)
+        for name in (f"runs/{step.number}.txt", "notes.txt"):
+            with open(name, "a") as file:
+                file.write("trained\n")
         print(
             f"{datetime.now()} pid {os.getpid()} step {step.number} {time.perf_counter() - began:.1f} s {os.urandom(4).hex()}"
         )
@@ -156,3 +161,68 @@ def breaks(run: surefoot.Run) -> None:
             F.cross_entropy(model(x), y).backward()
             break
         optimizer.step()
+
+
+class Longer(Numbers):
+    """Ten steps an epoch."""
+
+    def __len__(self):
+        return 160
+
+
+def plain(run, data, alter=lambda loss, step: loss, before=lambda step, model: None):
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.track(model=model, optimizer=optimizer)
+    for step in run.steps(50):
+        before(step, model)
+        for x, y in step.batches(data):
+            alter(F.cross_entropy(model(x), y), step).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def halves_after_an_epoch(run: surefoot.Run) -> None:
+    scale = 1.0
+
+    def before(step, model):
+        nonlocal scale
+        if step.number and step.number % 10 == 0:
+            scale /= 2
+
+    plain(run, Longer(), lambda loss, step: loss * scale, before)
+
+
+def unfreezes_by_a_counter(run: surefoot.Run) -> None:
+    """A joiner counts its own steps, and so unfreezes at another one."""
+    made = 0
+
+    def before(step, model):
+        nonlocal made
+        if step.number % 10 == 9:
+            made += 1
+        model[0].weight.requires_grad_(made > 0)
+
+    plain(run, Longer(), before=before)
+
+
+def raises(run: surefoot.Run) -> None:
+    plain(run, Numbers(), lambda loss, step: loss * {}["missing"])
+
+
+def raises_for_joiners(run: surefoot.Run) -> None:
+    scale = {}
+
+    def before(step, model):
+        if step.number == 0:
+            scale["it"] = 0.5
+
+    plain(run, Numbers(), lambda loss, step: loss * scale["it"], before)
+
+
+def dies(run: surefoot.Run) -> None:
+    os._exit(3)
+
+
+def hangs(run: surefoot.Run) -> None:
+    time.sleep(600)

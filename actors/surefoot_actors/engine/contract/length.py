@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["Length"]
@@ -10,7 +11,7 @@ __all__ = ["Length"]
 class Length:
     """Its `values` are part of the tracked state: a trainer that joins, or goes on from a checkpoint, has them from there."""
 
-    def __init__(self, batch_size: int, end_after: int | None) -> None:
+    def __init__(self, batch_size: int, end_after: int | Callable[[int, int], bool] | None) -> None:
         self._batch_size, self._end_after = batch_size, end_after
         self._num_steps: int | None = None
         self._num_epochs: int | None = None
@@ -33,8 +34,11 @@ class Length:
 
     def is_over(self, step: int) -> bool:
         """Whether no step of this number is to be made."""
-        ends = [n for n in (self.num_steps, self._end_after) if n is not None]
-        return bool(self.values["stopped"]) or any(step >= n for n in ends)
+        if self.values["stopped"] or (self.num_steps is not None and step >= self.num_steps):
+            return True
+        if callable(self._end_after):
+            return self._end_after(step, int(self.values["epoch_length"]))
+        return self._end_after is not None and step >= self._end_after
 
     def learn(self, epoch_length: int) -> bool:
         """Take note of how many samples an epoch of the first dataset has. Returns whether that was news."""
