@@ -121,7 +121,7 @@ class Turns(LocalCoordinator):
     def counted(self) -> list[Turn]:
         return self.turns[self._num_warmup :]
 
-    def admit(self, state: StateOwner, num_steps: int) -> Position:
+    def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         self._writers = self._make()
         return super().admit(state, num_steps)
 

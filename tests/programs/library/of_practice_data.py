@@ -172,4 +172,4 @@ for _name, _make in {
     _sets(_name, _make)
 
 
-_sets("own_generator", OwnGenerator, refused="data.rng")
+_sets("own_generator", OwnGenerator, refused="was computed twice")
