@@ -65,7 +65,8 @@ class Proof:
         return (
             f"sub-task {leaf.range.lo} of the inner loop at {self._line} was computed twice, and gave other bits the second time{where}: "
             f"something is carried from one sub-task to the next, so the result would depend on who computes what.{carried} Begin it "
-            f"anew in every sub-task (a hidden state, an iterator, a random generator of its own), keep it in a buffer of a tracked module, or change it after the loop"
+            f"anew in every sub-task (a hidden state, an iterator, a random generator of its own), keep it in a buffer of a tracked "
+            f"module, or change it after the loop"
         )
 
 
