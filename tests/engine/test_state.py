@@ -374,6 +374,17 @@ def test_objects_that_cannot_be_given_to_a_joiner_are_refused_at_the_start(kind:
     assert len(seen) == 1
 
 
+def test_a_kernel_that_is_not_reproducible_is_refused_where_it_is_tracked() -> None:
+    def train(run: Run) -> None:
+        model = nn.Linear(8, 3).bfloat16()
+        run.track(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=True))
+
+    with pytest.raises(
+        ContractError, match=r"run.track\(\) at test_state.py:\d+: optimizer is a fused SGD.*leave fused=True out"
+    ):
+        run_local(train, batch_size=16, sub_tasks=4)
+
+
 # ---- structure
 
 

@@ -22,6 +22,7 @@ class TrackedOptimizer:
     ) -> None:
         """`parameters`: all that are tracked, by name."""
         self.name, self.order = name, order
+        _check_reproducible(name, optimizer)
         self._optimizer = optimizer
         self._by_name = parameters
         self._names = {id(p): n for n, p in parameters.items()}
@@ -136,6 +137,19 @@ class TrackedOptimizer:
             group["params"] = parameters
         for parameters in wanted[len(mine) :]:
             self._optimizer.add_param_group({"params": parameters})
+
+
+def _check_reproducible(name: str, optimizer: torch.optim.Optimizer) -> None:
+    """Raise ContractError for what torch 2.13 computes otherwise each time, whatever its determinism flags say (measured)."""
+    if not isinstance(optimizer, torch.optim.SGD):
+        return
+    for group in optimizer.param_groups:
+        halves = [p for p in group["params"] if p.dtype in (torch.bfloat16, torch.float16) and p.device.type == "cpu"]
+        if group.get("fused") and group.get("momentum") and halves:
+            raise ContractError(
+                f"{name} is a fused SGD with momentum on parameters of {halves[0].dtype}, which on the CPU gives other bits each time, "
+                f"even for the same step twice; leave fused=True out"
+            )
 
 
 def inner_optimizers(name: str, thing: Any) -> Iterator[tuple[str, torch.optim.Optimizer]]:
