@@ -61,7 +61,7 @@ from surefoot_actors.protocol.messages import (
 )
 from surefoot_actors.protocol.plan import covers
 from surefoot_actors.user_code import tracebacks
-from surefoot_actors.user_code.advice import with_advice
+from surefoot_actors.user_code.advice import told_exit, with_advice
 
 __all__ = ["TrainerProcess"]
 
@@ -528,7 +528,7 @@ class TrainerProcess:
         except BaseException as error:  # noqa: BLE001  the thread's edge: user code may raise anything, even SystemExit
             self._lose_if_device(error)
             if not self._state.stopped:  # what it raises while it unwinds is nobody's concern
-                self._mailbox.tell(self._raised(_told(error)))
+                self._mailbox.tell(self._raised(told_exit(error)))
         else:
             self._mailbox.tell(Returned(trainer=self._setup.trainer))
         with self._changed:
@@ -564,17 +564,6 @@ class TrainerProcess:
             alone=isinstance(error, EntrypointError),
             fatal=isinstance(error, ContractError | DriftError),
         )
-
-
-def _told(error: BaseException) -> BaseException:
-    """Name what a train function that ends the process did, and what it should do."""
-    if not isinstance(error, SystemExit):
-        return error
-    line = raised_line(error)
-    return ContractError(
-        f"the train function called sys.exit({error.code!r}) at {line}: a trainer cannot end like that, as others go on; let it return "
-        "after the loop over run.steps(), or raise an error to fail the job"
-    ).with_traceback(error.__traceback__)
 
 
 def _device(gpus: float) -> torch.device:

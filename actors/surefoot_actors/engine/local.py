@@ -28,7 +28,7 @@ from surefoot_actors.engine.rng import Streams
 from surefoot_actors.engine.run import RunOptions, run_training
 from surefoot_actors.engine.types import Layout, Merged, Node, Position, Range, StateImage
 from surefoot_actors.entrypoint import check_function
-from surefoot_actors.user_code.advice import advice
+from surefoot_actors.user_code.advice import advice, told_exit
 from surefoot_actors.user_code.finder import finding
 
 __all__ = ["LocalCoordinator", "LocalResult", "run_local"]
@@ -190,7 +190,10 @@ def run_local(
             )
         coordinator = LocalCoordinator(sub_tasks, keep_state=keep_state, checkpoints=checkpoints)
         with finding(_folders(train), Streams(seed, options.device)), _advised():
-            run_training(train, options, coordinator)
+            try:
+                run_training(train, options, coordinator)
+            except SystemExit as error:
+                raise told_exit(error) from None
     return LocalResult(rows=tuple(coordinator.rows), digest=coordinator.digest.hex(), state=coordinator.state)
 
 

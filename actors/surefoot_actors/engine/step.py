@@ -26,7 +26,7 @@ __all__ = ["NotLoggedError", "TrainStep"]
 
 
 class NotLoggedError(ContractError, KeyError):
-    """`step.merged` was asked for a name that it does not have."""
+    """`step.merged` or `step.gathered` was asked for a name that it does not have."""
 
     __str__ = Exception.__str__
 
@@ -55,6 +55,16 @@ class _Values(dict[str, float]):
         return f"in step {self._step} {told}. A value is there after the loop whose sub-tasks call step.log(name=...)"
 
 
+class _Gathered(dict[str, Any]):
+    """The step's gathered rows, by name; a name that is missing is told with what there is."""
+
+    def __missing__(self, name: str) -> Any:
+        raise NotLoggedError(
+            f"step.gathered[{name!r}] at {user_line()}: this step's loops have gathered {', '.join(self) or 'nothing'} so far. Rows are "
+            f"there after the loop whose sub-tasks call step.gather(name=...)"
+        )
+
+
 class TrainStep(contract.Step):
     """One step: its rounds so far, and what they merged to."""
 
@@ -67,7 +77,7 @@ class TrainStep(contract.Step):
         #: of `_values`, what was logged outside of rounds
         self.logged_outside: dict[str, float] = {}
         #: rows of tensors that the rounds gathered
-        self._gathered: dict[str, Any] = {}
+        self._gathered = _Gathered()
         #: what was computed without a deterministic form, on purpose
         self.allowed: set[str] = set()
 

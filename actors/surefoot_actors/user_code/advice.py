@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from surefoot.errors import ContractError
+from surefoot_actors.engine.caller import raised_line
 from surefoot_actors.user_code import places
 from surefoot_actors.user_code.absent import say_absent, text_of
 
-__all__ = ["advice", "refuse_wrapper", "with_advice"]
+__all__ = ["advice", "refuse_wrapper", "told_exit", "with_advice"]
 
 _PLAIN_MODEL = "Surefoot merges gradients itself: track the plain model and leave {wrapper} out"
 _NO_GROUP = (
@@ -154,6 +155,20 @@ def with_advice(error: BaseException, left_out: Mapping[str, str] | None = None)
     said = advice(error, left_out)
     message = _ended(error.code) if isinstance(error, SystemExit) else text_of(error)
     return f"{message}: {said}" if said and message else message or said
+
+
+def told_exit(error: BaseException) -> BaseException:
+    """Name what code that ends the process did, and what it should do; return any other error as it is."""
+    if not isinstance(error, SystemExit):
+        return error
+    line = raised_line(error)
+    said = advice(error)
+    if said:
+        return ContractError(f"{line}: {said}").with_traceback(error.__traceback__)
+    return ContractError(
+        f"the training code called sys.exit({error.code!r}) at {line}: a trainer cannot end like that, as others go on; let the train "
+        "function return after the loop over run.steps(), or raise an error to fail the job"
+    ).with_traceback(error.__traceback__)
 
 
 def _ended(code: object) -> str:
