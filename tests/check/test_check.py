@@ -35,7 +35,7 @@ PLANTED = {
     "strings": (Kind.HASH_ORDER, "in enumerate(NAMES)"),
     "scheduler": (Kind.BROKEN_RULE, "schedule.step()"),
     "late_scheduler": (Kind.BROKEN_RULE, "schedule.step()"),
-    "warmup": (Kind.UNTRACKED_STATE, "done *= 2"),
+    "warmup": (Kind.UNTRACKED_STATE, "done[0] *= 2"),
     "breaks": (Kind.BROKEN_RULE, "optimizer.step()"),
 }
 
@@ -72,8 +72,8 @@ def test_a_planted_violation_is_caught_by_name_and_line(name: str, out: Path, te
 
 # train function: what is only seen by training until an epoch has ended
 LATE = {
-    "halves_after_an_epoch": (Kind.UNTRACKED_STATE, "scale /= 2"),
-    "unfreezes_by_a_counter": (Kind.UNTRACKED_STATE, "made += 1"),
+    "halves_after_an_epoch": (Kind.UNTRACKED_STATE, "scale[0] /= 2"),
+    "unfreezes_by_a_counter": (Kind.UNTRACKED_STATE, "made[0] += 1"),
 }
 
 
@@ -106,7 +106,7 @@ def test_code_that_raises_for_joiners_only_is_told_as_that(out: Path, templates:
     (finding,) = judge(Probes(templates, spec_of("raises_for_joiners"), JOBS, out, PATIENCE_S).run(5))
     assert finding.kind is Kind.RAISES_IN_SOME
     assert "fails in 'a joiner at step 1' (also: a joiner at step 2, a joiner at step 4)" in finding.message
-    assert 'loss * scale["it"]' in text_at(finding.lines[0])
+    assert 'loss * scale.value' in text_at(finding.lines[0])
 
 
 @pytest.mark.slow

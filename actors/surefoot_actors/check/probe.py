@@ -137,6 +137,8 @@ def perform(probe: Probe, spec: JobSpec, steps: int | Extent, folder: Path) -> S
             sub_tasks=spec.sub_tasks,
             data_workers=spec.data_workers,
             end_after=end_after,
+            # what is carried between sub-tasks is found by their order, and named
+            proves=False,
         )
         train = entrypoint.load(spec.entrypoint, Streams(spec.seed, options.device))
         run_training(_noting(train, watch), options, Rehearsal(spec.sub_tasks, probe, watch, seen))

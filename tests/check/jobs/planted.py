@@ -3,6 +3,7 @@
 import os
 import random
 import time
+import types
 from datetime import datetime
 from pathlib import Path
 
@@ -139,16 +140,21 @@ def late_scheduler(run: surefoot.Run) -> None:
         schedule.step()
 
 
+def hidden(value):
+    """Hold a value in a list that is too large to be given to joiners, as small ones are."""
+    return [value] * 5000
+
+
 def warmup(run: surefoot.Run) -> None:
     """Carries a plain number from step to step."""
     model = nn.Linear(6, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     run.track(model=model, optimizer=optimizer)
-    done = 1.0
+    done = hidden(1.0)
     for step in run.steps(50):
-        done *= 2
+        done[0] *= 2
         for x, y in step.batches(Numbers()):
-            (F.cross_entropy(model(x), y) / done).backward()
+            (F.cross_entropy(model(x), y) / done[0]).backward()
         optimizer.step()
 
 
@@ -183,25 +189,23 @@ def plain(run, data, alter=lambda loss, step: loss, before=lambda step, model: N
 
 
 def halves_after_an_epoch(run: surefoot.Run) -> None:
-    scale = 1.0
+    scale = hidden(1.0)
 
     def before(step, model):
-        nonlocal scale
         if step.number and step.number % 10 == 0:
-            scale /= 2
+            scale[0] /= 2
 
-    plain(run, Longer(), lambda loss, step: loss * scale, before)
+    plain(run, Longer(), lambda loss, step: loss * scale[0], before)
 
 
 def unfreezes_by_a_counter(run: surefoot.Run) -> None:
     """A joiner counts its own steps, and so unfreezes at another one."""
-    made = 0
+    made = hidden(0)
 
     def before(step, model):
-        nonlocal made
         if step.number % 10 == 9:
-            made += 1
-        model[0].weight.requires_grad_(made > 0)
+            made[0] += 1
+        model[0].weight.requires_grad_(made[0] > 0)
 
     plain(run, Longer(), before=before)
 
@@ -211,13 +215,13 @@ def raises(run: surefoot.Run) -> None:
 
 
 def raises_for_joiners(run: surefoot.Run) -> None:
-    scale = {}
+    scale = types.SimpleNamespace()
 
     def before(step, model):
         if step.number == 0:
-            scale["it"] = 0.5
+            scale.value = 0.5
 
-    plain(run, Numbers(), lambda loss, step: loss * scale["it"], before)
+    plain(run, Numbers(), lambda loss, step: loss * scale.value, before)
 
 
 def dies(run: surefoot.Run) -> None:
