@@ -191,5 +191,8 @@ def computed(path: Path) -> list[tuple[str, str, str]]:
 
 
 def computed_twice(path: Path) -> int:
-    keys = [line[:2] for line in computed(path)]
+    lines = computed(path)
+    # a trainer computes the first sub-task of the run twice, to prove that it can
+    done = [line for line in lines if line[0] != "0"] + list({line for line in lines if line[0] == "0"})
+    keys = [line[:2] for line in done]
     return len(keys) - len(set(keys))

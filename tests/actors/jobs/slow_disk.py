@@ -9,7 +9,7 @@ import surefoot
 from surefoot_actors.checkpoint import saver
 
 _write_share = saver.write_share
-_chance = random.Random()
+_chance = random.SystemRandom()
 
 
 def write_share(*arguments):
