@@ -106,7 +106,7 @@ def test_code_that_raises_for_joiners_only_is_told_as_that(out: Path, templates:
     (finding,) = judge(Probes(templates, spec_of("raises_for_joiners"), JOBS, out, PATIENCE_S).run(5))
     assert finding.kind is Kind.RAISES_IN_SOME
     assert "fails in 'a joiner at step 1' (also: a joiner at step 2, a joiner at step 4)" in finding.message
-    assert 'loss * scale.value' in text_at(finding.lines[0])
+    assert "loss * scale.value" in text_at(finding.lines[0])
 
 
 @pytest.mark.slow

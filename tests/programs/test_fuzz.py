@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
+from surefoot.errors import ContractError
 from surefoot_actors.engine.buffers import BufferWatch
-from surefoot_actors.engine.local import LocalResult
+from surefoot_actors.engine.run import TrainRun
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer
 
 from . import fuzz
@@ -63,10 +64,13 @@ def test_the_fuzzer_sees_a_state_that_is_not_carried_over(monkeypatch: pytest.Mo
 
 
 def test_the_fuzzer_sees_what_depends_on_the_order_of_sub_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A planted fault: buffers are not as they were when a sub-task begins. Nobody but a comparison sees that."""
+    """A planted fault: buffers are not as they were when a sub-task begins. Only a comparison sees that, or a sub-task done twice."""
     case = Case(recipe=Recipe(layers=("linear", "odd")), story=Story(backwards=True))
     assert trouble(case) == ""
     monkeypatch.setattr(BufferWatch, "restore", lambda self: None)
+    with pytest.raises(ContractError, match="was computed twice"):
+        fuzz.run_local(fuzz.pieces.train, config={"recipe": case.recipe.fields()}, batch_size=8, sub_tasks=4)
+    monkeypatch.setattr(TrainRun, "proves", lambda self, step: False)
     assert "other bits" in trouble(case)
 
 
@@ -88,4 +92,5 @@ def test_the_runner_sees_a_sub_task_that_depends_on_who_computes_it(monkeypatch:
     found = list(problems(kinds.Program(train=train), everything=False))
     assert found
     assert CATALOGUE
-    assert isinstance(fuzz.run_local(train, config={"steps": 1}, batch_size=8), LocalResult)
+    with pytest.raises(ContractError, match="was computed twice"):
+        fuzz.run_local(train, config={"steps": 1}, batch_size=8)
