@@ -40,7 +40,8 @@ def _is_small(value: Any, left: list[int]) -> bool:
     if kind in PLAIN or isinstance(value, np.generic):
         return True
     if kind is torch.Tensor:
-        return value.grad_fn is None and value.device.type == "cpu" and value.layout is torch.strided
+        # one that is trained is an optimizer's business
+        return not value.requires_grad and value.device.type == "cpu" and value.layout is torch.strided
     if kind is np.ndarray:
         return value.dtype.kind in "biufcSU"
     if kind not in _CONTAINERS or (kind is defaultdict and not isinstance(value.default_factory, type | None)):
@@ -69,25 +70,30 @@ def differ(one: Any, other: Any) -> bool:
 
 def put_back(attributes: dict[str, Any], name: str, value: Any) -> None:
     """Give an attribute a value, within the object that is there where that can be: others may hold it too."""
-    own: Any = attributes.get(name)
-    if type(own) is not type(value) or not _overwritten(own, value):
-        attributes[name] = value
+    attributes[name] = _within(attributes.get(name), value)
 
 
-def _overwritten(own: Any, value: Any) -> bool:
-    if isinstance(value, torch.Tensor | np.ndarray):
+def _within(own: Any, value: Any) -> Any:
+    """Return the value, within the object that is there where that can be."""
+    if type(own) is not type(value):
+        return value
+    if isinstance(value, torch.Tensor):
         if own.shape != value.shape or own.dtype != value.dtype:
-            return False
-        if isinstance(value, torch.Tensor):
-            own.detach().copy_(value)
-        elif own.flags.writeable:
-            own[...] = value
-        return isinstance(value, torch.Tensor) or bool(own.flags.writeable)
-    if isinstance(value, list):
-        own[:] = value
-        return True
-    if isinstance(value, dict | set):
+            return value
+        own.detach().copy_(value)
+    elif isinstance(value, np.ndarray):
+        if own.shape != value.shape or own.dtype != value.dtype or not own.flags.writeable:
+            return value
+        own[...] = value
+    elif isinstance(value, list):
+        own[:] = [_within(mine, theirs) for mine, theirs in zip(own, value, strict=False)] + value[len(own) :]
+    elif isinstance(value, dict):
+        items = {key: _within(own.get(key), theirs) for key, theirs in value.items()}
+        own.clear()
+        own.update(items)
+    elif isinstance(value, set):
         own.clear()
         own.update(value)
-        return True
-    return False
+    else:
+        return value
+    return own
