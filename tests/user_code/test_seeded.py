@@ -122,6 +122,7 @@ def test_a_module_imported_in_the_inner_loop_is_the_same_whichever_sub_task_come
         import sys
 
         sys.path.insert(0, str(tmp_path))
+        sys.modules.pop("train", None)  # another test's
         train = __import__("train").train
         return canonical(list(run_local(train, batch_size=8, sub_tasks=4, seed=3).rows))
 

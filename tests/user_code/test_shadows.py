@@ -114,7 +114,11 @@ def test_a_folder_without_init_gives_way_as_it_does_in_python(tmp_path: Path) ->
     assert calling(tmp_path) is True
 
 
-def test_where_no_name_is_anothers_nothing_of_pythons_is_replaced(tmp_path: Path) -> None:
+def test_where_no_name_is_anothers_nothing_of_pythons_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train", "helper"):
+        monkeypatch.delitem(sys.modules, name, raising=False)  # another test's
     lay(tmp_path, {"helper.py": "", "train.py": "import helper\ndef train(run): ...\n"})
     real = __import__, importlib.import_module
     assert calling(tmp_path, then=lambda train: (__import__, importlib.import_module) == real)
