@@ -11,6 +11,7 @@ _FOLDERS = {"actors", "check", "domains", "examples"}
 _MARKS = ("slow", "ray")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
