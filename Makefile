@@ -33,8 +33,8 @@ $(READY): pyproject.toml constraints.txt
 test: $(READY) ## Run the test suite (ARGS='-k name' for a part of it)
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-# The two searches side by side, one core each; it fails where either finds something.
-fuzz: $(READY) ## Search for an hour for programs, and orders of events, that break the promise (ARGS=minutes)
+# The searches side by side; it fails where one finds something.
+fuzz: $(READY) ## Search for an hour for programs, orders of events and requests that break something (ARGS=minutes)
 	@$(PY) tests/fuzz.py $(ARGS)
 
 demo: $(READY) ## Train digits on 1 trainer, then on 3 with one killed and a resize to 4: same bits (1-2 minutes)
