@@ -1,4 +1,4 @@
-"""`make fuzz`: walks through the protocol, programs made of pieces and requests to the control plane, side by side, for so many minutes (60)."""
+"""`make fuzz`: protocol walks, programs made of pieces and requests to the control plane, side by side, for so many minutes (60)."""
 
 from __future__ import annotations
 

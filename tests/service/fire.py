@@ -42,9 +42,10 @@ ANSWER_S = 30.0
 
 # Rules between a spec's fields are beyond the document; what they refuse is answered by 422. An attempt's fence is 410.
 _CHECKS = """
-[checks]
-positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "410", "413", "415", "422"]
-negative_data_rejection.expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "410", "413", "414", "415", "422", "429", "431"]
+[checks.positive_data_acceptance]
+expected-statuses = ["2xx", "401", "403", "404", "409", "410", "413", "415", "422"]
+[checks.negative_data_rejection]
+expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "410", "413", "414", "415", "422", "429", "431"]
 """
 
 
