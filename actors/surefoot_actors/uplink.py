@@ -7,14 +7,14 @@ stored once.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 from typing import Protocol
 
 from pydantic import JsonValue
 
-from surefoot.events import Command, Event, EventKind, LedgerRow, UplinkBatch
+from surefoot.bounds import fit
+from surefoot.events import Command, Event, EventKind, LedgerRow, SentBatch
 
 __all__ = ["MemoryUplink", "Outbox", "Uplink"]
 
@@ -47,10 +47,6 @@ class Uplink(Protocol):
         """Stop sending and fetching; what is not stored by now is lost."""
 
 
-# A string in an event longer than this is cut: a traceback may be of any length, a body of the control plane not.
-_LONGEST = 100_000
-
-
 class Outbox:
     """What is not yet stored, in order: pure. Events by number, ledger rows by step (R10)."""
 
@@ -69,8 +65,8 @@ class Outbox:
 
     def event(self, kind: EventKind, data: dict[str, JsonValue], at: datetime) -> Event:
         self._n += 1
-        cut = {name: value[-_LONGEST:] if isinstance(value, str) else value for name, value in data.items()}
-        event = Event(source=self.source, n=self._n, at=at, kind=kind, data=_writable(cut))
+        # A traceback may be of any length, a value be no number: what the control plane would refuse is cut here.
+        event = Event(source=self.source, n=self._n, at=at, kind=kind, data=fit_object(data))
         self._events.append(event)
         return event
 
@@ -84,12 +80,12 @@ class Outbox:
             if step >= self.rows_below and step not in self._stored:
                 self._rows[step] = row
 
-    def batch(self, most: int) -> UplinkBatch:
+    def batch(self, most: int) -> SentBatch:
         """The oldest of what is to be sent, at most `most` of each."""
         steps = sorted(self._rows)[:most]
-        return UplinkBatch(events=tuple(self._events[:most]), rows=tuple(self._rows[step] for step in steps))
+        return SentBatch(events=tuple(self._events[:most]), rows=tuple(self._rows[step] for step in steps))
 
-    def stored(self, batch: UplinkBatch, rows_below: int) -> None:
+    def stored(self, batch: SentBatch, rows_below: int) -> None:
         """Forget a batch that is stored; an older answer does no harm."""
         stored = {(event.source, event.n) for event in batch.events}
         self._events = [event for event in self._events if (event.source, event.n) not in stored]
@@ -100,10 +96,10 @@ class Outbox:
         }
 
 
-def _writable(data: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """The same with text that can be sent: a message may name a file whose name is no text."""
-    text = json.dumps(data, ensure_ascii=False).encode("utf-8", "replace").decode()
-    found: dict[str, JsonValue] = json.loads(text)
+def fit_object(data: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The same as the control plane takes it: a message may name a file whose name is no text."""
+    found = fit(data)
+    assert isinstance(found, dict)
     return found
 
 
