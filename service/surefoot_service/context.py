@@ -32,6 +32,8 @@ class ClusterSight:
     reachable: bool | None = None
     # when each attempt's supervisor last called
     heard: dict[str, datetime] = field(default_factory=dict)
+    # whether this process takes ended attempts off a cluster
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

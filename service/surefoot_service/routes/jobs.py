@@ -10,6 +10,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from surefoot.errors import EntrypointError
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import FaultRequest, JobList, JobView, ResizeRequest
+from surefoot_service import retention
 from surefoot_service.bells import RECONCILER, commands_of, news_of
 from surefoot_service.context import Service, ServiceDep, User
 from surefoot_service.entrypoints import check_entrypoint
@@ -68,6 +69,18 @@ async def list_jobs(
 async def get_job(job: JobId, service: ServiceDep) -> JobView:
     """Tell how a job is."""
     return await service.database.read(store.see, job)
+
+
+@router.delete("/{job}", status_code=204, responses=documented(401, 404, 409))
+async def delete_job(
+    job: JobId,
+    service: ServiceDep,
+    checkpoints: Annotated[
+        bool, Query(description="remove its checkpoints and its final model too; they go in the background")
+    ] = False,
+) -> None:
+    """Delete a job that has ended, with its history. Deleting it again changes nothing; `GET /v1/audit` tells of it."""
+    await retention.delete_job(service, job, by="the user", checkpoints=checkpoints)
 
 
 @router.post("/{job}/resize", responses=documented(401, 404, 409, 413))
