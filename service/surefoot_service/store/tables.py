@@ -9,7 +9,17 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["AttemptRow", "AuditRow", "Base", "CommandRow", "EventRow", "JobRow", "PackageRow", "StepRow"]
+__all__ = [
+    "AttemptRow",
+    "AuditRow",
+    "Base",
+    "CommandRow",
+    "EventRow",
+    "EventSourceRow",
+    "JobRow",
+    "PackageRow",
+    "StepRow",
+]
 
 # SQLite numbers rows by itself only where the column's type is exactly INTEGER (of 64 bits, there).
 Number = BigInteger().with_variant(Integer(), "sqlite")
@@ -108,6 +118,8 @@ class AttemptRow(Base):
     commands_before: Mapped[int] = mapped_column(default=0)
     # nothing of it is left on the cluster
     cleaned_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # its job has succeeded and all of it is stored: its last batch may come again, nothing new may
+    closed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class EventRow(Base):
@@ -130,6 +142,19 @@ class EventRow(Base):
     data: Mapped[str] = mapped_column(Text)
 
 
+class EventSourceRow(Base):
+    """How far the events of one source are stored, so that nobody has to count them again."""
+
+    __tablename__ = "event_sources"
+
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    source: Mapped[str] = mapped_column(String(100), primary_key=True)
+    # the only one that may tell events of this source
+    attempt: Mapped[str] = mapped_column(String(60))
+    # every event with n up to and including this is stored; there may be more
+    stored: Mapped[int] = mapped_column(Number, default=0)
+
+
 class StepRow(Base):
     """A ledger row, kept as the JSON it came as."""
 
@@ -138,6 +163,8 @@ class StepRow(Base):
     job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     step: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=False)
     row: Mapped[str] = mapped_column(Text)
+    # who told it; None: it was stored before this was noted
+    attempt: Mapped[str | None] = mapped_column(String(60))
 
 
 class CommandRow(Base):
