@@ -49,7 +49,8 @@ class Service:
     now: Callable[[], datetime] = utc_now
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
+    # a coroutine only so that no thread is asked for it
     service = request.app.state.service
     assert isinstance(service, Service)
     return service

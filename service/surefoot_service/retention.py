@@ -7,11 +7,12 @@ until it is done, by this service or the next one on the same data.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_not_exception_type, stop_after_attempt, wait_exponential
@@ -166,7 +167,7 @@ class Housekeeper:
                 wait=wait_exponential(multiplier=0.5, max=30.0),
                 reraise=True,
             )
-            num_files = await retrying(_on_a_thread, lambda: _remove(place, leftover.job, starts))
+            num_files: int = await retrying(_on_a_thread, lambda: _remove(place, leftover.job, starts))
             return AuditAction.CHECKPOINTS_REMOVED, f"{num_files} files below {place}"
         except KeptError as error:
             return AuditAction.CHECKPOINTS_KEPT, str(error)
@@ -192,8 +193,9 @@ class Housekeeper:
 
     async def _delete_by_rule(self, job: str, rule: str) -> None:
         checkpoints = self._service.settings.retention_removes_checkpoints
-        if checkpoints and await self._service.database.read(removal.beginners, job):
-            checkpoints = False
+        if checkpoints:
+            others = await self._service.database.read(removal.beginners, job)
+            checkpoints = not others
         await delete_job(self._service, job, by=rule, checkpoints=checkpoints)
 
     async def _collect_packages(self) -> None:
@@ -246,15 +248,13 @@ async def _on_a_thread(function: Callable[[], T]) -> T:
         try:
             result = function()
         except BaseException as error:  # noqa: BLE001  handed to whoever waits
-            _tell(lambda error=error: done.cancelled() or done.set_exception(error))
+            tell(done.set_exception, error)
         else:
-            _tell(lambda: done.cancelled() or done.set_result(result))
+            tell(done.set_result, result)
 
-    def _tell(what: Callable[[], object]) -> None:
-        try:
-            loop.call_soon_threadsafe(what)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
+    def tell(tell_it: Callable[[Any], None], what: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(lambda: None if done.done() else tell_it(what))
 
     threading.Thread(target=run, name="checkpoint-removal", daemon=True).start()
     return await asyncio.shield(done)

@@ -17,6 +17,7 @@ from surefoot.views import JobView
 from surefoot_service.lifecycle import Life, Move, move
 from surefoot_service.problems import conflict, not_found, unprocessable
 from surefoot_service.store.events import add_event, state_events
+from surefoot_service.store.reading import spec_read
 from surefoot_service.store.tables import AttemptRow, JobRow, PackageRow
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "place_of",
     "see",
     "view",
+    "view_of",
     "with_states",
 ]
 
@@ -127,7 +129,7 @@ def listing(session: Session, *, state: JobState | None, limit: int, before: str
         query = query.where(JobRow.number < load(session, before).number)
     rows = session.scalars(query).all()
     newest = _newest_attempts(session, [r.id for r in rows])
-    return tuple(_view(row, *newest.get(row.id, _NO_ATTEMPT)) for row in rows)
+    return tuple(view_of(row, *newest.get(row.id, _NO_ATTEMPT)) for row in rows)
 
 
 def place_of(job: str, spec: str, default: str) -> str:
@@ -151,7 +153,7 @@ def with_states(session: Session, states: Iterable[JobState]) -> Sequence[JobRow
 
 
 def view(session: Session, row: JobRow) -> JobView:
-    return _view(row, *_newest_attempts(session, [row.id]).get(row.id, _NO_ATTEMPT))
+    return view_of(row, *_newest_attempts(session, [row.id]).get(row.id, _NO_ATTEMPT))
 
 
 _NO_ATTEMPT = (None, 0)
@@ -167,10 +169,10 @@ def _newest_attempts(session: Session, jobs: Sequence[str]) -> dict[str, tuple[s
     return {job: (attempt, n) for job, attempt, n in session.execute(query)}
 
 
-def _view(row: JobRow, attempt: str | None, attempts: int) -> JobView:
+def view_of(row: JobRow, attempt: str | None, attempts: int) -> JobView:
     return JobView(
         id=row.id,
-        spec=JobSpec.model_validate_json(row.spec),
+        spec=spec_read(row.spec),
         state=JobState(row.state),
         reason=row.reason,
         created_at=row.created_at,
