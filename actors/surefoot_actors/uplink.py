@@ -7,14 +7,14 @@ stored once.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime
 from typing import Protocol
 
 from pydantic import JsonValue
 
-from surefoot.events import Command, Event, EventKind, LedgerRow, UplinkBatch
+from surefoot.bounds import fit
+from surefoot.events import Command, Event, EventKind, LedgerRow, SentBatch
 from surefoot_actors.waiting import Waiting
 
 __all__ = ["MemoryUplink", "Outbox", "Uplink"]
@@ -48,10 +48,6 @@ class Uplink(Protocol):
         """Stop sending and fetching; what is not stored by now is lost."""
 
 
-# A string in an event longer than this is cut: a traceback may be of any length, a body of the control plane not.
-_LONGEST = 100_000
-
-
 class Outbox:
     """What is not yet stored, in order: no network. Events by number, ledger rows by step (R10); however many, in bounded memory."""
 
@@ -71,8 +67,8 @@ class Outbox:
 
     def event(self, kind: EventKind, data: dict[str, JsonValue], at: datetime) -> Event:
         self._n += 1
-        cut = {name: value[-_LONGEST:] if isinstance(value, str) else value for name, value in data.items()}
-        event = Event(source=self.source, n=self._n, at=at, kind=kind, data=_writable(cut))
+        # A traceback may be of any length, a value be no number: what the control plane would refuse is cut here.
+        event = Event(source=self.source, n=self._n, at=at, kind=kind, data=fit_object(data))
         self._events.add(event.n, event.model_dump_json().encode())
         return event
 
@@ -89,13 +85,13 @@ class Outbox:
             if step >= self.rows_below and step not in self._stored:
                 self._rows.add(step, row.model_dump_json().encode())
 
-    def batch(self, most: int) -> UplinkBatch:
+    def batch(self, most: int) -> SentBatch:
         """The oldest of what is to be sent, at most `most` of each."""
         events = tuple(Event.model_validate_json(line) for _, line in self._events.page(most=most))
         rows = tuple(LedgerRow.model_validate_json(line) for _, line in self._rows.page(most=most))
-        return UplinkBatch(events=events, rows=rows)
+        return SentBatch(events=events, rows=rows)
 
-    def stored(self, batch: UplinkBatch, rows_below: int) -> None:
+    def stored(self, batch: SentBatch, rows_below: int) -> None:
         """Forget a batch that is stored; an older answer does no harm."""
         places = (self._place(event) for event in batch.events)
         self._events.drop(place for place in places if place is not None)
@@ -109,10 +105,10 @@ class Outbox:
         return event.n if event.source == self.source else self._adopted.pop((event.source, event.n), None)
 
 
-def _writable(data: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """The same with text that can be sent: a message may name a file whose name is no text."""
-    text = json.dumps(data, ensure_ascii=False).encode("utf-8", "replace").decode()
-    found: dict[str, JsonValue] = json.loads(text)
+def fit_object(data: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """The same as the control plane takes it: a message may name a file whose name is no text."""
+    found = fit(data)
+    assert isinstance(found, dict)
     return found
 
 

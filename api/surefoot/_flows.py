@@ -117,7 +117,7 @@ def all_rows(job_id: str) -> Flow[list[LedgerRow]]:
 
 def rests(view: JobView) -> bool:
     """Whether the job does nothing any more, unless somebody asks."""
-    return view.state.ended or view.state is JobState.PAUSED
+    return view.ended or view.state is JobState.PAUSED
 
 
 def conclude(view: JobView, *, raise_on_failure: bool) -> JobView:

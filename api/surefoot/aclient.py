@@ -41,6 +41,7 @@ from surefoot.events import FaultKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
 from surefoot.submission import SubmitOptions, prepare
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
+from surefoot.words import UnknownWord
 
 __all__ = ["AsyncClient", "AsyncJob"]
 
@@ -184,8 +185,8 @@ class AsyncJob:
         return self.view.spec
 
     @property
-    def state(self) -> JobState:
-        """The state at the last answer."""
+    def state(self) -> JobState | UnknownWord:
+        """The state at the last answer; the bare word for one that only a newer service knows."""
         return self.view.state
 
     async def refresh(self) -> Self:
@@ -195,7 +196,7 @@ class AsyncJob:
 
     async def wait(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> JobView:  # noqa: ASYNC109 - as Job.wait
         """As `Job.wait`."""
-        if not self.state.ended:
+        if not self.view.ended:
             async for _ in self.follow(timeout):
                 pass
         return conclude(self.view, raise_on_failure=raise_on_failure)

@@ -40,6 +40,7 @@ from surefoot.events import FaultKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
 from surefoot.submission import SubmitOptions, prepare
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
+from surefoot.words import UnknownWord
 
 __all__ = ["Client", "Job"]
 
@@ -188,8 +189,8 @@ class Job:
         return self.view.spec
 
     @property
-    def state(self) -> JobState:
-        """The state at the last answer."""
+    def state(self) -> JobState | UnknownWord:
+        """The state at the last answer; the bare word for one that only a newer service knows."""
         return self.view.state
 
     def refresh(self) -> Self:
@@ -203,7 +204,7 @@ class Job:
         Raises JobFailedError, with the traceback, unless it succeeded or `raise_on_failure` is off; TimeoutError; and
         ServiceUnavailableError when nobody has answered for two minutes.
         """
-        if not self.state.ended:
+        if not self.view.ended:
             for _ in self.follow(timeout):
                 pass
         return conclude(self.view, raise_on_failure=raise_on_failure)

@@ -136,7 +136,7 @@ class JobSpec(BaseModel):
     max_failures: Annotated[int, Field(ge=0, le=10_000)] = 10
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy)
     # begin from this checkpoint, or from the newest one below this URL (another job's), instead of from step 0
-    restore: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    restore: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
     # pip requirements of the training code, installed by Ray's runtime environment
     pip: tuple[Annotated[str, Field(max_length=300)], ...] = ()
     # environment of the trainers; shown to whoever may list jobs, so never secrets

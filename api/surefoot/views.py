@@ -16,7 +16,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from surefoot.events import Command, Event, FaultKind, LedgerRow
-from surefoot.spec import JobSpec, JobState
+from surefoot.spec import JobState
+from surefoot.stored_spec import AnySpec, RunnableSpec
+from surefoot.words import UnknownWord
 
 __all__ = [
     "AuditAction",
@@ -50,8 +52,9 @@ class JobView(View):
     """A job as it is now."""
 
     id: str
-    spec: JobSpec
-    state: JobState
+    spec: AnySpec
+    # one that only a newer service knows is its bare name; `ended` says what to make of it
+    state: Annotated[JobState | UnknownWord, Field(union_mode="left_to_right")]
     # why it is in this state, in a sentence; empty when there is nothing to say
     reason: str = ""
     created_at: datetime
@@ -79,6 +82,13 @@ class JobView(View):
     checkpoint_step: int | None = None
     # where the final model lies, once it is saved
     model: str | None = None
+    # what of the stored job this version of the service cannot read, a sentence; empty: it can read all
+    unreadable: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has come to its end. In a state that is not known here it has, if there is a time of its end."""
+        return self.state.ended if isinstance(self.state, JobState) else self.ended_at is not None
 
 
 class JobList(View):
@@ -92,7 +102,7 @@ class NumberedEvent(Event):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    seq: Annotated[int, Field(ge=1)]
+    seq: int
 
 
 class EventPage(View):
@@ -194,7 +204,7 @@ class Claimed(View):
 
     # authorizes this attempt's uplink and commands
     token: str
-    spec: JobSpec
+    spec: RunnableSpec
     # the package's URI in Ray's object store: the trainers' working_dir
     package_uri: str
     # where this job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere

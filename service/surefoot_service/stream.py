@@ -76,7 +76,7 @@ async def follow(service: Service, job: str, cursor: Cursor) -> AsyncIterator[by
             if seen != _face(found.view):
                 yield _message("job", found.view.model_dump_json(), cursor)
                 seen = _face(found.view)
-            if found.view.state.ended:
+            if found.view.ended:
                 return
             if not await news.wait(_QUIET_S):
                 if service.bells.closed:

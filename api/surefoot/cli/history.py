@@ -126,7 +126,7 @@ def _why(view: JobView | None, other: JobView | None) -> list[str]:
         return []
     a, b = view.spec.identity(), other.spec.identity()
     told = [f"the specs differ in {name}: {a[name]!r} against {b[name]!r}" for name in a if a[name] != b[name]]
-    going = [f"job {v.id} has not ended yet ({v.state.value})" for v in (view, other) if not v.state.ended]
+    going = [f"job {v.id} has not ended yet ({v.state.value})" for v in (view, other) if not v.ended]
     return told + going
 
 

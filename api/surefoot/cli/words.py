@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 from surefoot.events import Event, EventKind
 from surefoot.spec import JobState
+from surefoot.words import UnknownWord
 
 __all__ = ["ago", "describe", "duration", "number", "state_style", "steps"]
 
@@ -24,8 +25,8 @@ _STYLES = {
 }
 
 
-def state_style(state: JobState) -> str:
-    return _STYLES[state]
+def state_style(state: JobState | UnknownWord) -> str:
+    return _STYLES[state] if isinstance(state, JobState) else ""
 
 
 def duration(seconds: float) -> str:
@@ -96,8 +97,16 @@ def describe(event: Event) -> str:
             return f"failed{reason}"
         case EventKind.FINISHED:
             return f"finished after {data.get('steps', '?')} steps, final state {data.get('digest', '?')}"
+        case UnknownWord():
+            return f"{event.kind}: {_brief(data)}"
         case _:
             assert_never(event.kind)
+
+
+def _brief(data: Mapping[str, Any]) -> str:
+    """What a kind of event says that only a newer version knows: its words, as they are."""
+    said = ", ".join(f"{name} {value}" for name, value in list(data.items())[:10])
+    return said if len(said) <= 300 else f"{said[:299]}…"
 
 
 def _where(data: Mapping[str, Any], word: str = "at") -> str:

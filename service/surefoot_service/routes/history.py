@@ -79,7 +79,8 @@ async def _row_pages(
 
 async def _by_lines(pages: AsyncIterator[list[str]]) -> AsyncIterator[str]:
     async for rows in pages:
-        yield "\n".join(rows) + "\n"
+        # within a row's JSON a line break is but white space
+        yield "".join(f"{row.replace(chr(10), ' ').replace(chr(13), ' ')}\n" for row in rows)
 
 
 async def _as_document(pages: AsyncIterator[list[str]]) -> AsyncIterator[str]:

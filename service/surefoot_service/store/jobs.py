@@ -8,20 +8,25 @@ import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+import structlog
+from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from surefoot.errors import SurefootError
 from surefoot.events import EventKind
 from surefoot.spec import JobSpec, JobState
-from surefoot.views import JobView
+from surefoot.stored_spec import StoredSpec
+from surefoot.views import JobView, NumberedEvent
 from surefoot_service.lifecycle import Life, Move, move
 from surefoot_service.problems import conflict, not_found, unprocessable
 from surefoot_service.store.events import add_event, state_events
-from surefoot_service.store.reading import spec_read
+from surefoot_service.store.reading import has_ended, mend, shown_state, spec_of, state_of, text
 from surefoot_service.store.tables import AttemptRow, JobRow, PackageRow
 
 __all__ = [
     "LIVE",
+    "UnknownStateError",
     "change_state",
     "create",
     "explain_queued",
@@ -36,6 +41,8 @@ __all__ = [
     "with_states",
 ]
 
+log = structlog.get_logger()
+
 LIVE = (JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.RECOVERING)
 
 # no 0, 1, l, o: ids are read aloud and typed
@@ -47,7 +54,7 @@ def create(session: Session, spec: JobSpec, *, idempotency_key: str | None, now:
     if idempotency_key is not None:
         known = session.scalar(select(JobRow).where(JobRow.idempotency_key == idempotency_key))
         if known is not None:
-            if not _same(JobSpec.model_validate_json(known.spec), spec):
+            if not _same(spec_of(known).spec, spec):
                 raise conflict(f"job {known.id} was submitted with this Idempotency-Key and another spec")
             return view(session, known), False
     # in this transaction, as packages that no job refers to are collected in another
@@ -85,7 +92,15 @@ def _with_restore(session: Session, spec: JobSpec) -> JobSpec:
         raise unprocessable("body.restore", message)
     if other.checkpoint is None:
         raise unprocessable("body.restore", f"job {other.id} has no checkpoint yet")
-    return spec.model_copy(update={"restore": other.checkpoint})
+    return _with(spec, other.checkpoint)
+
+
+def _with(spec: JobSpec, restore: str) -> JobSpec:
+    """The spec with another beginning, checked as any spec is."""
+    try:
+        return JobSpec.model_validate(spec.model_dump() | {"restore": restore})
+    except ValidationError as error:
+        raise unprocessable("body.restore", f"{restore!r} cannot be begun from: {error.errors()[0]['msg']}") from None
 
 
 def _same(known: JobSpec, spec: JobSpec) -> bool:
@@ -93,7 +108,7 @@ def _same(known: JobSpec, spec: JobSpec) -> bool:
     if spec.restore is None or known.restore is None:
         return known == spec
     if _JOB_ID.match(spec.restore) or known.restore.startswith(f"{spec.restore.rstrip('/')}/"):
-        spec = spec.model_copy(update={"restore": known.restore})
+        spec = _with(spec, known.restore)
     return known == spec
 
 
@@ -111,7 +126,7 @@ def lock(session: Session, job: str, *, deleted: bool = False) -> JobRow:
     query = select(JobRow).where(JobRow.id == job).with_for_update().execution_options(populate_existing=True)
     if not deleted:
         query = query.where(JobRow.deleted_at.is_(None))
-    return _found(session.scalar(query), job)
+    return mend(_found(session.scalar(query), job))
 
 
 def _found(row: JobRow | None, job: str) -> JobRow:
@@ -143,10 +158,6 @@ def see(session: Session, job: str) -> JobView:
     return view(session, load(session, job))
 
 
-def has_ended(row: JobRow) -> bool:
-    return JobState(row.state).ended
-
-
 def with_states(session: Session, states: Iterable[JobState]) -> Sequence[JobRow]:
     """Return jobs in the queue's order."""
     return session.scalars(select(JobRow).where(JobRow.state.in_(list(states))).order_by(JobRow.number)).all()
@@ -170,10 +181,29 @@ def _newest_attempts(session: Session, jobs: Sequence[str]) -> dict[str, tuple[s
 
 
 def view_of(row: JobRow, attempt: str | None, attempts: int) -> JobView:
+    stored = spec_of(row)
+    try:
+        return _whole_view(row, stored, attempt, attempts)
+    except ValidationError as error:
+        # of the columns SQLite keeps whatever it is given: what can be shown is shown
+        log.warning("job_unreadable", job=row.id, error=str(error))
+        wrong = ", ".join(str(e["loc"][0]) for e in error.errors(include_url=False))
+        return JobView(
+            id=row.id,
+            spec=stored.spec,
+            state=shown_state(row),
+            created_at=row.created_at,
+            wanted_trainers=0,
+            unreadable=f"the stored job cannot be read: {wrong}",
+        )
+
+
+def _whole_view(row: JobRow, stored: StoredSpec, attempt: str | None, attempts: int) -> JobView:
     return JobView(
         id=row.id,
-        spec=spec_read(row.spec),
-        state=JobState(row.state),
+        spec=stored.spec,
+        state=shown_state(row),
+        unreadable=_unreadable(row, stored),
         reason=row.reason,
         created_at=row.created_at,
         started_at=row.started_at,
@@ -193,14 +223,22 @@ def view_of(row: JobRow, attempt: str | None, attempts: int) -> JobView:
     )
 
 
+def _unreadable(row: JobRow, stored: StoredSpec) -> str:
+    state = "" if state_of(row) else f"this version of surefoot knows no state {text(row.state)[:60]!r}"
+    return "; ".join(part for part in (state, stored.unreadable) if part)
+
+
 def change_state(session: Session, row: JobRow, to: JobState, *, reason: str, now: datetime, tell: bool = True) -> None:
     """Move a locked job along its life; `tell`: record it as an event of the control plane's own.
 
     Raises TransitionError where its state does not lead there.
     """
-    before = JobState(row.state)
-    life = move(_life(session, row), to, reason=reason, at=now)
-    row.state, row.reason = life.state, life.moves[-1].reason
+    before = state_of(row)
+    if before is None:
+        _leave_unknown(row, to, reason)
+    else:
+        life = move(_life(session, row, before), to, reason=reason, at=now)
+        row.state, row.reason = life.state, life.moves[-1].reason
     if before is to:
         return
     if before is JobState.QUEUED and to is JobState.STARTING:
@@ -213,14 +251,35 @@ def change_state(session: Session, row: JobRow, to: JobState, *, reason: str, no
         _tell_state(session, row, now)
 
 
-def _life(session: Session, row: JobRow) -> Life:
+def _leave_unknown(row: JobRow, to: JobState, reason: str) -> None:
+    """From a state that only a newer version knows, this one leads a job nowhere but to its end."""
+    if not to.ended:
+        raise UnknownStateError(
+            f"job {row.id} is {text(row.state)!r}, a state that this version of surefoot does not know"
+        )
+    row.state, row.reason = to, reason
+
+
+class UnknownStateError(SurefootError):
+    """A job is in a state of a newer version, which alone knows where it leads."""
+
+
+def _life(session: Session, row: JobRow, state: JobState) -> Life:
     moves = [
-        Move(state=JobState(str(e.data["state"])), reason=str(e.data.get("reason", "")), at=e.at)
+        Move(state=told, reason=str(e.data.get("reason") or ""), at=e.at)
         for e in state_events(session, row.id)
+        if (told := _told_state(e)) is not None
     ]
     # Told states that the table refused are in the events too: the row alone says where the job is.
-    now = Move(state=JobState(row.state), reason=row.reason, at=moves[-1].at if moves else row.created_at)
+    now = Move(state=state, reason=row.reason, at=moves[-1].at if moves else row.created_at)
     return Life(job=row.id, moves=(*moves[:-1], now))
+
+
+def _told_state(event: NumberedEvent) -> JobState | None:
+    try:
+        return JobState(str(event.data.get("state")))
+    except ValueError:
+        return None  # of another version
 
 
 def _tell_state(session: Session, row: JobRow, now: datetime) -> None:

@@ -19,6 +19,7 @@ from surefoot.spec import JobState
 from surefoot.views import AuditAction
 from surefoot_service.problems import conflict, not_found
 from surefoot_service.store import audit
+from surefoot_service.store.reading import has_ended
 from surefoot_service.store.tables import AttemptRow, Base, JobRow
 
 __all__ = [
@@ -61,7 +62,7 @@ def mark(session: Session, job: str, *, by: str, checkpoints: bool, now: datetim
         raise not_found("job", job)
     if row is None or row.deleted_at is not None:
         return False
-    if row.state not in _ENDED:
+    if not has_ended(row):
         raise conflict(f"job {job} is {row.state}: cancel it first, and delete it once it has ended")
     if checkpoints and (others := beginners(session, job)):
         raise conflict(

@@ -21,6 +21,7 @@ from surefoot_service.store.tables import AttemptRow, JobRow
 __all__ = ["job_json", "jobs_json"]
 
 _JOBS, _ATTEMPTS = JobRow.__table__, AttemptRow.__table__
+_STATES = frozenset(JobState)
 # what is of no interest to whoever is shown a job
 _HIDDEN = frozenset(
     {"number", "cancel_at", "idempotency_key", "losses", "progressed", "retry_at", "deleted_at", "delete_checkpoints"}
@@ -70,7 +71,7 @@ def jobs_json(session: Session, *, state: JobState | None, limit: int, before: s
 
 def _json(row: Row[*tuple[Any, ...]]) -> bytes:
     spec = spec_json(row.spec)
-    if spec is not None:
+    if spec is not None and row.state in _STATES:
         try:
             facts = _Facts.model_validate(dict(row._mapping)).model_dump_json().encode()
         except ValidationError:

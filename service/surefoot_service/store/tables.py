@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.engine import Dialect
@@ -25,6 +27,9 @@ __all__ = [
 Number = BigInteger().with_variant(Integer(), "sqlite")
 
 
+_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """An aware datetime, kept in UTC: SQLite forgets time zones."""
 
@@ -36,6 +41,20 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=UTC)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        """SQLite keeps times as text, any text: one that is none reads as the epoch, so that its row can be read."""
+        process = super().result_processor(dialect, coltype)
+        if process is None or dialect.name != "sqlite":
+            return process
+
+        def leniently(value: Any) -> Any:
+            try:
+                return process(value)
+            except (TypeError, ValueError):
+                return _NO_TIME
+
+        return leniently
 
 
 class Base(DeclarativeBase):
