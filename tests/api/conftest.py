@@ -164,7 +164,7 @@ class FakeService:
     def _ledger(self, request: httpx.Request) -> httpx.Response:
         start, limit = int(request.url.params["from_step"]), int(request.url.params["limit"])
         found = [row for row in self.rows if row.result.step >= start][:limit]
-        if self.by_lines and "application/x-ndjson" in request.headers["accept"]:
+        if self.by_lines and "application/x-ndjson" in request.headers.get("accept", ""):
             lines = "".join(f"{row.model_dump_json()}\n" for row in found)
             return httpx.Response(200, headers={"content-type": "application/x-ndjson"}, content=lines.encode())
         return _json({"rows": [row.model_dump(mode="json") for row in found]})
