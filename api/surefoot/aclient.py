@@ -14,7 +14,7 @@ import httpx
 from tenacity import AsyncRetrying
 
 from surefoot._carry import RETRY, TRANSIENT, Deadline, client_options, request_options, stream_timeout, unreachable
-from surefoot._flows import all_events, all_rows, conclude, jobs, resolve, rests, submit
+from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit
 from surefoot._follow import Follower, Update
 from surefoot._requests import (
     Answer,
@@ -23,6 +23,7 @@ from surefoot._requests import (
     ask,
     cancel_job,
     checkpoint_job,
+    delete_job,
     error_of,
     get_checkpoints,
     get_health,
@@ -68,6 +69,10 @@ class AsyncClient:
     async def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[AsyncJob]:
         """As `Client.jobs`."""
         return [AsyncJob(self, view) for view in await self._run(jobs(state, limit))]
+
+    async def delete(self, job: AsyncJob | str, *, checkpoints: bool = False) -> None:
+        """As `Client.delete`."""
+        await self._run(ask(delete_job(job if isinstance(job, str) else job.id, checkpoints=checkpoints)))
 
     async def health(self) -> Health:
         """As `Client.health`."""
@@ -226,6 +231,18 @@ class AsyncJob:
     async def ledger(self) -> list[LedgerRow]:
         """As `Job.ledger`."""
         return await self._client._run(all_rows(self.id))
+
+    async def iter_ledger(self, *, from_step: int = 0) -> AsyncIterator[LedgerRow]:
+        """As `Job.iter_ledger`."""
+        async for line in self.iter_ledger_json(from_step=from_step):
+            yield LedgerRow.model_validate_json(line)
+
+    async def iter_ledger_json(self, *, from_step: int = 0) -> AsyncIterator[bytes]:
+        """As `Job.iter_ledger_json`."""
+        pages = RowPages(self.id, from_step)
+        while not pages.done:
+            for line in await self._client._run(pages.next()):
+                yield line
 
     async def resize(self, trainers: int) -> Self:
         """As `Job.resize`."""

@@ -13,7 +13,7 @@ import httpx
 from tenacity import Retrying
 
 from surefoot._carry import RETRY, TRANSIENT, Deadline, client_options, request_options, stream_timeout, unreachable
-from surefoot._flows import all_events, all_rows, conclude, jobs, resolve, rests, submit
+from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit
 from surefoot._follow import Follower, Update
 from surefoot._requests import (
     Answer,
@@ -22,6 +22,7 @@ from surefoot._requests import (
     ask,
     cancel_job,
     checkpoint_job,
+    delete_job,
     error_of,
     get_checkpoints,
     get_health,
@@ -74,6 +75,14 @@ class Client:
     def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
         """Return the newest jobs first."""
         return [Job(self, view) for view in self._run(jobs(state, limit))]
+
+    def delete(self, job: Job | str, *, checkpoints: bool = False) -> None:
+        """Delete a job that has ended, with its history; `job` is one, or a whole id.
+
+        `checkpoints`: its checkpoints and its final model too, which are removed in the background. Deleting again changes nothing.
+        Raises ConflictError for one that has not ended, NotFoundError for one that never was.
+        """
+        self._run(ask(delete_job(job if isinstance(job, str) else job.id, checkpoints=checkpoints)))
 
     def health(self) -> Health:
         """Ask whether the service answers."""
@@ -220,11 +229,22 @@ class Job:
         """Yield the ledger's rows so far, by step; with `follow`, until the job has ended."""
         if follow:
             return (update for update in self.follow() if isinstance(update, LedgerRow))
-        return iter(self.ledger())
+        return self.iter_ledger()
 
     def ledger(self) -> list[LedgerRow]:
         """Return the ledger's rows so far, by step."""
         return self._client._run(all_rows(self.id))
+
+    def iter_ledger(self, *, from_step: int = 0) -> Iterator[LedgerRow]:
+        """Yield the ledger's rows so far, by step, reading them page by page: memory does not grow with the ledger."""
+        for line in self.iter_ledger_json(from_step=from_step):
+            yield LedgerRow.model_validate_json(line)
+
+    def iter_ledger_json(self, *, from_step: int = 0) -> Iterator[bytes]:
+        """The same rows as the JSON they are kept as, a line each, unread."""
+        pages = RowPages(self.id, from_step)
+        while not pages.done:
+            yield from self._client._run(pages.next())
 
     def resize(self, trainers: int) -> Self:
         """Ask for another number of trainers; the job goes on meanwhile. Raises SpecError and ConflictError."""

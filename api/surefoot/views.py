@@ -10,6 +10,7 @@ ends.
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +21,9 @@ from surefoot.stored_spec import AnySpec, RunnableSpec
 from surefoot.words import UnknownWord
 
 __all__ = [
+    "AuditAction",
+    "AuditEntry",
+    "AuditPage",
     "CheckpointList",
     "CheckpointView",
     "Claimed",
@@ -157,6 +161,42 @@ class CheckpointList(View):
     """Checkpoints of a job, newest first."""
 
     checkpoints: tuple[CheckpointView, ...] = ()
+
+
+class AuditAction(StrEnum):
+    """What the control plane removed, or could not."""
+
+    JOB_DELETED = "job_deleted"
+    # all that lay in the job's own checkpoint place
+    CHECKPOINTS_REMOVED = "checkpoints_removed"
+    # they were to go, and stay: the detail says why, and where they lie
+    CHECKPOINTS_KEPT = "checkpoints_kept"
+    # a package that no job refers to
+    PACKAGE_REMOVED = "package_removed"
+    # one that was recorded and whose file is gone: it can be uploaded again
+    PACKAGE_MISSING = "package_missing"
+    # a file in the packages' folder that no record tells of
+    PACKAGE_STRAY = "package_stray"
+
+
+class AuditEntry(View):
+    """One thing that was removed. It outlives what it is about."""
+
+    n: Annotated[int, Field(ge=1)]
+    at: datetime
+    # an AuditAction, or one that a newer service knows
+    action: str
+    # a job's id, or a package's hash
+    subject: str
+    # the user, or the rule by which it was done
+    by: str
+    detail: str = ""
+
+
+class AuditPage(View):
+    """Audit entries, oldest first; `after` of the next page is the last one's n."""
+
+    entries: tuple[AuditEntry, ...] = ()
 
 
 class Claimed(View):

@@ -17,7 +17,8 @@ from surefoot_service.context import Service, ServiceDep
 from surefoot_service.keys import open_keys
 from surefoot_service.packages import PackageStore, limits_of
 from surefoot_service.reconciler import reconciling
-from surefoot_service.routes import attempts, checkpoints, history, jobs, packages
+from surefoot_service.retention import housekeeping
+from surefoot_service.routes import attempts, audit, checkpoints, history, jobs, packages
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
 
@@ -46,7 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         service = open_service(settings)
         app.state.service = service
         try:
-            async with _cluster(service):
+            async with _cluster(service), housekeeping(service):
                 yield
         finally:
             service.bells.close()
@@ -55,7 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="Surefoot", version=version("surefoot"), lifespan=lifespan, docs_url=None, redoc_url=None)
     problems.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, own_count=frozenset({"/v1/packages"}))
-    for part in (packages, jobs, checkpoints, history, attempts):
+    for part in (packages, jobs, checkpoints, history, attempts, audit):
         app.include_router(part.router)
 
     @app.get("/v1/health", tags=["health"], responses=problems.documented())

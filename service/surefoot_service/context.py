@@ -32,6 +32,8 @@ class ClusterSight:
     reachable: bool | None = None
     # when each attempt's supervisor last called
     heard: dict[str, datetime] = field(default_factory=dict)
+    # whether this process takes ended attempts off a cluster
+    watched: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,8 @@ class Service:
     now: Callable[[], datetime] = utc_now
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
+    # a coroutine only so that no thread is asked for it
     service = request.app.state.service
     assert isinstance(service, Service)
     return service

@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 import io
 import os
+import re
+import secrets
 import stat
 import tempfile
 import zipfile
@@ -28,6 +30,7 @@ _MAX_RATIO = 200
 _RATIO_FROM_BYTES = 10 * _CHUNK
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_FILE = re.compile(r"^[0-9a-f]{64}\.zip$")
 
 
 class TooLargeError(PackageError):
@@ -151,11 +154,38 @@ class PackageStore:
         self._folder, self._limits = folder, limits
         folder.mkdir(parents=True, exist_ok=True)
         # What an interrupted service left of its uploads.
-        for partial in folder.glob(".upload-*"):
+        for partial in (*folder.glob(".upload-*"), *folder.glob(".removed-*")):
             partial.unlink(missing_ok=True)
 
     def path(self, sha256: str) -> Path:
         return self._folder / f"{sha256}.zip"
+
+    def stored(self) -> list[str]:
+        """Return the packages that there are files of. Raises OSError where the folder cannot be read."""
+        return sorted(f.stem for f in self._folder.iterdir() if _FILE.match(f.name))
+
+    def is_older(self, sha256: str, before: float) -> bool:
+        """Whether there is a file of the package, and it was stored before this unix time."""
+        try:
+            return self.path(sha256).stat().st_mtime < before
+        except FileNotFoundError:
+            return False
+
+    def remove(self, sha256: str, before: float) -> bool:
+        """Remove a package's file, unless it was stored (again) since `before`, a unix time; return whether it was removed.
+
+        An upload may put the file there at any moment: so it is taken aside first, looked at, and put back if it is new.
+        """
+        aside = self._folder / f".removed-{sha256}-{secrets.token_hex(4)}"
+        try:
+            self.path(sha256).rename(aside)
+        except FileNotFoundError:
+            return False
+        if aside.stat().st_mtime >= before:
+            aside.replace(self.path(sha256))
+            return False
+        aside.unlink()
+        return True
 
     async def receive(self, body: AsyncIterable[bytes]) -> tuple[str, int]:
         """Take in an upload; return its sha256 and size. Raises PackageError or TooLargeError, leaving nothing behind."""

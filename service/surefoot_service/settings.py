@@ -44,6 +44,16 @@ class Settings(BaseSettings):
     # how long a cancelled job's supervisor has to confirm before the job is cleaned up without it
     cancel_grace_s: Annotated[float, Field(gt=0)] = 30.0
 
+    # ended jobs are deleted so many days after their end, and all but so many of the newest; None: a job stays until it is deleted
+    keep_ended_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
+    keep_ended_jobs: Annotated[int, Field(ge=0)] | None = None
+    # whether these rules remove a job's checkpoints and final model with it
+    retention_removes_checkpoints: bool = False
+    # a package that no job refers to is removed so long after its upload; what is uploaded is submitted within seconds
+    unused_package_hours: Annotated[float, Field(ge=0.1, le=876_000)] = 24.0
+    # how many of the newest audit entries stay
+    keep_audit_entries: Annotated[int, Field(ge=1000)] = 100_000
+
     @field_validator("data", mode="after")
     @classmethod
     def _home_is_expanded(cls, value: Path) -> Path:

@@ -10,12 +10,13 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from surefoot.errors import EntrypointError
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import FaultRequest, JobList, JobView, ResizeRequest
+from surefoot_service import retention
 from surefoot_service.bells import RECONCILER, commands_of, news_of
 from surefoot_service.context import Service, ServiceDep, User
 from surefoot_service.entrypoints import check_entrypoint
 from surefoot_service.problems import documented, unprocessable
 from surefoot_service.store import jobs as store
-from surefoot_service.store import packages, requests
+from surefoot_service.store import packages, requests, shown
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[User])
 
@@ -51,7 +52,7 @@ async def _check_code(service: Service, spec: JobSpec) -> None:
         raise unprocessable("body.entrypoint", str(error)) from error
 
 
-@router.get("", responses=documented(401, 404))
+@router.get("", responses={200: {"model": JobList}, **documented(401, 404)}, response_class=Response)
 async def list_jobs(
     service: ServiceDep,
     state: JobState | None = None,
@@ -59,15 +60,28 @@ async def list_jobs(
     before: Annotated[
         str | None, Query(pattern=r"^[a-z0-9-]{1,40}$", description="a job's id: only older ones")
     ] = None,
-) -> JobList:
+) -> Response:
     """List jobs, newest first."""
-    return JobList(jobs=await service.database.read(store.listing, state=state, limit=limit, before=before))
+    found = await service.database.read(shown.jobs_json, state=state, limit=limit, before=before)
+    return Response(found, media_type="application/json")
 
 
-@router.get("/{job}", responses=documented(401, 404))
-async def get_job(job: JobId, service: ServiceDep) -> JobView:
+@router.get("/{job}", responses={200: {"model": JobView}, **documented(401, 404)}, response_class=Response)
+async def get_job(job: JobId, service: ServiceDep) -> Response:
     """Tell how a job is."""
-    return await service.database.read(store.see, job)
+    return Response(await service.database.read(shown.job_json, job), media_type="application/json")
+
+
+@router.delete("/{job}", status_code=204, responses=documented(401, 404, 409))
+async def delete_job(
+    job: JobId,
+    service: ServiceDep,
+    checkpoints: Annotated[
+        bool, Query(description="remove its checkpoints and its final model too; they go in the background")
+    ] = False,
+) -> None:
+    """Delete a job that has ended, with its history. Deleting it again changes nothing; `GET /v1/audit` tells of it."""
+    await retention.delete_job(service, job, by="the user", checkpoints=checkpoints)
 
 
 @router.post("/{job}/resize", responses=documented(401, 404, 409, 413))
