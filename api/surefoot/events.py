@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 __all__ = [
+    "MAX_BATCH",
     "SUPERVISOR_RESTARTED",
     "Circumstances",
     "Command",
@@ -22,6 +23,9 @@ __all__ = [
     "UplinkAck",
     "UplinkBatch",
 ]
+
+# events, and rows, that are posted at a time
+MAX_BATCH = 2000
 
 Hex128 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -57,7 +61,9 @@ class Circumstances(BaseModel):
     # unix time of the commit
     at: float = 0.0
     # what was computed without a deterministic form, on purpose; told only where there is some, as older readers do not know it
-    nondeterministic: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
+    nondeterministic: Annotated[
+        tuple[Annotated[str, Field(max_length=1000)], ...], Field(max_length=1000, fail_fast=True)
+    ] = Field(default=(), exclude_if=lambda names: not names)
 
 
 class LedgerRow(BaseModel):
@@ -122,8 +128,9 @@ class UplinkBatch(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    events: tuple[Event, ...] = ()
-    rows: tuple[LedgerRow, ...] = ()
+    # the first one that is wrong ends the validation: of a hundred thousand, nobody reads the errors
+    events: Annotated[tuple[Event, ...], Field(max_length=MAX_BATCH, fail_fast=True)] = ()
+    rows: Annotated[tuple[LedgerRow, ...], Field(max_length=MAX_BATCH, fail_fast=True)] = ()
 
 
 class UplinkAck(BaseModel):

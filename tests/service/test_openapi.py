@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,10 @@ def test_every_problem_is_documented_as_one(app: FastAPI) -> None:
             assert {"422", "500"} <= set(operation["responses"]), (path, method)
 
 
-# Made at import, as tests are made of its operations; what it serves from is opened by the fixture.
-APP = create_app(Settings())
+# Made at import, as tests are made of its operations; what it serves from is opened by the fixture. Its lifespan is run once for that,
+# in a folder of its own.
+_FOLDER = tempfile.TemporaryDirectory(prefix="surefoot-openapi-", ignore_cleanup_errors=True)
+APP = create_app(Settings(data=Path(_FOLDER.name)))
 schema = schemathesis.openapi.from_asgi("/openapi.json", APP)
 
 
