@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,13 @@ def assert_on_loopback_only(up: Up) -> None:
             found = process.net_connections("inet")
             listening |= {(c.laddr.ip, process.name()) for c in found if c.status == psutil.CONN_LISTEN}
     assert {"raylet", "gcs_server"} <= {name for _, name in listening}
-    assert [at for at in listening if not ip_address(at[0]).is_loopback] == []
+    assert [at for at in listening if not is_loopback(at[0])] == []
+
+
+def is_loopback(address: str) -> bool:
+    found = ip_address(address)
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return (mapped or found).is_loopback
 
 
 def submit(client: httpx.Client, source: str = TRAIN, **more: Any) -> str:
