@@ -53,8 +53,9 @@ class SentBatch(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    events: tuple[Event, ...] = ()
-    rows: tuple[LedgerRow, ...] = ()
+    # the first one that is wrong ends the validation: of a hundred thousand, nobody reads the errors
+    events: Annotated[tuple[Event, ...], Field(max_length=MAX_BATCH, fail_fast=True)] = ()
+    rows: Annotated[tuple[LedgerRow, ...], Field(max_length=MAX_BATCH, fail_fast=True)] = ()
 
 
 class UplinkAck(BaseModel):

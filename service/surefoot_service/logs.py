@@ -1,13 +1,25 @@
-"""Logging of the service: structured, to standard error, never a secret (tokens and codes are not logged anywhere)."""
+"""Logging of the service: structured, to standard error, never a secret (tokens and codes are not logged anywhere).
+
+What goes wrong again and again is counted, not written: nobody can fill the disk by doing the same wrong thing ten thousand times.
+"""
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
+import threading
+import time
+from typing import TextIO
 
 import structlog
 
+from surefoot_service.flood import Flood
+
 __all__ = ["configure"]
+
+_NEWLINE = "\n"
+_MAX_VALUE_CHARS = 2000
 
 
 def configure(*, as_json: bool = False) -> None:
@@ -15,13 +27,14 @@ def configure(*, as_json: bool = False) -> None:
     renderer = (
         structlog.processors.JSONRenderer()
         if as_json
-        else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_traceback)
     )
+    floods = _Floods()
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        floods.processor,
+        _printable,
         structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
     ]
     if as_json:
@@ -34,3 +47,65 @@ def configure(*, as_json: bool = False) -> None:
     )
     # of other libraries only what is wrong; httpx tells every request's URL otherwise
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        for filter_ in [f for f in handler.filters if isinstance(f, _Filter)]:
+            handler.removeFilter(filter_)
+        handler.addFilter(_Filter(floods))
+
+
+def _printable(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Text that was sent to us is shown on terminals: no control characters, no lines of its own, and not too long."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            short = value if len(value) <= _MAX_VALUE_CHARS else f"{value[:_MAX_VALUE_CHARS]}..."
+            event[name] = short if short.isprintable() else short.encode("unicode_escape").decode()
+    return event
+
+
+def _traceback(out: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write("".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text.getvalue()))
+
+
+class _Floods:
+    """One count for structlog and for the libraries' own logging. Called from any thread."""
+
+    def __init__(self) -> None:
+        self._flood, self._lock = Flood(), threading.Lock()
+
+    def admit(self, line: str) -> int | None:
+        with self._lock:
+            return self._flood.admit(line, time.monotonic())
+
+    def untold(self) -> dict[str, int]:
+        with self._lock:
+            return self._flood.untold(time.monotonic())
+
+    def processor(self, _logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        """Drop what is a flood; tell with the next line what was left out."""
+        if logging.getLevelNamesMapping().get(str(event["level"]).upper(), 0) >= logging.WARNING:
+            left_out = self.admit(f"{event['event']}")
+            if left_out is None:
+                raise structlog.DropEvent
+            if left_out:
+                event["left_out"] = left_out
+        if others := self.untold():
+            event["left_out_of_others"] = others
+        return event
+
+
+class _Filter(logging.Filter):
+    """The same for what libraries log, by the text before anything is filled in."""
+
+    def __init__(self, floods: _Floods) -> None:
+        super().__init__()
+        self._floods = floods
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        left_out = self._floods.admit(f"{record.name}: {str(record.msg).partition(_NEWLINE)[0][:200]}")
+        if left_out:
+            record.msg = f"{record.msg} ({left_out} more like this were left out)"
+        return left_out is not None

@@ -31,6 +31,9 @@ _TIDY_S = 5.0
 # what of the caller's environment would lead the head astray, or is not for the code that runs on it
 _NOT_PASSED_ON = ("RAY_ADDRESS", "RAY_AUTH", "RAY_TMPDIR", "RAY_NAMESPACE", "RAY_START_HOOK")
 _SECRET = ("SUREFOOT_TOKEN", "SUREFOOT_RAY_AUTH_TOKEN", "SUREFOOT_DATABASE_URL")
+# Ray's name for what it does on a laptop of another kind: the node's address is the loopback, on which all of its processes then listen.
+# (`--node-ip-address=127.0.0.1` does not: Ray takes another address of the machine for it.)
+_LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 # Linux ends the head when whoever started it is gone, however that came.
 _EXEC = """\
 import ctypes, os, sys
@@ -151,6 +154,7 @@ class RayHead:
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_enable_metrics_collection": "0",
+            **_LOOPBACK_ONLY,
         }
 
     async def _probe(self) -> None:

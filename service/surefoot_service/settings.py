@@ -8,9 +8,10 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["MIB", "Settings"]
+__all__ = ["KIB", "MIB", "Settings"]
 
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
 
 
 class Settings(BaseSettings):
@@ -37,8 +38,19 @@ class Settings(BaseSettings):
     # and all that is in it, unpacked
     max_unpacked_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB
     max_package_entries: Annotated[int, Field(ge=1)] = 20_000
-    # any other request's body
-    max_body_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
+    # what a supervisor posts at a time; it halves its batches where they are above
+    max_body_bytes: Annotated[int, Field(ge=1)] = 2 * MIB
+    # a job's spec: it is in every answer about the job
+    max_spec_bytes: Annotated[int, Field(ge=1)] = 256 * KIB
+    # connections at a time; a few more are taken for health and attempts. Fewer where the process may not have so many files open
+    max_connections: Annotated[int, Field(ge=1)] = 1000
+    # how long a connection may take to ask for something, its first time and between requests
+    request_s: Annotated[float, Field(gt=0)] = 15.0
+    # how long a body may take: so many seconds, and as long again as its bytes take at this rate
+    body_grace_s: Annotated[float, Field(gt=0)] = 10.0
+    body_bytes_per_s: Annotated[float, Field(gt=0)] = 8.0 * KIB
+    # how long whoever asked may leave an answer unread
+    unread_s: Annotated[float, Field(gt=0)] = 30.0
     # where jobs that name no place have their checkpoints: a folder that every node sees, or an fsspec URL; None: in the data folder
     checkpoints: str | None = None
     # how long a cancelled job's supervisor has to confirm before the job is cleaned up without it

@@ -12,10 +12,11 @@ from surefoot.views import CheckpointList, CheckpointView, NumberedEvent
 from surefoot_service.context import ServiceDep, User
 from surefoot_service.models import locate
 from surefoot_service.problems import ProblemError, documented
+from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.routes.jobs import JobId
 from surefoot_service.store import events, jobs
 
-router = APIRouter(prefix="/v1/jobs", tags=["checkpoints"], dependencies=[User])
+router = APIRouter(prefix="/v1/jobs", tags=["checkpoints"], dependencies=[User], route_class=GuardedRoute)
 
 # how long a storage may take to open a model; clients tell a timeout of their own after a minute
 _STORAGE_S = 30.0

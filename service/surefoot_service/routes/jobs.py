@@ -15,10 +15,12 @@ from surefoot_service.bells import RECONCILER, commands_of, news_of
 from surefoot_service.context import Service, ServiceDep, User
 from surefoot_service.entrypoints import check_entrypoint
 from surefoot_service.problems import documented, unprocessable
+from surefoot_service.rest.body import BodyKind, takes
+from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.store import jobs as store
 from surefoot_service.store import packages, requests, shown
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[User])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[User], route_class=GuardedRoute)
 
 JobId = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,40}$")]
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
@@ -27,8 +29,12 @@ IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, patt
 @router.post(
     "",
     status_code=201,
-    responses={200: {"description": "Submitted before with this key", "model": JobView}, **documented(401, 409, 413)},
+    responses={
+        200: {"description": "Submitted before with this key", "model": JobView},
+        **documented(401, 408, 409, 415),
+    },
 )
+@takes(BodyKind.SPEC)
 async def submit_job(
     spec: JobSpec, response: Response, service: ServiceDep, idempotency_key: IdempotencyKey = None
 ) -> JobView:
@@ -43,7 +49,8 @@ async def submit_job(
 
 
 async def _check_code(service: Service, spec: JobSpec) -> None:
-    if await service.database.read(packages.size_of, spec.package) is None:
+    known = await service.database.read(packages.size_of, spec.package)
+    if known is None or not await service.packages.has(spec.package):
         raise unprocessable("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
     path = service.packages.path(spec.package)
     try:
@@ -84,7 +91,7 @@ async def delete_job(
     await retention.delete_job(service, job, by="the user", checkpoints=checkpoints)
 
 
-@router.post("/{job}/resize", responses=documented(401, 404, 409, 413))
+@router.post("/{job}/resize", responses=documented(401, 404, 408, 409, 415))
 async def resize_job(job: JobId, body: ResizeRequest, service: ServiceDep) -> JobView:
     """Want another number of trainers, from now on. The result stays the same, bit for bit."""
     view = await service.database.write(requests.resize, job, body.trainers, now=service.now())
@@ -124,7 +131,7 @@ async def checkpoint_job(job: JobId, service: ServiceDep) -> JobView:
     return view
 
 
-@router.post("/{job}/faults", status_code=202, responses=documented(401, 404, 409, 413))
+@router.post("/{job}/faults", status_code=202, responses=documented(401, 404, 408, 409, 415))
 async def inject_fault(job: JobId, body: FaultRequest, service: ServiceDep) -> JobView:
     """Do a job a fault, for real; an event tells when it is done, or a warning why it cannot be. `surefoot chaos` uses it."""
     view = await service.database.write(requests.inject, job, body.kind, now=service.now())
