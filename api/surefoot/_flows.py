@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 from surefoot._requests import (
+    JOB_ID,
     JOBS_PAGE,
     ROWS_PAGE,
     Flow,
+    PackageAbsentError,
     ask,
+    check_goes_on,
     create_job,
     get_events,
     get_job,
@@ -23,15 +24,17 @@ from surefoot.spec import JobState
 from surefoot.submission import Submission
 from surefoot.views import JobView, NumberedEvent
 
-_JOB_ID = re.compile(r"^[a-z0-9-]{1,40}$")
-
 __all__ = ["all_events", "all_rows", "conclude", "jobs", "resolve", "rests", "submit"]
 
 
 def submit(submission: Submission) -> Flow[JobView]:
-    """Upload the package unless the service has it, then submit."""
+    """Upload the package unless the service has it, then submit; upload it again if the service has lost it meanwhile."""
     package = submission.package
     if not (yield from ask(has_package(package.sha256))):
+        yield from ask(put_package(package.data))
+    try:
+        return (yield from ask(create_job(submission.spec, submission.key)))
+    except PackageAbsentError:
         yield from ask(put_package(package.data))
     return (yield from ask(create_job(submission.spec, submission.key)))
 
@@ -58,7 +61,7 @@ def resolve(ref: str) -> Flow[JobView]:
         if not newest:
             raise NotFoundError("there is no job yet", status=404, detail="submit one with `surefoot submit`")
         return newest[0]
-    if not _JOB_ID.match(ref):
+    if not JOB_ID.match(ref):
         raise UserError(f'{ref!r} is no job id: `surefoot ls` lists them, and "last" is the newest')
     try:
         return (yield from ask(get_job(ref)))
@@ -81,7 +84,8 @@ def _resolve_prefix(ref: str) -> Flow[JobView]:
 def all_events(job_id: str) -> Flow[list[NumberedEvent]]:
     """All events so far, oldest first."""
     events: list[NumberedEvent] = []
-    while page := (yield from ask(get_events(job_id, after=events[-1].seq if events else 0))).events:
+    while page := (yield from ask(get_events(job_id, after=(after := events[-1].seq if events else 0)))).events:
+        check_goes_on(after, page[-1].seq)
         events += page
     return events
 
@@ -90,7 +94,10 @@ def all_rows(job_id: str) -> Flow[list[LedgerRow]]:
     """The whole ledger so far, by step."""
     rows: list[LedgerRow] = []
     while True:
-        page = (yield from ask(get_rows(job_id, from_step=rows[-1].result.step + 1 if rows else 0))).rows
+        after = rows[-1].result.step if rows else -1
+        page = (yield from ask(get_rows(job_id, from_step=after + 1))).rows
+        if page:
+            check_goes_on(after, page[-1].result.step)
         rows += page
         if len(page) < ROWS_PAGE:
             return rows

@@ -16,6 +16,7 @@ from surefoot_service.packages import PackageStore
 from surefoot_service.problems import ProblemError
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
+from surefoot_service.waiting import Waiting
 
 __all__ = ["AttemptToken", "ClusterSight", "Service", "ServiceDep", "User", "utc_now"]
 
@@ -44,6 +45,7 @@ class Service:
     keys: Keys
     bells: Bells = field(default_factory=Bells)
     cluster: ClusterSight = field(default_factory=ClusterSight)
+    waiting: Waiting = field(default_factory=Waiting)
     now: Callable[[], datetime] = utc_now
 
 

@@ -7,6 +7,8 @@ import sys
 
 import structlog
 
+from surefoot.printable import printable, printable_line
+
 __all__ = ["configure"]
 
 
@@ -23,9 +25,10 @@ def configure(*, as_json: bool = False) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
+        # before the text is made plain: an exception's may be somebody else's
+        structlog.processors.format_exc_info,
+        _made_plain,
     ]
-    if as_json:
-        shared.append(structlog.processors.format_exc_info)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -33,4 +36,24 @@ def configure(*, as_json: bool = False) -> None:
         cache_logger_on_first_use=False,
     )
     # of other libraries only what is wrong; httpx tells every request's URL otherwise
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Plain("%(levelname)s %(name)s: %(message)s"))
+
+
+def _made_plain(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Take out of every value what a terminal would obey: requests and training code wrote some of them."""
+    return {key: _plain(key, value) for key, value in event.items()}
+
+
+def _plain(key: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return printable(value) if key == "exception" else printable_line(value)
+
+
+class _Plain(logging.Formatter):
+    """Lines of other libraries without what a terminal would obey; tracebacks keep their lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import os
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from surefoot.errors import PackageError
 from surefoot.spec import CODE_FOLDER
 from surefoot_service.settings import Settings
+from surefoot_service.waiting import Kind, Waiting
 
 __all__ = ["Limits", "PackageStore", "TooLargeError", "check_zip", "for_ray", "limits_of"]
 
@@ -149,7 +149,7 @@ class PackageStore:
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._folder, self._limits = folder, limits
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # What an interrupted service left of its uploads.
         for partial in folder.glob(".upload-*"):
             partial.unlink(missing_ok=True)
@@ -157,15 +157,22 @@ class PackageStore:
     def path(self, sha256: str) -> Path:
         return self._folder / f"{sha256}.zip"
 
-    async def receive(self, body: AsyncIterable[bytes]) -> tuple[str, int]:
+    def has(self, sha256: str, size: int) -> bool:
+        """Whether the file is there, with this size. Blocks."""
+        try:
+            return self.path(sha256).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    async def receive(self, body: AsyncIterable[bytes], waiting: Waiting) -> tuple[str, int]:
         """Take in an upload; return its sha256 and size. Raises PackageError or TooLargeError, leaving nothing behind."""
         with self._partial() as partial:
-            sha256, size = await self._write(partial, body)
-            await asyncio.to_thread(check_zip, partial, self._limits)
+            sha256, size = await self._write(partial, body, waiting)
+            await waiting.run(Kind.PACKAGES, check_zip, partial, self._limits)
             partial.replace(self.path(sha256))
         return sha256, size
 
-    async def _write(self, partial: Path, body: AsyncIterable[bytes]) -> tuple[str, int]:
+    async def _write(self, partial: Path, body: AsyncIterable[bytes], waiting: Waiting) -> tuple[str, int]:
         hasher, size = hashlib.sha256(), 0
         with partial.open("wb") as file:
             async for chunk in body:
@@ -175,7 +182,7 @@ class PackageStore:
                 hasher.update(chunk)
                 file.write(chunk)
             file.flush()
-            await asyncio.to_thread(os.fsync, file.fileno())
+            await waiting.run(Kind.PACKAGES, os.fsync, file.fileno())
         return hasher.hexdigest(), size
 
     @contextmanager

@@ -42,7 +42,7 @@ def ledger(
     if as_json:
         say(dump(rows, job=found.id, digest=found.view.digest, spec=found.spec.model_dump(mode="json")))
     elif as_csv:
-        typer.echo(_csv(rows), nl=False)
+        say(_csv(rows), end="")
     else:
         console().print(_table(rows))
 
