@@ -8,6 +8,7 @@ from typing import Any
 import fsspec
 import httpx
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from surefoot.events import EventKind
 from surefoot.views import Claimed
@@ -187,7 +188,7 @@ class TestInAStore:
         def fail(*_: object, **__: object) -> None:
             raise RuntimeError("no such bucket")
 
-        monkeypatch.setattr(fsspec.filesystem("memory"), "ls", fail)
+        monkeypatch.setattr(MemoryFileSystem, "ls", fail)
         answer = await client.get(await finished(attempt, f"memory://runs/{attempt.job}/model"))
         assert answer.status_code == 502
         assert answer.headers["content-type"] == "application/problem+json"
