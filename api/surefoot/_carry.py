@@ -19,10 +19,12 @@ from surefoot._where import Where
 from surefoot.errors import ServiceError, ServiceUnavailableError, SurefootError, UnauthorizedError, UserError
 
 __all__ = [
+    "AS_IT_IS",
     "RETRY",
     "TRANSIENT",
     "Body",
     "Deadline",
+    "check_whole",
     "client_options",
     "part_of",
     "request_options",
@@ -45,6 +47,9 @@ RETRY: dict[str, Any] = {
 
 # Generous for an upload of 100 MiB; a connection that cannot be made is known soon.
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+
+# of what is to be whole, byte by byte: nobody in between packs it anew
+AS_IT_IS = {"accept-encoding": "identity"}
 
 # An answer that is larger, or comes for longer, is none of a control plane's.
 _MOST_BYTES = 128 * 1024 * 1024
@@ -188,6 +193,15 @@ def part_of(to: Path) -> Iterator[BinaryIO]:
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or error
         raise UserError(f"{to} cannot be written: {why}; name another file") from None
+
+
+def check_whole(where: Where, response: httpx.Response) -> None:
+    """Raise ServiceError unless it can be seen of this answer's body whether all of it came."""
+    headers = response.headers
+    ends = "content-length" in headers or headers.get("transfer-encoding", "").lower() == "chunked"
+    if not ends or headers.get("content-encoding", "identity") != "identity":
+        detail = "it does not say how long it is, or was packed on the way: it could be cut without a trace"
+        raise ServiceError(f"the answer of {where.url} cannot be read", status=502, detail=detail)
 
 
 def unreachable(where: Where, error: Exception) -> ServiceUnavailableError:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+import httpx
+
 from surefoot._network import is_here
 from surefoot.errors import UserError
 
@@ -89,7 +91,7 @@ def _checked(url: str) -> str:
     """Return the URL without a trailing slash. Raises UserError."""
     example = f"it looks like {DEFAULT_URL}"
     parts = _parts(url)
-    if parts is None or parts.scheme not in _PORTS or not parts.hostname or not url.isprintable() or " " in url:
+    if parts is None or parts.scheme not in _PORTS or not url.isprintable() or " " in url:
         raise UserError(f"{url!r} is no address of a control plane: {example}")
     if "@" in parts.netloc:
         raise UserError(f"leave the user and password out of the URL: {example}, and its token is given by --token")
@@ -102,9 +104,12 @@ def _parts(url: str) -> SplitResult | None:
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises for one that is none
-    except ValueError:
+        # and so do these for a name that no network has
+        (parts.hostname or "").encode("idna")
+        _ = httpx.URL(url).host
+    except (ValueError, httpx.InvalidURL):
         return None
-    return parts
+    return parts if parts.hostname else None
 
 
 def _same(one: str, other: str) -> bool:

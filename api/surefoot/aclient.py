@@ -14,10 +14,12 @@ import httpx
 from tenacity import AsyncRetrying
 
 from surefoot._carry import (
+    AS_IT_IS,
     RETRY,
     TRANSIENT,
     Body,
     Deadline,
+    check_whole,
     client_options,
     part_of,
     request_options,
@@ -134,9 +136,10 @@ class AsyncClient:
         """Stream to a file, which is there whole or not at all."""
         try:
             with telling(self.where, self._http), part_of(to) as file:
-                async with self._http.stream("GET", path, params=params) as response:
+                async with self._http.stream("GET", path, params=params, headers=AS_IT_IS) as response:
                     if not response.is_success:
                         raise error_of(await self._read(response))
+                    check_whole(self.where, response)
                     async for chunk in response.aiter_bytes():
                         file.write(chunk)
         except TRANSIENT as error:

@@ -13,10 +13,12 @@ import httpx
 from tenacity import Retrying
 
 from surefoot._carry import (
+    AS_IT_IS,
     RETRY,
     TRANSIENT,
     Body,
     Deadline,
+    check_whole,
     client_options,
     part_of,
     request_options,
@@ -142,10 +144,11 @@ class Client:
             with (
                 telling(self.where, self._http),
                 part_of(to) as file,
-                self._http.stream("GET", path, params=params) as response,
+                self._http.stream("GET", path, params=params, headers=AS_IT_IS) as response,
             ):
                 if not response.is_success:
                     raise error_of(self._read(response))
+                check_whole(self.where, response)
                 for chunk in response.iter_bytes():
                     file.write(chunk)
         except TRANSIENT as error:

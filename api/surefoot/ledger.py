@@ -48,7 +48,7 @@ def load(text: str | bytes, name: str = "the file") -> list[LedgerRow]:
     try:
         document = json.loads(text)
         return [LedgerRow.model_validate(row) for row in document["rows"]]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         detail = f"{error.error_count()} fields are wrong" if isinstance(error, ValidationError) else str(error)
         raise UserError(f"{name} is no ledger as `surefoot ledger --json` writes it: {detail}") from None
 

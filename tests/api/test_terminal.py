@@ -93,33 +93,27 @@ _TEXTS = ("trainer", "reason", "state", "message", "url", "kind", "digest", "nod
 
 
 def poisoned_service(fake: FakeService, state: JobState) -> FakeService:
-    """A control plane with one job, each of whose texts is hostile."""
-    spec = make_spec().model_copy(
-        update={
-            "name": EVIL,
-            "entrypoint": f"train:{EVIL}",
-            "package": EVIL,
-            "config": {EVIL: EVIL},
-            "pip": (EVIL,),
-            "env": {EVIL: EVIL},
-            "left_out": {EVIL: EVIL},
-            "restore": EVIL,
-        }
-    )
+    """A control plane with one job, each of whose texts is hostile, as far as an answer may have it."""
+    evil = EVIL_TEXT
+    free = {
+        "config": {evil: evil},
+        "pip": (evil.replace("\n", "").replace("\r", ""),),
+        "env": {evil: evil},
+        "left_out": {evil[:250]: evil[:250]},
+    }
+    spec = make_spec().model_copy(update={**free, "restore": evil})
     view = make_view("abc2345678", state, num_steps=3, steps_done=3, attempts=2, checkpoint_step=3)
-    text = {"reason": EVIL, "traceback": EVIL, "digest": EVIL, "checkpoint": EVIL, "model": EVIL, "attempt": EVIL}
+    text = dict.fromkeys(("reason", "traceback", "digest", "checkpoint", "model", "attempt"), evil)
     fake.add(view.model_copy(update={**text, "spec": spec, "started_at": BEGIN, "ended_at": BEGIN}))
-    data = dict.fromkeys(_TEXTS, EVIL)
-    lists = {name: [EVIL] for name in ("trainers", "joined", "lost", "left", "requirements")}
+    data = dict.fromkeys(_TEXTS, evil)
+    lists = {name: [evil] for name in ("trainers", "joined", "lost", "left", "requirements")}
     fake.events = [
-        NumberedEvent.model_construct(
-            seq=n, source=EVIL, n=n, at=BEGIN + timedelta(seconds=n), kind=kind, data={**data, **lists}
-        )
+        NumberedEvent(seq=n, source=evil[:90], n=n, at=BEGIN + timedelta(seconds=n), kind=kind, data={**data, **lists})
         for n, kind in enumerate(EventKind, 1)
     ]
     row = make_row(0)
-    circumstances = Circumstances(generation=1, trainers=1, seconds=0.1, nondeterministic=(EVIL,))
-    fake.rows = [LedgerRow(result=row.result.model_copy(update={"values": {EVIL: 1.0}}), circumstances=circumstances)]
+    circumstances = Circumstances(generation=1, trainers=1, seconds=0.1, nondeterministic=(evil,))
+    fake.rows = [LedgerRow(result=row.result.model_copy(update={"values": {evil: 1.0}}), circumstances=circumstances)]
     return fake
 
 
@@ -136,10 +130,10 @@ def answering(fake: FakeService) -> Callable[[httpx.Request], httpx.Response]:
     def answer(request: httpx.Request) -> httpx.Response:
         path = request.url.path
         if path.endswith("/checkpoints"):
-            told = CheckpointView(url=EVIL, at=BEGIN, step=1, reason=EVIL)
+            told = CheckpointView(url=EVIL_TEXT, at=BEGIN, step=1, reason=EVIL_TEXT)
             return httpx.Response(200, content=as_json(CheckpointList(checkpoints=(told,)).model_dump(mode="python")))
         if request.method == "POST" and path.rpartition("/")[2] in ("pause", "resume", "checkpoint", "faults"):
-            return problem(409, EVIL, ((EVIL, EVIL),))
+            return problem(409, EVIL_TEXT, ((EVIL_TEXT, EVIL_TEXT),))
         if path.endswith("/model"):
             return httpx.Response(200, content=b"bytes")
         return fake.answer(request)
@@ -203,7 +197,9 @@ def test_no_command_lets_anything_through(
     assert "mistake of surefoot's own" not in result.stderr
     for text in (result.stdout, result.stderr):
         assert_plain(text)
-    assert result.stdout or result.stderr
+    assert "cannot be read" not in result.stderr, "it is to be shown"
+    if command[0] in ("show", "ledger", "checkpoints", "diff"):
+        assert "forged: job succeeded" in result.output
 
 
 @pytest.mark.parametrize("debug", [(), ("--debug",)], ids=["", "debug"])
