@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from surefoot.views import NotReady, Problem
 from surefoot_service import problems
 from surefoot_service.context import Service
+from surefoot_service.data_folder import make_private
 from surefoot_service.keys import open_keys
 from surefoot_service.packages import PackageStore, limits_of
 from surefoot_service.reconciler import reconciling
@@ -31,7 +32,7 @@ __all__ = ["create_app", "open_service"]
 
 def open_service(settings: Settings) -> Service:
     """Open the data folder and the database, bringing both to this version."""
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(settings.data, database=settings.database_url is None)
     database = Database(settings.database)
     database.migrate()
     service = Service(

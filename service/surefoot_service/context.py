@@ -17,6 +17,7 @@ from surefoot_service.rest.readiness import Readiness
 from surefoot_service.rest.tokens import KnownTokens, bearer, check_attempt, check_user
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
+from surefoot_service.waiting import Waiting
 
 __all__ = ["GUARDS", "AttemptToken", "ClusterSight", "Guard", "Service", "ServiceDep", "User", "service_of", "utc_now"]
 
@@ -54,6 +55,7 @@ class Service:
     tokens: KnownTokens = field(default_factory=KnownTokens)
     # what it needs, looked at; the probes are given once all of it is made
     readiness: Readiness = field(default_factory=Readiness)
+    waiting: Waiting = field(default_factory=Waiting)
     now: Callable[[], datetime] = utc_now
 
 
