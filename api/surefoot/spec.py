@@ -6,10 +6,11 @@ import _imp
 import json
 import re
 import sys
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from surefoot._compat import StrEnum
 
 __all__ = [
     "CODE_FOLDER",
@@ -33,8 +34,12 @@ CODE_FOLDER = "surefoot-code"
 # So many names of what was left out of the package travel with a job.
 MAX_LEFT_OUT = 100
 
-# Beside those built into the interpreter: imported before any code of a user's.
-_EARLIER = frozenset({"encodings", "sitecustomize", "usercustomize"})
+# Beside those built into the interpreter: imported before any code of a user's. Named, since it is the trainers' Python that counts: the
+# one that submits may be an older one, in which fewer modules are frozen.
+_EARLIER = frozenset(
+    {"encodings", "sitecustomize", "usercustomize", "abc", "codecs", "io", "os", "runpy", "site", "stat", "zipimport"}
+    | {"genericpath", "ntpath", "posixpath"}
+)
 
 
 def named_file(entrypoint: str) -> str | None:
