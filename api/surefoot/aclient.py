@@ -8,10 +8,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, TypeVar
 
 import httpx
 from tenacity import AsyncRetrying
+from typing_extensions import Self, Unpack
 
 from surefoot._carry import (
     AS_IT_IS,
@@ -214,14 +215,14 @@ class AsyncJob:
         self.view = await self._client._run(ask(get_job(self.id)))
         return self
 
-    async def wait(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> JobView:  # noqa: ASYNC109 - as Job.wait
+    async def wait(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> JobView:
         """As `Job.wait`."""
         if not self.view.ended:
             async for _ in self.follow(timeout):
                 pass
         return conclude(self.view, raise_on_failure=raise_on_failure)
 
-    async def follow(self, timeout: float | None = None) -> AsyncIterator[Update]:  # noqa: ASYNC109 - as Job.follow
+    async def follow(self, timeout: float | None = None) -> AsyncIterator[Update]:
         """As `Job.follow`."""
         async for update in self._client._follow(self.id, Deadline(timeout)):
             if isinstance(update, JobView):

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, TypeVar
 
 import httpx
 from tenacity import Retrying
+from typing_extensions import Self, Unpack
 
 from surefoot._carry import (
     AS_IT_IS,

@@ -7,11 +7,11 @@ the control plane is in `surefoot.told`.
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from surefoot._compat import StrEnum
 from surefoot.rows import Circumstances, LedgerRow, Result
 from surefoot.told import MAX_BATCH, UplinkBatch
 from surefoot.words import EventKind, FaultKind, UnknownWord

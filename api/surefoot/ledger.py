@@ -21,6 +21,8 @@ _BEGIN, _END_OF_RESULT = b'{"result":', b',"circumstances":'
 _STEP = re.compile(rb'^\{"result":\{"step":(\d{1,18}),')
 # how `dump` begins its rows, each on a line of its own
 _ROWS = b'"rows": ['
+# what JSON may write as it is, and a terminal may obey
+_NOT_PLAIN = re.compile(r"[^\n -~]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +32,6 @@ class Difference:
     step: int
     # what differs, a line each, in words; the first ledger's value first
     what: tuple[str, ...]
-
-
-_NOT_PLAIN = re.compile(r"[^\n -~]")
 
 
 def compare(one: Iterable[LedgerRow], other: Iterable[LedgerRow]) -> Difference | None:

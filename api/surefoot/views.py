@@ -10,11 +10,11 @@ ends.
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from surefoot._compat import StrEnum
 from surefoot.events import Command, Event, FaultKind, LedgerRow
 from surefoot.spec import JobState
 from surefoot.stored_spec import AnySpec, RunnableSpec

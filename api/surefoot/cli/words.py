@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Any
+
+from typing_extensions import assert_never
 
 from surefoot.events import Event, EventKind
 from surefoot.printable import printable_line
