@@ -14,12 +14,17 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from surefoot._compat import StrEnum
 from surefoot.events import Command, Event, FaultKind, LedgerRow
 from surefoot.spec import JobState
 from surefoot.stored_spec import AnySpec, RunnableSpec
 from surefoot.words import UnknownWord
 
 __all__ = [
+    "AuditAction",
+    "AuditEntry",
+    "AuditPage",
+    "Check",
     "CheckpointList",
     "CheckpointView",
     "Claimed",
@@ -31,9 +36,11 @@ __all__ = [
     "JobList",
     "JobView",
     "LedgerPage",
+    "NotReady",
     "NumberedEvent",
     "PackageView",
     "Problem",
+    "Ready",
     "ResizeRequest",
 ]
 
@@ -159,6 +166,42 @@ class CheckpointList(View):
     checkpoints: tuple[CheckpointView, ...] = ()
 
 
+class AuditAction(StrEnum):
+    """What the control plane removed, or could not."""
+
+    JOB_DELETED = "job_deleted"
+    # all that lay in the job's own checkpoint place
+    CHECKPOINTS_REMOVED = "checkpoints_removed"
+    # they were to go, and stay: the detail says why, and where they lie
+    CHECKPOINTS_KEPT = "checkpoints_kept"
+    # a package that no job refers to
+    PACKAGE_REMOVED = "package_removed"
+    # one that was recorded and whose file is gone: it can be uploaded again
+    PACKAGE_MISSING = "package_missing"
+    # a file in the packages' folder that no record tells of
+    PACKAGE_STRAY = "package_stray"
+
+
+class AuditEntry(View):
+    """One thing that was removed. It outlives what it is about."""
+
+    n: Annotated[int, Field(ge=1)]
+    at: datetime
+    # an AuditAction, or one that a newer service knows
+    action: str
+    # a job's id, or a package's hash
+    subject: str
+    # the user, or the rule by which it was done
+    by: str
+    detail: str = ""
+
+
+class AuditPage(View):
+    """Audit entries, oldest first; `after` of the next page is the last one's n."""
+
+    entries: tuple[AuditEntry, ...] = ()
+
+
 class Claimed(View):
     """What a launcher gets for its claim code."""
 
@@ -204,3 +247,25 @@ class Health(View):
     version: str
     # whether the Ray cluster answered when last asked; None: no cluster is configured, or it was not asked yet
     ray: bool | None = None
+
+
+class Check(View):
+    """One of the things that the service needs."""
+
+    # "database", "migrations", "packages", "storage", "cluster"
+    name: str
+    ok: bool
+    # what is wrong with it; empty where nothing is
+    detail: str = ""
+
+
+class Ready(View):
+    """That the service can do its work."""
+
+    checks: tuple[Check, ...] = ()
+
+
+class NotReady(Problem):
+    """That it cannot, and why."""
+
+    checks: tuple[Check, ...] = ()

@@ -40,10 +40,13 @@ _UNREACHABLE_S = 2.0
 async def reconciling(service: Service, address: str, token: str | None, python: str) -> AsyncIterator[None]:
     """Reconcile with the cluster whose dashboard is at `address` inside the block."""
     async with open_ray_jobs(address, token) as ray:
+        service.cluster.watched = True
         loop = asyncio.create_task(Reconciler(service, Launch(service=service, ray=ray, python=python)).run())
+        service.cluster.expected, service.cluster.ask = True, ray.session_name
         try:
             yield
         finally:
+            service.cluster.ask = None
             loop.cancel()
             await asyncio.gather(loop, return_exceptions=True)
 

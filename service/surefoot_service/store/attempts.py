@@ -201,7 +201,8 @@ def hand_over(session: Session, attempt: str, token: str, after: int, *, now: da
 def lock_with(session: Session, attempt: str) -> tuple[AttemptRow, JobRow]:
     """Return the attempt and its job, both as they are once the job is locked; raises a 404 problem."""
     row = _find(session, attempt)
-    job = lock(session, row.job)
+    # A deleted job's attempt may still have something on the cluster, which is taken off as ever.
+    job = lock(session, row.job, deleted=True)
     session.refresh(row)
     return row, job
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ from surefoot_service.lifecycle import Life, Move, move
 from surefoot_service.problems import conflict, not_found, unprocessable
 from surefoot_service.store.events import add_event, state_events
 from surefoot_service.store.reading import has_ended, mend, shown_state, spec_of, state_of, text
-from surefoot_service.store.tables import AttemptRow, JobRow
+from surefoot_service.store.tables import AttemptRow, JobRow, PackageRow
 
 __all__ = [
     "LIVE",
@@ -30,11 +31,14 @@ __all__ = [
     "create",
     "explain_queued",
     "has_ended",
+    "is_job_id",
     "listing",
     "load",
     "lock",
+    "place_of",
     "see",
     "view",
+    "view_of",
     "with_states",
 ]
 
@@ -54,6 +58,9 @@ def create(session: Session, spec: JobSpec, *, idempotency_key: str | None, now:
             if not _same(spec_of(known).spec, spec):
                 raise conflict(f"job {known.id} was submitted with this Idempotency-Key and another spec")
             return view(session, known), False
+    # in this transaction, as packages that no job refers to are collected in another
+    if session.get(PackageRow, spec.package, with_for_update={"read": True}) is None:
+        raise unprocessable("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
     spec = _with_restore(session, spec)
     row = JobRow(
         id="".join(secrets.choice(_ALPHABET) for _ in range(10)),
@@ -73,6 +80,11 @@ def create(session: Session, spec: JobSpec, *, idempotency_key: str | None, now:
 _JOB_ID = re.compile(r"^[a-z0-9-]{1,40}$")
 
 
+def is_job_id(restore: str) -> bool:
+    """Whether a spec's `restore` names a job, rather than a path or URL."""
+    return _JOB_ID.match(restore) is not None
+
+
 def _with_restore(session: Session, spec: JobSpec) -> JobSpec:
     """The spec with the checkpoint that another job's id means. It is fixed here: every attempt is to begin from the same.
 
@@ -80,7 +92,7 @@ def _with_restore(session: Session, spec: JobSpec) -> JobSpec:
     """
     if spec.restore is None or not _JOB_ID.match(spec.restore):
         return spec
-    other = session.scalar(select(JobRow).where(JobRow.id == spec.restore))
+    other = session.scalar(select(JobRow).where(JobRow.id == spec.restore, JobRow.deleted_at.is_(None)))
     if other is None:
         message = f"there is no job {spec.restore!r}; name a job, or a checkpoint by its path (with a slash) or URL"
         raise unprocessable("body.restore", message)
@@ -108,16 +120,18 @@ def _same(known: JobSpec, spec: JobSpec) -> bool:
 
 def load(session: Session, job: str) -> JobRow:
     """Return the job; raises a 404 problem."""
-    return _found(session.scalar(select(JobRow).where(JobRow.id == job)), job)
+    return _found(session.scalar(select(JobRow).where(JobRow.id == job, JobRow.deleted_at.is_(None))), job)
 
 
-def lock(session: Session, job: str) -> JobRow:
+def lock(session: Session, job: str, *, deleted: bool = False) -> JobRow:
     """Return the job as it is, kept from other writers till the transaction ends; raises a 404 problem.
 
     What is read of a job and its attempts before is as of another time: who decides by it reads it after. And whoever writes to them
-    locks the job first, so that no two wait for each other.
+    locks the job first, so that no two wait for each other. `deleted`: also one that was deleted and is still being removed.
     """
     query = select(JobRow).where(JobRow.id == job).with_for_update().execution_options(populate_existing=True)
+    if not deleted:
+        query = query.where(JobRow.deleted_at.is_(None))
     return mend(_found(session.scalar(query), job))
 
 
@@ -129,14 +143,20 @@ def _found(row: JobRow | None, job: str) -> JobRow:
 
 def listing(session: Session, *, state: JobState | None, limit: int, before: str | None) -> tuple[JobView, ...]:
     """Return jobs, newest first, older than the job `before`."""
-    query = select(JobRow).order_by(JobRow.number.desc()).limit(limit)
+    query = select(JobRow).where(JobRow.deleted_at.is_(None)).order_by(JobRow.number.desc()).limit(limit)
     if state is not None:
         query = query.where(JobRow.state == state)
     if before is not None:
         query = query.where(JobRow.number < load(session, before).number)
     rows = session.scalars(query).all()
     newest = _newest_attempts(session, [r.id for r in rows])
-    return tuple(_view(row, *newest.get(row.id, _NO_ATTEMPT)) for row in rows)
+    return tuple(view_of(row, *newest.get(row.id, _NO_ATTEMPT)) for row in rows)
+
+
+def place_of(job: str, spec: str, default: str) -> str:
+    """Where a stored job's checkpoints lie, however little of its spec can be read. Raises ValueError where that cannot."""
+    policy = json.loads(spec).get("checkpoint") or {}
+    return f"{str(policy.get('url') or default).rstrip('/')}/{job}"
 
 
 def see(session: Session, job: str) -> JobView:
@@ -150,7 +170,7 @@ def with_states(session: Session, states: Iterable[JobState]) -> Sequence[JobRow
 
 
 def view(session: Session, row: JobRow) -> JobView:
-    return _view(row, *_newest_attempts(session, [row.id]).get(row.id, _NO_ATTEMPT))
+    return view_of(row, *_newest_attempts(session, [row.id]).get(row.id, _NO_ATTEMPT))
 
 
 _NO_ATTEMPT = (None, 0)
@@ -166,7 +186,7 @@ def _newest_attempts(session: Session, jobs: Sequence[str]) -> dict[str, tuple[s
     return {job: (attempt, n) for job, attempt, n in session.execute(query)}
 
 
-def _view(row: JobRow, attempt: str | None, attempts: int) -> JobView:
+def view_of(row: JobRow, attempt: str | None, attempts: int) -> JobView:
     stored = spec_of(row)
     try:
         return _whole_view(row, stored, attempt, attempts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,6 +23,7 @@ __all__ = [
     "mend",
     "shown_row",
     "shown_state",
+    "spec_json",
     "spec_of",
     "state_of",
 ]
@@ -30,6 +32,25 @@ __all__ = [
 def spec_of(job: JobRow) -> StoredSpec:
     """Return the job's spec, as far as this version can read it."""
     return read_spec(text(job.spec))
+
+
+# Jobs are read again and again, and their specs hardly ever change. A long one is not remembered: bounded memory.
+_REMEMBERED_CHARS = 8192
+
+
+def spec_json(stored: Any) -> bytes | None:
+    """Return the JSON that a stored spec is shown as; None: this version cannot read all of it."""
+    if isinstance(stored, str) and len(stored) <= _REMEMBERED_CHARS:
+        return _remembered(stored)
+    return _spec_json(text(stored))
+
+
+def _spec_json(stored: str) -> bytes | None:
+    found = read_spec(stored)
+    return None if found.unreadable else found.spec.model_dump_json().encode()
+
+
+_remembered = lru_cache(maxsize=2048)(_spec_json)
 
 
 def state_of(job: JobRow) -> JobState | None:

@@ -11,7 +11,17 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["AttemptRow", "Base", "CommandRow", "EventRow", "EventSourceRow", "JobRow", "PackageRow", "StepRow"]
+__all__ = [
+    "AttemptRow",
+    "AuditRow",
+    "Base",
+    "CommandRow",
+    "EventRow",
+    "EventSourceRow",
+    "JobRow",
+    "PackageRow",
+    "StepRow",
+]
 
 # SQLite numbers rows by itself only where the column's type is exactly INTEGER (of 64 bits, there).
 Number = BigInteger().with_variant(Integer(), "sqlite")
@@ -87,6 +97,10 @@ class JobRow(Base):
     checkpoint: Mapped[str | None] = mapped_column(Text)
     checkpoint_step: Mapped[int | None] = mapped_column(Number)
     model: Mapped[str | None] = mapped_column(Text)
+    # from then on there is no such job: what is left of it is being removed (see store/removal.py)
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # its checkpoints are to go too
+    delete_checkpoints: Mapped[bool] = mapped_column(default=False)
 
 
 class AttemptRow(Base):
@@ -195,3 +209,19 @@ class PackageRow(Base):
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     bytes: Mapped[int] = mapped_column(Number)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class AuditRow(Base):
+    """What was removed, by whom or by which rule, and when. It refers to nothing, as it outlives what it is about."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_subject", "subject", "action"), {"sqlite_autoincrement": True})
+
+    n: Mapped[int] = mapped_column(Number, primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    action: Mapped[str] = mapped_column(String(40))
+    # a job's id, or a package's hash
+    subject: Mapped[str] = mapped_column(String(64))
+    by: Mapped[str] = mapped_column(String(200))
+    # a sentence
+    detail: Mapped[str] = mapped_column(Text, default="")
