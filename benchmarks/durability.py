@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 from surefoot.events import Circumstances, Event, EventKind, LedgerRow, Result, SentBatch, UplinkBatch
 from surefoot.spec import JobSpec
 from surefoot_service.keys import Keys
-from surefoot_service.store import attempts, jobs, transactions
+from surefoot_service.store import attempts, jobs, packages, transactions
 from surefoot_service.store.database import Database
 from surefoot_service.store.uplink import take
 
@@ -49,6 +49,7 @@ def batch(n: int) -> UplinkBatch:
 
 def start(session: Session) -> str:
     now = datetime.now(UTC)
+    packages.add(session, SPEC.package, 1, now=now)
     job, _ = jobs.create(session, SPEC, idempotency_key=None, now=now)
     made = attempts.make(session, job.id, keys=KEYS, session_name="s", reason="", now=now)
     assert made is not None
