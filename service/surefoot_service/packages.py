@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from surefoot.errors import PackageError
 from surefoot.spec import CODE_FOLDER
+from surefoot_service.durable import sync_folder
 from surefoot_service.settings import Settings
 
 __all__ = ["Limits", "PackageStore", "TooLargeError", "check_zip", "for_ray", "limits_of"]
@@ -193,6 +194,7 @@ class PackageStore:
             sha256, size = await self._write(partial, body)
             await asyncio.to_thread(check_zip, partial, self._limits)
             partial.replace(self.path(sha256))
+            await asyncio.to_thread(sync_folder, self._folder)
         return sha256, size
 
     async def _write(self, partial: Path, body: AsyncIterable[bytes]) -> tuple[str, int]:
