@@ -8,12 +8,15 @@ __all__ = ["BatchSize"]
 
 # so often is one item refused by itself before it is given up: a service that is being replaced may refuse what the next one takes
 _TRIES = 3
+# after so many batches in a row that were taken, nothing is looked for any more
+_CALM = 20
 
 
 class BatchSize:
     """What the answers so far make of it."""
 
     def __init__(self, most: int) -> None:
+        self._whole = most
         # what has proved not to be too large
         self._fitting = most
         # while the item that is refused is looked for
@@ -21,6 +24,7 @@ class BatchSize:
         # one event or one row, and not one of each
         self._alone = False
         self._tries = 0
+        self._taken = 0
 
     @property
     def most(self) -> int:
@@ -33,7 +37,14 @@ class BatchSize:
 
     def stored(self) -> None:
         """The last batch is stored."""
-        self._searching = min(self._fitting, self._searching * 2)
+        self._alone, self._tries = False, 0
+        self._taken += 1
+        if self._taken > _CALM:
+            self._searching = self._fitting
+
+    def gave_up(self) -> None:
+        """The one that was refused is out of the way."""
+        self._fitting = self._searching = self._whole
         self._alone, self._tries = False, 0
 
     def too_large(self, batch: SentBatch) -> bool:
@@ -51,6 +62,7 @@ class BatchSize:
         return self._refused(batch)
 
     def _refused(self, batch: SentBatch) -> bool:
+        self._taken = 0
         items = len(batch.events) + len(batch.rows)
         if items == 2 and len(batch.events) == 1:
             self._alone = True

@@ -177,10 +177,11 @@ class HttpUplink:
             if not give_up:
                 raise _AwayError(f"the batch was refused: {response.text[:500]}")
             self._give_up(batch, response.text[:500])
+            self._size.gave_up()
         else:
             self._outbox.stored(batch, _read(UplinkAck, response).rows_below)
             self._kept.stored(batch.events)
-        self._size.stored()
+            self._size.stored()
 
     def _give_up(self, batch: SentBatch, why: str) -> None:
         """Forget the one event or row that is refused for good, so that all others go on; it is told that it could not be."""

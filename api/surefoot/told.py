@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, FailFast, Field, JsonValue, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    FailFast,
+    Field,
+    JsonValue,
+    Tag,
+)
 
 from surefoot import bounds
 from surefoot.payloads import (
@@ -36,9 +46,22 @@ __all__ = ["MAX_BATCH", "AnyTold", "OtherTold", "ToldEvent", "ToldRow", "UplinkB
 # events, and rows, of one batch: twice what a supervisor sends
 MAX_BATCH = 2000
 
-# "JOB-2/supervisor-1f0c": who of which attempt; the attempt may be left out where it is the one that tells
+
+def _not_the_service(source: str) -> str:
+    if source.lower() == "service":
+        raise ValueError("only the control plane tells as the service")
+    return source
+
+
+# "JOB-2/supervisor-1f0c": who of which attempt; or a name that belongs to the first attempt that tells under it. "service" is nobody's:
+# the control plane's own events are told under it.
 Source = Annotated[
-    str, Field(max_length=100, pattern=r"^([a-z0-9-]{1,60}/)?(supervisor|trainer|launcher)(-[A-Za-z0-9._-]{1,40})?$")
+    str,
+    Field(
+        max_length=100,
+        pattern=r"^([a-z0-9-]{1,60}/(supervisor|trainer|launcher)(-[A-Za-z0-9._-]{1,40})?|[A-Za-z0-9][A-Za-z0-9._-]{0,60})$",
+    ),
+    AfterValidator(_not_the_service),
 ]
 
 
