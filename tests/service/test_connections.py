@@ -8,12 +8,13 @@ import json
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -375,6 +376,62 @@ async def test_what_is_no_request_is_refused_and_closed(
         assert json.loads(body)["status"] == status
     async with door.client(token=False) as stranger:
         assert (await stranger.get("/v1/health")).status_code == 200
+    assert [r for r in caplog.records if r.exc_info or r.levelno >= logging.ERROR] == []
+
+
+GOOD = (
+    b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n",
+    JSON_HEAD + b"Content-Length: 2\r\n\r\n{}",
+    JSON_HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    JSON_HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
+)
+PIECES = st.lists(st.sampled_from(GOOD) | st.binary(max_size=40), min_size=1, max_size=4)
+CUTS = st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=3)), max_size=3)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def lasting(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """One service for many examples."""
+    context = opened(tmp_path_factory.mktemp("lasting") / "data", request_s=0.05, body_grace_s=0.05, unread_s=0.05)
+    made = runner.run(context.__aenter__())
+    yield made
+    runner.run(context.__aexit__(None, None, None))
+
+
+@given(pieces=PIECES, cuts=CUTS, wait=st.booleans())
+@hypothesis.settings(
+    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
+def test_any_bytes_are_answered_or_refused(
+    pieces: list[bytes],
+    cuts: list[tuple[int, bytes]],
+    wait: bool,
+    lasting: Door,
+    runner: asyncio.Runner,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Requests that are cut, changed, and laid end to end."""
+    sent = b"".join(pieces)
+    for at, other in cuts:
+        sent = sent[:at] + other + sent[at + 1 :]
+
+    async def exchange() -> bytes:
+        reader, writer = await lasting.connect()
+        writer.write(sent)
+        if not wait:
+            writer.write_eof()
+        found = await end_of(reader)
+        await until(lambda: len(lasting.server.pool) == 0 and not lasting.server.server_state.tasks)
+        return found
+
+    for line in runner.run(exchange()).split(b"HTTP/1.1 ")[1:]:
+        assert int(line[:3]) < 500
     assert [r for r in caplog.records if r.exc_info or r.levelno >= logging.ERROR] == []
 
 
