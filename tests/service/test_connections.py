@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -400,6 +401,7 @@ def lasting(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) ->
     """One service for many examples."""
     context = opened(tmp_path_factory.mktemp("lasting") / "data", request_s=0.05, body_grace_s=0.05, unread_s=0.05)
     made = runner.run(context.__aenter__())
+    made.server.pool.limits = replace(made.server.pool.limits, discard_s=0.05)
     yield made
     runner.run(context.__aexit__(None, None, None))
 
