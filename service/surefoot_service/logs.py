@@ -45,12 +45,13 @@ def configure(*, as_json: bool = False) -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
+    root = logging.getLogger()
+    is_ours = not root.handlers
     # of other libraries only what is wrong; httpx tells every request's URL otherwise
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    for handler in logging.getLogger().handlers:
-        for filter_ in [f for f in handler.filters if isinstance(f, _Filter)]:
-            handler.removeFilter(filter_)
-        handler.addFilter(_Filter(floods))
+    if is_ours:
+        for handler in root.handlers:
+            handler.addFilter(_Filter(floods))
 
 
 def _printable(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

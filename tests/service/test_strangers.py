@@ -11,13 +11,15 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from surefoot.views import Problem
 from surefoot_service.app import create_app, open_service
-from surefoot_service.context import Service
+from surefoot_service.context import GUARDS, Service
 from surefoot_service.keys import digest
+from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.settings import Settings
 
 from .asgi import PIECE, Answer, Headers, ask, peak_bytes
@@ -77,6 +79,16 @@ def check(answer: Answer) -> None:
 
 def test_which_routes_are_open(app: FastAPI) -> None:
     assert {(method, path) for method, path, secured in ROUTES if not secured} == OPEN
+
+
+def test_every_route_is_guarded(app: FastAPI) -> None:
+    """All of one kind, so that a new one is too; and what the document says of its token is what is checked."""
+    for route in iter_route_contexts(app.routes):
+        if route.path == "/openapi.json":
+            continue
+        assert isinstance(route.original_route, GuardedRoute), route.path
+        guards = [d.call for d in route.original_route.dependant.dependencies if d.call in GUARDS]
+        assert bool(guards) == all((method, route.path) not in OPEN for method in route.methods or ()), route.path
 
 
 HEADERS_OF_STRANGERS = (
