@@ -6,7 +6,9 @@ import asyncio
 import gc
 import json
 import logging
+import resource
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -24,6 +26,7 @@ from surefoot.events import EventKind
 from surefoot_service.app import create_app
 from surefoot_service.bells import news_of
 from surefoot_service.context import Service
+from surefoot_service.rest import server
 from surefoot_service.rest.connections import Limits, Phase, Pool, Standing
 from surefoot_service.rest.server import Server
 from surefoot_service.settings import Settings
@@ -117,16 +120,16 @@ async def opened(data: Path, **more: Any) -> AsyncIterator[Door]:
     app = create_app(settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = Server(app, settings)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        await asyncio.wait_for(server.accepting.wait(), LIMIT_S)
-        door = Door(server, app.state.service, listener.getsockname()[1])
+        made = Server(app, settings)
+        serving = asyncio.create_task(made.serve(sockets=[listener]))
+        await asyncio.wait_for(made.accepting.wait(), LIMIT_S)
+        door = Door(made, app.state.service, listener.getsockname()[1])
         try:
             yield door
         finally:
             door.close()
             door.service.bells.close()
-            server.should_exit = True
+            made.should_exit = True
             await asyncio.wait_for(serving, LIMIT_S)
 
 
@@ -151,6 +154,67 @@ async def test_silent_connections_make_room_for_whoever_asks(tmp_path: Path) -> 
             assert len(door.server.pool.known) == 1
             assert (await client.get("/v1/jobs")).status_code == 200
             assert len(door.server.server_state.connections) <= 202
+
+
+# A service that may have no more than 1024 files open, as is usual; it says its port on standard output.
+SERVICE = """
+import asyncio, resource, socket, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+from surefoot_service import logs
+from surefoot_service.app import create_app
+from surefoot_service.rest.server import Server
+from surefoot_service.settings import Settings
+
+async def serve():
+    settings = Settings(data=Path(sys.argv[1]), request_s=60)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = Server(create_app(settings), settings)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await server.accepting.wait()
+        print(listener.getsockname()[1], flush=True)
+        await serving
+
+logs.configure()
+asyncio.run(serve())
+"""
+
+
+async def test_a_flood_of_silent_connections_leaves_a_process_its_files_and_its_log(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SERVICE, str(tmp_path / "data"), stdout=asyncio.subprocess.PIPE, stderr=output
+        )
+    silent: list[asyncio.StreamWriter] = []
+    try:
+        assert process.stdout is not None
+        port = int(await asyncio.wait_for(process.stdout.readline(), LIMIT_S))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=LIMIT_S) as client:
+            for _ in range(5):
+                for _ in range(300):
+                    _, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), LIMIT_S)
+                    silent.append(writer)
+                # each time on a connection of its own
+                answer = await client.get("/v1/health", headers={"connection": "close"})
+                assert answer.status_code == 200
+    finally:
+        for writer in silent:
+            writer.transport.abort()
+        process.kill()
+        await process.wait()
+    assert len(log.read_text().splitlines()) < 100
+
+
+@pytest.mark.parametrize(("files", "most"), [(100_000, 1000), (1024, 576), (256, 16)])
+def test_there_are_never_more_connections_than_files(
+    files: int, most: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(server, "_files", lambda: files)
+    assert server._limits(Settings(data=tmp_path)).most == most
 
 
 async def test_room_is_kept_for_health_and_attempts(tmp_path: Path) -> None:
