@@ -6,7 +6,6 @@ import _imp
 import json
 import re
 import sys
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,6 +18,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from surefoot._compat import StrEnum
 
 __all__ = [
     "CODE_FOLDER",
@@ -49,8 +50,12 @@ MAX_ENV_VALUE_CHARS = 32_768
 MAX_CONFIG_DEPTH = 24
 MAX_CONFIG_INT = 2**64
 
-# Beside those built into the interpreter: imported before any code of a user's.
-_EARLIER = frozenset({"encodings", "sitecustomize", "usercustomize"})
+# Beside those built into the interpreter: imported before any code of a user's. Named, since it is the trainers' Python that counts: the
+# one that submits may be an older one, in which fewer modules are frozen.
+_EARLIER = frozenset(
+    {"encodings", "sitecustomize", "usercustomize", "abc", "codecs", "io", "os", "runpy", "site", "stat", "zipimport"}
+    | {"genericpath", "ntpath", "posixpath"}
+)
 
 
 def at_most(most: int) -> BeforeValidator:
@@ -185,7 +190,7 @@ class JobSpec(Strict):
     max_failures: Annotated[int, Field(ge=0, le=10_000)] = 10
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy)
     # begin from this checkpoint, or from the newest one below this URL (another job's), instead of from step 0
-    restore: Annotated[str, Field(min_length=1, max_length=1000), Plain] | None = None
+    restore: Annotated[str, Field(min_length=1, max_length=2000), Plain] | None = None
     # pip requirements of the training code, installed by Ray's runtime environment
     pip: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=MAX_PIP, fail_fast=True)] = ()
     # environment of the trainers; shown to whoever may list jobs, so never secrets

@@ -17,11 +17,13 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from surefoot.views import NotReady, Problem
 from surefoot_service import problems
 from surefoot_service.context import Service
+from surefoot_service.data_folder import make_private
 from surefoot_service.keys import open_keys
 from surefoot_service.packages import PackageStore, limits_of
 from surefoot_service.reconciler import reconciling
 from surefoot_service.rest.probes import probes_of
-from surefoot_service.routes import attempts, checkpoints, health, history, jobs, packages
+from surefoot_service.retention import housekeeping
+from surefoot_service.routes import attempts, audit, checkpoints, health, history, jobs, packages
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
 
@@ -30,7 +32,7 @@ __all__ = ["create_app", "open_service"]
 
 def open_service(settings: Settings) -> Service:
     """Open the data folder and the database, bringing both to this version."""
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private(settings.data, database=settings.database_url is None)
     database = Database(settings.database)
     database.migrate()
     service = Service(
@@ -52,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         service = open_service(settings)
         app.state.service = service
         try:
-            async with _cluster(service):
+            async with _cluster(service), housekeeping(service):
                 yield
         finally:
             service.bells.close()
@@ -71,7 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(app)
-    for part in (packages, jobs, checkpoints, history, attempts, health):
+    for part in (packages, jobs, checkpoints, history, attempts, audit, health):
         app.include_router(part.router)
     _make_ready(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

@@ -17,6 +17,7 @@ from surefoot_service.rest.readiness import Readiness
 from surefoot_service.rest.tokens import KnownTokens, bearer, check_attempt, check_user
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
+from surefoot_service.waiting import Waiting
 
 __all__ = ["GUARDS", "AttemptToken", "ClusterSight", "Guard", "Service", "ServiceDep", "User", "service_of", "utc_now"]
 
@@ -33,6 +34,8 @@ class ClusterSight:
     reachable: bool | None = None
     # when each attempt's supervisor last called
     heard: dict[str, datetime] = field(default_factory=dict)
+    # whether this process takes ended attempts off a cluster
+    watched: bool = False
     # whether there is to be one: an app without serves what it has stored, and its jobs wait
     expected: bool = False
     # asks the cluster whether it is there, raising RayError where not; None: it is still starting
@@ -52,6 +55,7 @@ class Service:
     tokens: KnownTokens = field(default_factory=KnownTokens)
     # what it needs, looked at; the probes are given once all of it is made
     readiness: Readiness = field(default_factory=Readiness)
+    waiting: Waiting = field(default_factory=Waiting)
     now: Callable[[], datetime] = utc_now
 
 
@@ -61,7 +65,12 @@ def service_of(request: Request) -> Service:
     return service
 
 
-ServiceDep = Annotated[Service, Depends(service_of)]
+async def _service(request: Request) -> Service:
+    """As `service_of`: a coroutine only so that no thread is asked for it."""
+    return service_of(request)
+
+
+ServiceDep = Annotated[Service, Depends(_service)]
 
 # These declare in the OpenAPI document which token a route takes; the guards below are what checks it.
 _user_scheme = HTTPBearer(auto_error=False, scheme_name="user", description="The token in <data folder>/token.")

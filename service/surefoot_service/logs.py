@@ -5,15 +5,14 @@ What goes wrong again and again is counted, not written: nobody can fill the dis
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
 import threading
 import time
-from typing import TextIO
 
 import structlog
 
+from surefoot.printable import printable, printable_line
 from surefoot_service.flood import Flood
 
 __all__ = ["configure"]
@@ -25,20 +24,18 @@ _MAX_VALUE_CHARS = 2000
 def configure(*, as_json: bool = False) -> None:
     """Set up structlog for this process: lines for people, or JSON for machines."""
     renderer = (
-        structlog.processors.JSONRenderer()
-        if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_traceback)
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     floods = _Floods()
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         floods.processor,
-        _printable,
         structlog.processors.TimeStamper(fmt="iso" if as_json else "%H:%M:%S", utc=as_json),
+        # before the text is made plain: an exception's may be somebody else's
+        structlog.processors.format_exc_info,
+        _made_plain,
     ]
-    if as_json:
-        shared.append(structlog.processors.format_exc_info)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -48,25 +45,31 @@ def configure(*, as_json: bool = False) -> None:
     root = logging.getLogger()
     is_ours = not root.handlers
     # of other libraries only what is wrong; httpx tells every request's URL otherwise
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     if is_ours:
         for handler in root.handlers:
+            handler.setFormatter(_Plain("%(levelname)s %(name)s: %(message)s"))
             handler.addFilter(_Filter(floods))
 
 
-def _printable(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Text that was sent to us is shown on terminals: no control characters, no lines of its own, and not too long."""
-    for name, value in event.items():
-        if isinstance(value, str):
-            short = value if len(value) <= _MAX_VALUE_CHARS else f"{value[:_MAX_VALUE_CHARS]}..."
-            event[name] = short if short.isprintable() else short.encode("unicode_escape").decode()
-    return event
+def _made_plain(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Take out of every value what a terminal would obey, and make it short: requests and training code wrote some of them."""
+    return {key: _plain(key, value) for key, value in event.items()}
 
 
-def _traceback(out: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
-    text = io.StringIO()
-    structlog.dev.plain_traceback(text, exc_info)
-    out.write("".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text.getvalue()))
+def _plain(key: str, value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    if key == "exception":
+        return printable(value)
+    return printable_line(value if len(value) <= _MAX_VALUE_CHARS else f"{value[:_MAX_VALUE_CHARS]}...")
+
+
+class _Plain(logging.Formatter):
+    """Lines of other libraries without what a terminal would obey; tracebacks keep their lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _Floods:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import os
+import re
+import secrets
 import stat
 import tempfile
 import zipfile
@@ -19,6 +20,7 @@ from typing import BinaryIO
 from surefoot.errors import PackageError, SurefootError
 from surefoot.spec import CODE_FOLDER
 from surefoot_service.settings import Settings
+from surefoot_service.waiting import Kind, Waiting
 
 __all__ = ["FolderError", "Limits", "PackageStore", "TooLargeError", "check_zip", "for_ray", "limits_of"]
 
@@ -29,6 +31,7 @@ _MAX_RATIO = 200
 _RATIO_FROM_BYTES = 10 * _CHUNK
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
+_FILE = re.compile(r"^[0-9a-f]{64}\.zip$")
 # what every file system takes, with a folder before it: as long as Linux's PATH_MAX is, and no deeper than anybody's code
 _MAX_PATH_BYTES = 1024
 _MAX_NAME_BYTES = 255
@@ -184,9 +187,9 @@ class PackageStore:
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._folder, self._limits = folder, limits
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # What an interrupted service left of its uploads.
-        for partial in folder.glob(".upload-*"):
+        for partial in (*folder.glob(".upload-*"), *folder.glob(".removed-*")):
             partial.unlink(missing_ok=True)
 
     @property
@@ -196,23 +199,53 @@ class PackageStore:
     def path(self, sha256: str) -> Path:
         return self._folder / f"{sha256}.zip"
 
-    async def has(self, sha256: str) -> bool:
-        """Whether the package's file is here: what is recorded of it may outlive it."""
-        return await asyncio.to_thread(self.path(sha256).is_file)
+    def stored(self) -> list[str]:
+        """Return the packages that there are files of. Raises OSError where the folder cannot be read."""
+        return sorted(f.stem for f in self._folder.iterdir() if _FILE.match(f.name))
 
-    async def receive(self, body: AsyncIterable[bytes]) -> tuple[str, int]:
+    def is_older(self, sha256: str, before: float) -> bool:
+        """Whether there is a file of the package, and it was stored before this unix time."""
+        try:
+            return self.path(sha256).stat().st_mtime < before
+        except FileNotFoundError:
+            return False
+
+    def remove(self, sha256: str, before: float) -> bool:
+        """Remove a package's file, unless it was stored (again) since `before`, a unix time; return whether it was removed.
+
+        An upload may put the file there at any moment: so it is taken aside first, looked at, and put back if it is new.
+        """
+        aside = self._folder / f".removed-{sha256}-{secrets.token_hex(4)}"
+        try:
+            self.path(sha256).rename(aside)
+        except FileNotFoundError:
+            return False
+        if aside.stat().st_mtime >= before:
+            aside.replace(self.path(sha256))
+            return False
+        aside.unlink()
+        return True
+
+    def has(self, sha256: str, size: int) -> bool:
+        """Whether the file is there, with this size: what is recorded of it may outlive it. Blocks."""
+        try:
+            return self.path(sha256).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    async def receive(self, body: AsyncIterable[bytes], waiting: Waiting) -> tuple[str, int]:
         """Take in an upload; return its sha256 and size. Leaves nothing behind of one that it refuses or that breaks off.
 
         Raises PackageError or TooLargeError for what was sent, FolderError where it cannot be stored.
         """
         with self._partial() as partial:
-            sha256, size = await self._write(partial, body)
-            await asyncio.to_thread(check_zip, partial, self._limits)
+            sha256, size = await self._write(partial, body, waiting)
+            await waiting.run(Kind.PACKAGES, check_zip, partial, self._limits)
             with _folder_errors():
-                await asyncio.to_thread(partial.replace, self.path(sha256))
+                await waiting.run(Kind.PACKAGES, partial.replace, self.path(sha256))
         return sha256, size
 
-    async def _write(self, partial: Path, body: AsyncIterable[bytes]) -> tuple[str, int]:
+    async def _write(self, partial: Path, body: AsyncIterable[bytes], waiting: Waiting) -> tuple[str, int]:
         hasher, size, pieces = hashlib.sha256(), 0, bytearray()
         with _folder_errors(), partial.open("wb") as file:
             async for chunk in body:
@@ -221,10 +254,10 @@ class PackageStore:
                     raise TooLargeError(f"the package is above {self._limits.packed_bytes} bytes; leave data out of it")
                 pieces += chunk
                 if len(pieces) >= _CHUNK:
-                    await asyncio.to_thread(_append, file, hasher, bytes(pieces))
+                    await waiting.run(Kind.PACKAGES, _append, file, hasher, bytes(pieces))
                     pieces.clear()
-            await asyncio.to_thread(_append, file, hasher, bytes(pieces))
-            await asyncio.to_thread(os.fsync, file.fileno())
+            await waiting.run(Kind.PACKAGES, _append, file, hasher, bytes(pieces))
+            await waiting.run(Kind.PACKAGES, os.fsync, file.fileno())
         return hasher.hexdigest(), size
 
     @contextmanager

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from surefoot.views import InvalidField, Problem
 from surefoot_service.store.database import StoreAwayError
+from surefoot_service.waiting import BusyError, HungError
 
 __all__ = [
     "MAX_ERRORS",
@@ -108,6 +109,12 @@ def install(app: FastAPI) -> None:
         log.warning("store_away", method=request.method, path=request.url.path, error=str(error))
         problem = _problem(503, f"{error}; the same request later may be done")
         return problem_response(problem, {"Retry-After": str(_RETRY_AFTER_S)})
+
+    @app.exception_handler(BusyError)
+    @app.exception_handler(HungError)
+    async def _busy(_request: Request, error: BusyError | HungError) -> Response:
+        problem = Problem(title=HTTPStatus(503).phrase, status=503, detail=str(error))
+        return problem_response(problem, {"Retry-After": str(error.retry_after_s)})
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
-from rich.console import Console
+from rich.markup import escape
 
+from surefoot._network import keep_loopback_direct
+from surefoot.cli.printing import PlainConsole
 from surefoot.errors import SurefootError, UserError
 from surefoot.spec import JobState
 from surefoot_service import logs
@@ -32,7 +34,7 @@ __all__ = ["up"]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def up(
@@ -51,6 +53,7 @@ def up(
     """
     settings = _settings({"data": data, "host": host, "port": port, "ray_address": ray_address})
     logs.configure()
+    keep_loopback_direct(os.environ)
     with locked(settings.data), _listening(settings) as (listener, bound):
         if clear_leftovers(bound.data):
             console.print("An earlier `surefoot up` was killed; what its Ray head had left is removed.")
@@ -171,13 +174,12 @@ async def _first_of(*waits: Awaitable[object]) -> None:
 
 
 def _greet(settings: Settings) -> None:
-    console.print(f"Surefoot listens on [bold]{settings.url}[/bold]; everything is kept in {settings.data}")
-    where = settings.ray_address or "a local head, which is starting"
+    url, data = escape(settings.url), escape(str(settings.data))
+    console.print(f"Surefoot listens on [bold]{url}[/bold]; everything is kept in {data}")
+    where = escape(settings.ray_address or "a local head, which is starting")
     console.print(f"Ray: {where}. Jobs wait in the queue until it is ready.")
     if settings.ray_address and settings.public_url is None and settings.host in _LOOPBACK:
-        console.print(
-            f"The cluster must reach {settings.url}; if it runs elsewhere, set --host and SUREFOOT_PUBLIC_URL."
-        )
+        console.print(f"The cluster must reach {url}; if it runs elsewhere, set --host and SUREFOOT_PUBLIC_URL.")
     console.print("Try, in another terminal: [bold]surefoot submit train:train --batch-size 64[/bold]")
     console.print("Ctrl-C stops it.")
 

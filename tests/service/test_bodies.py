@@ -133,7 +133,9 @@ async def test_the_first_wrong_event_ends_it(attempt: Attempt, app: FastAPI) -> 
         body = json.dumps({what: [0] * MAX_BATCH}).encode()
         headers = [*JSON.items(), *attempt.headers.items()]
         answer = await ask(app, "POST", f"/v1/attempts/{attempt.name}/uplink", body, headers)
-        assert [e["field"] for e in json.loads(answer.body)["errors"]] == [f"body.{what}.0"]
+        errors = json.loads(answer.body)["errors"]
+        assert len(errors) == 1
+        assert errors[0]["field"].startswith(f"body.{what}.0")
 
 
 @given(st.lists(st.text(max_size=2000), max_size=50), st.text(max_size=100_000))

@@ -14,6 +14,7 @@ from surefoot_service.problems import ProblemError, documented, not_found, unpro
 from surefoot_service.rest.body import BodyKind, takes
 from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.store import packages as store
+from surefoot_service.waiting import Kind
 
 router = APIRouter(prefix="/v1/packages", tags=["packages"], dependencies=[User], route_class=GuardedRoute)
 
@@ -39,7 +40,7 @@ async def upload_package(request: Request, response: Response, service: ServiceD
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/zip":
         raise ProblemError(415, "a package is uploaded as application/zip")
     try:
-        sha256, size = await service.packages.receive(request.stream())
+        sha256, size = await service.packages.receive(request.stream(), service.waiting)
     except TooLargeError as error:
         raise ProblemError(413, str(error)) from error
     except PackageError as error:
@@ -55,6 +56,7 @@ async def upload_package(request: Request, response: Response, service: ServiceD
 async def get_package(sha256: Sha256, service: ServiceDep) -> PackageView:
     """Tell whether a package is here, so that it need not be uploaded again."""
     size = await service.database.read(store.size_of, sha256)
-    if size is None or not await service.packages.has(sha256):
+    # A file that is gone from the disk, or cut, is told to be none, so that it is uploaded again.
+    if size is None or not await service.waiting.run(Kind.PACKAGES, service.packages.has, sha256, size):
         raise not_found("package", sha256)
     return PackageView(package=sha256, bytes=size)
