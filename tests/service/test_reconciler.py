@@ -21,7 +21,7 @@ from surefoot_service.ray_jobs import RayJobs
 from surefoot_service.reconciler import Reconciler
 
 from .fake_ray import TOKEN, FakeRay
-from .helpers import LIMIT_S, Attempt, make_event, make_row, until
+from .helpers import LIMIT_S, ZIP, Attempt, make_event, make_row, make_zip, until
 
 
 @asynccontextmanager
@@ -227,3 +227,26 @@ async def test_the_loop_rests_when_there_is_nothing_to_do(
         service.bells.ring(RECONCILER)
         assert await rests.get() is None  # again, having looked
         assert service.cluster.reachable is None  # it was not even asked
+
+
+async def test_a_package_that_is_gone_before_the_launch_fails_its_job_and_no_other(
+    service: Service, fake: FakeRay, client: httpx.AsyncClient, job: str, spec: dict[str, Any]
+) -> None:
+    content = make_zip({"train.py": "def train(run):\n    return\n"})
+    other = (await client.post("/v1/packages", content=content, headers=ZIP)).json()["package"]
+    whole = (await client.post("/v1/jobs", json=spec | {"package": other, "trainers": 1})).json()["id"]
+    service.packages.path(spec["package"]).unlink()
+    async with running(service, fake):
+        lost = await until(service, job, lambda v: v.state.ended)
+        assert lost.state is JobState.FAILED
+        assert "is no longer whole on the control plane's disk; submit the job again" in lost.reason
+        assert await fake.submitted(f"surefoot-{whole}-1")
+
+
+async def test_one_that_ray_still_has_is_launched(
+    service: Service, fake: FakeRay, job: str, spec: dict[str, Any]
+) -> None:
+    fake.packages[f"surefoot_{spec['package']}.zip"] = b"PK"
+    service.packages.path(spec["package"]).unlink()
+    async with running(service, fake):
+        assert await fake.submitted(f"surefoot-{job}-1")
