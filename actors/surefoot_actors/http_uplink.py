@@ -14,8 +14,9 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from surefoot._network import direct_async_client
-from surefoot.events import Command, EventKind, LedgerRow, UplinkAck
+from surefoot.events import Command, EventKind, LedgerRow, SentBatch, UplinkAck
 from surefoot.views import CommandPage
+from surefoot_actors.batch_size import BatchSize
 from surefoot_actors.journal import Journal, MemoryJournal
 from surefoot_actors.kept_events import KeptEvents
 from surefoot_actors.sealed import Sealed
@@ -33,6 +34,10 @@ _URGENT = frozenset({EventKind.STATE, EventKind.FAILED, EventKind.FINISHED})
 _GONE = frozenset({401, 403, 404, 410})
 _PROBLEM = "application/problem+json"
 _TOO_LARGE = 413
+# It understands what is said, and does not take it: a fault of ours, or a newer version's word.
+_INVALID = 422
+# How it begins to be told that something could not be.
+_UNTOLD = "the control plane refused"
 _TIMEOUT = httpx.Timeout(10.0)
 
 log = structlog.get_logger()
@@ -74,7 +79,7 @@ class HttpUplink:
         self._token = token if isinstance(token, Sealed) else Sealed(token)
         self._outbox = Outbox(source)
         self._kept = KeptEvents(journal or MemoryJournal())
-        self._most = MOST_ROWS
+        self._size = BatchSize(MOST_ROWS)
         self._after = 0
         self._work, self._urgent, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
@@ -164,16 +169,33 @@ class HttpUplink:
             pass
 
     async def _post(self) -> None:
-        batch = self._outbox.batch(self._most)
+        batch = self._size.cut(self._outbox.batch(self._size.most))
         body = batch.model_dump_json().encode()
         self.posts += 1
         self.sent_bytes += len(body)
         response = await self._ask("POST", "/uplink", content=body, headers={"Content-Type": "application/json"})
-        if response.status_code == _TOO_LARGE and self._most > 1:
-            self._most //= 2
-            raise _AwayError("the batch was too large")
-        self._outbox.stored(batch, _read(UplinkAck, response).rows_below)
+        if _is_refused(response):
+            too_large = response.status_code == _TOO_LARGE
+            give_up = self._size.too_large(batch) if too_large else self._size.refused(batch)
+            if not give_up:
+                raise _AwayError(f"the batch was refused: {response.text[:500]}")
+            self._give_up(batch, response.text[:500])
+            self._size.gave_up()
+        else:
+            self._outbox.stored(batch, _read(UplinkAck, response).rows_below)
+            self._kept.stored(batch.events)
+            self._size.stored()
+
+    def _give_up(self, batch: SentBatch, why: str) -> None:
+        """Forget the one event or row that is refused for good, so that all others go on; it is told that it could not be."""
+        log.error("refused", events=[e.kind for e in batch.events], rows=[r.result.step for r in batch.rows], why=why)
+        self._outbox.stored(batch, self._outbox.rows_below)
         self._kept.stored(batch.events)
+        for event in batch.events:
+            if not str(event.data.get("message", "")).startswith(_UNTOLD):
+                self.event(EventKind.WARNING, message=f"{_UNTOLD} an event {event.kind} of {event.at}: {why}")
+        for row in batch.rows:
+            self.event(EventKind.WARNING, message=f"{_UNTOLD} the ledger row of step {row.result.step}: {why}")
 
     async def _poll(self) -> CommandPage:
         async def poll() -> CommandPage:
@@ -213,6 +235,12 @@ class HttpUplink:
             log.warning("control_plane_refuses_attempt", reason=reason)
             self.gone_reason = reason
             self.gone.set()
+
+
+def _is_refused(response: httpx.Response) -> bool:
+    """Whether the control plane itself, and not a proxy before it, refuses what was sent, now and always."""
+    is_problem = response.headers.get("Content-Type", "").startswith(_PROBLEM)
+    return response.status_code == _TOO_LARGE or (response.status_code == _INVALID and is_problem)
 
 
 class _Forgetting:

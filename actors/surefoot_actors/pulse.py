@@ -29,7 +29,6 @@ from surefoot_actors.pulse_watch import (
     Condition,
     Pulse,
     Watch,
-    detail,
     killed_by,
 )
 from surefoot_actors.sealed import Sealed
@@ -94,12 +93,6 @@ class PulseServer:
         """Where helpers are to connect. Only once started."""
         assert self._server is not None
         return self._host, self._server.sockets[0].getsockname()[1]
-
-    def snapshot(self) -> dict[str, tuple[Condition, str]]:
-        """The condition, and a sentence, of every trainer heard of."""
-        now = self._clock()
-        conditions = {trainer: pulse.condition(now) for trainer, pulse in self._watch.pulses.items()}
-        return {t: (condition, detail(self._watch.pulses[t], condition, now)) for t, condition in conditions.items()}
 
     def last(self, trainer: str) -> Beat | None:
         """The last beat of a trainer."""

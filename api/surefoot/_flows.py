@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from surefoot._requests import (
     JOB_ID,
     JOBS_PAGE,
@@ -13,18 +15,19 @@ from surefoot._requests import (
     create_job,
     get_events,
     get_job,
-    get_rows,
+    get_row_lines,
     has_package,
     list_jobs,
     put_package,
 )
 from surefoot.errors import JobFailedError, NotFoundError, UserError
 from surefoot.events import LedgerRow
+from surefoot.ledger import step_of
 from surefoot.spec import JobState
 from surefoot.submission import Submission
 from surefoot.views import JobView, NumberedEvent
 
-__all__ = ["all_events", "all_rows", "conclude", "jobs", "resolve", "rests", "submit"]
+__all__ = ["RowPages", "all_events", "all_rows", "conclude", "jobs", "resolve", "rests", "submit"]
 
 
 def submit(submission: Submission) -> Flow[JobView]:
@@ -90,22 +93,38 @@ def all_events(job_id: str) -> Flow[list[NumberedEvent]]:
     return events
 
 
+@dataclass(slots=True)
+class RowPages:
+    """A ledger read page by page, whatever its length: ask for `next` until it is `done`. Rows are the JSON they are kept as."""
+
+    job_id: str
+    from_step: int = 0
+    page: int = ROWS_PAGE
+    done: bool = False
+
+    def next(self) -> Flow[list[bytes]]:
+        """The next rows, by step."""
+        lines = yield from ask(get_row_lines(self.job_id, from_step=self.from_step, limit=self.page))
+        self.done = len(lines) < self.page
+        if lines:
+            last = step_of(lines[-1])
+            check_goes_on(self.from_step - 1, last)
+            self.from_step = last + 1
+        return lines
+
+
 def all_rows(job_id: str) -> Flow[list[LedgerRow]]:
     """The whole ledger so far, by step."""
     rows: list[LedgerRow] = []
-    while True:
-        after = rows[-1].result.step if rows else -1
-        page = (yield from ask(get_rows(job_id, from_step=after + 1))).rows
-        if page:
-            check_goes_on(after, page[-1].result.step)
-        rows += page
-        if len(page) < ROWS_PAGE:
-            return rows
+    pages = RowPages(job_id)
+    while not pages.done:
+        rows += map(LedgerRow.model_validate_json, (yield from pages.next()))
+    return rows
 
 
 def rests(view: JobView) -> bool:
     """Whether the job does nothing any more, unless somebody asks."""
-    return view.state.ended or view.state is JobState.PAUSED
+    return view.ended or view.state is JobState.PAUSED
 
 
 def conclude(view: JobView, *, raise_on_failure: bool) -> JobView:

@@ -85,7 +85,7 @@ class Follower:
         self._heard()
         updates = [update for message in self._decoder.feed(chunk) if (update := self._read(message))]
         if updates:
-            self._at_end = isinstance(updates[-1], JobView) and updates[-1].state.ended
+            self._at_end = isinstance(updates[-1], JobView) and updates[-1].ended
         return self._fresh(updates)
 
     def closed(self) -> None:
@@ -125,13 +125,13 @@ class Follower:
         # The view first: when it says that the job has ended, everything asked for after it is complete.
         view = yield from ask(get_job(self.job_id))
         events, rows = (yield from self._poll_events()), (yield from self._poll_rows())
-        if not view.state.ended:  # what a gap still hides must come before what is behind it
+        if not view.ended:  # what a gap still hides must come before what is behind it
             rows = [row for row in rows if row.result.step < view.steps_done]
         updates = self._fresh([*events, *rows])
         self._heard()
         self._polls_left = max(0, self._polls_left - 1)
         changed = view != self.view
-        self.view, self.done = view, view.state.ended
+        self.view, self.done = view, view.ended
         return [*updates, view] if changed else updates
 
     def _poll_events(self) -> Flow[list[NumberedEvent]]:

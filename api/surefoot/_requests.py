@@ -51,12 +51,14 @@ __all__ = [
     "check_goes_on",
     "checkpoint_job",
     "create_job",
+    "delete_job",
     "error_of",
     "field_by_field",
     "get_checkpoints",
     "get_events",
     "get_health",
     "get_job",
+    "get_row_lines",
     "get_rows",
     "has_package",
     "inject_fault",
@@ -69,6 +71,9 @@ __all__ = [
     "resume_job",
     "spec_error",
 ]
+
+# a ledger row a line, as JSON
+NDJSON = "application/x-ndjson"
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -190,6 +195,15 @@ def get_checkpoints(job_id: str) -> Call[CheckpointList]:
     return Call(method="GET", path=f"/v1/jobs/{job_id}/checkpoints", parse=_model(CheckpointList))
 
 
+def delete_job(job_id: str, *, checkpoints: bool) -> Call[None]:
+    return Call(
+        method="DELETE",
+        path=f"/v1/jobs/{job_id}",
+        parse=lambda _answer: None,
+        params=_params(checkpoints=str(checkpoints).lower()),
+    )
+
+
 def model_path(job_id: str) -> str:
     """Where the final model is, as a stream of bytes."""
     return f"/v1/jobs/{job_id}/model"
@@ -207,6 +221,13 @@ def get_events(job_id: str, *, after: int = 0, limit: int = EVENTS_PAGE) -> Call
 def get_rows(job_id: str, *, from_step: int = 0, limit: int = ROWS_PAGE) -> Call[LedgerPage]:
     params = _params(from_step=from_step, limit=limit)
     return Call(method="GET", path=f"/v1/jobs/{job_id}/ledger", parse=_model(LedgerPage), params=params)
+
+
+def get_row_lines(job_id: str, *, from_step: int = 0, limit: int = ROWS_PAGE) -> Call[list[bytes]]:
+    """The same page as the JSON that each row is kept as, unread: a fraction of the time and memory."""
+    params = _params(from_step=from_step, limit=limit)
+    headers = {"accept": f"{NDJSON}, application/json;q=0.5"}
+    return Call(method="GET", path=f"/v1/jobs/{job_id}/ledger", parse=_row_lines, params=params, headers=headers)
 
 
 # ---- reading answers
@@ -299,6 +320,12 @@ def spec_error(error: ValidationError) -> SpecError:
 
 def _model(kind: type[M]) -> Callable[[Answer], M]:
     return lambda answer: kind.model_validate_json(answer.body)
+
+
+def _row_lines(answer: Answer) -> list[bytes]:
+    if answer.body.startswith(b'{"rows":'):  # an older service's: one document
+        return [row.model_dump_json().encode() for row in LedgerPage.model_validate_json(answer.body).rows]
+    return answer.body.splitlines()
 
 
 def _job(answer: Answer) -> JobView:

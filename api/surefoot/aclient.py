@@ -8,10 +8,11 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, TypeVar
 
 import httpx
 from tenacity import AsyncRetrying
+from typing_extensions import Self, Unpack
 
 from surefoot._carry import (
     AS_IT_IS,
@@ -27,7 +28,7 @@ from surefoot._carry import (
     telling,
     unreachable,
 )
-from surefoot._flows import all_events, all_rows, conclude, jobs, resolve, rests, submit
+from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit
 from surefoot._follow import Follower, Update
 from surefoot._network import open_async_client
 from surefoot._requests import (
@@ -37,6 +38,7 @@ from surefoot._requests import (
     ask,
     cancel_job,
     checkpoint_job,
+    delete_job,
     error_of,
     get_checkpoints,
     get_health,
@@ -54,6 +56,7 @@ from surefoot.events import FaultKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
 from surefoot.submission import SubmitOptions, prepare
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
+from surefoot.words import UnknownWord
 
 __all__ = ["AsyncClient", "AsyncJob"]
 
@@ -83,6 +86,10 @@ class AsyncClient:
     async def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[AsyncJob]:
         """As `Client.jobs`."""
         return [AsyncJob(self, view) for view in await self._run(jobs(state, limit))]
+
+    async def delete(self, job: AsyncJob | str, *, checkpoints: bool = False) -> None:
+        """As `Client.delete`."""
+        await self._run(ask(delete_job(job if isinstance(job, str) else job.id, checkpoints=checkpoints)))
 
     async def health(self) -> Health:
         """As `Client.health`."""
@@ -199,8 +206,8 @@ class AsyncJob:
         return self.view.spec
 
     @property
-    def state(self) -> JobState:
-        """The state at the last answer."""
+    def state(self) -> JobState | UnknownWord:
+        """The state at the last answer; the bare word for one that only a newer service knows."""
         return self.view.state
 
     async def refresh(self) -> Self:
@@ -208,14 +215,14 @@ class AsyncJob:
         self.view = await self._client._run(ask(get_job(self.id)))
         return self
 
-    async def wait(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> JobView:  # noqa: ASYNC109 - as Job.wait
+    async def wait(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> JobView:
         """As `Job.wait`."""
-        if not self.state.ended:
+        if not self.view.ended:
             async for _ in self.follow(timeout):
                 pass
         return conclude(self.view, raise_on_failure=raise_on_failure)
 
-    async def follow(self, timeout: float | None = None) -> AsyncIterator[Update]:  # noqa: ASYNC109 - as Job.follow
+    async def follow(self, timeout: float | None = None) -> AsyncIterator[Update]:
         """As `Job.follow`."""
         async for update in self._client._follow(self.id, Deadline(timeout)):
             if isinstance(update, JobView):
@@ -245,6 +252,18 @@ class AsyncJob:
     async def ledger(self) -> list[LedgerRow]:
         """As `Job.ledger`."""
         return await self._client._run(all_rows(self.id))
+
+    async def iter_ledger(self, *, from_step: int = 0) -> AsyncIterator[LedgerRow]:
+        """As `Job.iter_ledger`."""
+        async for line in self.iter_ledger_json(from_step=from_step):
+            yield LedgerRow.model_validate_json(line)
+
+    async def iter_ledger_json(self, *, from_step: int = 0) -> AsyncIterator[bytes]:
+        """As `Job.iter_ledger_json`."""
+        pages = RowPages(self.id, from_step)
+        while not pages.done:
+            for line in await self._client._run(pages.next()):
+                yield line
 
     async def resize(self, trainers: int) -> Self:
         """As `Job.resize`."""

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, TypeVar
 
 import httpx
 from tenacity import Retrying
+from typing_extensions import Self, Unpack
 
 from surefoot._carry import (
     AS_IT_IS,
@@ -26,7 +27,7 @@ from surefoot._carry import (
     telling,
     unreachable,
 )
-from surefoot._flows import all_events, all_rows, conclude, jobs, resolve, rests, submit
+from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit
 from surefoot._follow import Follower, Update
 from surefoot._network import open_client
 from surefoot._requests import (
@@ -36,6 +37,7 @@ from surefoot._requests import (
     ask,
     cancel_job,
     checkpoint_job,
+    delete_job,
     error_of,
     get_checkpoints,
     get_health,
@@ -53,6 +55,7 @@ from surefoot.events import FaultKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
 from surefoot.submission import SubmitOptions, prepare
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
+from surefoot.words import UnknownWord
 
 __all__ = ["Client", "Job"]
 
@@ -89,6 +92,14 @@ class Client:
     def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
         """Return the newest jobs first."""
         return [Job(self, view) for view in self._run(jobs(state, limit))]
+
+    def delete(self, job: Job | str, *, checkpoints: bool = False) -> None:
+        """Delete a job that has ended, with its history; `job` is one, or a whole id.
+
+        `checkpoints`: its checkpoints and its final model too, which are removed in the background. Deleting again changes nothing.
+        Raises ConflictError for one that has not ended, NotFoundError for one that never was.
+        """
+        self._run(ask(delete_job(job if isinstance(job, str) else job.id, checkpoints=checkpoints)))
 
     def health(self) -> Health:
         """Ask whether the service answers."""
@@ -203,8 +214,8 @@ class Job:
         return self.view.spec
 
     @property
-    def state(self) -> JobState:
-        """The state at the last answer."""
+    def state(self) -> JobState | UnknownWord:
+        """The state at the last answer; the bare word for one that only a newer service knows."""
         return self.view.state
 
     def refresh(self) -> Self:
@@ -218,7 +229,7 @@ class Job:
         Raises JobFailedError, with the traceback, unless it succeeded or `raise_on_failure` is off; TimeoutError; and
         ServiceUnavailableError when nobody has answered for two minutes.
         """
-        if not self.state.ended:
+        if not self.view.ended:
             for _ in self.follow(timeout):
                 pass
         return conclude(self.view, raise_on_failure=raise_on_failure)
@@ -243,11 +254,22 @@ class Job:
         """Yield the ledger's rows so far, by step; with `follow`, until the job has ended."""
         if follow:
             return (update for update in self.follow() if isinstance(update, LedgerRow))
-        return iter(self.ledger())
+        return self.iter_ledger()
 
     def ledger(self) -> list[LedgerRow]:
         """Return the ledger's rows so far, by step."""
         return self._client._run(all_rows(self.id))
+
+    def iter_ledger(self, *, from_step: int = 0) -> Iterator[LedgerRow]:
+        """Yield the ledger's rows so far, by step, reading them page by page: memory does not grow with the ledger."""
+        for line in self.iter_ledger_json(from_step=from_step):
+            yield LedgerRow.model_validate_json(line)
+
+    def iter_ledger_json(self, *, from_step: int = 0) -> Iterator[bytes]:
+        """The same rows as the JSON they are kept as, a line each, unread."""
+        pages = RowPages(self.id, from_step)
+        while not pages.done:
+            yield from self._client._run(pages.next())
 
     def resize(self, trainers: int) -> Self:
         """Ask for another number of trainers; the job goes on meanwhile. Raises SpecError and ConflictError."""

@@ -18,6 +18,8 @@ _SEQUENCE = re.compile(
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)?"
     r"|\x1b[ -/]*[0-~]?"
 )
+# what nearly all text is
+_PLAIN = re.compile(r"[\n\t -~]*")
 # Shown as nothing, though they are no format characters by category.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(c) for c in range(0x180B, 0x1810)}
 _LINE_ENDS = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -25,7 +27,7 @@ _LINE_ENDS = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 def printable(text: str) -> str:
     """Return the text without what a terminal would obey or hide; lines and tabs stay."""
-    if text.isascii() and text.isprintable():
+    if _PLAIN.fullmatch(text):
         return text
     whole = _SEQUENCE.sub("", text.replace("\r\n", "\n"))
     return "".join(c for c in whole if c in "\n\t" or _is_shown(c)).translate(_HALVES)

@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Required, TypedDict
+from typing import Any
 from uuid import uuid4
 
 from pydantic import ValidationError
+from typing_extensions import Required, TypedDict
 
 from surefoot._requests import spec_error
 from surefoot.entrypoint import Entrypoint, locate

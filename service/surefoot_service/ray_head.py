@@ -37,6 +37,9 @@ _NOT_PASSED_ON = ("RAY_ADDRESS", "RAY_AUTH", "RAY_TMPDIR", "RAY_NAMESPACE", "RAY
 # the service's own settings, secrets among them, and how the SDK finds it
 _OUR_OWN = frozenset({"TOKEN", "URL", *(name.upper() for name in Settings.model_fields)})
 _SECRET = frozenset({"PGPASSWORD", *(f"SUREFOOT_{name}" for name in _OUR_OWN)})
+# Ray's name for what it does on a laptop of another kind: the node's address is the loopback, on which all of its processes then listen.
+# (`--node-ip-address=127.0.0.1` does not: Ray takes another address of the machine for it.)
+_LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 # Linux ends the head when whoever started it is gone, however that came.
 _EXEC = """\
 import ctypes, os, sys
@@ -160,6 +163,7 @@ class RayHead:
             "RAY_AUTH_TOKEN_PATH": str(self._temp / _TOKEN_FILE),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_enable_metrics_collection": "0",
+            **_LOOPBACK_ONLY,
         }
 
     async def _probe(self) -> None:

@@ -12,9 +12,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from surefoot_service.places import PROTOCOLS, read_place
 
-__all__ = ["MIB", "Settings"]
+__all__ = ["KIB", "MIB", "Settings"]
 
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
 
 
 class Settings(BaseSettings):
@@ -41,14 +42,35 @@ class Settings(BaseSettings):
     # and all that is in it, unpacked
     max_unpacked_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB
     max_package_entries: Annotated[int, Field(ge=1)] = 20_000
-    # any other request's body
-    max_body_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
+    # what a supervisor posts at a time; it halves its batches where they are above
+    max_body_bytes: Annotated[int, Field(ge=1)] = 2 * MIB
+    # a job's spec: it is in every answer about the job
+    max_spec_bytes: Annotated[int, Field(ge=1)] = 256 * KIB
+    # connections at a time; a few more are taken for health and attempts. Fewer where the process may not have so many files open
+    max_connections: Annotated[int, Field(ge=1)] = 1000
+    # how long a connection may take to ask for something, its first time and between requests
+    request_s: Annotated[float, Field(gt=0)] = 15.0
+    # how long a body may take: so many seconds, and as long again as its bytes take at this rate
+    body_grace_s: Annotated[float, Field(gt=0)] = 10.0
+    body_bytes_per_s: Annotated[float, Field(gt=0)] = 8.0 * KIB
+    # how long whoever asked may leave an answer unread
+    unread_s: Annotated[float, Field(gt=0)] = 30.0
     # where jobs that name no place have their checkpoints: a folder that every node sees, or an fsspec URL; None: in the data folder
     checkpoints: str | None = None
     # where checkpoints and models may lie, by the names of fsspec, with commas: what reaches any host ("http") is not for everybody
     storage_protocols: Annotated[tuple[str, ...], NoDecode] = PROTOCOLS
     # how long a cancelled job's supervisor has to confirm before the job is cleaned up without it
     cancel_grace_s: Annotated[float, Field(gt=0)] = 30.0
+
+    # ended jobs are deleted so many days after their end, and all but so many of the newest; None: a job stays until it is deleted
+    keep_ended_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
+    keep_ended_jobs: Annotated[int, Field(ge=0)] | None = None
+    # whether these rules remove a job's checkpoints and final model with it
+    retention_removes_checkpoints: bool = False
+    # a package that no job refers to is removed so long after its upload; what is uploaded is submitted within seconds
+    unused_package_hours: Annotated[float, Field(ge=0.1, le=876_000)] = 24.0
+    # how many of the newest audit entries stay
+    keep_audit_entries: Annotated[int, Field(ge=1000)] = 100_000
 
     @field_validator("data", mode="after")
     @classmethod

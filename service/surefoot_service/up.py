@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import uvicorn
-from fastapi import FastAPI
 from pydantic import ValidationError
 from rich.markup import escape
 
@@ -27,6 +25,7 @@ from surefoot_service.context import Service
 from surefoot_service.data_folder import announced, locked
 from surefoot_service.ray_head import RayHead, clear_leftovers
 from surefoot_service.reconciler import reconciling
+from surefoot_service.rest.server import Server
 from surefoot_service.settings import Settings
 from surefoot_service.store import reconcile
 
@@ -34,8 +33,6 @@ __all__ = ["up"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# how long an answer that is under way may take at the end; streams and polls are told, and end at once
-_LAST_ANSWERS_S = 5
 
 console = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
 
@@ -87,26 +84,6 @@ def _listening(settings: Settings) -> Iterator[tuple[socket.socket, Settings]]:
         yield listener, settings.model_copy(update={"port": listener.getsockname()[1]})
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to `up`, and says when it accepts connections."""
-
-    def __init__(self, app: FastAPI) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=_LAST_ANSWERS_S
-            )
-        )
-        self.accepting = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.accepting.set()
-
-
 class _Heads:
     """The Ray head of this `up`, and its successors: one at a time."""
 
@@ -124,7 +101,7 @@ class _Heads:
 async def _serve(settings: Settings, listener: socket.socket, heads: _Heads | None) -> None:
     """Serve until told to stop, or until the server ends or a head does not start; nothing is left of either."""
     app = create_app(settings)
-    server, told = _Server(app), asyncio.Event()
+    server, told = Server(app, settings), asyncio.Event()
     with _signals(told, heads):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
@@ -136,6 +113,7 @@ async def _serve(settings: Settings, listener: socket.socket, heads: _Heads | No
                 if heads is None:
                     await _first_of(serving, told.wait())
                 else:
+                    app.state.service.cluster.expected = True
                     await _with_heads(app.state.service, heads, serving, told)
         finally:
             if isinstance(service := getattr(app.state, "service", None), Service):

@@ -182,7 +182,7 @@ async def test_another_supervisor_finds_the_living_and_hears_them() -> None:
         assert [trainer.trainer for trainer in found] == ["t1", "t2"]
         assert (await hello(found[1], 9)).node == "over 9"
         assert {await conditions.get()} == {("t1", Condition.SILENT)}
-        assert second.snapshot()["t2"][0] is Condition.RUNNING
+        assert second.condition("t2") is Condition.RUNNING
     await second.close()
 
 

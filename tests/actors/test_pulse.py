@@ -303,7 +303,7 @@ async def test_a_stopped_trainer_is_stopped_then_fenced(server: PulseServer) -> 
         await told.wait("t1", Condition.RUNNING)
         trainer.send_signal(signal.SIGSTOP)
         await told.wait("t1", Condition.STOPPED)
-        assert server.snapshot()["t1"][0] is Condition.STOPPED
+        assert server.condition("t1") is Condition.STOPPED
         assert await server.fence("t1")
         assert await asyncio.to_thread(trainer.wait, LIVENESS_S) == -signal.SIGKILL
         assert await server.fence("t1")

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from surefoot._where import DEFAULT_URL
 from surefoot.cli import durable, history, jobs, local
 from surefoot.cli.chaos import chaos
+from surefoot.cli.removal import rm
 from surefoot.cli.session import MISTAKE, Session, exit_code, failure_text, say_error
 from surefoot.cli.submit import submit
 from surefoot.errors import SurefootError
@@ -111,6 +112,7 @@ for command in (
     chaos,
     history.ledger,
     history.diff,
+    rm,
     local.check,
     local.version,
 ):

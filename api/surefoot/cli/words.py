@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Any
+
+from typing_extensions import assert_never
 
 from surefoot.events import Event, EventKind
 from surefoot.printable import printable_line
 from surefoot.spec import JobState
+from surefoot.words import UnknownWord
 
 __all__ = ["ago", "describe", "duration", "number", "state_style", "steps"]
 
@@ -25,8 +28,8 @@ _STYLES = {
 }
 
 
-def state_style(state: JobState) -> str:
-    return _STYLES[state]
+def state_style(state: JobState | UnknownWord) -> str:
+    return _STYLES[state] if isinstance(state, JobState) else ""
 
 
 def duration(seconds: float) -> str:
@@ -97,8 +100,16 @@ def describe(event: Event) -> str:
             return f"failed{reason}"
         case EventKind.FINISHED:
             return f"finished after {data.get('steps', '?')} steps, final state {data.get('digest', '?')}"
+        case UnknownWord():
+            return f"{event.kind}: {_brief(data)}"
         case _:
             assert_never(event.kind)
+
+
+def _brief(data: Mapping[str, Any]) -> str:
+    """What a kind of event says that only a newer version knows: its words, as they are."""
+    said = ", ".join(f"{name} {value}" for name, value in list(data.items())[:10])
+    return said if len(said) <= 300 else f"{said[:299]}…"
 
 
 # What may have several lines: a person wrote it, or Python.

@@ -12,11 +12,12 @@ from surefoot_service.context import Service, ServiceDep, User
 from surefoot_service.models import Source, find_model
 from surefoot_service.places import belongs
 from surefoot_service.problems import ProblemError, documented
+from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.routes.jobs import JobId
 from surefoot_service.store import events, jobs
 from surefoot_service.store.attempts import checkpoints_of
 
-router = APIRouter(prefix="/v1/jobs", tags=["checkpoints"], dependencies=[User])
+router = APIRouter(prefix="/v1/jobs", tags=["checkpoints"], dependencies=[User], route_class=GuardedRoute)
 
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 
@@ -50,11 +51,13 @@ def _view(event: NumberedEvent) -> CheckpointView:
 
 
 def _number(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**63 else None
 
 
 def _seconds(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e300 else None
 
 
 @router.get(

@@ -11,16 +11,19 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from surefoot.errors import EntrypointError
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import FaultRequest, JobList, JobView, ResizeRequest
+from surefoot_service import retention
 from surefoot_service.bells import RECONCILER, commands_of, news_of
 from surefoot_service.context import Service, ServiceDep, User
 from surefoot_service.entrypoints import check_entrypoint
 from surefoot_service.places import refusal
 from surefoot_service.problems import ProblemError, documented, unprocessable
+from surefoot_service.rest.body import BodyKind, takes
+from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.store import jobs as store
-from surefoot_service.store import packages, requests
+from surefoot_service.store import packages, requests, shown
 from surefoot_service.waiting import Kind
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[User])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[User], route_class=GuardedRoute)
 
 JobId = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,40}$")]
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
@@ -29,8 +32,12 @@ IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, patt
 @router.post(
     "",
     status_code=201,
-    responses={200: {"description": "Submitted before with this key", "model": JobView}, **documented(401, 409, 413)},
+    responses={
+        200: {"description": "Submitted before with this key", "model": JobView},
+        **documented(401, 408, 409, 415),
+    },
 )
+@takes(BodyKind.SPEC)
 async def submit_job(
     spec: JobSpec, response: Response, service: ServiceDep, idempotency_key: IdempotencyKey = None
 ) -> JobView:
@@ -76,7 +83,7 @@ def _no_package(spec: JobSpec) -> ProblemError:
     return unprocessable("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
 
 
-@router.get("", responses=documented(401, 404))
+@router.get("", responses={200: {"model": JobList}, **documented(401, 404)}, response_class=Response)
 async def list_jobs(
     service: ServiceDep,
     state: JobState | None = None,
@@ -84,18 +91,31 @@ async def list_jobs(
     before: Annotated[
         str | None, Query(pattern=r"^[a-z0-9-]{1,40}$", description="a job's id: only older ones")
     ] = None,
-) -> JobList:
+) -> Response:
     """List jobs, newest first."""
-    return JobList(jobs=await service.database.read(store.listing, state=state, limit=limit, before=before))
+    found = await service.database.read(shown.jobs_json, state=state, limit=limit, before=before)
+    return Response(found, media_type="application/json")
 
 
-@router.get("/{job}", responses=documented(401, 404))
-async def get_job(job: JobId, service: ServiceDep) -> JobView:
+@router.get("/{job}", responses={200: {"model": JobView}, **documented(401, 404)}, response_class=Response)
+async def get_job(job: JobId, service: ServiceDep) -> Response:
     """Tell how a job is."""
-    return await service.database.read(store.see, job)
+    return Response(await service.database.read(shown.job_json, job), media_type="application/json")
 
 
-@router.post("/{job}/resize", responses=documented(401, 404, 409, 413))
+@router.delete("/{job}", status_code=204, responses=documented(401, 404, 409))
+async def delete_job(
+    job: JobId,
+    service: ServiceDep,
+    checkpoints: Annotated[
+        bool, Query(description="remove its checkpoints and its final model too; they go in the background")
+    ] = False,
+) -> None:
+    """Delete a job that has ended, with its history. Deleting it again changes nothing; `GET /v1/audit` tells of it."""
+    await retention.delete_job(service, job, by="the user", checkpoints=checkpoints)
+
+
+@router.post("/{job}/resize", responses=documented(401, 404, 408, 409, 415))
 async def resize_job(job: JobId, body: ResizeRequest, service: ServiceDep) -> JobView:
     """Want another number of trainers, from now on. The result stays the same, bit for bit."""
     view = await service.database.write(requests.resize, job, body.trainers, now=service.now())
@@ -135,7 +155,7 @@ async def checkpoint_job(job: JobId, service: ServiceDep) -> JobView:
     return view
 
 
-@router.post("/{job}/faults", status_code=202, responses=documented(401, 404, 409, 413))
+@router.post("/{job}/faults", status_code=202, responses=documented(401, 404, 408, 409, 415))
 async def inject_fault(job: JobId, body: FaultRequest, service: ServiceDep) -> JobView:
     """Do a job a fault, for real; an event tells when it is done, or a warning why it cannot be. `surefoot chaos` uses it."""
     view = await service.database.write(requests.inject, job, body.kind, now=service.now())
