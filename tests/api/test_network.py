@@ -122,6 +122,7 @@ def _environment(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("ls",),
+    ("rm", JOB),
     ("ls", "--json"),
     ("show", JOB),
     ("show", "last", "--json"),

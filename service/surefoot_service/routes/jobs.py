@@ -44,7 +44,13 @@ async def submit_job(
     """Queue a job. With an Idempotency-Key, the same request again gives the same job."""
     _check_places(service, spec)
     await _check_code(service, spec)
-    view, new = await service.database.write(store.create, spec, idempotency_key=idempotency_key, now=service.now())
+    view, new = await service.database.write(
+        store.create,
+        spec,
+        idempotency_key=idempotency_key,
+        now=service.now(),
+        checkpoints=service.settings.checkpoint_place,
+    )
     if new:
         service.bells.ring(RECONCILER)
     else:
