@@ -22,7 +22,7 @@ from surefoot_service.reconciler import Reconciler
 from surefoot_service.store import attempts
 
 from .fake_ray import TOKEN, FakeRay
-from .helpers import LIMIT_S, Attempt, make_event, make_row, until
+from .helpers import LIMIT_S, ZIP, Attempt, make_event, make_row, make_zip, until
 
 
 @asynccontextmanager
@@ -267,3 +267,26 @@ async def test_an_attempt_that_cannot_be_overseen_holds_up_no_other(
     async with running(service, fake):
         noted = await until(service, good, lambda v: v.reason == "the launcher is on the cluster")
         assert noted.state is JobState.STARTING
+
+
+async def test_a_package_that_is_gone_before_the_launch_fails_its_job_and_no_other(
+    service: Service, fake: FakeRay, client: httpx.AsyncClient, job: str, spec: dict[str, Any]
+) -> None:
+    content = make_zip({"train.py": "def train(run):\n    return\n"})
+    other = (await client.post("/v1/packages", content=content, headers=ZIP)).json()["package"]
+    whole = (await client.post("/v1/jobs", json=spec | {"package": other, "trainers": 1})).json()["id"]
+    service.packages.path(spec["package"]).unlink()
+    async with running(service, fake):
+        lost = await until(service, job, lambda v: v.state.ended)
+        assert lost.state is JobState.FAILED
+        assert "is no longer whole on the control plane's disk; submit the job again" in lost.reason
+        assert await fake.submitted(f"surefoot-{whole}-1")
+
+
+async def test_one_that_ray_still_has_is_launched(
+    service: Service, fake: FakeRay, job: str, spec: dict[str, Any]
+) -> None:
+    fake.packages[f"surefoot_{spec['package']}.zip"] = b"PK"
+    service.packages.path(spec["package"]).unlink()
+    async with running(service, fake):
+        assert await fake.submitted(f"surefoot-{job}-1")

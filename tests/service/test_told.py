@@ -217,6 +217,7 @@ async def test_every_event_of_todays_senders_is_valid(attempt: Attempt) -> None:
     assert (await attempt.uplink(events=events)).json()["events"] == {"supervisor-1": len(told)}
 
 
+@pytest.mark.parametrize("spec_more", [{"restore": "/"}])
 async def test_a_restore_that_is_told_is_checked_before_it_is_stored(service: Service, attempt: Attempt) -> None:
     url = "/" + "x" * 1999
     assert (await say(attempt, event("restored", url=url, first_step=0))).status_code == 200
