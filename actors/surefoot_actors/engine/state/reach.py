@@ -7,6 +7,7 @@ libraries is known, so that it can be told by its name, but not looked into.
 from __future__ import annotations
 
 import argparse
+import io
 import types
 import weakref
 from collections import deque
@@ -72,7 +73,9 @@ class Globals:
         self.values = values
 
 
-_WALKED = (Variables, Globals, torch.Tensor, np.ndarray, types.MethodType, partial, *_CONTAINERS)
+# Files in memory, and bytes that can be written.
+_BYTES = (io.BytesIO, io.StringIO, bytearray)
+_WALKED = (Variables, Globals, torch.Tensor, np.ndarray, types.MethodType, partial, *_CONTAINERS, *_BYTES)
 
 
 class Reach:
@@ -210,6 +213,10 @@ def parts(thing: Any, *, inside: bool = False) -> Iterator[tuple[Slot, Any]]:
     elif isinstance(thing, list | tuple | deque):
         yield from ((("item", i), v) for i, v in enumerate(thing)) if inside else _all_of(thing)
         yield from _attributes(thing)
+    elif isinstance(thing, io.BytesIO | io.StringIO):
+        yield from () if inside or thing.closed else ((("all", None), (thing.getvalue(), thing.tell())),)
+    elif isinstance(thing, bytearray):
+        yield from () if inside else ((("all", None), bytes(thing)),)
     elif isinstance(thing, set):
         yield from () if inside else _all_of(thing)
     elif isinstance(thing, torch.Tensor | np.ndarray):
@@ -332,8 +339,13 @@ def _fill(thing: Any, value: Any) -> None:
     elif isinstance(thing, np.ndarray):
         if thing.shape == value.shape and thing.flags.writeable:
             thing[...] = value
-    elif isinstance(thing, list):
+    elif isinstance(thing, list | bytearray):
         thing[:] = value
+    elif isinstance(thing, io.BytesIO | io.StringIO):
+        thing.seek(0)
+        thing.truncate()
+        thing.write(value[0])
+        thing.seek(value[1])
     else:
         thing.clear()
         (thing.extend if isinstance(thing, deque) else thing.update)(value)
