@@ -1,4 +1,9 @@
-"""Which tests run beside others: those that start processes of their own run one after the other, in one worker of pytest-xdist."""
+"""Which tests are of which kind, and which run beside others.
+
+The kinds are marks, derived from where a test lies, so that no test has to say it: `domain` (whole clusters), `ray` (told by the test), `process`
+(starts processes of its own), and `unit`, which is all the rest: `make quick` runs these. What starts many processes runs one test after
+the other, in one worker of pytest-xdist.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +14,3 @@ import pytest
 # Their processes share the machine's cores already; two such tests at a time would only wait for each other.
 _FOLDERS = {"actors", "check", "domains", "examples"}
 _MARKS = ("slow", "ray")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        folder = item.path.relative_to(here).parts[0]
-        if folder in _FOLDERS or any(item.get_closest_marker(mark) for mark in _MARKS):
-            item.add_marker(pytest.mark.xdist_group("processes"))
