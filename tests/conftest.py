@@ -1,12 +1,17 @@
 """Which tests are of which kind, and which run beside others.
 
-The kinds are marks, derived from where a test lies, so that no test has to say it: `domain` (whole clusters), `ray` (told by the test), `process`
-(starts processes of its own), and `unit`, which is all the rest: `make quick` runs these. What starts many processes runs one test after
-the other, in one worker of pytest-xdist.
+Every test has one of four marks, by the folder that it lies in, so that none has to say it: `domain` (a whole cluster, whose parts are
+broken), `ray` (said by the test), `process` (starts processes of its own), and `unit`, all the rest, which `make quick` runs. A `unit` test
+that starts a process fails: it is to be marked, or listed here.
+
+What starts many processes runs one test after the other, in one worker of pytest-xdist.
 """
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,3 +19,57 @@ import pytest
 # Their processes share the machine's cores already; two such tests at a time would only wait for each other.
 _FOLDERS = {"actors", "check", "domains", "examples"}
 _MARKS = ("slow", "ray")
+
+# Start a process or a few, and share the machine well with others: data workers above all.
+_WITH_PROCESSES = {
+    "engine/test_batch_memory.py",
+    "engine/test_data_workers.py",
+    "engine/test_following.py",
+    "engine/test_loader.py",
+    "engine/test_orders.py",
+}
+
+_HERE = Path(__file__).parent
+
+
+def kind(item: pytest.Item) -> str:
+    """Return the mark of a test's kind."""
+    place = item.path.relative_to(_HERE)
+    if place.parts[0] == "domains":
+        return "domain"
+    if item.get_closest_marker("ray"):
+        return "ray"
+    starts = place.parts[0] in _FOLDERS or place.as_posix() in _WITH_PROCESSES
+    return "process" if starts or any(item.get_closest_marker(mark) for mark in ("slow", "process")) else "unit"
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(kind(item))
+        folder = item.path.relative_to(_HERE).parts[0]
+        if folder in _FOLDERS or any(item.get_closest_marker(mark) for mark in _MARKS):
+            item.add_marker(pytest.mark.xdist_group("processes"))
+
+
+# ---- what starts no process starts none
+
+_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+_started: list[str] = []
+_here = os.getpid()
+
+
+def _note(event: str, arguments: tuple[object, ...]) -> None:
+    if event in _STARTS and os.getpid() == _here:
+        _started.append(f"{event} {arguments[:2]}")
+
+
+sys.addaudithook(_note)
+
+
+@pytest.fixture(autouse=True)
+def _starts_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    _started.clear()
+    yield
+    if _started and request.node.get_closest_marker("unit"):
+        pytest.fail(f"a unit test has started a process: mark it `process` ({_started[0][:200]})", pytrace=False)

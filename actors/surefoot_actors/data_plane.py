@@ -14,7 +14,6 @@ from typing import Protocol
 
 import torch
 
-from surefoot.events import LedgerRow
 from surefoot_actors import faults
 from surefoot_actors.checkpoint.manifest import Point
 from surefoot_actors.engine.agreement import StateTable
@@ -33,8 +32,8 @@ class Backpack:
 
     step: int
     agreed: dict[int, Layout]
-    # ledger rows that are not acknowledged yet: the joiner may come to be the only one that has them
-    rows: tuple[LedgerRow, ...]
+    # ledger rows that are not acknowledged yet, as JSON lines: the joiner may come to be the only one that has them
+    rows: bytes
     # the ledger's last row, for the checkpoints that the joiner has a share in
     last: Point | None
     # whether the first source gives the retained vector after the state

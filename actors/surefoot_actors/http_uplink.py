@@ -13,10 +13,13 @@ import structlog
 from pydantic import BaseModel, JsonValue, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from surefoot.events import Command, EventKind, LedgerRow, UplinkAck
+from surefoot._network import direct_async_client
+from surefoot.events import Command, EventKind, LedgerRow, SentBatch, UplinkAck
 from surefoot.views import CommandPage
+from surefoot_actors.batch_size import BatchSize
 from surefoot_actors.journal import Journal, MemoryJournal
 from surefoot_actors.kept_events import KeptEvents
+from surefoot_actors.sealed import Sealed
 from surefoot_actors.uplink import Outbox
 
 __all__ = ["HttpUplink"]
@@ -31,6 +34,10 @@ _URGENT = frozenset({EventKind.STATE, EventKind.FAILED, EventKind.FINISHED})
 _GONE = frozenset({401, 403, 404, 410})
 _PROBLEM = "application/problem+json"
 _TOO_LARGE = 413
+# It understands what is said, and does not take it: a fault of ours, or a newer version's word.
+_INVALID = 422
+# How it begins to be told that something could not be.
+_UNTOLD = "the control plane refused"
 _TIMEOUT = httpx.Timeout(10.0)
 
 log = structlog.get_logger()
@@ -54,7 +61,7 @@ class HttpUplink:
         self,
         url: str,
         attempt: str,
-        token: str,
+        token: str | Sealed,
         source: str,
         *,
         client: httpx.AsyncClient | None = None,
@@ -67,11 +74,12 @@ class HttpUplink:
         self.posts = 0
         self.sent_bytes = 0
         self._path = f"{url.rstrip('/')}/v1/attempts/{attempt}"
-        self._client = client or httpx.AsyncClient(timeout=_TIMEOUT)
-        self._headers = {"Authorization": f"Bearer {token}"}
+        # The control plane is the cluster's: no proxy of the environment hears the token.
+        self._client = client or direct_async_client(url, timeout=_TIMEOUT)
+        self._token = token if isinstance(token, Sealed) else Sealed(token)
         self._outbox = Outbox(source)
         self._kept = KeptEvents(journal or MemoryJournal())
-        self._most = MOST_ROWS
+        self._size = BatchSize(MOST_ROWS)
         self._after = 0
         self._work, self._urgent, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
@@ -161,16 +169,33 @@ class HttpUplink:
             pass
 
     async def _post(self) -> None:
-        batch = self._outbox.batch(self._most)
+        batch = self._size.cut(self._outbox.batch(self._size.most))
         body = batch.model_dump_json().encode()
         self.posts += 1
         self.sent_bytes += len(body)
         response = await self._ask("POST", "/uplink", content=body, headers={"Content-Type": "application/json"})
-        if response.status_code == _TOO_LARGE and self._most > 1:
-            self._most //= 2
-            raise _AwayError("the batch was too large")
-        self._outbox.stored(batch, _read(UplinkAck, response).rows_below)
+        if _is_refused(response):
+            too_large = response.status_code == _TOO_LARGE
+            give_up = self._size.too_large(batch) if too_large else self._size.refused(batch)
+            if not give_up:
+                raise _AwayError(f"the batch was refused: {response.text[:500]}")
+            self._give_up(batch, response.text[:500])
+            self._size.gave_up()
+        else:
+            self._outbox.stored(batch, _read(UplinkAck, response).rows_below)
+            self._kept.stored(batch.events)
+            self._size.stored()
+
+    def _give_up(self, batch: SentBatch, why: str) -> None:
+        """Forget the one event or row that is refused for good, so that all others go on; it is told that it could not be."""
+        log.error("refused", events=[e.kind for e in batch.events], rows=[r.result.step for r in batch.rows], why=why)
+        self._outbox.stored(batch, self._outbox.rows_below)
         self._kept.stored(batch.events)
+        for event in batch.events:
+            if not str(event.data.get("message", "")).startswith(_UNTOLD):
+                self.event(EventKind.WARNING, message=f"{_UNTOLD} an event {event.kind} of {event.at}: {why}")
+        for row in batch.rows:
+            self.event(EventKind.WARNING, message=f"{_UNTOLD} the ledger row of step {row.result.step}: {why}")
 
     async def _poll(self) -> CommandPage:
         async def poll() -> CommandPage:
@@ -188,10 +213,12 @@ class HttpUplink:
     async def _ask(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: Any
     ) -> httpx.Response:
+        request = self._client.build_request(method, self._path + path, headers=headers, **options)
+        request.headers["Authorization"] = f"Bearer {self._token.reveal()}"
+        # A poll stands for twenty seconds: the token is not to lie in it for so long.
+        request.extensions["trace"] = _Forgetting(request).trace
         try:
-            return await self._client.request(
-                method, self._path + path, headers={**self._headers, **(headers or {})}, **options
-            )
+            return await self._client.send(request)
         except httpx.TransportError as error:
             raise _AwayError(repr(error)) from error
 
@@ -208,6 +235,28 @@ class HttpUplink:
             log.warning("control_plane_refuses_attempt", reason=reason)
             self.gone_reason = reason
             self.gone.set()
+
+
+def _is_refused(response: httpx.Response) -> bool:
+    """Whether the control plane itself, and not a proxy before it, refuses what was sent, now and always."""
+    is_problem = response.headers.get("Content-Type", "").startswith(_PROBLEM)
+    return response.status_code == _TOO_LARGE or (response.status_code == _INVALID and is_problem)
+
+
+class _Forgetting:
+    """Takes the token out of a request once that is sent."""
+
+    def __init__(self, request: httpx.Request) -> None:
+        self._request = request
+        self._headers: list[tuple[bytes, bytes]] = []
+
+    async def trace(self, name: str, info: dict[str, Any]) -> None:
+        """What httpcore tells of the request's way."""
+        if name.endswith("send_request_headers.started"):
+            self._headers = info["request"].headers
+        elif name.endswith("send_request_headers.complete"):
+            self._request.headers.pop("Authorization", None)
+            self._headers[:] = [(key, value) for key, value in self._headers if key.lower() != b"authorization"]
 
 
 def _read(model: type[M], response: httpx.Response) -> M:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 
 from surefoot.events import EventKind, FaultKind
+from surefoot.words import UnknownWord
 from surefoot_actors.attendant import Attendant
 from surefoot_actors.cluster import FaultRefusedError
 from surefoot_actors.uplink import Uplink
@@ -24,9 +25,11 @@ class Injector:
         # trainers that were hit: what they were computing is not to blame for their end
         self.hit: set[str] = set()
 
-    async def inject(self, fault: FaultKind, members: Sequence[str]) -> None:
+    async def inject(self, fault: FaultKind | UnknownWord, members: Sequence[str]) -> None:
         """Do it to one of the members, by chance. Where it cannot be done a warning says why."""
         try:
+            if isinstance(fault, UnknownWord):
+                raise FaultRefusedError("this version does not know it")
             if fault is FaultKind.SUPERVISOR:
                 await self._end_supervisor()
             else:

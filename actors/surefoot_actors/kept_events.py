@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 
 import structlog
+from pydantic import ValidationError
 
 from surefoot.events import Event
 from surefoot_actors.journal import Journal
@@ -13,6 +14,15 @@ from surefoot_actors.journal import Journal
 __all__ = ["KeptEvents"]
 
 log = structlog.get_logger()
+
+
+def _read(text: str) -> Event | None:
+    """An event as a supervisor of any version kept it; None for what is none, which is lost rather than in everybody's way."""
+    try:
+        return Event.model_validate_json(text)
+    except ValidationError as error:
+        log.warning("kept_event_lost", error=str(error))
+        return None
 
 
 class KeptEvents:
@@ -30,7 +40,7 @@ class KeptEvents:
     async def start(self) -> list[Event]:
         """Return what earlier supervisors left, oldest first; begin to keep."""
         kept = await asyncio.to_thread(self._journal.kept)
-        left = [(key, [Event.model_validate_json(text) for text in texts]) for key, texts in kept]
+        left = [(key, [event for text in texts if (event := _read(text)) is not None]) for key, texts in kept]
         self._open = {key: {(event.source, event.n) for event in events} for key, events in left}
         self._task = asyncio.create_task(self._keep(), name="kept-events")
         return [event for _, events in left for event in events]

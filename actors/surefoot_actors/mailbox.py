@@ -5,16 +5,43 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from surefoot.events import LedgerRow
+from surefoot.ledger import step_of
 from surefoot_actors.cluster import Inbox
 from surefoot_actors.protocol.messages import FromTrainer
+from surefoot_actors.waiting import Waiting
 
-__all__ = ["Mailbox"]
+__all__ = ["KeptRows", "Mailbox", "row_lines"]
 
 MAX_ROWS = 10_000
-# When no row was acknowledged for this long, all that are kept are told again: the reply, or the supervisor, may be lost.
+# When no row was acknowledged for this long, all that are kept are told again: the reply, or the supervisor, may be lost. Then after
+# twice as long, and so on: for all of a control plane's absence no row is acknowledged.
 TELL_AGAIN_S = 5.0
+_TELL_AGAIN_AT_MOST_S = 320.0
+
+
+class KeptRows:
+    """The unacknowledged rows as they were at one moment, read when they are asked for; what is acknowledged by then is left out."""
+
+    def __init__(self, waiting: Waiting, below: int) -> None:
+        self._waiting, self._below = waiting, below
+
+    def __iter__(self) -> Iterator[LedgerRow]:
+        return (LedgerRow.model_validate_json(line) for line in self.lines())
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield each row's JSON, by step."""
+        return (line for _, line in self._waiting.lines(below=self._below))
+
+
+def row_lines(rows: Iterable[LedgerRow]) -> Iterator[bytes]:
+    """Yield each row's JSON, without reading those that are kept as such."""
+    if isinstance(rows, KeptRows):
+        return rows.lines()
+    return (row.model_dump_json().encode() for row in rows)
 
 
 class Mailbox:
@@ -24,9 +51,9 @@ class Mailbox:
         self._changed = threading.Condition()
         self._messages: deque[tuple[int, FromTrainer]] = deque()
         self._count = 0
-        self._rows: deque[LedgerRow] = deque()
-        # rows of steps below this were told; when one was acknowledged last
-        self._told_below, self._acknowledged_at = 0, 0.0
+        self._rows, self._end = Waiting(), 0
+        # rows of steps below this were told; when one was acknowledged last, or all were to be told again; after how long they are
+        self._told_below, self._acknowledged_at, self._patience_s = 0, 0.0, TELL_AGAIN_S
 
     def tell(self, message: FromTrainer) -> None:
         """Append a message and wake whoever collects."""
@@ -37,16 +64,22 @@ class Mailbox:
 
     def keep(self, row: LedgerRow) -> None:
         """Append a ledger row; it wakes nobody, since rows travel by the second and not by the step."""
-        self._rows.append(row)
+        self._rows.add(row.result.step, row.model_dump_json().encode())
+        self._end = row.result.step + 1
 
-    def kept(self) -> tuple[LedgerRow, ...]:
+    def kept(self) -> KeptRows:
         """Return the ledger rows that are not acknowledged yet."""
-        return tuple(self._rows.copy())
+        return KeptRows(self._rows, self._end)
 
-    def adopt(self, rows: tuple[LedgerRow, ...]) -> None:
-        """Keep the rows of a peer, in place of those kept: this trainer goes on from where that one is."""
-        self._rows = deque(rows)
-        self._told_below = 0
+    def adopt(self, lines: Iterable[bytes]) -> None:
+        """Keep the rows of a peer (each as JSON), in place of those kept: this trainer goes on from where that one is."""
+        # another one, as whoever writes a checkpoint may still read those of before
+        rows, end = Waiting(), 0
+        for line in lines:
+            end = step_of(line) + 1
+            rows.add(end - 1, line)
+        self._rows, self._end = rows, end
+        self._told_below, self._patience_s = 0, TELL_AGAIN_S
 
     def collect(self, after: int, rows_below: int, wait_s: float, with_rows: bool) -> Inbox:
         """Forget what is acknowledged, then wait for a message with n > after, or `wait_s`."""
@@ -63,15 +96,17 @@ class Mailbox:
         return Inbox(messages=messages, rows=self._untold() if with_rows else ())
 
     def _forget_rows(self, below: int, now: float) -> None:
-        if not self._rows or self._rows[0].result.step < below:
-            self._acknowledged_at = now
-        while self._rows and self._rows[0].result.step < below:
-            self._rows.popleft()
-        if now - self._acknowledged_at > TELL_AGAIN_S:
+        first = self._rows.first
+        if first is None or first < below:
+            self._acknowledged_at, self._patience_s = now, TELL_AGAIN_S
+            self._rows.drop_below(below)
+        if now - self._acknowledged_at > self._patience_s:
             self._told_below, self._acknowledged_at = 0, now
+            self._patience_s = min(2 * self._patience_s, _TELL_AGAIN_AT_MOST_S)
 
     def _untold(self) -> tuple[LedgerRow, ...]:
-        rows = tuple(row for row in self._rows.copy() if row.result.step >= self._told_below)[:MAX_ROWS]
+        lines = islice(self._rows.lines(self._told_below), MAX_ROWS)
+        rows = tuple(LedgerRow.model_validate_json(line) for _, line in lines)
         if rows:
             self._told_below = rows[-1].result.step + 1
         return rows

@@ -31,6 +31,7 @@ from surefoot_actors.pulse_watch import (
     Watch,
     killed_by,
 )
+from surefoot_actors.sealed import Sealed
 
 __all__ = [
     "SILENT_AFTER_S",
@@ -67,7 +68,7 @@ class PulseServer:
     ) -> None:
         """`port` and `secret`: of the supervisor before this one, so that its helpers find their way by themselves."""
         self.on_change: Callable[[str, Condition, str], None] = _ignore
-        self.secret = secret or secrets.token_hex(16)
+        self.sealed = Sealed(secret or secrets.token_hex(16))
         self._attempt, self._host, self._clock, self._port = attempt, host, clock, port
         self._watch = Watch()
         self._server: asyncio.Server | None = None
@@ -195,7 +196,7 @@ class PulseServer:
         ours = secrets.token_hex(16)
         writer.write(f"challenge {ours}\n".encode())
         _, attempt, trainer, pid, theirs, mac = (await reader.readline()).decode().split()
-        secret = self.secret.encode()
+        secret = self.sealed.reveal().encode()
         if attempt != self._attempt or not hmac.compare_digest(
             mac, proof(secret, "helper", ours, theirs, attempt, trainer, pid)
         ):

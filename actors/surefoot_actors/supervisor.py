@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from surefoot.errors import CheckpointError
 from surefoot.events import Command, CommandKind, EventKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
+from surefoot.words import UnknownWord
 from surefoot_actors.attendant import Attendant, Handled
 from surefoot_actors.checkpoint.keeper import CheckpointKeeper
 from surefoot_actors.checkpoint.store import is_at
@@ -421,7 +422,7 @@ class Supervisor:
                 trainer=command.trainer,
                 spec=self._spec,
                 pulse=self._pulse.address,
-                pulse_secret=self._pulse.secret,
+                pulse_secret=self._pulse.sealed,
                 checkpoints=self._checkpoints,
                 run_id=self._run_id,
                 apart_from=command.apart_from,
@@ -502,6 +503,11 @@ class Supervisor:
             case CommandKind.FAULT:
                 if command.fault is not None:
                     await self._injector.inject(command.fault, self._state.members)
+            case UnknownWord():
+                self._uplink.event(
+                    EventKind.WARNING,
+                    message=f"the control plane asks for {command.kind!r}, which this version cannot do",
+                )
             case _:
                 assert_never(command.kind)
 

@@ -387,7 +387,7 @@ class TrainerProcess:
                 step=self._position.step,
                 agreed=dict(self._agreed),
                 retained=retained is not None,
-                rows=self._mailbox.kept(),
+                rows=b"\n".join(self._mailbox.kept().lines()),
                 last=self._keeping.last,
             )
             return self._owner.capture(), pack, retained
@@ -403,7 +403,7 @@ class TrainerProcess:
             if not member.counts(self._state, generation):
                 return
             self._agreed = dict(backpack.agreed)
-            self._mailbox.adopt(backpack.rows)
+            self._mailbox.adopt(backpack.rows.splitlines())
             self._keeping.last = backpack.last
             assert self._state.generation is not None
             self._position = Position(self._state.generation.start, backpack.step, 0)
@@ -439,7 +439,7 @@ class TrainerProcess:
                 traceback.print_exc()
                 os._exit(1)
             # what another job's control plane had not stored is no row of this job's
-            self._mailbox.adopt(checkpoint.rows if is_at(checkpoint.url, self._setup.checkpoints) else ())
+            self._mailbox.adopt(checkpoint.lines.splitlines() if is_at(checkpoint.url, self._setup.checkpoints) else ())
             manifest = checkpoint.manifest
             self._keeping.last = manifest.head.last
             self._position = Position(manifest.round, manifest.step, 0)

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 
 from surefoot._requests import (
+    JOB_ID,
     JOBS_PAGE,
     ROWS_PAGE,
     Flow,
+    PackageAbsentError,
     ask,
+    check_goes_on,
     create_job,
     get_events,
     get_job,
-    get_rows,
+    get_row_lines,
     has_package,
     list_jobs,
     put_package,
 )
 from surefoot.errors import JobFailedError, NotFoundError, UserError
 from surefoot.events import LedgerRow
+from surefoot.ledger import step_of
 from surefoot.spec import JobState
 from surefoot.submission import Submission
 from surefoot.views import JobView, NumberedEvent
 
-_JOB_ID = re.compile(r"^[a-z0-9-]{1,40}$")
-
-__all__ = ["all_events", "all_rows", "conclude", "jobs", "resolve", "rests", "submit"]
+__all__ = ["RowPages", "all_events", "all_rows", "conclude", "jobs", "resolve", "rests", "submit"]
 
 
 def submit(submission: Submission) -> Flow[JobView]:
-    """Upload the package unless the service has it, then submit."""
+    """Upload the package unless the service has it, then submit; upload it again if the service has lost it meanwhile."""
     package = submission.package
     if not (yield from ask(has_package(package.sha256))):
+        yield from ask(put_package(package.data))
+    try:
+        return (yield from ask(create_job(submission.spec, submission.key)))
+    except PackageAbsentError:
         yield from ask(put_package(package.data))
     return (yield from ask(create_job(submission.spec, submission.key)))
 
@@ -58,7 +64,7 @@ def resolve(ref: str) -> Flow[JobView]:
         if not newest:
             raise NotFoundError("there is no job yet", status=404, detail="submit one with `surefoot submit`")
         return newest[0]
-    if not _JOB_ID.match(ref):
+    if not JOB_ID.match(ref):
         raise UserError(f'{ref!r} is no job id: `surefoot ls` lists them, and "last" is the newest')
     try:
         return (yield from ask(get_job(ref)))
@@ -81,24 +87,44 @@ def _resolve_prefix(ref: str) -> Flow[JobView]:
 def all_events(job_id: str) -> Flow[list[NumberedEvent]]:
     """All events so far, oldest first."""
     events: list[NumberedEvent] = []
-    while page := (yield from ask(get_events(job_id, after=events[-1].seq if events else 0))).events:
+    while page := (yield from ask(get_events(job_id, after=(after := events[-1].seq if events else 0)))).events:
+        check_goes_on(after, page[-1].seq)
         events += page
     return events
+
+
+@dataclass(slots=True)
+class RowPages:
+    """A ledger read page by page, whatever its length: ask for `next` until it is `done`. Rows are the JSON they are kept as."""
+
+    job_id: str
+    from_step: int = 0
+    page: int = ROWS_PAGE
+    done: bool = False
+
+    def next(self) -> Flow[list[bytes]]:
+        """The next rows, by step."""
+        lines = yield from ask(get_row_lines(self.job_id, from_step=self.from_step, limit=self.page))
+        self.done = len(lines) < self.page
+        if lines:
+            last = step_of(lines[-1])
+            check_goes_on(self.from_step - 1, last)
+            self.from_step = last + 1
+        return lines
 
 
 def all_rows(job_id: str) -> Flow[list[LedgerRow]]:
     """The whole ledger so far, by step."""
     rows: list[LedgerRow] = []
-    while True:
-        page = (yield from ask(get_rows(job_id, from_step=rows[-1].result.step + 1 if rows else 0))).rows
-        rows += page
-        if len(page) < ROWS_PAGE:
-            return rows
+    pages = RowPages(job_id)
+    while not pages.done:
+        rows += map(LedgerRow.model_validate_json, (yield from pages.next()))
+    return rows
 
 
 def rests(view: JobView) -> bool:
     """Whether the job does nothing any more, unless somebody asks."""
-    return view.state.ended or view.state is JobState.PAUSED
+    return view.ended or view.state is JobState.PAUSED
 
 
 def conclude(view: JobView, *, raise_on_failure: bool) -> JobView:

@@ -10,7 +10,18 @@ from collections.abc import Iterable
 
 from pydantic import ValidationError
 
-from surefoot._requests import EVENTS_PAGE, ROWS_PAGE, Answer, Flow, ask, error_of, get_events, get_job, get_rows
+from surefoot._requests import (
+    EVENTS_PAGE,
+    ROWS_PAGE,
+    Answer,
+    Flow,
+    ask,
+    check_goes_on,
+    error_of,
+    get_events,
+    get_job,
+    get_rows,
+)
 from surefoot._sse import Decoder, Message
 from surefoot.errors import NotFoundError, ServiceError, ServiceUnavailableError, UnauthorizedError
 from surefoot.events import LedgerRow
@@ -74,7 +85,7 @@ class Follower:
         self._heard()
         updates = [update for message in self._decoder.feed(chunk) if (update := self._read(message))]
         if updates:
-            self._at_end = isinstance(updates[-1], JobView) and updates[-1].state.ended
+            self._at_end = isinstance(updates[-1], JobView) and updates[-1].ended
         return self._fresh(updates)
 
     def closed(self) -> None:
@@ -89,7 +100,7 @@ class Follower:
 
         Raises the error answered where polling would fare no better.
         """
-        error = error_of(answer) if answer.status >= 400 else None
+        error = error_of(answer) if answer.status >= 300 else None
         if isinstance(error, NotFoundError | UnauthorizedError | ServiceUnavailableError):
             raise error
         self._stream_refused = True
@@ -114,13 +125,13 @@ class Follower:
         # The view first: when it says that the job has ended, everything asked for after it is complete.
         view = yield from ask(get_job(self.job_id))
         events, rows = (yield from self._poll_events()), (yield from self._poll_rows())
-        if not view.state.ended:  # what a gap still hides must come before what is behind it
+        if not view.ended:  # what a gap still hides must come before what is behind it
             rows = [row for row in rows if row.result.step < view.steps_done]
         updates = self._fresh([*events, *rows])
         self._heard()
         self._polls_left = max(0, self._polls_left - 1)
         changed = view != self.view
-        self.view, self.done = view, view.state.ended
+        self.view, self.done = view, view.ended
         return [*updates, view] if changed else updates
 
     def _poll_events(self) -> Flow[list[NumberedEvent]]:
@@ -128,6 +139,8 @@ class Follower:
         while True:
             after = events[-1].seq if events else self._seq
             page = (yield from ask(get_events(self.job_id, after=after))).events
+            if page:
+                check_goes_on(after, page[-1].seq)
             events += page
             if len(page) < EVENTS_PAGE:
                 return events
@@ -137,6 +150,8 @@ class Follower:
         while True:
             start = rows[-1].result.step + 1 if rows else self._next_step
             page = (yield from ask(get_rows(self.job_id, from_step=start))).rows
+            if page:
+                check_goes_on(start - 1, page[-1].result.step)
             rows += page
             if len(page) < ROWS_PAGE:
                 return rows

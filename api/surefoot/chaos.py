@@ -12,6 +12,9 @@ from surefoot.events import Event, EventKind, FaultKind, LedgerRow
 
 __all__ = ["ChaosReport", "Recovery", "percentile", "report"]
 
+# of a newer version others may come
+_KINDS = frozenset(FaultKind)
+
 # Steps whose commit is so soon after a fault's are disturbed by it, however well the run goes.
 _DISTURBED_S = 5.0
 
@@ -70,7 +73,7 @@ def report(events: Iterable[Event], rows: Iterable[LedgerRow]) -> ChaosReport:
     to the next, so whatever is between two steps counts.
     """
     told, ledger = list(events), sorted(rows, key=lambda row: row.result.step)
-    faults = sorted((e for e in told if e.kind is EventKind.FAULT), key=lambda e: e.at)
+    faults = sorted((e for e in told if e.kind is EventKind.FAULT and e.data.get("kind") in _KINDS), key=lambda e: e.at)
     times = [event.at.timestamp() for event in faults]
     ideal = _ideal(ledger, times)
     steps = [row.result.step for row in ledger]

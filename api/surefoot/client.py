@@ -13,9 +13,23 @@ import httpx
 from tenacity import Retrying
 from typing_extensions import Self, Unpack
 
-from surefoot._carry import RETRY, TRANSIENT, Deadline, client_options, request_options, stream_timeout, unreachable
-from surefoot._flows import all_events, all_rows, conclude, jobs, resolve, rests, submit
+from surefoot._carry import (
+    AS_IT_IS,
+    RETRY,
+    TRANSIENT,
+    Body,
+    Deadline,
+    check_whole,
+    client_options,
+    part_of,
+    request_options,
+    stream_timeout,
+    telling,
+    unreachable,
+)
+from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit
 from surefoot._follow import Follower, Update
+from surefoot._network import open_client
 from surefoot._requests import (
     Answer,
     Call,
@@ -23,6 +37,7 @@ from surefoot._requests import (
     ask,
     cancel_job,
     checkpoint_job,
+    delete_job,
     error_of,
     get_checkpoints,
     get_health,
@@ -40,6 +55,7 @@ from surefoot.events import FaultKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
 from surefoot.submission import SubmitOptions, prepare
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
+from surefoot.words import UnknownWord
 
 __all__ = ["Client", "Job"]
 
@@ -57,7 +73,9 @@ class Client:
         self, url: str | None = None, token: str | None = None, *, transport: httpx.BaseTransport | None = None
     ) -> None:
         self.where = find(url, token)
-        self._http = httpx.Client(**client_options(self.where), transport=transport)
+        self._http = open_client(
+            self.where.url, direct=self.where.own, transport=transport, **client_options(self.where)
+        )
 
     def submit(self, train: str | Callable[..., Any], **options: Unpack[SubmitOptions]) -> Job:
         """Package the code, upload it unless the service has it, and submit the job. See `SubmitOptions`.
@@ -74,6 +92,14 @@ class Client:
     def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
         """Return the newest jobs first."""
         return [Job(self, view) for view in self._run(jobs(state, limit))]
+
+    def delete(self, job: Job | str, *, checkpoints: bool = False) -> None:
+        """Delete a job that has ended, with its history; `job` is one, or a whole id.
+
+        `checkpoints`: its checkpoints and its final model too, which are removed in the background. Deleting again changes nothing.
+        Raises ConflictError for one that has not ended, NotFoundError for one that never was.
+        """
+        self._run(ask(delete_job(job if isinstance(job, str) else job.id, checkpoints=checkpoints)))
 
     def health(self) -> Health:
         """Ask whether the service answers."""
@@ -114,25 +140,30 @@ class Client:
         return answer
 
     def _send(self, call: Call[T]) -> T:
-        response = self._http.request(**request_options(call))
-        return receive(call, Answer(status=response.status_code, body=response.content))
+        with telling(self.where, self._http), self._http.stream(**request_options(call)) as response:
+            return receive(call, self._read(response))
+
+    def _read(self, response: httpx.Response) -> Answer:
+        body = Body(self.where)
+        for chunk in response.iter_bytes():
+            body.take(chunk)
+        return Answer(status=response.status_code, body=body.content, location=response.headers.get("location", ""))
 
     def _download(self, path: str, params: dict[str, str], to: Path) -> Path:
         """Stream to a file, which is there whole or not at all."""
-        part = to.with_name(f".{to.name}.part")
         try:
-            with self._http.stream("GET", path, params=params) as response:
+            with (
+                telling(self.where, self._http),
+                part_of(to) as file,
+                self._http.stream("GET", path, params=params, headers=AS_IT_IS) as response,
+            ):
                 if not response.is_success:
-                    body = response.read()
-                    raise error_of(Answer(status=response.status_code, body=body))
-                with part.open("wb") as file:
-                    for chunk in response.iter_bytes():
-                        file.write(chunk)
-            part.replace(to)
+                    raise error_of(self._read(response))
+                check_whole(self.where, response)
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
         except TRANSIENT as error:
             raise unreachable(self.where, error) from error
-        finally:
-            part.unlink(missing_ok=True)
         return to
 
     def _follow(self, job_id: str, deadline: Deadline) -> Iterator[Update]:
@@ -150,9 +181,12 @@ class Client:
 
     def _stream(self, follower: Follower, deadline: Deadline) -> Iterator[Update]:
         timeout = stream_timeout(deadline)
-        with self._http.stream("GET", follower.path, headers=follower.headers(), timeout=timeout) as response:
+        with (
+            telling(self.where, self._http),
+            self._http.stream("GET", follower.path, headers=follower.headers(), timeout=timeout) as response,
+        ):
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                return follower.refused(Answer(status=response.status_code, body=response.read()))
+                return follower.refused(self._read(response))
             for chunk in response.iter_bytes():
                 yield from follower.feed(chunk)
                 if deadline.nearer_than(timeout):
@@ -180,8 +214,8 @@ class Job:
         return self.view.spec
 
     @property
-    def state(self) -> JobState:
-        """The state at the last answer."""
+    def state(self) -> JobState | UnknownWord:
+        """The state at the last answer; the bare word for one that only a newer service knows."""
         return self.view.state
 
     def refresh(self) -> Self:
@@ -195,7 +229,7 @@ class Job:
         Raises JobFailedError, with the traceback, unless it succeeded or `raise_on_failure` is off; TimeoutError; and
         ServiceUnavailableError when nobody has answered for two minutes.
         """
-        if not self.state.ended:
+        if not self.view.ended:
             for _ in self.follow(timeout):
                 pass
         return conclude(self.view, raise_on_failure=raise_on_failure)
@@ -220,11 +254,22 @@ class Job:
         """Yield the ledger's rows so far, by step; with `follow`, until the job has ended."""
         if follow:
             return (update for update in self.follow() if isinstance(update, LedgerRow))
-        return iter(self.ledger())
+        return self.iter_ledger()
 
     def ledger(self) -> list[LedgerRow]:
         """Return the ledger's rows so far, by step."""
         return self._client._run(all_rows(self.id))
+
+    def iter_ledger(self, *, from_step: int = 0) -> Iterator[LedgerRow]:
+        """Yield the ledger's rows so far, by step, reading them page by page: memory does not grow with the ledger."""
+        for line in self.iter_ledger_json(from_step=from_step):
+            yield LedgerRow.model_validate_json(line)
+
+    def iter_ledger_json(self, *, from_step: int = 0) -> Iterator[bytes]:
+        """The same rows as the JSON they are kept as, a line each, unread."""
+        pages = RowPages(self.id, from_step)
+        while not pages.done:
+            yield from self._client._run(pages.next())
 
     def resize(self, trainers: int) -> Self:
         """Ask for another number of trainers; the job goes on meanwhile. Raises SpecError and ConflictError."""

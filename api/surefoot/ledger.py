@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow, Result
 
-__all__ = ["Difference", "compare", "dump", "load"]
+__all__ = ["Difference", "compare", "compare_lines", "dump", "dump_lines", "load", "read_lines", "step_of"]
+
+# how a row is written, and kept (`LedgerRow.model_dump_json`)
+_BEGIN, _END_OF_RESULT = b'{"result":', b',"circumstances":'
+_STEP = re.compile(rb'^\{"result":\{"step":(\d{1,18}),')
+# how `dump` begins its rows, each on a line of its own
+_ROWS = b'"rows": ['
+# what JSON may write as it is, and a terminal may obey
+_NOT_PLAIN = re.compile(r"[^\n -~]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +47,100 @@ def compare(one: Iterable[LedgerRow], other: Iterable[LedgerRow]) -> Difference 
     return None
 
 
+def compare_lines(one: Iterable[bytes], other: Iterable[bytes]) -> tuple[int, Difference | None]:
+    """Compare two ledgers as `compare` does, each the JSON of its rows by step; return how many steps are the same before they part.
+
+    Holds no more than a row of each. Only rows whose text differs are read at all.
+    """
+    same = 0
+    for a, b in zip_longest(one, other):
+        if a is None or b is None or not _is_same_text(a, b):
+            first, second = (None if line is None else LedgerRow.model_validate_json(line).result for line in (a, b))
+            if first is None or second is None or first.step != second.step:
+                return same, _missing(first, second)
+            if first.canonical() != second.canonical():
+                return same, Difference(step=first.step, what=tuple(_parts(first, second)))
+        same += 1
+    return same, None
+
+
+def _is_same_text(a: bytes, b: bytes) -> bool:
+    """Whether two rows have the same result for certain, as its very text is the same; where not, they may have it yet.
+
+    The text before the last `,"circumstances":` holds all of a result that comes first: within a JSON string its quotes would be escaped.
+    """
+    if not (a.startswith(_BEGIN) and b.startswith(_BEGIN)):
+        return a == b
+    first, mark, _ = a.rpartition(_END_OF_RESULT)
+    second, other_mark, _ = b.rpartition(_END_OF_RESULT)
+    return bool(mark) and bool(other_mark) and first == second
+
+
+def step_of(line: bytes) -> int:
+    """The step of a row's JSON."""
+    found = _STEP.match(line)
+    return int(found[1]) if found else LedgerRow.model_validate_json(line).result.step
+
+
 def dump(rows: Iterable[LedgerRow], **about: object) -> str:
     """Write a ledger as JSON, after whatever tells about it; `load` reads it."""
-    document = {**about, "rows": [row.model_dump(mode="json") for row in rows]}
-    return json.dumps(document, indent=1)
+    return "".join(dump_lines((row.model_dump_json().encode() for row in rows), **about))
+
+
+def dump_lines(lines: Iterable[bytes], **about: object) -> Iterator[str]:
+    """Yield the same text piece by piece, from the JSON of rows: each is a line of its own."""
+    facts = "".join(f" {json.dumps(name)}: {json.dumps(value)},\n" for name, value in about.items())
+    yield f"{{\n{facts} {_ROWS.decode()}"
+    separator = "\n"
+    for line in lines:
+        yield f"{separator}{_NOT_PLAIN.sub(_escaped, line.decode())}"
+        separator = ",\n"
+    yield "\n]}"
+
+
+def _escaped(character: re.Match[str]) -> str:
+    """As JSON writes it in ASCII: what is written may be shown by a terminal."""
+    units = character[0].encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Yield the JSON of a written ledger's rows, by step. Holds no more than a row of what `dump` wrote, and all of another's writing.
+
+    Raises UserError when the file is no ledger.
+    """
+    if not _is_by_lines(path):
+        rows = sorted(load(path.read_bytes(), str(path)), key=lambda row: row.result.step)
+        yield from (row.model_dump_json().encode() for row in rows)
+        return
+    yield from _lines(path)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip() == _ROWS:
+                break
+        for line in file:
+            if (text := line.strip()) != b"]}":
+                yield text.removesuffix(b",")
+
+
+def _is_by_lines(path: Path) -> bool:
+    """Whether this is a sound ledger with a row a line, by step."""
+    last = -1
+    try:
+        with path.open("rb") as file:
+            if not any(line.strip() == _ROWS for line in file):
+                return False
+        for line in _lines(path):
+            step = LedgerRow.model_validate_json(line).result.step
+            if step <= last:
+                return False
+            last = step
+    except ValueError:
+        return False
+    return True
 
 
 def load(text: str | bytes, name: str = "the file") -> list[LedgerRow]:
@@ -48,7 +148,7 @@ def load(text: str | bytes, name: str = "the file") -> list[LedgerRow]:
     try:
         document = json.loads(text)
         return [LedgerRow.model_validate(row) for row in document["rows"]]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         detail = f"{error.error_count()} fields are wrong" if isinstance(error, ValidationError) else str(error)
         raise UserError(f"{name} is no ledger as `surefoot ledger --json` writes it: {detail}") from None
 

@@ -14,10 +14,17 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from surefoot._compat import StrEnum
 from surefoot.events import Command, Event, FaultKind, LedgerRow
-from surefoot.spec import JobSpec, JobState
+from surefoot.spec import JobState
+from surefoot.stored_spec import AnySpec, RunnableSpec
+from surefoot.words import UnknownWord
 
 __all__ = [
+    "AuditAction",
+    "AuditEntry",
+    "AuditPage",
+    "Check",
     "CheckpointList",
     "CheckpointView",
     "Claimed",
@@ -29,9 +36,11 @@ __all__ = [
     "JobList",
     "JobView",
     "LedgerPage",
+    "NotReady",
     "NumberedEvent",
     "PackageView",
     "Problem",
+    "Ready",
     "ResizeRequest",
 ]
 
@@ -46,8 +55,9 @@ class JobView(View):
     """A job as it is now."""
 
     id: str
-    spec: JobSpec
-    state: JobState
+    spec: AnySpec
+    # one that only a newer service knows is its bare name; `ended` says what to make of it
+    state: Annotated[JobState | UnknownWord, Field(union_mode="left_to_right")]
     # why it is in this state, in a sentence; empty when there is nothing to say
     reason: str = ""
     created_at: datetime
@@ -75,6 +85,13 @@ class JobView(View):
     checkpoint_step: int | None = None
     # where the final model lies, once it is saved
     model: str | None = None
+    # what of the stored job this version of the service cannot read, a sentence; empty: it can read all
+    unreadable: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has come to its end. In a state that is not known here it has, if there is a time of its end."""
+        return self.state.ended if isinstance(self.state, JobState) else self.ended_at is not None
 
 
 class JobList(View):
@@ -88,7 +105,7 @@ class NumberedEvent(Event):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    seq: Annotated[int, Field(ge=1)]
+    seq: int
 
 
 class EventPage(View):
@@ -149,12 +166,48 @@ class CheckpointList(View):
     checkpoints: tuple[CheckpointView, ...] = ()
 
 
+class AuditAction(StrEnum):
+    """What the control plane removed, or could not."""
+
+    JOB_DELETED = "job_deleted"
+    # all that lay in the job's own checkpoint place
+    CHECKPOINTS_REMOVED = "checkpoints_removed"
+    # they were to go, and stay: the detail says why, and where they lie
+    CHECKPOINTS_KEPT = "checkpoints_kept"
+    # a package that no job refers to
+    PACKAGE_REMOVED = "package_removed"
+    # one that was recorded and whose file is gone: it can be uploaded again
+    PACKAGE_MISSING = "package_missing"
+    # a file in the packages' folder that no record tells of
+    PACKAGE_STRAY = "package_stray"
+
+
+class AuditEntry(View):
+    """One thing that was removed. It outlives what it is about."""
+
+    n: Annotated[int, Field(ge=1)]
+    at: datetime
+    # an AuditAction, or one that a newer service knows
+    action: str
+    # a job's id, or a package's hash
+    subject: str
+    # the user, or the rule by which it was done
+    by: str
+    detail: str = ""
+
+
+class AuditPage(View):
+    """Audit entries, oldest first; `after` of the next page is the last one's n."""
+
+    entries: tuple[AuditEntry, ...] = ()
+
+
 class Claimed(View):
     """What a launcher gets for its claim code."""
 
     # authorizes this attempt's uplink and commands
     token: str
-    spec: JobSpec
+    spec: RunnableSpec
     # the package's URI in Ray's object store: the trainers' working_dir
     package_uri: str
     # where this job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere
@@ -194,3 +247,25 @@ class Health(View):
     version: str
     # whether the Ray cluster answered when last asked; None: no cluster is configured, or it was not asked yet
     ray: bool | None = None
+
+
+class Check(View):
+    """One of the things that the service needs."""
+
+    # "database", "migrations", "packages", "storage", "cluster"
+    name: str
+    ok: bool
+    # what is wrong with it; empty where nothing is
+    detail: str = ""
+
+
+class Ready(View):
+    """That the service can do its work."""
+
+    checks: tuple[Check, ...] = ()
+
+
+class NotReady(Problem):
+    """That it cannot, and why."""
+
+    checks: tuple[Check, ...] = ()

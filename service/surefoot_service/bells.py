@@ -11,10 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["RECONCILER", "Bells", "Listener", "commands_of", "news_of"]
+__all__ = ["HOUSEKEEPING", "RECONCILER", "Bells", "Listener", "commands_of", "news_of"]
 
 # the reconciler's topic: something it may have to act on
 RECONCILER = "reconciler"
+# the housekeeper's: something of a deleted job is left to be removed
+HOUSEKEEPING = "housekeeping"
 
 
 def news_of(job: str) -> str:

@@ -16,7 +16,7 @@ from datetime import datetime
 from surefoot.errors import SurefootError
 from surefoot.spec import JobState
 
-__all__ = ["TRANSITIONS", "Life", "Move", "TransitionError", "move"]
+__all__ = ["TRANSITIONS", "Life", "Move", "TransitionError", "after_steps", "move"]
 
 _UNFINISHED_ENDS = frozenset({JobState.FAILED, JobState.CANCELLED})
 
@@ -56,6 +56,11 @@ class Life:
     @property
     def state(self) -> JobState:
         return self.moves[-1].state
+
+
+def after_steps(steps_done: int) -> str:
+    """How far a job had come that is ended from outside, for its reason: nothing where it had not begun."""
+    return f", after {steps_done} step{'' if steps_done == 1 else 's'}" if steps_done else ""
 
 
 class TransitionError(SurefootError):

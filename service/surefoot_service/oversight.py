@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from surefoot.spec import JobState
+from surefoot_service.lifecycle import after_steps
 from surefoot_service.ray_jobs import RayJob, RayStatus
 
 __all__ = ["Action", "Facts", "Judgement", "Patience", "judge"]
@@ -61,6 +62,9 @@ class Facts:
     launcher: RayJob | None
     # why its supervisor's actor is dead for good, as Ray says; empty: it is not, or that is not known
     supervisor_death: str = ""
+    # which of the job's attempts it is, and the steps that they have done so far
+    number: int = 1
+    steps_done: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,7 @@ def judge(facts: Facts, patience: Patience) -> Judgement:
         return _cancelling(facts, facts.cancel_at, patience)
     if facts.state is JobState.PAUSING and facts.claimed_at is None:
         # A claim is refused from the pause on: nothing has begun that would have to be saved.
-        return Judgement(action=Action.CONDEMN, verdict=JobState.PAUSED, reason="paused before it started")
+        return Judgement(action=Action.CONDEMN, verdict=JobState.PAUSED, reason=f"paused {_before_it_started(facts)}")
     if not facts.submitted:
         return Judgement(action=Action.SUBMIT)
     if facts.supervisor_death:
@@ -101,6 +105,12 @@ def judge(facts: Facts, patience: Patience) -> Judgement:
 def _is_over(facts: Facts) -> bool:
     """Whether the attempt has nothing more to do: its job has ended, is paused, or was resumed since."""
     return facts.state.ended or facts.state in (JobState.PAUSED, JobState.QUEUED)
+
+
+def _before_it_started(facts: Facts) -> str:
+    """Of an attempt that was never claimed: its job may have come far in those before."""
+    who = "it" if facts.number == 1 else f"attempt {facts.number}"
+    return f"before {who} started{after_steps(facts.steps_done)}"
 
 
 def _lost(reason: str) -> Judgement:
@@ -129,7 +139,7 @@ def _after_the_end(facts: Facts, patience: Patience) -> Judgement:
 def _cancelling(facts: Facts, since: datetime, patience: Patience) -> Judgement:
     if facts.claimed_at is None:
         # A claim is refused from the cancel on, so there is nothing that only a supervisor could end.
-        reason = "cancelled before it started"
+        reason = f"cancelled {_before_it_started(facts)}"
         return Judgement(action=Action.CONDEMN, verdict=JobState.CANCELLED, reason=reason)
     if facts.supervisor_death:
         reason = f"cancelled; its supervisor is dead: {facts.supervisor_death}"

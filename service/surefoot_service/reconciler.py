@@ -23,6 +23,7 @@ from surefoot_service.scheduler import Capacity, Decision, NodeSize, decide
 from surefoot_service.store import attempts, jobs
 from surefoot_service.store import reconcile as store
 from surefoot_service.store.database import StoreAwayError
+from surefoot_service.store.reading import state_of
 from surefoot_service.store.reconcile import Overview, Watched
 
 __all__ = ["Reconciler", "reconciling"]
@@ -39,10 +40,13 @@ _UNREACHABLE_S = 2.0
 async def reconciling(service: Service, address: str, token: str | None, python: str) -> AsyncIterator[None]:
     """Reconcile with the cluster whose dashboard is at `address` inside the block."""
     async with open_ray_jobs(address, token) as ray:
+        service.cluster.watched = True
         loop = asyncio.create_task(Reconciler(service, Launch(service=service, ray=ray, python=python)).run())
+        service.cluster.expected, service.cluster.ask = True, ray.session_name
         try:
             yield
         finally:
+            service.cluster.ask = None
             loop.cancel()
             await asyncio.gather(loop, return_exceptions=True)
 
@@ -69,6 +73,8 @@ class Reconciler:
         """Do once what there is to do. Return in how many seconds to look again; None: when woken."""
         try:
             overview = await self._service.database.read(store.look, self._service.now())
+            for job, wrong in overview.unreadable:
+                await self._explain([job], f"{wrong}; it is not started: cancel it, or run the version that stored it")
             wait = None if overview.next_retry is None else overview.next_retry.total_seconds()
             if not overview.queue and not overview.watched:
                 return wait
@@ -120,8 +126,18 @@ class Reconciler:
         )
         decisions = decide(overview.queue, capacity)
         for decision in decisions:
-            await (self._start(decision) if decision.start else self._explain([decision.job], decision.reason))
+            await self._decided(decision)
         return any(d.start for d in decisions)
+
+    async def _decided(self, decision: Decision) -> None:
+        """Act on one decision; what goes wrong with one job does not hold up the others."""
+        try:
+            await (self._start(decision) if decision.start else self._explain([decision.job], decision.reason))
+        except StoreAwayError:
+            raise
+        except Exception:
+            # The boundary of one job.
+            log.exception("starting_failed", job=decision.job)
 
     async def _start(self, decision: Decision) -> None:
         made = await self._service.database.write(
@@ -151,6 +167,10 @@ class Reconciler:
         except (RayError, StoreAwayError) as error:
             log.warning("overseeing_failed", attempt=watched.attempt.id, error=str(error))
             return _UNREACHABLE_S
+        except Exception:
+            # The boundary of one attempt: whatever it is, the others are overseen, and this one again in the next pass.
+            log.exception("overseeing_failed", attempt=watched.attempt.id)
+            return _WATCH_S
 
     async def _oversee(self, watched: Watched) -> float:
         """Do the next thing about an attempt. Return in how many seconds to look again."""
@@ -184,7 +204,7 @@ class Reconciler:
     def _facts(self, watched: Watched, launcher: RayJob | None) -> Facts:
         attempt, job = watched.attempt, watched.job
         return Facts(
-            state=JobState(job.state),
+            state=state_of(job) or JobState.RUNNING,
             now=self._service.now(),
             ended_at=job.ended_at,
             cancel_at=job.cancel_at,
@@ -195,6 +215,8 @@ class Reconciler:
             same_session=attempt.session == self._session,
             launcher=launcher,
             supervisor_death=self._deaths.get(attempt.id, ""),
+            number=attempt.n,
+            steps_done=job.steps_done,
         )
 
     def _heard_at(self, attempt: str, spoke_at: datetime | None) -> datetime | None:

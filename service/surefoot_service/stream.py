@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from surefoot.views import JobView, NumberedEvent
 from surefoot_service.bells import news_of
 from surefoot_service.context import Service
+from surefoot_service.problems import ProblemError
 from surefoot_service.store import events, jobs
 from surefoot_service.store.database import StoreAwayError
 
@@ -65,6 +66,8 @@ async def follow(service: Service, job: str, cursor: Cursor) -> AsyncIterator[by
                 found = await service.database.read(_read, job, cursor)
             except StoreAwayError:
                 return  # whoever follows comes back with the cursor
+            except ProblemError:
+                return  # the job was deleted: whoever comes back is told so
             for message in _messages(found, cursor):
                 yield message
             cursor = found.reached(cursor)
@@ -73,7 +76,7 @@ async def follow(service: Service, job: str, cursor: Cursor) -> AsyncIterator[by
             if seen != _face(found.view):
                 yield _message("job", found.view.model_dump_json(), cursor)
                 seen = _face(found.view)
-            if found.view.state.ended:
+            if found.view.ended:
                 return
             if not await news.wait(_QUIET_S):
                 if service.bells.closed:

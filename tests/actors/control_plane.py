@@ -18,8 +18,8 @@ from surefoot.events import (
     EventKind,
     FaultKind,
     LedgerRow,
+    SentBatch,
     UplinkAck,
-    UplinkBatch,
 )
 from surefoot.spec import JobSpec
 from surefoot.views import Claimed, CommandPage
@@ -92,7 +92,7 @@ class ControlPlane:
             return 409, None
         return 200, Claimed(token=TOKEN, spec=self.spec, package_uri=self.package_uri)
 
-    def uplink(self, batch: UplinkBatch) -> tuple[int, BaseModel | None]:
+    def uplink(self, batch: SentBatch) -> tuple[int, BaseModel | None]:
         with self._changed:
             for event in batch.events:
                 self.events.setdefault((event.source, event.n), event)
@@ -126,7 +126,7 @@ def serve(plane: ControlPlane) -> Iterator[ControlPlane]:
             if self.path.endswith("/claim"):
                 self._answer(*plane.claim(ClaimRequest.model_validate_json(body)))
             elif self._authorized():
-                self._answer(*plane.uplink(UplinkBatch.model_validate_json(body)))
+                self._answer(*plane.uplink(SentBatch.model_validate_json(body)))
 
         def do_GET(self) -> None:
             query = parse_qs(urlsplit(self.path).query)

@@ -69,7 +69,7 @@ def setup(
         resources=Resources(cpus=cpus),
         env={**env, **({"PYTHONPATH": HERE} if package_env else {}), "MARK": "1"},
     )
-    return TrainerSetup(attempt="a-1", trainer=trainer, spec=spec, pulse=pulse.address, pulse_secret=pulse.secret)
+    return TrainerSetup(attempt="a-1", trainer=trainer, spec=spec, pulse=pulse.address, pulse_secret=pulse.sealed)
 
 
 async def hello(trainer: TrainerHandle, number: int = 1) -> Hello:

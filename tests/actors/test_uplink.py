@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot.events import (
@@ -21,9 +21,11 @@ from surefoot.events import (
     EventKind,
     LedgerRow,
     Result,
+    SentBatch,
     UplinkAck,
     UplinkBatch,
 )
+from surefoot_actors import http_uplink
 from surefoot_actors.http_uplink import HttpUplink
 from surefoot_actors.journal import MemoryJournal
 from surefoot_actors.uplink import MemoryUplink, Outbox, Uplink
@@ -52,11 +54,11 @@ class ControlPlane:
     async def __call__(self, request: httpx.Request) -> httpx.Response:
         assert request.headers["Authorization"] == "Bearer secret"
         if request.url.path == "/v1/attempts/a-1/uplink":
-            return self._uplink(UplinkBatch.model_validate_json(request.content))
+            return self._uplink(SentBatch.model_validate_json(request.content))
         assert request.url.path == "/v1/attempts/a-1/commands"
         return await self._commands(int(request.url.params["after"]))
 
-    def _uplink(self, batch: UplinkBatch) -> httpx.Response:
+    def _uplink(self, batch: SentBatch) -> httpx.Response:
         answer = self.answers.pop(0) if self.answers else 200
         if answer == "lost before":
             raise httpx.ConnectError("refused")
@@ -184,6 +186,127 @@ async def test_many_rows_go_in_batches_and_few_posts(plane: ControlPlane, uplink
     assert max(plane.sizes) == 1000
     assert uplink.posts == len(plane.sizes) <= 4
     assert uplink.sent_bytes > 2500 * 100
+
+
+class Choosy(ControlPlane):
+    """Refuses whole batches for one event or row in them, as the door does."""
+
+    def __init__(self, status: int = 422) -> None:
+        super().__init__()
+        self.status, self.posts = status, 0
+
+    def _uplink(self, batch: SentBatch) -> httpx.Response:
+        self.posts += 1
+        bad = any(e.data.get("message") == "bad" for e in batch.events) or any(r.result.step == 7 for r in batch.rows)
+        if bad:
+            return httpx.Response(self.status, text="{}", headers={"Content-Type": "application/problem+json"})
+        return super()._uplink(batch)
+
+
+@pytest.mark.parametrize("status", [422, 413])
+async def test_one_that_is_refused_holds_up_none_of_the_others(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is told that it was: the sender neither stops, nor spins, nor is silent."""
+    monkeypatch.setattr(http_uplink, "BATCH_S", 0.01)
+    plane = Choosy(status)
+    client = httpx.AsyncClient(transport=httpx.MockTransport(plane))
+    uplink = HttpUplink("http://plane/", "a-1", "secret", "a-1/supervisor-1", client=client)
+    await uplink.start()
+    for n in range(40):
+        uplink.event(EventKind.WARNING, message="bad" if n == 23 else str(n))
+    uplink.rows(row(step) for step in range(20))
+    assert await uplink.flush(60)
+    messages = [event.data["message"] for event in plane.events]
+    assert set(map(str, range(40))) - {"23"} <= set(messages)
+    assert sorted(plane.ledger) == [*range(7), *range(8, 20)]
+    told = [m for m in messages if str(m).startswith("the control plane refused")]
+    assert len(told) == 2
+    assert any("ledger row of step 7" in str(m) for m in told)
+    assert plane.posts < 100  # each takes some ten to be found
+    # what comes later goes on
+    uplink.event(EventKind.STATE, state="running")
+    assert await uplink.flush(LIVENESS_S)
+    assert plane.events[-1].kind is EventKind.STATE
+    await uplink.close()
+
+
+async def test_a_word_that_is_refused_for_a_while_is_not_given_up(plane: ControlPlane, uplink: HttpUplink) -> None:
+    """While the service is being replaced by one that takes it."""
+    plane.answers = [422, 422, 422]
+    await uplink.start()
+    uplink.event(EventKind.STATE, state="running")
+    uplink.rows([row(0)])
+    assert await uplink.flush(LIVENESS_S)
+    assert [event.kind for event in plane.events] == [EventKind.STATE]
+
+
+async def test_a_control_plane_that_refuses_everything_is_not_told_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_uplink, "BATCH_S", 0.01)
+    posts = 0
+
+    async def refuses(request: httpx.Request) -> httpx.Response:
+        nonlocal posts
+        posts += 1
+        return httpx.Response(422, text="{}", headers={"Content-Type": "application/problem+json"})
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(refuses))
+    uplink = HttpUplink("http://plane/", "a-1", "secret", "a-1/supervisor-1", client=client)
+    await uplink.start()
+    # the first, empty, post is of nobody's making: it is tried again
+    uplink.event(EventKind.WARNING, message="x")
+    assert await uplink.flush(60)
+    await uplink.close()
+
+
+async def test_an_answer_and_commands_of_a_newer_control_plane(uplink: HttpUplink, plane: ControlPlane) -> None:
+    async def newer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/uplink"):
+            return httpx.Response(200, json={"events": {}, "rows_below": 1, "of_a_newer": [1]})
+        commands = [{"n": 1, "kind": "dance", "to": 3}, {"n": 2, "kind": "fault", "fault": "flood"}]
+        return httpx.Response(200, json={"commands": [*commands, {"n": 3, "kind": "cancel"}], "of_a_newer": 1})
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(newer))
+    made = HttpUplink("http://plane/", "a-1", "secret", "a-1/supervisor-1", client=client)
+    await made.start()
+    made.rows([row(0)])
+    assert await made.flush(LIVENESS_S)
+    async with asyncio.timeout(LIVENESS_S):
+        commands = made.commands()
+        assert [str((await anext(commands)).kind) for _ in range(3)] == ["dance", "fault", "cancel"]
+    await made.close()
+
+
+async def test_an_event_that_was_kept_and_cannot_be_read_does_not_keep_the_others(plane: ControlPlane) -> None:
+    journal = MemoryJournal()
+    older = Event(source="a-1/supervisor-0", n=1, at=NOW, kind=EventKind.WARNING, data={"message": "of before"})
+    newer = older.model_dump(mode="json") | {"n": 2, "kind": "of_a_newer_version", "of_a_newer": 1}
+    journal.keep(["{", older.model_dump_json(), json.dumps(newer)])
+    client = httpx.AsyncClient(transport=httpx.MockTransport(plane))
+    uplink = HttpUplink("http://plane/", "a-1", "secret", "a-1/supervisor-1", client=client, journal=journal)
+    await uplink.start()
+    assert await uplink.flush(LIVENESS_S)
+    assert [(event.n, str(event.kind)) for event in plane.events] == [(1, "warning"), (2, "of_a_newer_version")]
+    await uplink.close()
+
+
+STRANGE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.just("\ud800\0")
+    | st.just("x" * 200_000),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["message", "seconds", "trainers", "more"]), STRANGE, max_size=4))
+@settings(deadline=None, max_examples=100)
+def test_whatever_is_told_fits_through_the_door(data: dict[str, Any]) -> None:
+    outbox = Outbox("a-1/supervisor-1")
+    outbox.event(EventKind("trainer_lost"), {"more": data}, NOW)
+    UplinkBatch.model_validate_json(outbox.batch(1).model_dump_json())
 
 
 async def test_what_is_too_large_goes_in_smaller_batches(plane: ControlPlane, uplink: HttpUplink) -> None:

@@ -63,6 +63,8 @@ class FakeService:
     rows: list[LedgerRow] = field(default_factory=list)
     packages: set[str] = field(default_factory=set)
     uploads: int = 0
+    # off: as a service before there were ledgers by lines
+    by_lines: bool = True
     keys: dict[str, str] = field(default_factory=dict)
     # (end of the path, what happens)
     faults: list[tuple[str, Callable[[httpx.Request], httpx.Response]]] = field(default_factory=list)
@@ -135,6 +137,11 @@ class FakeService:
         match (request.method, *rest):
             case ("GET",):
                 return _view(view)
+            case ("DELETE",):
+                if not view.state.ended:
+                    return problem(409, f"job {job} is {view.state}: cancel it first")
+                del self.jobs[job]
+                return httpx.Response(204)
             case ("POST", "resize"):
                 return _view(
                     self.add(view.model_copy(update={"wanted_trainers": json.loads(request.content)["trainers"]}))
@@ -157,6 +164,9 @@ class FakeService:
     def _ledger(self, request: httpx.Request) -> httpx.Response:
         start, limit = int(request.url.params["from_step"]), int(request.url.params["limit"])
         found = [row for row in self.rows if row.result.step >= start][:limit]
+        if self.by_lines and "application/x-ndjson" in request.headers.get("accept", ""):
+            lines = "".join(f"{row.model_dump_json()}\n" for row in found)
+            return httpx.Response(200, headers={"content-type": "application/x-ndjson"}, content=lines.encode())
         return _json({"rows": [row.model_dump(mode="json") for row in found]})
 
     def messages(self, request: httpx.Request, view: JobView, upto: int | None = None) -> bytes:

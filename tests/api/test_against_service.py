@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from surefoot import AsyncClient, Client
 from surefoot.cli.app import app as cli_app
 from surefoot.errors import ConflictError, JobFailedError, NotFoundError, SpecError, UnauthorizedError
-from surefoot.events import Event, EventKind, UplinkBatch
+from surefoot.events import Event, EventKind, SentBatch
 from surefoot.spec import JobState
 from surefoot.views import JobView
 
@@ -67,7 +67,7 @@ class Attempt:
         for name, data in kinds.items():
             self.told += 1
             events.append(Event(source="sup", n=self.told, at=datetime.now(UTC), kind=EventKind(name), data=data))
-        batch = UplinkBatch(events=tuple(events), rows=tuple(make_row(step) for step in rows))
+        batch = SentBatch(events=tuple(events), rows=tuple(make_row(step) for step in rows))
         headers = {"authorization": f"Bearer {self.token}", "content-type": "application/json"}
         answer = httpx.post(self.uplink, content=batch.model_dump_json(), headers=headers)
         assert answer.status_code == 200, answer.text

@@ -218,6 +218,25 @@ def test_cancel(cli: Cli, fake: FakeService) -> None:
     assert cli("cancel", "j1").stdout == "job j1 had already been cancelled\n"
 
 
+def test_rm_deletes_what_it_names_and_nothing_when_one_is_unknown(cli: Cli, fake: FakeService) -> None:
+    for name in ("abc1", "abd2", "xyz3"):
+        fake.add(make_view(name, JobState.SUCCEEDED))
+    result = cli("rm", "abc", "nobody")
+    assert result.exit_code == 2
+    assert set(fake.jobs) == {"abc1", "abd2", "xyz3"}
+    assert cli("rm", "abc", "abc1", "last").stdout == "deleted abc1 (job)\ndeleted xyz3 (job)\n"
+    assert set(fake.jobs) == {"abd2"}
+    assert [dict(r.url.params) for r in fake.requests if r.method == "DELETE"] == [{"checkpoints": "false"}] * 2
+    cli("rm", "abd2", "--checkpoints")
+    assert dict(fake.requests[-1].url.params) == {"checkpoints": "true"}
+
+
+def test_rm_of_a_job_that_goes_on_says_what_to_do(cli: Cli, fake: FakeService) -> None:
+    fake.add(make_view("j1"))
+    result = cli("rm", "j1")
+    assert (result.exit_code, result.stderr) == (2, "surefoot: job j1 is running: cancel it first\n")
+
+
 # ---- ledgers
 
 
@@ -233,6 +252,21 @@ def test_ledger_in_three_forms(cli: Cli, fake: FakeService) -> None:
     document = json.loads(cli("ledger", "j1", "--json").stdout)
     assert (document["job"], len(document["rows"])) == ("j1", 2)
     assert cli("ledger", "j1", "--json", "--csv").exit_code == 2
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 2_500])
+def test_ledgers_of_any_length_are_printed_whole(cli: Cli, fake: FakeService, num_rows: int) -> None:
+    """Memory does not grow with the ledger; a name that comes late has the heads of the table told again, and is in those of the CSV."""
+    fake.rows = [make_row(n, **({"loss": 0.5} if n < 2_000 else {"loss": 0.5, "late": 1.0})) for n in range(num_rows)]
+    fake.add(make_view("j1"))
+    table = cli("ledger", "j1").stdout.splitlines()
+    heads = [line.split() for line in table if line.split()[0] == "STEP"]
+    assert [line.split()[0] for line in table if line.split()[0].isdigit()] == [str(n) for n in range(num_rows)]
+    assert [("late" in head) for head in heads] == ([False, True] if num_rows > 2_000 else [False] * bool(num_rows))
+    lines = cli("ledger", "j1", "--csv").stdout.splitlines()
+    assert (len(lines), "late" in lines[0]) == (num_rows + 1, num_rows > 2_000)
+    document = json.loads(cli("ledger", "j1", "--json").stdout)
+    assert document["rows"] == [row.model_dump(mode="json") for row in fake.rows]
 
 
 def test_diff_of_identical_ledgers(cli: Cli, fake: FakeService, tmp_path: Path) -> None:
@@ -451,7 +485,7 @@ def test_a_missing_part_names_its_extra(cli: Cli, code: Path, monkeypatch: pytes
 COMMANDS = [
     *("up", "submit", "ls", "show", "watch", "resize", "cancel"),
     *("pause", "resume", "checkpoint", "checkpoints", "model", "chaos"),
-    *("ledger", "diff", "check", "version"),
+    *("ledger", "diff", "rm", "check", "version"),
 ]
 
 

@@ -55,15 +55,20 @@ def database_url(request: pytest.FixtureRequest) -> str | None:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, database_url: str | None) -> Settings:
-    return Settings(
-        data=tmp_path / "data",
-        database_url=database_url,
-        max_package_bytes=200_000,
-        max_unpacked_bytes=30_000_000,
-        max_package_entries=50,
-        max_body_bytes=100_000,
-    )
+def settings_more(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What a test's settings have beside."""
+    return getattr(request, "param", {})
+
+
+@pytest.fixture
+def settings(tmp_path: Path, database_url: str | None, settings_more: dict[str, Any]) -> Settings:
+    chosen = {
+        "max_package_bytes": 200_000,
+        "max_unpacked_bytes": 30_000_000,
+        "max_package_entries": 50,
+        "max_body_bytes": 100_000,
+    }
+    return Settings(data=tmp_path / "data", database_url=database_url, **(chosen | settings_more))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from surefoot.events import Circumstances, Event, EventKind, LedgerRow, Result, UplinkBatch
+from surefoot.events import Circumstances, Event, EventKind, LedgerRow, Result, SentBatch
 from surefoot.views import JobView
 from surefoot_service.bells import news_of
 from surefoot_service.context import Service
@@ -44,7 +44,7 @@ def make_event(n: int, kind: EventKind, source: str = "supervisor-1", **data: An
 
 
 def batch(*, events: Sequence[Event] = (), rows: Sequence[LedgerRow] = ()) -> str:
-    return UplinkBatch(events=tuple(events), rows=tuple(rows)).model_dump_json()
+    return SentBatch(events=tuple(events), rows=tuple(rows)).model_dump_json()
 
 
 class Attempt:

@@ -47,8 +47,11 @@ async def test_a_wrong_code(service: Service, anonymous: httpx.AsyncClient, job:
     assert (await made.claim()).status_code == 200
 
 
-async def test_an_unknown_attempt(anonymous: httpx.AsyncClient) -> None:
-    assert (await Attempt(anonymous, "j", "nothere-1", "x" * 64).claim()).status_code == 404
+async def test_an_unknown_attempt(service: Service, anonymous: httpx.AsyncClient) -> None:
+    """Whether there is such an attempt is told only to whoever has its code."""
+    assert (await Attempt(anonymous, "j", "nothere-1", "x" * 64).claim()).status_code == 403
+    code = service.keys.claim_code("nothere-1")
+    assert (await Attempt(anonymous, "j", "nothere-1", code).claim()).status_code == 404
 
 
 async def test_of_two_claims_at_once_one_wins(service: Service, anonymous: httpx.AsyncClient, job: str) -> None:
@@ -94,8 +97,9 @@ async def test_acknowledged_is_what_has_no_gap(attempt: Attempt) -> None:
 
 
 async def test_sources_count_for_themselves(attempt: Attempt) -> None:
-    one, two = make_event(1, EventKind.WARNING, "a"), make_event(1, EventKind.WARNING, "b")
-    assert (await attempt.uplink(events=[one, two, one])).json()["events"] == {"a": 1, "b": 1}
+    one, two = make_event(1, EventKind.WARNING, "supervisor-a"), make_event(1, EventKind.WARNING, "supervisor-b")
+    told = await attempt.uplink(events=[one, two, one])
+    assert told.json()["events"] == {"supervisor-a": 1, "supervisor-b": 1}
 
 
 async def test_a_step_told_twice_with_another_result_is_told(client: httpx.AsyncClient, attempt: Attempt) -> None:
@@ -157,18 +161,16 @@ async def test_after_the_end_rows_and_events_are_kept_but_the_state_stays(
     ],
     ids=lambda e: f"{e.kind}-{e.data}",
 )
-async def test_an_event_that_makes_no_sense_is_stored_and_changes_nothing(
-    event: Any, service: Service, attempt: Attempt
-) -> None:
+async def test_an_event_that_makes_no_sense_is_refused(event: Any, service: Service, attempt: Attempt) -> None:
     before = await view(service, attempt.job)
-    assert (await attempt.uplink(events=[event])).json()["events"] == {"supervisor-1": 1}
+    assert (await attempt.uplink(events=[event])).status_code == 422
     assert await view(service, attempt.job) == before
 
 
 async def test_text_that_no_database_takes_is_made_writable(
     client: httpx.AsyncClient, service: Service, attempt: Attempt
 ) -> None:
-    failed: dict[str, Any] = {"source": "s", "n": 1, "at": "2026-01-01T00:00:00Z", "kind": "failed"}
+    failed: dict[str, Any] = {"source": "supervisor-s", "n": 1, "at": "2026-01-01T00:00:00Z", "kind": "failed"}
     failed["data"] = {"reason": "x", "traceback": "a\ud800b\0c"}
     url = f"/v1/attempts/{attempt.name}/uplink"
     answer = await attempt.client.post(url, content=json.dumps({"events": [failed]}), headers=attempt.headers | JSON)

@@ -75,7 +75,8 @@ async def test_a_pause_that_was_not_asked_for_here_is_taken_as_told(service: Ser
 
 
 async def test_a_supervisor_does_not_queue_a_job(service: Service, attempt: Attempt) -> None:
-    await attempt.uplink(events=[state(1, "running"), state(2, "queued")])
+    await attempt.uplink(events=[state(1, "running")])
+    assert (await attempt.uplink(events=[state(2, "queued")])).status_code == 422
     assert (await see(service, attempt.job)).state is JobState.RUNNING
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -45,7 +45,7 @@ class Facts:
     num_steps: int | None
     # the ledger's last row, and those that nobody has acknowledged
     last: Point | None
-    rows: tuple[LedgerRow, ...]
+    rows: Iterable[LedgerRow]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,8 +26,13 @@ class Checkpoint:
     url: str
     manifest: Manifest
     image: StateImage
-    # those that nobody had acknowledged
-    rows: tuple[LedgerRow, ...]
+    # the ledger rows that nobody had acknowledged, as JSON lines
+    lines: bytes
+
+    @property
+    def rows(self) -> tuple[LedgerRow, ...]:
+        """The same, read."""
+        return tuple(map(LedgerRow.model_validate_json, self.lines.splitlines()))
 
 
 def read_checkpoint(url: str, identity: Mapping[str, Any], fingerprint: Sequence[tuple[str, str]]) -> Checkpoint:
@@ -45,7 +50,7 @@ def read_checkpoint(url: str, identity: Mapping[str, Any], fingerprint: Sequence
         url=url,
         manifest=manifest,
         image=StateImage(skeleton=objects.tobytes(), tensors=tensors),
-        rows=tuple(LedgerRow.model_validate_json(line) for line in rows.tobytes().splitlines()),
+        lines=rows.tobytes(),
     )
 
 

@@ -15,6 +15,7 @@ from surefoot_actors.checkpoint.export import export_modules
 from surefoot_actors.checkpoint.manifest import FileEntry, Head, ShareEntry
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.checkpoint.store import folder_of
+from surefoot_actors.mailbox import row_lines
 
 __all__ = ["write_share"]
 
@@ -62,7 +63,7 @@ def _write_head(write: _Write, storage: Storage, captured: Captured, modules: Ma
     assert captured.facts is not None
     return Head(
         objects=write("pickle", [captured.skeleton]),
-        rows=write("jsonl", [f"{row.model_dump_json()}\n".encode() for row in captured.facts.rows]),
+        rows=write("jsonl", (line + b"\n" for line in row_lines(captured.facts.rows))),
         fingerprint=captured.facts.fingerprint,
         num_steps=captured.facts.num_steps,
         num_tensors=captured.num_tensors,

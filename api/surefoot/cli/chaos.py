@@ -113,7 +113,7 @@ def chaos(
     chosen, seconds = parse_kinds(kinds), parse_duration(duration_)
     with Session.of(context).client() as client:
         found = client.job(job)
-        if found.state.ended or found.state is JobState.PAUSED:
+        if found.view.ended or found.state is JobState.PAUSED:
             raise UserError(f"job {found.id} is {found.state.value}: there is nothing to disturb")
         run = ChaosRun(client, found, chosen, kills_per_minute, seconds, seed)
         told = run.run(show=not as_json)

@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import csv
 import io
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, dropwhile, islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
-from rich.table import Table
 
 from surefoot.cli.jobs import AsJson, JobRef
-from surefoot.cli.session import FAILED, Session, console, say
+from surefoot.cli.session import FAILED, Session, say
 from surefoot.cli.words import duration, number
 from surefoot.client import Client
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow
-from surefoot.ledger import compare, dump, load
+from surefoot.ledger import compare_lines, dump_lines, read_lines, step_of
 from surefoot.views import JobView
 
 __all__ = ["diff", "ledger"]
 
 Side = Annotated[str, typer.Argument(help="A job, or a file that `surefoot ledger --json` wrote.", metavar="JOB")]
+
+# rows that are printed together: so that the first are seen soon, and memory stays small
+_TOGETHER = 1000
+# the column that is read from its left
+_DIGEST = 2
+
+T = TypeVar("T")
+
+
+def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 def ledger(
@@ -38,13 +53,21 @@ def ledger(
         raise UserError("--json and --csv exclude each other")
     with Session.of(context).client() as client:
         found = client.job(job)
-        rows = found.ledger()
-    if as_json:
-        say(dump(rows, job=found.id, digest=found.view.digest, spec=found.spec.model_dump(mode="json")))
-    elif as_csv:
-        typer.echo(_csv(rows), nl=False)
-    else:
-        console().print(_table(rows))
+        rows = found.iter_ledger_json()
+        if as_json:
+            about = {"job": found.id, "digest": found.view.digest, "spec": found.spec.model_dump(mode="json")}
+            _print(dump_lines(rows, **about))
+            say("")
+        elif as_csv:
+            _print(_csv(rows))
+        else:
+            _print(f"{line}\n" for line in _table(rows))
+
+
+def _print(pieces: Iterable[str]) -> None:
+    """Print pieces as they come, many at a time."""
+    for some in _batched(pieces, _TOGETHER):
+        say("".join(some), end="")
 
 
 def diff(context: typer.Context, one: Side, other: Side) -> None:
@@ -57,32 +80,44 @@ def diff(context: typer.Context, one: Side, other: Side) -> None:
     """
     with Session.of(context).client() as client:
         (rows, view), (other_rows, other_view) = _side(client, one), _side(client, other)
-    begin = max(_begin(rows, view), _begin(other_rows, other_view))
-    rows, other_rows = ([r for r in side if r.result.step >= begin] for side in (rows, other_rows))
-    difference = compare(rows, other_rows)
+        begin, rows, other_rows = _from_where_both_begin((rows, view), (other_rows, other_view))
+        num_same, difference = compare_lines(rows, other_rows)
     if difference is not None:
         say(f"differ at step {difference.step}")
     elif view and other_view and view.digest != other_view.digest and view.digest and other_view.digest:
-        say(f"identical in {len(rows)} steps, but the final states differ: {view.digest} against {other_view.digest}")
+        say(f"identical in {num_same} steps, but the final states differ: {view.digest} against {other_view.digest}")
     else:
         since = f" from step {begin} on" if begin else ""
-        say(f"identical ({len(rows)} step{'' if len(rows) == 1 else 's'}{since})")
+        say(f"identical ({num_same} step{'' if num_same == 1 else 's'}{since})")
         return
     for text in [*(difference.what if difference else ()), *_why(view, other_view)]:
         say(f"  {text}")
     raise typer.Exit(FAILED)
 
 
-def _side(client: Client, ref: str) -> tuple[list[LedgerRow], JobView | None]:
+Lines = Iterator[bytes]
+
+
+def _side(client: Client, ref: str) -> tuple[Lines, JobView | None]:
     if Path(ref).is_file():
-        return load(Path(ref).read_bytes(), ref), None
+        return read_lines(Path(ref)), None
     job = client.job(ref)
-    return job.ledger(), job.view
+    return job.iter_ledger_json(), job.view
 
 
-def _begin(rows: list[LedgerRow], view: JobView | None) -> int:
-    """The first step of a job's own ledger; what is before it is in that of the job whose checkpoint it began from."""
-    return rows[0].result.step if rows and view is not None and view.spec.restore is not None else 0
+def _from_where_both_begin(*sides: tuple[Lines, JobView | None]) -> tuple[int, Lines, Lines]:
+    """The rows of both from the step on at which both ledgers have begun.
+
+    What is before the first step of a job that began from another's checkpoint is in that other job's ledger.
+    """
+    begin, found = 0, []
+    for lines, view in sides:
+        first = list(islice(lines, 1))
+        if first and view is not None and view.spec.restore is not None:
+            begin = max(begin, step_of(first[0]))
+        found.append(chain(first, lines))
+    one, other = (dropwhile(lambda line: step_of(line) < begin, lines) for lines in found)
+    return begin, one, other
 
 
 def _why(view: JobView | None, other: JobView | None) -> list[str]:
@@ -91,57 +126,74 @@ def _why(view: JobView | None, other: JobView | None) -> list[str]:
         return []
     a, b = view.spec.identity(), other.spec.identity()
     told = [f"the specs differ in {name}: {a[name]!r} against {b[name]!r}" for name in a if a[name] != b[name]]
-    going = [f"job {v.id} has not ended yet ({v.state.value})" for v in (view, other) if not v.state.ended]
+    going = [f"job {v.id} has not ended yet ({v.state.value})" for v in (view, other) if not v.ended]
     return told + going
 
 
 # ---- how it looks
 
 
-def _table(rows: list[LedgerRow]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    names = _names(rows)
-    for column in ("STEP", "SAMPLES", "DIGEST", *names, "GENERATION", "TRAINERS", "TIME"):
-        table.add_column(column, no_wrap=True, justify="left" if column == "DIGEST" else "right")
-    for row in rows:
-        result, how = row.result, row.circumstances
-        values = [number(result.values[name]) if name in result.values else "" for name in names]
-        samples = f"{result.first_sample}+{result.num_samples}"
-        table.add_row(
-            str(result.step),
-            samples,
-            result.digest,
-            *values,
-            str(how.generation),
-            str(how.trainers),
-            duration(how.seconds),
-        )
-    return table
+def _table(lines: Lines) -> Iterator[str]:
+    """The ledger for people. Columns are as wide as the first rows need; a value that is logged later on has the heads told again."""
+    names: list[str] = []
+    widths: list[int] = []
+    for some in _batched(lines, _TOGETHER):
+        rows = [LedgerRow.model_validate_json(line) for line in some]
+        new = [name for name in _names(rows) if name not in names]
+        names += new
+        cells = [_cells(row, names) for row in rows]
+        heads = ["STEP", "SAMPLES", "DIGEST", *names, "GENERATION", "TRAINERS", "TIME"]
+        if new or not widths:
+            widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+            yield _line(heads, widths)
+        yield from (_line(row, widths) for row in cells)
+    if not widths:
+        yield "no row yet"
 
 
-def _csv(rows: list[LedgerRow]) -> str:
-    text, names = io.StringIO(), _names(rows)
-    writer = csv.writer(text)
-    writer.writerow(["step", "first_sample", "num_samples", "digest", *names, "generation", "trainers", "seconds"])
-    for row in rows:
-        result, how = row.result, row.circumstances
-        # repr: the shortest text that reads back as the same float
-        values = [repr(result.values[name]) if name in result.values else "" for name in names]
-        writer.writerow(
-            [
-                result.step,
-                result.first_sample,
-                result.num_samples,
-                result.digest,
-                *values,
-                how.generation,
-                how.trainers,
-                how.seconds,
-            ]
-        )
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(
+        cell.ljust(width) if n == _DIGEST else cell.rjust(width)
+        for n, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ).rstrip()
+
+
+def _cells(row: LedgerRow, names: Sequence[str]) -> list[str]:
+    result, how = row.result, row.circumstances
+    values = [number(result.values[name]) if name in result.values else "" for name in names]
+    samples = f"{result.first_sample}+{result.num_samples}"
+    ends = [str(how.generation), str(how.trainers), duration(how.seconds)]
+    return [str(result.step), samples, result.digest, *values, *ends]
+
+
+def _csv(lines: Lines) -> Iterator[str]:
+    """The ledger for programs. The heads come first and name all that is ever logged, so the rows wait in a file till the last is read."""
+    with tempfile.TemporaryFile() as waiting:
+        names: dict[str, None] = {}
+        for line in lines:
+            names.update(dict.fromkeys(LedgerRow.model_validate_json(line).result.values))
+            waiting.write(line + b"\n")
+        heads = ["step", "first_sample", "num_samples", "digest", *names, "generation", "trainers", "seconds"]
+        yield _csv_line(heads)
+        waiting.seek(0)
+        for line in waiting:
+            yield _csv_line(_fields(LedgerRow.model_validate_json(line), names))
+
+
+def _fields(row: LedgerRow, names: Iterable[str]) -> list[object]:
+    result, how = row.result, row.circumstances
+    # repr: the shortest text that reads back as the same float
+    values = [repr(result.values[name]) if name in result.values else "" for name in names]
+    begins = [result.step, result.first_sample, result.num_samples, result.digest]
+    return [*begins, *values, how.generation, how.trainers, how.seconds]
+
+
+def _csv_line(fields: Sequence[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(fields)
     return text.getvalue()
 
 
-def _names(rows: list[LedgerRow]) -> list[str]:
+def _names(rows: Iterable[LedgerRow]) -> list[str]:
     """All logged names, in order of first appearance."""
     return list(dict.fromkeys(name for row in rows for name in row.result.values))

@@ -16,6 +16,7 @@ from surefoot.cli.words import ago, describe, duration, state_style, steps
 from surefoot.spec import JobState
 from surefoot.timeline import troubles
 from surefoot.views import JobView, NumberedEvent
+from surefoot.words import UnknownWord
 
 __all__ = ["JobRef", "cancel", "ls", "resize", "show", "watch"]
 
@@ -98,17 +99,17 @@ def cancel(
     """
     with Session.of(context).client() as client:
         found = client.job(job)
-        if found.state.ended:
+        if found.view.ended:
             say(f"job {found.id} had already {_ended(found.state)}")
             return
         found.cancel(wait=wait)
-        say(f"job {found.id} is {found.state.value if found.state.ended else 'being cancelled'}")
+        say(f"job {found.id} is {found.state.value if found.view.ended else 'being cancelled'}")
 
 
 # ---- how they look
 
 
-def _ended(state: JobState) -> str:
+def _ended(state: JobState | UnknownWord) -> str:
     return "been cancelled" if state is JobState.CANCELLED else state.value
 
 
@@ -123,7 +124,7 @@ def _table(views: list[JobView]) -> Table:
     now = datetime.now(timezone.utc)
     for view in views:
         state = Text(view.state.value, style=state_style(view.state))
-        trainers = f"{view.trainers}/{view.wanted_trainers}" if not view.state.ended else ""
+        trainers = f"{view.trainers}/{view.wanted_trainers}" if not view.ended else ""
         reason = view.reason.partition("\n")[0]
         table.add_row(
             view.id,
@@ -138,7 +139,7 @@ def _table(views: list[JobView]) -> Table:
 
 
 def _show(view: JobView) -> None:
-    spec, live = view.spec, "" if view.state.ended else f"{view.trainers} of "
+    spec, live = view.spec, "" if view.ended else f"{view.trainers} of "
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -146,6 +147,7 @@ def _show(view: JobView) -> None:
         "job": f"{view.id} ({spec.name})",
         "state": Text(view.state.value, style=state_style(view.state)),
         "reason": view.reason,
+        "unreadable": view.unreadable,
         "steps": steps(view.steps_done, view.num_steps),
         "trainers": f"{live}{view.wanted_trainers} wanted (min {spec.min_trainers}, max {spec.most_trainers})",
         "generation": str(view.generation) if view.generation else "",

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from surefoot.events import Command, CommandKind, FaultKind, UplinkBatch
+from surefoot.events import Command, CommandKind, UplinkBatch
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import Claimed
 from surefoot_service.keys import Keys, digest, same
 from surefoot_service.problems import ProblemError, conflict, not_found
 from surefoot_service.store.jobs import change_state, lock
+from surefoot_service.store.reading import command_of, has_ended, spec_of
 from surefoot_service.store.requests import last_command
 from surefoot_service.store.tables import AttemptRow, CommandRow, JobRow
-from surefoot_service.store.uplink import Taken, take
+from surefoot_service.store.uplink import Taken, take, take_again
 
 __all__ = [
     "authorize",
@@ -33,6 +34,10 @@ __all__ = [
     "take_from",
     "unfinished",
 ]
+
+
+# how long after the end of its job an attempt may still hand in what is new: rows that waited for us
+_LAST_WORDS = timedelta(hours=2)
 
 
 def package_uri(sha256: str) -> str:
@@ -84,15 +89,17 @@ def claim(
     if not same(digest(code), row.claim_hash):
         raise ProblemError(403, "this is not the attempt's claim code")
     stopping = job.cancel_at is not None or (job.state == JobState.PAUSING and row.claimed_at is None)
-    if row.fenced_at is not None or JobState(job.state).ended or stopping:
+    if row.fenced_at is not None or has_ended(job) or stopping:
         raise ProblemError(
             410, f"attempt {attempt} is over: job {job.id} is {job.state}, {job.reason or 'no reason given'}"
         )
+    if unreadable := spec_of(job).unreadable:
+        raise ProblemError(410, f"attempt {attempt} cannot begin: {unreadable}")
     if row.claimed_at is not None:
         raise conflict(f"attempt {attempt} was claimed before; its code works once")
     row.claimed_at, row.token_hash = now, digest(token)
     # A number that was asked for since the submission is what the supervisor starts with.
-    spec = JobSpec.model_validate_json(job.spec).model_copy(update={"trainers": job.wanted_trainers})
+    spec = JobSpec.model_validate(spec_of(job).spec.model_dump() | {"trainers": job.wanted_trainers})
     claimed = Claimed(
         token=token,
         spec=spec,
@@ -124,8 +131,16 @@ def take_from(session: Session, attempt: str, token: str, batch: UplinkBatch, *,
     row, job = lock_with(session, attempt)
     # again: it may have been fenced meanwhile
     authorize(session, attempt, token)
+    if _has_told_all(row, job, now):
+        return take_again(session, row, job, batch), job.id
     row.spoke_at = row.spoke_at or now
-    return take(session, job.id, batch, now=now), job.id
+    return take(session, row, job, batch, now=now), job.id
+
+
+def _has_told_all(attempt: AttemptRow, job: JobRow, now: datetime) -> bool:
+    """Whether nothing new may come of the attempt: all of its job is stored, or the job ended long ago."""
+    late = job.ended_at is not None and now - job.ended_at > _LAST_WORDS
+    return attempt.closed_at is not None or late
 
 
 def fence(session: Session, attempt: str, now: datetime) -> None:
@@ -158,21 +173,19 @@ def commands_for(session: Session, attempt: str, token: str, after: int) -> tupl
     again, faults are not.
     """
     job = authorize(session, attempt, token)
-    before = _find(session, attempt).commands_before
+    found = _find(session, attempt)
+    if found.closed_at is not None:
+        raise ProblemError(410, f"attempt {attempt} is over: its job has ended, and all of it is stored")
+    before = found.commands_before
     query = (
         select(CommandRow)
         .where(CommandRow.job == job, CommandRow.n > max(after, before), CommandRow.told_at.is_(None))
         .order_by(CommandRow.n)
         .limit(1000)
     )
-    found = tuple(_command(c) for c in session.scalars(query))
-    last_size = max((c.n for c in found if c.kind is CommandKind.RESIZE), default=None)
-    return tuple(c for c in found if c.kind is not CommandKind.RESIZE or c.n == last_size)
-
-
-def _command(row: CommandRow) -> Command:
-    fault = None if row.fault is None else FaultKind(row.fault)
-    return Command(n=row.n, kind=CommandKind(row.kind), trainers=row.trainers, fault=fault)
+    commands = tuple(map(command_of, session.scalars(query)))
+    last_size = max((c.n for c in commands if c.kind is CommandKind.RESIZE), default=None)
+    return tuple(c for c in commands if c.kind is not CommandKind.RESIZE or c.n == last_size)
 
 
 def hand_over(session: Session, attempt: str, token: str, after: int, *, now: datetime) -> tuple[Command, ...]:
@@ -188,7 +201,8 @@ def hand_over(session: Session, attempt: str, token: str, after: int, *, now: da
 def lock_with(session: Session, attempt: str) -> tuple[AttemptRow, JobRow]:
     """Return the attempt and its job, both as they are once the job is locked; raises a 404 problem."""
     row = _find(session, attempt)
-    job = lock(session, row.job)
+    # A deleted job's attempt may still have something on the cluster, which is taken off as ever.
+    job = lock(session, row.job, deleted=True)
     session.refresh(row)
     return row, job
 

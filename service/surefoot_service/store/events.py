@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from surefoot.events import EventKind
 from surefoot.views import NumberedEvent
+from surefoot_service.store.reading import event_of, shown_row
 from surefoot_service.store.tables import EventRow, StepRow
 
 __all__ = ["SERVICE", "add_event", "checkpoint_events", "events_after", "is_told", "rows_from", "state_events"]
@@ -37,25 +38,24 @@ def checkpoint_events(session: Session, job: str, limit: int) -> tuple[NumberedE
     """Return the checkpoints that were told, newest first."""
     mine = (EventRow.job == job, EventRow.kind == EventKind.CHECKPOINT)
     query = select(EventRow).where(*mine).order_by(EventRow.seq.desc()).limit(limit)
-    return tuple(map(_event, session.scalars(query)))
+    return tuple(map(event_of, session.scalars(query)))
 
 
 def events_after(session: Session, job: str, after: int, limit: int) -> tuple[NumberedEvent, ...]:
     """Return up to `limit` events with seq above `after`, in the order stored."""
     query = select(EventRow).where(EventRow.job == job, EventRow.seq > after).order_by(EventRow.seq).limit(limit)
-    return tuple(map(_event, session.scalars(query)))
+    return tuple(map(event_of, session.scalars(query)))
+
+
+# so many of its last states tell a job's story
+_STORY = 20
 
 
 def state_events(session: Session, job: str) -> tuple[NumberedEvent, ...]:
-    """Return every state the job was told to be in, in order."""
-    query = select(EventRow).where(EventRow.job == job, EventRow.kind == EventKind.STATE).order_by(EventRow.seq)
-    return tuple(map(_event, session.scalars(query)))
-
-
-def _event(row: EventRow) -> NumberedEvent:
-    return NumberedEvent(
-        seq=row.seq, source=row.source, n=row.n, at=row.at, kind=EventKind(row.kind), data=json.loads(row.data)
-    )
+    """Return the last states that the job was told to be in, in order."""
+    mine = (EventRow.job == job, EventRow.kind == EventKind.STATE)
+    query = select(EventRow).where(*mine).order_by(EventRow.seq.desc()).limit(_STORY)
+    return tuple(map(event_of, reversed(session.scalars(query).all())))
 
 
 def rows_from(
@@ -65,4 +65,5 @@ def rows_from(
     query = select(StepRow.step, StepRow.row).where(StepRow.job == job, StepRow.step >= from_step)
     if below is not None:
         query = query.where(StepRow.step < below)
-    return [(step, row) for step, row in session.execute(query.order_by(StepRow.step).limit(limit))]
+    found = session.execute(query.order_by(StepRow.step).limit(limit))
+    return [(step, shown_row(step, row)) for step, row in found]

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+import structlog
+from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from surefoot.errors import SurefootError
 from surefoot.events import EventKind
 from surefoot.spec import JobSpec, JobState
-from surefoot.views import JobView
+from surefoot.stored_spec import StoredSpec
+from surefoot.views import JobView, NumberedEvent
 from surefoot_service.lifecycle import Life, Move, move
 from surefoot_service.problems import conflict, not_found, unprocessable
 from surefoot_service.store.events import add_event, state_events
-from surefoot_service.store.tables import AttemptRow, JobRow
+from surefoot_service.store.reading import has_ended, mend, shown_state, spec_of, state_of, text
+from surefoot_service.store.tables import AttemptRow, JobRow, PackageRow
 
 __all__ = [
     "LIVE",
+    "UnknownStateError",
     "change_state",
     "create",
     "explain_queued",
     "has_ended",
+    "is_job_id",
     "listing",
     "load",
     "lock",
+    "place_of",
     "see",
     "view",
+    "view_of",
     "with_states",
 ]
+
+log = structlog.get_logger()
 
 LIVE = (JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.RECOVERING)
 
@@ -43,9 +55,12 @@ def create(session: Session, spec: JobSpec, *, idempotency_key: str | None, now:
     if idempotency_key is not None:
         known = session.scalar(select(JobRow).where(JobRow.idempotency_key == idempotency_key))
         if known is not None:
-            if not _same(JobSpec.model_validate_json(known.spec), spec):
+            if not _same(spec_of(known).spec, spec):
                 raise conflict(f"job {known.id} was submitted with this Idempotency-Key and another spec")
             return view(session, known), False
+    # in this transaction, as packages that no job refers to are collected in another
+    if session.get(PackageRow, spec.package, with_for_update={"read": True}) is None:
+        raise unprocessable("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
     spec = _with_restore(session, spec)
     row = JobRow(
         id="".join(secrets.choice(_ALPHABET) for _ in range(10)),
@@ -65,6 +80,11 @@ def create(session: Session, spec: JobSpec, *, idempotency_key: str | None, now:
 _JOB_ID = re.compile(r"^[a-z0-9-]{1,40}$")
 
 
+def is_job_id(restore: str) -> bool:
+    """Whether a spec's `restore` names a job, rather than a path or URL."""
+    return _JOB_ID.match(restore) is not None
+
+
 def _with_restore(session: Session, spec: JobSpec) -> JobSpec:
     """The spec with the checkpoint that another job's id means. It is fixed here: every attempt is to begin from the same.
 
@@ -72,13 +92,21 @@ def _with_restore(session: Session, spec: JobSpec) -> JobSpec:
     """
     if spec.restore is None or not _JOB_ID.match(spec.restore):
         return spec
-    other = session.scalar(select(JobRow).where(JobRow.id == spec.restore))
+    other = session.scalar(select(JobRow).where(JobRow.id == spec.restore, JobRow.deleted_at.is_(None)))
     if other is None:
         message = f"there is no job {spec.restore!r}; name a job, or a checkpoint by its path (with a slash) or URL"
         raise unprocessable("body.restore", message)
     if other.checkpoint is None:
         raise unprocessable("body.restore", f"job {other.id} has no checkpoint yet")
-    return spec.model_copy(update={"restore": other.checkpoint})
+    return _with(spec, other.checkpoint)
+
+
+def _with(spec: JobSpec, restore: str) -> JobSpec:
+    """The spec with another beginning, checked as any spec is."""
+    try:
+        return JobSpec.model_validate(spec.model_dump() | {"restore": restore})
+    except ValidationError as error:
+        raise unprocessable("body.restore", f"{restore!r} cannot be begun from: {error.errors()[0]['msg']}") from None
 
 
 def _same(known: JobSpec, spec: JobSpec) -> bool:
@@ -86,23 +114,25 @@ def _same(known: JobSpec, spec: JobSpec) -> bool:
     if spec.restore is None or known.restore is None:
         return known == spec
     if _JOB_ID.match(spec.restore) or known.restore.startswith(f"{spec.restore.rstrip('/')}/"):
-        spec = spec.model_copy(update={"restore": known.restore})
+        spec = _with(spec, known.restore)
     return known == spec
 
 
 def load(session: Session, job: str) -> JobRow:
     """Return the job; raises a 404 problem."""
-    return _found(session.scalar(select(JobRow).where(JobRow.id == job)), job)
+    return _found(session.scalar(select(JobRow).where(JobRow.id == job, JobRow.deleted_at.is_(None))), job)
 
 
-def lock(session: Session, job: str) -> JobRow:
+def lock(session: Session, job: str, *, deleted: bool = False) -> JobRow:
     """Return the job as it is, kept from other writers till the transaction ends; raises a 404 problem.
 
     What is read of a job and its attempts before is as of another time: who decides by it reads it after. And whoever writes to them
-    locks the job first, so that no two wait for each other.
+    locks the job first, so that no two wait for each other. `deleted`: also one that was deleted and is still being removed.
     """
     query = select(JobRow).where(JobRow.id == job).with_for_update().execution_options(populate_existing=True)
-    return _found(session.scalar(query), job)
+    if not deleted:
+        query = query.where(JobRow.deleted_at.is_(None))
+    return mend(_found(session.scalar(query), job))
 
 
 def _found(row: JobRow | None, job: str) -> JobRow:
@@ -113,23 +143,25 @@ def _found(row: JobRow | None, job: str) -> JobRow:
 
 def listing(session: Session, *, state: JobState | None, limit: int, before: str | None) -> tuple[JobView, ...]:
     """Return jobs, newest first, older than the job `before`."""
-    query = select(JobRow).order_by(JobRow.number.desc()).limit(limit)
+    query = select(JobRow).where(JobRow.deleted_at.is_(None)).order_by(JobRow.number.desc()).limit(limit)
     if state is not None:
         query = query.where(JobRow.state == state)
     if before is not None:
         query = query.where(JobRow.number < load(session, before).number)
     rows = session.scalars(query).all()
     newest = _newest_attempts(session, [r.id for r in rows])
-    return tuple(_view(row, *newest.get(row.id, _NO_ATTEMPT)) for row in rows)
+    return tuple(view_of(row, *newest.get(row.id, _NO_ATTEMPT)) for row in rows)
+
+
+def place_of(job: str, spec: str, default: str) -> str:
+    """Where a stored job's checkpoints lie, however little of its spec can be read. Raises ValueError where that cannot."""
+    policy = json.loads(spec).get("checkpoint") or {}
+    return f"{str(policy.get('url') or default).rstrip('/')}/{job}"
 
 
 def see(session: Session, job: str) -> JobView:
     """Return the job as users see it; raises a 404 problem."""
     return view(session, load(session, job))
-
-
-def has_ended(row: JobRow) -> bool:
-    return JobState(row.state).ended
 
 
 def with_states(session: Session, states: Iterable[JobState]) -> Sequence[JobRow]:
@@ -138,7 +170,7 @@ def with_states(session: Session, states: Iterable[JobState]) -> Sequence[JobRow
 
 
 def view(session: Session, row: JobRow) -> JobView:
-    return _view(row, *_newest_attempts(session, [row.id]).get(row.id, _NO_ATTEMPT))
+    return view_of(row, *_newest_attempts(session, [row.id]).get(row.id, _NO_ATTEMPT))
 
 
 _NO_ATTEMPT = (None, 0)
@@ -154,11 +186,30 @@ def _newest_attempts(session: Session, jobs: Sequence[str]) -> dict[str, tuple[s
     return {job: (attempt, n) for job, attempt, n in session.execute(query)}
 
 
-def _view(row: JobRow, attempt: str | None, attempts: int) -> JobView:
+def view_of(row: JobRow, attempt: str | None, attempts: int) -> JobView:
+    stored = spec_of(row)
+    try:
+        return _whole_view(row, stored, attempt, attempts)
+    except ValidationError as error:
+        # of the columns SQLite keeps whatever it is given: what can be shown is shown
+        log.warning("job_unreadable", job=row.id, error=str(error))
+        wrong = ", ".join(str(e["loc"][0]) for e in error.errors(include_url=False))
+        return JobView(
+            id=row.id,
+            spec=stored.spec,
+            state=shown_state(row),
+            created_at=row.created_at,
+            wanted_trainers=0,
+            unreadable=f"the stored job cannot be read: {wrong}",
+        )
+
+
+def _whole_view(row: JobRow, stored: StoredSpec, attempt: str | None, attempts: int) -> JobView:
     return JobView(
         id=row.id,
-        spec=JobSpec.model_validate_json(row.spec),
-        state=JobState(row.state),
+        spec=stored.spec,
+        state=shown_state(row),
+        unreadable=_unreadable(row, stored),
         reason=row.reason,
         created_at=row.created_at,
         started_at=row.started_at,
@@ -178,14 +229,22 @@ def _view(row: JobRow, attempt: str | None, attempts: int) -> JobView:
     )
 
 
+def _unreadable(row: JobRow, stored: StoredSpec) -> str:
+    state = "" if state_of(row) else f"this version of surefoot knows no state {text(row.state)[:60]!r}"
+    return "; ".join(part for part in (state, stored.unreadable) if part)
+
+
 def change_state(session: Session, row: JobRow, to: JobState, *, reason: str, now: datetime, tell: bool = True) -> None:
     """Move a locked job along its life; `tell`: record it as an event of the control plane's own.
 
     Raises TransitionError where its state does not lead there.
     """
-    before = JobState(row.state)
-    life = move(_life(session, row), to, reason=reason, at=now)
-    row.state, row.reason = life.state, life.moves[-1].reason
+    before = state_of(row)
+    if before is None:
+        _leave_unknown(row, to, reason)
+    else:
+        life = move(_life(session, row, before), to, reason=reason, at=now)
+        row.state, row.reason = life.state, life.moves[-1].reason
     if before is to:
         return
     if before is JobState.QUEUED and to is JobState.STARTING:
@@ -198,14 +257,35 @@ def change_state(session: Session, row: JobRow, to: JobState, *, reason: str, no
         _tell_state(session, row, now)
 
 
-def _life(session: Session, row: JobRow) -> Life:
+def _leave_unknown(row: JobRow, to: JobState, reason: str) -> None:
+    """From a state that only a newer version knows, this one leads a job nowhere but to its end."""
+    if not to.ended:
+        raise UnknownStateError(
+            f"job {row.id} is {text(row.state)!r}, a state that this version of surefoot does not know"
+        )
+    row.state, row.reason = to, reason
+
+
+class UnknownStateError(SurefootError):
+    """A job is in a state of a newer version, which alone knows where it leads."""
+
+
+def _life(session: Session, row: JobRow, state: JobState) -> Life:
     moves = [
-        Move(state=JobState(str(e.data["state"])), reason=str(e.data.get("reason", "")), at=e.at)
+        Move(state=told, reason=str(e.data.get("reason") or ""), at=e.at)
         for e in state_events(session, row.id)
+        if (told := _told_state(e)) is not None
     ]
     # Told states that the table refused are in the events too: the row alone says where the job is.
-    now = Move(state=JobState(row.state), reason=row.reason, at=moves[-1].at if moves else row.created_at)
+    now = Move(state=state, reason=row.reason, at=moves[-1].at if moves else row.created_at)
     return Life(job=row.id, moves=(*moves[:-1], now))
+
+
+def _told_state(event: NumberedEvent) -> JobState | None:
+    try:
+        return JobState(str(event.data.get("state")))
+    except ValueError:
+        return None  # of another version
 
 
 def _tell_state(session: Session, row: JobRow, now: datetime) -> None:

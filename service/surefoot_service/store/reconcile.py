@@ -12,6 +12,7 @@ from surefoot_service.retries import Loss, after_loss
 from surefoot_service.scheduler import Candidate
 from surefoot_service.store.attempts import lock_with, unfinished
 from surefoot_service.store.jobs import change_state, with_states
+from surefoot_service.store.reading import spec_of, state_of
 from surefoot_service.store.tables import AttemptRow, JobRow
 
 __all__ = ["Overview", "Watched", "condemn", "end_all", "is_on_cluster", "look", "mark_submitted", "settle"]
@@ -23,6 +24,7 @@ class Watched:
 
     attempt: AttemptRow
     job: JobRow
+    # as far as it can be read
     spec: JobSpec
 
 
@@ -37,20 +39,24 @@ class Overview:
     used_gpus: float
     # how long until the next job that waits to be tried again may start; None: none waits
     next_retry: timedelta | None = None
+    # queued jobs that this version cannot read whole, each with what is wrong: they are not started, as they would be others
+    unreadable: tuple[tuple[str, str], ...] = ()
 
 
 def look(session: Session, now: datetime) -> Overview:
     """Return what is queued and may start, and what may be on the cluster."""
-    watched = tuple(Watched(attempt=a, job=j, spec=JobSpec.model_validate_json(j.spec)) for a, j in unfinished(session))
+    watched = tuple(Watched(attempt=a, job=j, spec=spec_of(j).spec) for a, j in unfinished(session) if _is_for_us(a, j))
     # A job that was resumed starts when its last attempt is off the cluster.
     there = {w.job.id for w in watched}
     waiting = [j for j in with_states(session, [JobState.QUEUED]) if j.id not in there]
+    specs = {j.id: spec_of(j) for j in waiting}
+    readable = [j for j in waiting if not specs[j.id].unreadable]
     queue = tuple(
-        Candidate(job=j.id, spec=JobSpec.model_validate_json(j.spec), wanted=j.wanted_trainers)
-        for j in waiting
+        Candidate(job=j.id, spec=specs[j.id].spec, wanted=j.wanted_trainers)
+        for j in readable
         if j.retry_at is None or j.retry_at <= now
     )
-    later = [j.retry_at - now for j in waiting if j.retry_at is not None and j.retry_at > now]
+    later = [j.retry_at - now for j in readable if j.retry_at is not None and j.retry_at > now]
     holding = [(w.spec.resources, _reserved(w)) for w in watched]
     return Overview(
         queue=queue,
@@ -58,7 +64,13 @@ def look(session: Session, now: datetime) -> Overview:
         used_cpus=sum(n * each.cpus for each, n in holding),
         used_gpus=sum(n * each.gpus for each, n in holding),
         next_retry=min(later, default=None),
+        unreadable=tuple((j.id, specs[j.id].unreadable) for j in waiting if specs[j.id].unreadable),
     )
+
+
+def _is_for_us(attempt: AttemptRow, job: JobRow) -> bool:
+    """Whether this version can judge the attempt. In a state that it does not know only what was fenced is to be cleaned up."""
+    return state_of(job) is not None or attempt.fenced_at is not None
 
 
 def _reserved(watched: Watched) -> int:
@@ -68,8 +80,8 @@ def _reserved(watched: Watched) -> int:
 
 def is_on_cluster(job: JobRow) -> bool:
     """Whether the job's present attempt is to train, or does."""
-    state = JobState(job.state)
-    return not state.ended and state not in (JobState.QUEUED, JobState.PAUSED)
+    state = state_of(job)
+    return state is not None and not state.ended and state not in (JobState.QUEUED, JobState.PAUSED)
 
 
 def mark_submitted(session: Session, attempt: str, now: datetime) -> None:
@@ -102,9 +114,9 @@ def settle(session: Session, attempt: str, *, note: str, now: datetime) -> str:
     row, job = lock_with(session, attempt)
     # Not fenced by this: a supervisor that has told the end may still have rows to hand in.
     row.cleaned_at = now
-    if row.verdict is not None and is_on_cluster(job):
-        reason = "; ".join(part for part in (row.verdict_reason, note) if part)
-        to = JobState(row.verdict)
+    if (row.verdict is not None or row.fenced_at is not None) and is_on_cluster(job):
+        reason = "; ".join(part for part in (row.verdict_reason or "its attempt was fenced", note) if part)
+        to = _verdict(row)
         if to is JobState.QUEUED:
             to, reason = _count_loss(job, reason, now)
         if to is JobState.FAILED and row.verdict_log and not job.traceback:
@@ -113,15 +125,23 @@ def settle(session: Session, attempt: str, *, note: str, now: datetime) -> str:
     return row.job
 
 
+def _verdict(attempt: AttemptRow) -> JobState:
+    """What the job is to be: tried again, where nothing was said; a verdict that this version does not know ends it."""
+    try:
+        return JobState(attempt.verdict or JobState.QUEUED)
+    except ValueError:
+        return JobState.FAILED
+
+
 def _count_loss(job: JobRow, reason: str, now: datetime) -> tuple[JobState, str]:
     """Count an attempt as lost; return what its job becomes, and why."""
     loss = Loss(
-        state=JobState(job.state),
+        state=state_of(job) or JobState.RUNNING,
         cancelling=job.cancel_at is not None,
         reason=reason,
         losses=job.losses,
         progressed=job.progressed,
-        max_failures=JobSpec.model_validate_json(job.spec).max_failures,
+        max_failures=spec_of(job).spec.max_failures,
         now=now,
     )
     sequel = after_loss(loss)

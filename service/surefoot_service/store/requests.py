@@ -8,10 +8,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from surefoot.events import CommandKind, FaultKind
-from surefoot.spec import JobSpec, JobState
+from surefoot.spec import JobState
 from surefoot.views import JobView
+from surefoot_service.lifecycle import after_steps
 from surefoot_service.problems import conflict, unprocessable
 from surefoot_service.store.jobs import change_state, lock, view
+from surefoot_service.store.reading import has_ended, shown_state, spec_of, state_of, text
 from surefoot_service.store.tables import AttemptRow, CommandRow, JobRow
 
 __all__ = ["cancel", "checkpoint", "inject", "last_command", "pause", "resize", "resume"]
@@ -25,7 +27,7 @@ _AT_REST = (JobState.QUEUED, JobState.PAUSED)
 def resize(session: Session, job: str, trainers: int, *, now: datetime) -> JobView:
     """Want another number of trainers. Raises a 409 problem once it has ended, 422 outside of the spec's bounds."""
     row = _going_on(session, job, "it has no more trainers to resize")
-    spec = JobSpec.model_validate_json(row.spec)
+    spec = spec_of(row).spec
     if not spec.min_trainers <= trainers <= spec.most_trainers:
         raise unprocessable(
             "body.trainers",
@@ -41,12 +43,25 @@ def resize(session: Session, job: str, trainers: int, *, now: datetime) -> JobVi
 def cancel(session: Session, job: str, *, now: datetime) -> JobView:
     """Ask for the job's end; asked again, or after the end, it changes nothing."""
     row = lock(session, job)
+    if has_ended(row):
+        return view(session, row)
     if row.state in _AT_REST:
-        change_state(session, row, JobState.CANCELLED, reason=f"cancelled while {row.state}", now=now)
-    elif not JobState(row.state).ended and row.cancel_at is None:
+        reason = f"cancelled while {row.state}{after_steps(row.steps_done)}"
+        change_state(session, row, JobState.CANCELLED, reason=reason, now=now)
+    elif state_of(row) is None:
+        _end_unknown(session, row, now)
+    elif row.cancel_at is None:
         row.cancel_at, row.reason = now, "cancel requested"
         _command(session, job, CommandKind.CANCEL, now)
     return view(session, row)
+
+
+def _end_unknown(session: Session, row: JobRow, now: datetime) -> None:
+    """End a job whose state only a newer version knows, and whatever it may have on the cluster."""
+    reason = f"cancelled while {text(row.state)[:60]!r}, a state that this version of surefoot does not know"
+    change_state(session, row, JobState.CANCELLED, reason=reason, now=now)
+    for attempt in session.scalars(select(AttemptRow).where(AttemptRow.job == row.id, AttemptRow.fenced_at.is_(None))):
+        attempt.fenced_at = now
 
 
 def pause(session: Session, job: str, *, now: datetime) -> JobView:
@@ -95,9 +110,14 @@ def last_command(session: Session, job: str) -> int:
 
 def _going_on(session: Session, job: str, consequence: str) -> JobRow:
     row = lock(session, job)
-    if JobState(row.state).ended or row.cancel_at is not None:
-        how = row.state if JobState(row.state).ended else "being cancelled"
+    if has_ended(row) or row.cancel_at is not None:
+        how = shown_state(row) if has_ended(row) else "being cancelled"
         raise conflict(f"job {job} is {how}: {consequence}")
+    if state_of(row) is None:
+        state = shown_state(row)
+        raise conflict(
+            f"job {job} is {state!r}, a state that only a newer version of surefoot knows: {consequence}; cancel it"
+        )
     return row
 
 

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["AttemptRow", "Base", "CommandRow", "EventRow", "JobRow", "PackageRow", "StepRow"]
+__all__ = [
+    "AttemptRow",
+    "AuditRow",
+    "Base",
+    "CommandRow",
+    "EventRow",
+    "EventSourceRow",
+    "JobRow",
+    "PackageRow",
+    "StepRow",
+]
 
 # SQLite numbers rows by itself only where the column's type is exactly INTEGER (of 64 bits, there).
 Number = BigInteger().with_variant(Integer(), "sqlite")
+
+
+_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -26,6 +41,20 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=UTC)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        """SQLite keeps times as text, any text: one that is none reads as the epoch, so that its row can be read."""
+        process = super().result_processor(dialect, coltype)
+        if process is None or dialect.name != "sqlite":
+            return process
+
+        def leniently(value: Any) -> Any:
+            try:
+                return process(value)
+            except (TypeError, ValueError):
+                return _NO_TIME
+
+        return leniently
 
 
 class Base(DeclarativeBase):
@@ -68,6 +97,10 @@ class JobRow(Base):
     checkpoint: Mapped[str | None] = mapped_column(Text)
     checkpoint_step: Mapped[int | None] = mapped_column(Number)
     model: Mapped[str | None] = mapped_column(Text)
+    # from then on there is no such job: what is left of it is being removed (see store/removal.py)
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # its checkpoints are to go too
+    delete_checkpoints: Mapped[bool] = mapped_column(default=False)
 
 
 class AttemptRow(Base):
@@ -104,6 +137,8 @@ class AttemptRow(Base):
     commands_before: Mapped[int] = mapped_column(default=0)
     # nothing of it is left on the cluster
     cleaned_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    # its job has succeeded and all of it is stored: its last batch may come again, nothing new may
+    closed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class EventRow(Base):
@@ -126,6 +161,19 @@ class EventRow(Base):
     data: Mapped[str] = mapped_column(Text)
 
 
+class EventSourceRow(Base):
+    """How far the events of one source are stored, so that nobody has to count them again."""
+
+    __tablename__ = "event_sources"
+
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    source: Mapped[str] = mapped_column(String(100), primary_key=True)
+    # the only one that may tell events of this source
+    attempt: Mapped[str] = mapped_column(String(60))
+    # every event with n up to and including this is stored; there may be more
+    stored: Mapped[int] = mapped_column(Number, default=0)
+
+
 class StepRow(Base):
     """A ledger row, kept as the JSON it came as."""
 
@@ -134,6 +182,8 @@ class StepRow(Base):
     job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     step: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=False)
     row: Mapped[str] = mapped_column(Text)
+    # who told it; None: it was stored before this was noted
+    attempt: Mapped[str | None] = mapped_column(String(60))
 
 
 class CommandRow(Base):
@@ -159,3 +209,19 @@ class PackageRow(Base):
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     bytes: Mapped[int] = mapped_column(Number)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class AuditRow(Base):
+    """What was removed, by whom or by which rule, and when. It refers to nothing, as it outlives what it is about."""
+
+    __tablename__ = "audit"
+    __table_args__ = (Index("ix_audit_subject", "subject", "action"), {"sqlite_autoincrement": True})
+
+    n: Mapped[int] = mapped_column(Number, primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    action: Mapped[str] = mapped_column(String(40))
+    # a job's id, or a package's hash
+    subject: Mapped[str] = mapped_column(String(64))
+    by: Mapped[str] = mapped_column(String(200))
+    # a sentence
+    detail: Mapped[str] = mapped_column(Text, default="")

@@ -1,31 +1,42 @@
-"""What a supervisor says, taken in: stored once each, then folded into the job by a table of kinds."""
+"""What a supervisor says, taken in: stored once each, then folded into the job by the kind of event."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import structlog
-from pydantic import JsonValue
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from surefoot.events import Event, EventKind, LedgerRow, UplinkAck, UplinkBatch
-from surefoot.spec import JobSpec, JobState
+from surefoot.bounds import read_object
+from surefoot.events import EventKind, UplinkAck, UplinkBatch
+from surefoot.payloads import CheckpointData, FailedData, FinishedData, GenerationData, RestoredData, StateData
+from surefoot.spec import JobState
+from surefoot.stored_spec import read_spec
+from surefoot.told import (
+    AnyTold,
+    CheckpointTold,
+    FailedTold,
+    FinishedTold,
+    GenerationTold,
+    LengthTold,
+    RestoredTold,
+    StateTold,
+)
 from surefoot_service.lifecycle import TransitionError
+from surefoot_service.problems import ProblemError
+from surefoot_service.store import ledger, told_events
 from surefoot_service.store.events import add_event, is_told
-from surefoot_service.store.jobs import change_state, lock
-from surefoot_service.store.tables import EventRow, JobRow, StepRow
+from surefoot_service.store.jobs import change_state
+from surefoot_service.store.ledger import Contradiction
+from surefoot_service.store.reading import has_ended, spec_of, state_of
+from surefoot_service.store.tables import AttemptRow, EventSourceRow, JobRow
 
-__all__ = ["FOLDS", "Taken", "take"]
+__all__ = ["Taken", "take", "take_again"]
 
 log = structlog.get_logger()
-
-# rows looked at a time when counting on without a gap
-_PAGE = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,219 +48,157 @@ class Taken:
     moved: bool
 
 
-def take(session: Session, job: str, batch: UplinkBatch, *, now: datetime) -> Taken:
-    """Store what is new in the batch and fold it into the job; what was stored before changes nothing."""
-    row = lock(session, job)
-    before = row.state
-    _take_rows(session, row, batch.rows, now)
-    for event in _new_events(session, job, batch.events):
-        _fold(session, row, event, now)
+def take(session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch, *, now: datetime) -> Taken:
+    """Store what is new in the batch of a locked job's attempt and fold it into the job; what was stored before changes nothing.
+
+    A step that is told with another result than the stored one fails the job.
+    """
+    before = job.state
+    sources = told_events.check_sources(session, attempt, batch.events)
+    contradiction = ledger.take_rows(session, job, attempt.id, batch.rows)
+    for event in told_events.store_new(session, job.id, batch.events):
+        _fold(session, job, event, now)
+    if contradiction is not None:
+        _contradicted(session, job, contradiction, now)
+    elif _is_complete(job):
+        attempt.closed_at = now
     session.flush()
-    sources = dict.fromkeys(e.source for e in batch.events)
-    ack = UplinkAck(events={s: _stored_without_gap(session, job, s) for s in sources}, rows_below=row.steps_done)
-    return Taken(ack=ack, moved=row.state != before)
+    ack = UplinkAck(events=told_events.stored_below(session, sources), rows_below=job.steps_done)
+    return Taken(ack=ack, moved=job.state != before)
 
 
-def _new_events(session: Session, job: str, events: Iterable[Event]) -> list[Event]:
-    """Store the events that are not yet, in their order; return them."""
-    wanted: dict[tuple[str, int], Event] = {}
-    for event in events:
-        wanted.setdefault((event.source, event.n), _writable(event))
-    by_source: dict[str, list[int]] = {}
-    for source, n in wanted:
-        by_source.setdefault(source, []).append(n)
-    for source, numbers in by_source.items():
-        known = select(EventRow.n).where(
-            EventRow.job == job, EventRow.source == source, EventRow.n.between(min(numbers), max(numbers))
-        )
-        for n in session.scalars(known):
-            wanted.pop((source, n), None)
-    for event in wanted.values():
-        data = json.dumps(event.data)
-        session.add(EventRow(job=job, source=event.source, n=event.n, at=event.at, kind=event.kind, data=data))
-        # one by one, so that seq has the order in which they were told
-        session.flush()
-    return list(wanted.values())
+def take_again(session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch) -> Taken:
+    """Acknowledge a batch of an attempt that has told all. Raises a 410 problem for one with anything new in it."""
+    sources = {
+        name: row
+        for name in dict.fromkeys(event.source for event in batch.events)
+        if (row := session.get(EventSourceRow, (job.id, name))) is not None and row.attempt == attempt.id
+    }
+    mine = all(event.source in sources for event in batch.events)
+    if not (
+        mine and told_events.are_stored(session, job.id, batch.events) and ledger.are_stored(session, job, batch.rows)
+    ):
+        raise ProblemError(410, f"attempt {attempt.id} is over: job {job.id} has {job.state}, and all of it was stored")
+    ack = UplinkAck(events={name: row.stored for name, row in sources.items()}, rows_below=job.steps_done)
+    return Taken(ack=ack, moved=False)
 
 
-def _writable(event: Event) -> Event:
-    """The event with text that every database takes: a traceback can hold bytes that are no text, or zeros."""
-    text = json.dumps(event.data, ensure_ascii=False).encode("utf-8", "replace").decode()
-    return event.model_copy(update={"data": json.loads(text.replace("\\u0000", ""))})
+def _is_complete(job: JobRow) -> bool:
+    """Whether nothing is missing of a job that has succeeded: its final state, and every row."""
+    succeeded = job.state == JobState.SUCCEEDED and job.digest is not None
+    return succeeded and job.num_steps is not None and job.steps_done >= job.num_steps
 
 
-def _stored_without_gap(session: Session, job: str, source: str) -> int:
-    mine = (EventRow.job == job, EventRow.source == source)
-    count, last = session.execute(select(func.count(), func.max(EventRow.n)).where(*mine)).one()
-    if count == (last or 0):
-        return int(count)
-    stored = 0
-    for n in session.scalars(select(EventRow.n).where(*mine).order_by(EventRow.n)):
-        if n != stored + 1:
-            break
-        stored = n
-    return stored
-
-
-def _take_rows(session: Session, job: JobRow, rows: Iterable[LedgerRow], now: datetime) -> None:
-    wanted = {r.result.step: r for r in reversed(list(rows))}
-    if not wanted:
-        return
-    known = select(StepRow).where(StepRow.job == job.id, StepRow.step.between(min(wanted), max(wanted)))
-    for stored in session.scalars(known):
-        again = wanted.pop(stored.step, None)
-        if again is not None:
-            _compare(session, job.id, stored, again, now)
-    if wanted:
-        job.progressed = True
-    session.add_all(StepRow(job=job.id, step=step, row=row.model_dump_json()) for step, row in wanted.items())
-    session.flush()
-    job.steps_done = _counted_on(session, job.id, job.steps_done)
-
-
-def _compare(session: Session, job: str, stored: StepRow, again: LedgerRow, now: datetime) -> None:
-    """A step told twice is the same step; were it not, the promise would be broken, and that is not to pass unseen."""
-    first = LedgerRow.model_validate_json(stored.row).result
-    then = again.result
-    if first.canonical() == then.canonical():
-        return
-    log.error("ledger_conflict", job=job, step=stored.step, first=first.digest, then=then.digest)
-    message = f"step {stored.step} was told twice with different results: {first.digest}, then {then.digest}"
-    if first.digest == then.digest:
-        message += (
-            f" (the logged values or samples differ: {first.canonical().decode()}, then {then.canonical().decode()})"
-        )
-    if not is_told(session, job, EventKind.WARNING, {"message": message}):
-        add_event(session, job, EventKind.WARNING, {"message": message}, now=now)
-
-
-def _counted_on(session: Session, job: str, done: int) -> int:
-    while True:
-        query = select(StepRow.step).where(StepRow.job == job, StepRow.step >= done).order_by(StepRow.step).limit(_PAGE)
-        steps = session.scalars(query).all()
-        start = done
-        for step in steps:
-            if step != done:
-                return done
-            done += 1
-        if done - start < _PAGE:
-            return done
+def _contradicted(session: Session, job: JobRow, found: Contradiction, now: datetime) -> None:
+    """End the job: one of the two results is wrong, and nobody can say here which. The stored row stays, nothing is built on it."""
+    log.error(
+        "ledger_conflict",
+        job=job.id,
+        step=found.step,
+        first=found.first.digest,
+        first_by=found.first_by,
+        then=found.then.digest,
+        then_by=found.then_by,
+    )
+    message = found.what if found.first_by == found.then_by else f"{found.what}; {found.who}"
+    if not is_told(session, job.id, EventKind.WARNING, {"message": message}):
+        add_event(session, job.id, EventKind.WARNING, {"message": message}, now=now)
+    reason = f"{found.what}; {found.who}. One of them is not this run's: neither the ledger nor the checkpoints can be trusted"
+    if has_ended(job):
+        job.reason = reason
+    else:
+        change_state(session, job, JobState.FAILED, reason=reason, now=now)
+    # What runs of it is cleaned off the cluster.
+    for attempt in session.scalars(select(AttemptRow).where(AttemptRow.job == job.id, AttemptRow.fenced_at.is_(None))):
+        attempt.fenced_at = now
 
 
 # ---- the fold: what each kind of event means for the job
 
 # what counts although the job has ended
-_AFTER_THE_END = frozenset({EventKind.FINISHED, EventKind.CHECKPOINT})
+_AFTER_THE_END = (FinishedTold, CheckpointTold)
 # what a supervisor tells while it pauses is no news of the job
 _ON_THE_WAY = frozenset({JobState.STARTING, JobState.RUNNING, JobState.RECOVERING})
 
-Data = Mapping[str, JsonValue]
-Fold = Callable[[Session, JobRow, Data, datetime], None]
 
-
-def _state(session: Session, row: JobRow, data: Data, now: datetime) -> None:
-    to = JobState(str(data["state"]))
-    if to is JobState.QUEUED:
-        raise ValueError("only the control plane queues a job")
-    if row.state == JobState.PAUSING and to in _ON_THE_WAY:
-        return  # it goes on while it is about to pause
-    _move(session, row, to, str(data.get("reason") or ""), now, tell=False)
-
-
-def _generation(_session: Session, row: JobRow, data: Data, _now: datetime) -> None:
-    number = _int(data, "generation")
-    if number is None or number < row.generation:
+def _fold(session: Session, job: JobRow, event: AnyTold, now: datetime) -> None:
+    if state_of(job) is None or (has_ended(job) and not isinstance(event, _AFTER_THE_END)):
         return
-    row.generation = number
-    row.trainers = _count(data, "trainers")
-    row.num_steps = _int(data, "num_steps") or row.num_steps
+    match event:
+        case StateTold(data=data):
+            _state(session, job, data, now)
+        case GenerationTold(data=data):
+            _generation(job, data)
+        case LengthTold(data=data):
+            job.num_steps = data.num_steps or job.num_steps
+        case FinishedTold(data=data):
+            _finished(job, data)
+        case CheckpointTold(data=data):
+            _checkpoint(job, data)
+        case RestoredTold(data=data):
+            _restored(session, job, data)
+        case FailedTold(data=data):
+            _failed(session, job, data, now)
 
 
-def _length(_session: Session, row: JobRow, data: Data, _now: datetime) -> None:
-    row.num_steps = _int(data, "num_steps") or row.num_steps
+def _state(session: Session, job: JobRow, data: StateData, now: datetime) -> None:
+    if job.state == JobState.PAUSING and data.state in _ON_THE_WAY:
+        return  # it goes on while it is about to pause
+    _move(session, job, data.state, data.reason or "", now, tell=False)
 
 
-def _finished(_session: Session, row: JobRow, data: Data, _now: datetime) -> None:
-    row.digest = str(data["digest"])[:64]
-    row.num_steps = _int(data, "steps") or row.num_steps  # fewer than were asked for, where the run was stopped
-    _model(row, data)
+def _generation(job: JobRow, data: GenerationData) -> None:
+    if data.generation < job.generation:
+        return
+    told = len(data.trainers) if isinstance(data.trainers, tuple) else data.trainers or 0
+    spec = spec_of(job).spec
+    job.generation = data.generation
+    # what a job holds places for is what it may have, whatever it tells
+    job.trainers = min(told, spec.most_trainers + spec.spares)
+    job.num_steps = data.num_steps or job.num_steps
 
 
-def _checkpoint(_session: Session, row: JobRow, data: Data, _now: datetime) -> None:
-    row.checkpoint, row.checkpoint_step = str(data["url"]), _int(data, "step")
-    row.progressed = True
-    _model(row, data)
+def _finished(job: JobRow, data: FinishedData) -> None:
+    job.digest = data.digest
+    job.num_steps = data.steps or job.num_steps  # fewer than were asked for, where the run was stopped
+    job.model = data.model or job.model
 
 
-def _restored(session: Session, row: JobRow, data: Data, _now: datetime) -> None:
+def _checkpoint(job: JobRow, data: CheckpointData) -> None:
+    job.checkpoint, job.checkpoint_step = data.url, data.step
+    job.progressed = True
+    job.model = data.model or job.model
+
+
+def _restored(session: Session, job: JobRow, data: RestoredData) -> None:
     """A job that began from another's checkpoint has done its steps, as it were, and never tells their rows.
 
     Its later attempts begin from the same one, whatever has come to lie where the spec said: another would make it another run.
     """
-    first = _int(data, "first_step")
-    if first is None:
+    if data.first_step is None:
         return
-    if first > row.steps_done:
-        row.steps_done = _counted_on(session, row.id, first)
-    spec = JobSpec.model_validate_json(row.spec)
-    row.spec = spec.model_copy(update={"restore": str(data["url"])}).model_dump_json()
-
-
-def _model(row: JobRow, data: Data) -> None:
-    if data.get("model"):
-        row.model = str(data["model"])
-
-
-def _failed(session: Session, row: JobRow, data: Data, now: datetime) -> None:
-    if data.get("traceback"):
-        row.traceback = str(data["traceback"])
-    _move(session, row, JobState.FAILED, str(data.get("reason") or ""), now, tell=True)
-
-
-FOLDS: Mapping[EventKind, Fold] = {
-    EventKind.STATE: _state,
-    EventKind.GENERATION: _generation,
-    EventKind.LENGTH: _length,
-    EventKind.FINISHED: _finished,
-    EventKind.CHECKPOINT: _checkpoint,
-    EventKind.RESTORED: _restored,
-    EventKind.FAILED: _failed,
-}
-
-
-def _fold(session: Session, row: JobRow, event: Event, now: datetime) -> None:
-    fold = FOLDS.get(event.kind)
-    if fold is None:
+    if data.first_step > job.steps_done:
+        job.steps_done = ledger.counted_on(session, job.id, data.first_step)
+    # As JSON, so that what a newer version has stored beside stays.
+    changed = json.dumps(read_object(job.spec) | {"restore": data.url})
+    if (wrong := read_spec(changed).unreadable) and wrong != spec_of(job).unreadable:
+        log.error("restore_not_recorded", job=job.id, url=data.url, error=wrong)
         return
-    if JobState(row.state).ended and event.kind not in _AFTER_THE_END:
-        return
-    try:
-        fold(session, row, event.data, now)
-    except (KeyError, ValueError) as error:
-        # It is stored and will be acknowledged: sent again, it would be no better.
-        log.warning(
-            "event_not_understood", job=row.id, source=event.source, n=event.n, kind=event.kind, error=repr(error)
-        )
+    job.spec = changed
 
 
-def _move(session: Session, row: JobRow, to: JobState, reason: str, now: datetime, *, tell: bool) -> None:
-    if to is JobState.SUCCEEDED and row.state == JobState.STARTING:
+def _failed(session: Session, job: JobRow, data: FailedData, now: datetime) -> None:
+    job.traceback = data.traceback or job.traceback
+    _move(session, job, JobState.FAILED, data.reason or "", now, tell=True)
+
+
+def _move(session: Session, job: JobRow, to: JobState, reason: str, now: datetime, *, tell: bool) -> None:
+    if to is JobState.SUCCEEDED and job.state == JobState.STARTING:
         # so short that running was never told
-        change_state(session, row, JobState.RUNNING, reason="", now=now)
-    if to is JobState.PAUSED and row.state in _ON_THE_WAY:
-        change_state(session, row, JobState.PAUSING, reason="", now=now)
+        change_state(session, job, JobState.RUNNING, reason="", now=now)
+    if to is JobState.PAUSED and job.state in _ON_THE_WAY:
+        change_state(session, job, JobState.PAUSING, reason="", now=now)
     try:
-        change_state(session, row, to, reason=reason, now=now, tell=tell)
+        change_state(session, job, to, reason=reason, now=now, tell=tell)
     except TransitionError as error:
-        log.warning("state_refused", job=row.id, error=str(error))
-
-
-def _count(data: Data, name: str) -> int:
-    """How many are told, be it as a number or as their names."""
-    value = data.get(name)
-    return len(value) if isinstance(value, list) else _int(data, name) or 0
-
-
-def _int(data: Data, name: str) -> int | None:
-    value: Any = data.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31 else None
+        log.warning("state_refused", job=job.id, error=str(error))
