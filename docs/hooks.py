@@ -1,6 +1,7 @@
 """What mkdocs asks at each build: pages that are made out of the code, in place of a marker in them, and what other pages take in.
 
-`<!-- commands -->` becomes the reference of the command line, `<!-- openapi -->` that of REST, `<!-- events -->` the kinds of events.
+`<!-- commands -->` becomes the reference of the command line, `<!-- openapi -->` that of REST, `<!-- architecture -->` what
+ARCHITECTURE.md says.
 """
 
 from __future__ import annotations
@@ -36,7 +37,16 @@ def commands() -> Iterator[str]:
     root: Any = typer.main.get_command(app)
     yield from ("## Before any command", "", *_parameters(root), "")
     for name, command in root.commands.items():
-        yield from (f"## surefoot {name}", "", *_paragraphs(command.help), "", "```sh", _usage(name, command), "```", "")
+        yield from (
+            f"## surefoot {name}",
+            "",
+            *_paragraphs(command.help),
+            "",
+            "```sh",
+            _usage(name, command),
+            "```",
+            "",
+        )
         yield from (*_parameters(command), "")
 
 
@@ -156,4 +166,14 @@ _BOUNDS = {
     "maxLength": "length at most",
 }
 
-MADE: dict[str, Callable[[], Iterator[str]]] = {"<!-- commands -->": commands, "<!-- openapi -->": rest}
+
+def architecture() -> Iterator[str]:
+    """Yield ARCHITECTURE.md without its title."""
+    yield from (ROOT / "ARCHITECTURE.md").read_text().splitlines()[1:]
+
+
+MADE: dict[str, Callable[[], Iterator[str]]] = {
+    "<!-- commands -->": commands,
+    "<!-- openapi -->": rest,
+    "<!-- architecture -->": architecture,
+}
