@@ -20,14 +20,20 @@ import pytest
 _FOLDERS = {"actors", "check", "domains", "examples"}
 _MARKS = ("slow", "ray")
 
-# Start a process or a few, and share the machine well with others: data workers above all.
+# Start a process or a few, and share the machine well with others: data workers above all, and a Postgres.
 _WITH_PROCESSES = {
     "engine/test_batch_memory.py",
     "engine/test_data_workers.py",
     "engine/test_following.py",
     "engine/test_loader.py",
     "engine/test_orders.py",
+    "service/test_store_away.py",
+    "user_code/test_advice.py",
+    "user_code/test_as_python.py",
+    "user_code/test_seeded.py",
+    "user_code/test_shadows.py",
 }
+_PARAMETERS_WITH_PROCESSES = ("workers", "postgres")
 
 _HERE = Path(__file__).parent
 
@@ -40,6 +46,7 @@ def kind(item: pytest.Item) -> str:
     if item.get_closest_marker("ray"):
         return "ray"
     starts = place.parts[0] in _FOLDERS or place.as_posix() in _WITH_PROCESSES
+    starts = starts or any(word in item.name.partition("[")[2] for word in _PARAMETERS_WITH_PROCESSES)
     return "process" if starts or any(item.get_closest_marker(mark) for mark in ("slow", "process")) else "unit"
 
 
