@@ -456,7 +456,7 @@ def dynamic_weight_average(run: surefoot.Run) -> None:
         weights = 2 * ratio / ratio.sum()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def rate_at(n):
     return 0.1 * 0.9**n
 
