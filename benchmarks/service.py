@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from surefoot.events import Event, EventKind, UplinkBatch
 
 CLIENTS = (1, 10, 100)
 WATCHERS, WATCHED_S, ROWS_A_BATCH = 200, 10.0, 25
-# a cut falls so many seconds after the writers began
+# a cut falls so many seconds after a first acknowledgement
 CUT_AFTER_S = (0.05, 1.0)
 MIB = 2**20
 
@@ -203,6 +203,8 @@ class Writer:
     job: str
     attempt: str
     token: str = ""
+    # set by each acknowledgement
+    heard: asyncio.Event = field(default_factory=asyncio.Event)
     # rows and events that were acknowledged
     rows: int = 0
     events: int = 0
@@ -226,6 +228,7 @@ class Writer:
         if status != 200:
             raise RuntimeError(f"{status}: {answer[:300].decode()}")
         self.rows, self.events = max(self.rows, json.loads(answer)["rows_below"]), self.events + 1
+        self.heard.set()
 
     async def write(self) -> None:
         """Tell until the service is gone, or what it stands on."""
@@ -288,6 +291,10 @@ def measure_losses(
         async with asyncio.TaskGroup() as group:
             for writer in [*writers, submitter]:
                 group.create_task(writer.write())
+            for writer in writers:
+                writer.heard.clear()
+            async with asyncio.timeout(60):
+                await writers[0].heard.wait()
             await asyncio.sleep(luck.uniform(*CUT_AFTER_S))
             await asyncio.to_thread(end)
         await asyncio.to_thread(plane.start)
@@ -300,7 +307,8 @@ def measure_losses(
 
     async def run() -> dict[str, Any]:
         writers, submitter = await begin()
-        # what was told before the first round stands, whatever its kind
+        # what was told before the first round is not what is measured: the writers' tokens stand
+        os.sync()
         for n in range(rounds):
             await round_(writers, submitter)
             print(f"round {n + 1}: {sum(w.rows for w in writers)} rows acknowledged, lost {lost}", flush=True)
@@ -343,7 +351,6 @@ def _cuts_on(made: Disk, rounds: int) -> dict[str, Any]:
         made.mount()
 
     try:
-        # the claims are acknowledged too, but the tokens are ours: they stand on the disk before the first cut
         return measure_losses(plane, claims, rounds, cut)
     finally:
         plane.kill()
