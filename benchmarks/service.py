@@ -105,16 +105,17 @@ def measure_commands(plane: Plane, one: str, other: str, folder: Path) -> list[d
     found = []
     for name, command in commands.items():
         to = file if name == "ledger --json" else folder / "out.txt"
-        seconds, peak = cli(plane, command, to)
-        found.append({"command": name, "seconds": seconds, "peak_mib": peak / MIB})
+        before = plane.cpu_s()
+        seconds, cpu, peak = cli(plane, command, to)
+        served = plane.cpu_s() - before
+        found.append(
+            {"command": name, "seconds": seconds, "cpu_s": cpu, "service_cpu_s": served, "peak_mib": peak / MIB}
+        )
         print(found[-1], flush=True)
-    found.append(
-        {"command": "(the service, all this time)", "seconds": 0.0, "peak_mib": peak_memory_bytes(plane.pid) / MIB}
-    )
     return found
 
 
-def cli(plane: Plane, command: list[str], to: Path) -> tuple[float, int]:
+def cli(plane: Plane, command: list[str], to: Path) -> tuple[float, float, int]:
     env = {**os.environ, "SUREFOOT_URL": plane.url, "SUREFOOT_TOKEN": plane.token}
     began = time.perf_counter()
     with to.open("wb") as out:
@@ -124,17 +125,19 @@ def cli(plane: Plane, command: list[str], to: Path) -> tuple[float, int]:
     seconds = time.perf_counter() - began
     if done.returncode:
         raise RuntimeError(f"surefoot {' '.join(command)} ended with {done.returncode}: {done.stderr.decode()}")
-    return seconds, int(done.stderr.split()[-1]) * 1024
+    cpu, peak = done.stderr.split()[-2:]
+    return seconds, float(cpu), int(peak) * 1024
 
 
 # tells its peak memory last: that of a child as its parent sees it has the parent's in it
 _CLI = """
-import sys
+import sys, time
 from surefoot.cli import main
 try:
     main()
 finally:
-    print(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0], file=sys.stderr)
+    peak = open("/proc/self/status").read().partition("VmHWM:")[2].split()[0]
+    print(time.process_time(), peak, file=sys.stderr)
 """
 
 
@@ -369,9 +372,12 @@ def report(figures: dict[str, Any]) -> str:
         ]
         parts.append(table(["request", "clients", "a second", "p50 ms", "p99 ms", "CPU of the service, ms each"], rows))
     if "commands" in figures:
-        rows = [[f["command"], f"{f['seconds']:.2f}", f"{f['peak_mib']:.0f}"] for f in figures["commands"]]
+        names = ("seconds", "cpu_s", "service_cpu_s")
+        rows = [
+            [f["command"], *(f"{f[name]:.2f}" for name in names), f"{f['peak_mib']:.0f}"] for f in figures["commands"]
+        ]
         parts.append(f"The CLI over ledgers of {figures['rows']:,} rows:")
-        parts.append(table(["command", "seconds", "peak memory, MiB"], rows))
+        parts.append(table(["command", "seconds", "its CPU, s", "the service's, s", "its peak memory, MiB"], rows))
     if "watchers" in figures:
         f = figures["watchers"]
         parts.append(
