@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 # passed on to pytest, the demo or the benchmarks: make test ARGS='-k tree -x'
 ARGS ?=
+# how many processes run tests: one for those that start processes themselves, the others for the rest (0: one for all, in order)
+WORKERS ?= 2
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -29,10 +31,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(READY) ## Run the test suite (ARGS='-k name' for a part of it)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-# The two searches side by side, one core each; it fails where either finds something.
-fuzz: $(READY) ## Search for an hour for programs, and orders of events, that break the promise (ARGS=minutes)
+# The searches side by side; it fails where one finds something.
+fuzz: $(READY) ## Search for an hour for programs, orders of events and requests that break something (ARGS=minutes)
 	@$(PY) tests/fuzz.py $(ARGS)
 
 demo: $(READY) ## Train digits on 1 trainer, then on 3 with one killed and a resize to 4: same bits (1-2 minutes)

@@ -1,4 +1,4 @@
-"""`make fuzz`: the walks through the protocol and the programs made of pieces, side by side, for so many minutes (default 60)."""
+"""`make fuzz`: protocol walks, programs made of pieces and requests to the control plane, side by side, for so many minutes (60)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-SEARCHES = ("protocol", "programs")
+SEARCHES = {"protocol": "protocol/fuzz.py", "programs": "programs/fuzz.py", "requests": "service/fire.py"}
 
 
 def main() -> int:
     minutes = sys.argv[1] if len(sys.argv) > 1 else "60"
-    # one core each: what several threads would win, the other search would lose
+    # one core each: what several threads would win, the other searches would lose
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = {}
     try:
-        for name in SEARCHES:
-            command = [sys.executable, "-u", str(TESTS / name / "fuzz.py"), "--minutes", minutes]
+        for name, file in SEARCHES.items():
+            command = [sys.executable, "-u", str(TESTS / file), "--minutes", minutes]
             running[name] = subprocess.Popen(command, cwd=TESTS.parent, env=env)
         codes = {name: process.wait() for name, process in running.items()}
     finally:

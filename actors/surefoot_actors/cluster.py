@@ -13,6 +13,7 @@ from typing import Protocol
 from surefoot.events import FaultKind, LedgerRow
 from surefoot.spec import JobSpec
 from surefoot_actors.protocol.messages import FromTrainer, ToTrainer
+from surefoot_actors.sealed import Sealed
 
 __all__ = [
     "Cluster",
@@ -66,8 +67,8 @@ class TrainerSetup:
     spec: JobSpec
     # host:port of the supervisor's pulse server (see pulse.py)
     pulse: tuple[str, int]
-    # proves to the pulse server that the helper belongs to this attempt
-    pulse_secret: str
+    # proves to the pulse server that the helper belongs to this attempt; a cluster gives it to the trainer beside the setup
+    pulse_secret: Sealed | None = None
     # where the job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere
     checkpoints: str = ""
     # names the attempt, and nothing else on any node; empty in tests that need none

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+
+from surefoot._network import keep_loopback_direct
 from surefoot.spec import JobSpec
 
-__all__ = ["trainer_env"]
+__all__ = ["trainer_env", "without_secrets"]
+
+# What a node's environment may have that is no business of training code: of Ray, whose processes have read it by then; of the
+# launcher; and of a control plane that runs on the same machine.
+_SECRET = (
+    "RAY_AUTH_TOKEN",
+    "RAY_AUTH_TOKEN_PATH",
+    "SUREFOOT_CLAIM",
+    "SUREFOOT_DATA",
+    "SUREFOOT_DATABASE_URL",
+    "SUREFOOT_RAY_AUTH_TOKEN",
+    "SUREFOOT_TOKEN",
+    "PGPASSWORD",
+)
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def without_secrets(env: MutableMapping[str, str]) -> None:
+    """Make an actor's environment fit for code that is not ours: no secrets, and no proxy between it and its own machine."""
+    for name in _SECRET:
+        env.pop(name, None)
+    keep_loopback_direct(env)
 
 
 def trainer_env(spec: JobSpec) -> dict[str, str]:

@@ -13,11 +13,13 @@ import structlog
 from pydantic import BaseModel, JsonValue, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
+from surefoot._network import direct_async_client
 from surefoot.events import Command, EventKind, LedgerRow, SentBatch, UplinkAck
 from surefoot.views import CommandPage
 from surefoot_actors.batch_size import BatchSize
 from surefoot_actors.journal import Journal, MemoryJournal
 from surefoot_actors.kept_events import KeptEvents
+from surefoot_actors.sealed import Sealed
 from surefoot_actors.uplink import Outbox
 
 __all__ = ["HttpUplink"]
@@ -59,7 +61,7 @@ class HttpUplink:
         self,
         url: str,
         attempt: str,
-        token: str,
+        token: str | Sealed,
         source: str,
         *,
         client: httpx.AsyncClient | None = None,
@@ -72,8 +74,9 @@ class HttpUplink:
         self.posts = 0
         self.sent_bytes = 0
         self._path = f"{url.rstrip('/')}/v1/attempts/{attempt}"
-        self._client = client or httpx.AsyncClient(timeout=_TIMEOUT)
-        self._headers = {"Authorization": f"Bearer {token}"}
+        # The control plane is the cluster's: no proxy of the environment hears the token.
+        self._client = client or direct_async_client(url, timeout=_TIMEOUT)
+        self._token = token if isinstance(token, Sealed) else Sealed(token)
         self._outbox = Outbox(source)
         self._kept = KeptEvents(journal or MemoryJournal())
         self._size = BatchSize(MOST_ROWS)
@@ -210,10 +213,12 @@ class HttpUplink:
     async def _ask(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: Any
     ) -> httpx.Response:
+        request = self._client.build_request(method, self._path + path, headers=headers, **options)
+        request.headers["Authorization"] = f"Bearer {self._token.reveal()}"
+        # A poll stands for twenty seconds: the token is not to lie in it for so long.
+        request.extensions["trace"] = _Forgetting(request).trace
         try:
-            return await self._client.request(
-                method, self._path + path, headers={**self._headers, **(headers or {})}, **options
-            )
+            return await self._client.send(request)
         except httpx.TransportError as error:
             raise _AwayError(repr(error)) from error
 
@@ -236,6 +241,22 @@ def _is_refused(response: httpx.Response) -> bool:
     """Whether the control plane itself, and not a proxy before it, refuses what was sent, now and always."""
     is_problem = response.headers.get("Content-Type", "").startswith(_PROBLEM)
     return response.status_code == _TOO_LARGE or (response.status_code == _INVALID and is_problem)
+
+
+class _Forgetting:
+    """Takes the token out of a request once that is sent."""
+
+    def __init__(self, request: httpx.Request) -> None:
+        self._request = request
+        self._headers: list[tuple[bytes, bytes]] = []
+
+    async def trace(self, name: str, info: dict[str, Any]) -> None:
+        """What httpcore tells of the request's way."""
+        if name.endswith("send_request_headers.started"):
+            self._headers = info["request"].headers
+        elif name.endswith("send_request_headers.complete"):
+            self._request.headers.pop("Authorization", None)
+            self._headers[:] = [(key, value) for key, value in self._headers if key.lower() != b"authorization"]
 
 
 def _read(model: type[M], response: httpx.Response) -> M:

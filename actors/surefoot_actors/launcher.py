@@ -14,6 +14,7 @@ import ray
 from ray.actor import ActorHandle
 from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_after_delay, wait_random_exponential
 
+from surefoot._network import direct_client
 from surefoot.errors import SurefootError
 from surefoot.events import ClaimRequest
 from surefoot.views import Claimed
@@ -46,7 +47,8 @@ def claim(url: str, attempt: str, code: str) -> Claimed | None:
     )
     body = ClaimRequest(code=code).model_dump()
     try:
-        response = retrying(httpx.post, f"{url.rstrip('/')}/v1/attempts/{attempt}/claim", json=body, timeout=10.0)
+        with direct_client(url, timeout=10.0) as client:
+            response = retrying(client.post, f"{url.rstrip('/')}/v1/attempts/{attempt}/claim", json=body)
     except httpx.TransportError as error:
         raise LaunchError(f"the control plane at {url} could not be reached from the cluster: {error}") from error
     if response.status_code == _CLAIMED_BEFORE:

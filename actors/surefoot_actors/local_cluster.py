@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +268,9 @@ class LocalCluster:
         self._trainers.append(trainer)
         log = str(self._log_dir / f"{setup.trainer}.log") if self._log_dir else ""
         try:
-            await trainer.start(Birth(setup=setup, service=self._service, path=self._path, log=log))
+            secret = setup.pulse_secret.reveal() if setup.pulse_secret else ""
+            born = replace(setup, pulse_secret=None)
+            await trainer.start(Birth(setup=born, secret=secret, service=self._service, path=self._path, log=log))
         except asyncio.CancelledError:
             await trainer.kill()
             raise
@@ -279,7 +282,7 @@ class LocalCluster:
             assert self.pulse is not None
             # not awaited: one that is stopped answers no more, and the pulse, which expects it, says so
             self.pulse.expect(trainer.trainer)
-            telling = asyncio.create_task(trainer.tell_pulse(self.pulse.address, self.pulse.secret))
+            telling = asyncio.create_task(trainer.tell_pulse(self.pulse.address, self.pulse.sealed.reveal()))
             self._telling.add(telling)
             telling.add_done_callback(self._telling.discard)
         return list(found)

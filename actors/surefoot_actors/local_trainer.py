@@ -17,6 +17,7 @@ from typing import Any
 from surefoot_actors.cluster import TrainerService, TrainerSetup
 from surefoot_actors.notice import on_sigterm
 from surefoot_actors.pulse_trainer import Helper
+from surefoot_actors.sealed import Sealed
 from surefoot_actors.user_code import places
 
 __all__ = ["LENGTH", "Birth", "Call", "Reply", "serve"]
@@ -30,6 +31,8 @@ class Birth:
     """The first frame: what this process is to be."""
 
     setup: TrainerSetup
+    # of the pulse
+    secret: str
     # "module:Class" of the service, constructed with the setup
     service: str
     # where user code is found: put before sys.path by whoever loads it, so that nothing else is taken from there
@@ -121,7 +124,7 @@ def serve(sock: socket.socket) -> None:
 
 
 def _make(birth: Birth) -> tuple[TrainerService, Helper | None]:
-    helper = Helper(birth.setup) if birth.setup.pulse[1] else None
+    helper = Helper(birth.setup, Sealed(birth.secret)) if birth.setup.pulse[1] else None
     if helper is not None:
         helper.start()
     module, _, name = birth.service.partition(":")

@@ -29,9 +29,9 @@ from surefoot_actors.pulse_watch import (
     Condition,
     Pulse,
     Watch,
-    detail,
     killed_by,
 )
+from surefoot_actors.sealed import Sealed
 
 __all__ = [
     "SILENT_AFTER_S",
@@ -68,7 +68,7 @@ class PulseServer:
     ) -> None:
         """`port` and `secret`: of the supervisor before this one, so that its helpers find their way by themselves."""
         self.on_change: Callable[[str, Condition, str], None] = _ignore
-        self.secret = secret or secrets.token_hex(16)
+        self.sealed = Sealed(secret or secrets.token_hex(16))
         self._attempt, self._host, self._clock, self._port = attempt, host, clock, port
         self._watch = Watch()
         self._server: asyncio.Server | None = None
@@ -93,12 +93,6 @@ class PulseServer:
         """Where helpers are to connect. Only once started."""
         assert self._server is not None
         return self._host, self._server.sockets[0].getsockname()[1]
-
-    def snapshot(self) -> dict[str, tuple[Condition, str]]:
-        """The condition, and a sentence, of every trainer heard of."""
-        now = self._clock()
-        conditions = {trainer: pulse.condition(now) for trainer, pulse in self._watch.pulses.items()}
-        return {t: (condition, detail(self._watch.pulses[t], condition, now)) for t, condition in conditions.items()}
 
     def last(self, trainer: str) -> Beat | None:
         """The last beat of a trainer."""
@@ -202,7 +196,7 @@ class PulseServer:
         ours = secrets.token_hex(16)
         writer.write(f"challenge {ours}\n".encode())
         _, attempt, trainer, pid, theirs, mac = (await reader.readline()).decode().split()
-        secret = self.secret.encode()
+        secret = self.sealed.reveal().encode()
         if attempt != self._attempt or not hmac.compare_digest(
             mac, proof(secret, "helper", ours, theirs, attempt, trainer, pid)
         ):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from surefoot_actors.cluster import TrainerSetup
 from surefoot_actors.pulse_helper import MARKS
+from surefoot_actors.sealed import Sealed
 
 __all__ = ["Helper", "mark", "start_helper"]
 
@@ -38,11 +39,11 @@ class _Process:
     # a pipe whose other end the helper alone has
     life: int
 
-    def tell(self, address: tuple[str, int], secret: str) -> None:
+    def tell(self, address: tuple[str, int], secret: Sealed) -> None:
         """Tell it where to beat from now on. One that has ended is not told."""
         assert self.launched.stdin is not None
         try:
-            self.launched.stdin.write(f"server {address[0]} {address[1]} {secret}\n".encode())
+            self.launched.stdin.write(f"server {address[0]} {address[1]} {secret.reveal()}\n".encode())
             self.launched.stdin.flush()
         except BrokenPipeError:
             pass
@@ -58,7 +59,7 @@ class _Process:
         self.launched.stdin.close()
 
 
-def start_helper(setup: TrainerSetup, pid: int, marks_fd: int = -1, crash_fd: int = -1) -> _Process:
+def start_helper(setup: TrainerSetup, secret: Sealed, pid: int, marks_fd: int = -1, crash_fd: int = -1) -> _Process:
     """Start the helper process of this process, `pid`, and tell it where to beat.
 
     In a session of its own: what stops or ends the trainer's process group must not take the witness with it.
@@ -80,16 +81,17 @@ def start_helper(setup: TrainerSetup, pid: int, marks_fd: int = -1, crash_fd: in
     for number in (pidfd, theirs):
         os.close(number)
     helper = _Process(launched, life)
-    helper.tell(setup.pulse, setup.pulse_secret)
+    helper.tell(setup.pulse, secret)
     return helper
 
 
 class Helper:
     """Keeps one helper process running for as long as this process lives."""
 
-    def __init__(self, setup: TrainerSetup) -> None:
+    def __init__(self, setup: TrainerSetup, secret: Sealed) -> None:
+        """`secret`: of the server that the setup names."""
         self._setup = setup
-        self._server = (setup.pulse, setup.pulse_secret)
+        self._server = (setup.pulse, secret)
         self._lock = threading.Lock()
         self._process: _Process | None = None
 
@@ -102,15 +104,15 @@ class Helper:
         mark(-1, -1)
         crash_fd = os.memfd_create("surefoot-crash")
         faulthandler.enable(crash_fd, all_threads=False)  # the helper tells what it says
-        self._process = start_helper(self._setup, os.getpid(), marks_fd, crash_fd)
+        self._process = start_helper(self._setup, self._server[1], os.getpid(), marks_fd, crash_fd)
         threading.Thread(target=self._keep, args=(marks_fd, crash_fd), name="pulse-helper", daemon=True).start()
 
     def tell(self, address: tuple[str, int], secret: str) -> None:
         """Beat to another server from now on: a restarted supervisor's."""
         with self._lock:
-            self._server = (address, secret)
+            self._server = (address, Sealed(secret))
             if self._process is not None:
-                self._process.tell(address, secret)
+                self._process.tell(*self._server)
 
     def _keep(self, marks_fd: int, crash_fd: int) -> None:
         pause = threading.Event()
@@ -122,5 +124,5 @@ class Helper:
                 pause.wait(RESTART_S)
             with self._lock:
                 self._process.close()
-                self._process = start_helper(self._setup, os.getpid(), marks_fd, crash_fd)
+                self._process = start_helper(self._setup, self._server[1], os.getpid(), marks_fd, crash_fd)
                 self._process.tell(*self._server)

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import ray
@@ -23,10 +23,12 @@ from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.cluster import Inbox, TrainerService, TrainerSetup, Where
+from surefoot_actors.environment import without_secrets
 from surefoot_actors.notice import on_sigterm
 from surefoot_actors.protocol.messages import ToTrainer
 from surefoot_actors.pulse_trainer import Helper
 from surefoot_actors.ray_names import KEEPER, find_actor
+from surefoot_actors.sealed import Sealed
 
 if TYPE_CHECKING:
     from surefoot_actors.http_uplink import HttpUplink
@@ -50,9 +52,10 @@ _DIE_AFTER_S = 1.0
 class TrainerActor:
     """A trainer process: serves its TrainerService by Ray calls. "control" is never behind a waiting "collect"."""
 
-    def __init__(self, setup: TrainerSetup, service: str) -> None:
+    def __init__(self, setup: TrainerSetup, service: str, pulse_secret: str) -> None:
+        without_secrets(os.environ)
         os.environ["SUREFOOT_HOST"] = _node_address()
-        self._helper = Helper(setup)
+        self._helper = Helper(setup, Sealed(pulse_secret))
         self._helper.start()
         self._asked = time.monotonic()
         threading.Thread(target=self._end_when_orphaned, name="orphan-guard", daemon=True).start()
@@ -126,7 +129,8 @@ class Orders:
 
     url: str
     attempt: str
-    token: str
+    # the actor keeps it sealed
+    token: str = field(repr=False)
     spec: JobSpec
     package_uri: str | None
     # of all the job's attempts; empty: nowhere
@@ -138,7 +142,9 @@ class SupervisorActor:
     """Owns an attempt. It begins by itself, so that a restart needs nobody, and ends itself when all is told and gone."""
 
     def __init__(self, orders: Orders) -> None:
-        self._orders = orders
+        without_secrets(os.environ)
+        # No attribute holds the token: whoever may use the cluster can have this actor send back what it holds.
+        self._token, self._orders = Sealed(orders.token), replace(orders, token="")
         self._running = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._live_or_die(), name="supervisor")
 
@@ -163,7 +169,7 @@ class SupervisorActor:
         orders = self._orders
         source = f"{orders.attempt}/supervisor-{secrets.token_hex(4)}"
         journal = RayJournal(orders.attempt)
-        uplink = HttpUplink(orders.url, orders.attempt, orders.token, source, journal=journal)
+        uplink = HttpUplink(orders.url, orders.attempt, self._token, source, journal=journal)
         pulse = await _pulse_server(orders.attempt, journal)
         cluster = RayCluster(orders.attempt, pulse, package_uri=orders.package_uri, service=orders.service)
         await uplink.start()
@@ -222,7 +228,7 @@ async def _pulse_server(attempt: str, journal: Journal) -> PulseServer:
     host, port, secret = before or ("", 0, "")
     pulse = PulseServer(attempt, here, port=port, secret=secret) if host == here else PulseServer(attempt, here)
     await pulse.start()
-    await asyncio.to_thread(journal.listen, *pulse.address, pulse.secret)
+    await asyncio.to_thread(journal.listen, *pulse.address, pulse.sealed.reveal())
     return pulse
 
 

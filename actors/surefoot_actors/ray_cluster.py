@@ -7,6 +7,7 @@ import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -138,7 +139,7 @@ class _RayTrainer(TrainerHandle):
         if place is not None and place.state == "ALIVE":
             self._pulse.expect(self._trainer)
         with contextlib.suppress(TrainerGoneError):
-            self.node = await self._ask(self._actor.pulse, self._pulse.address, self._pulse.secret)
+            self.node = await self._ask(self._actor.pulse, self._pulse.address, self._pulse.sealed.reveal())
 
     async def _ask(self, method: Callable[..., Any], *arguments: Any) -> Any:
         while True:
@@ -220,7 +221,8 @@ class RayCluster:
         if shunned := self._shunned(setup.apart_from):
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(shunned)})"}
             options["fallback_strategy"] = [{"label_selector": {}}]  # there, if nowhere else
-        actor = _TRAINER.options(**options).remote(setup, self._service)
+        secret = setup.pulse_secret.reveal() if setup.pulse_secret else ""
+        actor = _TRAINER.options(**options).remote(replace(setup, pulse_secret=None), self._service, secret)
         return self._handle(setup.trainer, actor)
 
     def _shunned(self, trainers: tuple[str, ...]) -> list[str]:

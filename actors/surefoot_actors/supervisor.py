@@ -422,7 +422,7 @@ class Supervisor:
                 trainer=command.trainer,
                 spec=self._spec,
                 pulse=self._pulse.address,
-                pulse_secret=self._pulse.secret,
+                pulse_secret=self._pulse.sealed,
                 checkpoints=self._checkpoints,
                 run_id=self._run_id,
                 apart_from=command.apart_from,

@@ -320,10 +320,6 @@ class TrainerProcess:
         assert self._merged is not None
         return self._merged
 
-    def agreed_layout(self, phase: int) -> Layout | None:
-        """Return the layout of the last committed round of this phase."""
-        return self._agreed.get(phase)
-
     def end_step(self, row: LedgerRow) -> None:
         """Record the step's row; joins and leaves happen here."""
         faults.point("boundary", row.result.step)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import httpx
 from tenacity import retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
@@ -13,15 +16,20 @@ from tenacity import retry_if_exception_type, stop_after_attempt, wait_exponenti
 from surefoot._follow import QUIET_S
 from surefoot._requests import Call
 from surefoot._where import Where
-from surefoot.errors import ServiceUnavailableError
+from surefoot.errors import ServiceError, ServiceUnavailableError, SurefootError, UnauthorizedError, UserError
 
 __all__ = [
+    "AS_IT_IS",
     "RETRY",
     "TRANSIENT",
+    "Body",
     "Deadline",
+    "check_whole",
     "client_options",
+    "part_of",
     "request_options",
     "stream_timeout",
+    "telling",
     "unreachable",
     "version_here",
 ]
@@ -39,6 +47,13 @@ RETRY: dict[str, Any] = {
 
 # Generous for an upload of 100 MiB; a connection that cannot be made is known soon.
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+
+# of what is to be whole, byte by byte: nobody in between packs it anew
+AS_IT_IS = {"accept-encoding": "identity"}
+
+# An answer that is larger, or comes for longer, is none of a control plane's.
+_MOST_BYTES = 128 * 1024 * 1024
+_LONGEST_S = 300.0
 
 # Below this much time left, a read is not cut shorter.
 _SHORTEST_READ_S = 0.2
@@ -88,7 +103,7 @@ def client_options(where: Where) -> dict[str, Any]:
     headers = {"user-agent": f"surefoot/{version_here()}", "accept": "application/json"}
     if where.token:
         headers["authorization"] = f"Bearer {where.token}"
-    return {"base_url": where.url, "headers": headers, "timeout": _TIMEOUT}
+    return {"headers": headers, "timeout": _TIMEOUT}
 
 
 def request_options(call: Call[Any]) -> dict[str, Any]:
@@ -110,6 +125,83 @@ def stream_timeout(deadline: Deadline) -> httpx.Timeout:
     left = deadline.left_s
     quiet = QUIET_S if left is None else min(QUIET_S, max(_SHORTEST_READ_S, left / 2))
     return httpx.Timeout(10.0, connect=5.0, read=quiet)
+
+
+@dataclass(slots=True)
+class Body:
+    """An answer's body as it comes, bounded in size and time."""
+
+    where: Where
+    _parts: list[bytes] = field(default_factory=list)
+    _size: int = 0
+    _begun: float = field(default_factory=time.monotonic)
+
+    def take(self, chunk: bytes) -> None:
+        """Raises ServiceError for one that does not end."""
+        self._size += len(chunk)
+        if self._size > _MOST_BYTES or time.monotonic() - self._begun > _LONGEST_S:
+            raise ServiceError(
+                f"the answer of {self.where.url} does not end", status=502, detail="is that a control plane's address?"
+            )
+        self._parts.append(chunk)
+
+    @property
+    def content(self) -> bytes:
+        return b"".join(self._parts)
+
+
+@contextmanager
+def telling(where: Where, http: httpx.Client | httpx.AsyncClient) -> Iterator[None]:
+    """Raise errors of ours for whatever a request can end with, but for what is TRANSIENT."""
+    if http.is_closed:
+        raise UserError("this client is closed: make another, or use one inside its `with` block")
+    try:
+        yield
+    except UnauthorizedError as error:
+        if not where.note:
+            raise
+        detail = "; ".join(part for part in (error.detail, where.note) if part)
+        raise UnauthorizedError(error.title, status=error.status, detail=detail, problem=error.problem) from None
+    except httpx.TransportError:
+        raise
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        raise ServiceError(
+            f"the answer of {where.url} cannot be read", status=502, detail=f"{type(error).__name__}: {error}"
+        ) from error
+    except RuntimeError as error:
+        if not http.is_closed:
+            raise
+        raise UserError("this client was closed while it was in use") from error
+
+
+@contextmanager
+def part_of(to: Path) -> Iterator[BinaryIO]:
+    """Yield a file beside `to`, which takes its place once it is whole. Raises UserError where it cannot be written."""
+    part = to.with_name(f".{to.name}.part") if to.name else to
+    try:
+        if not to.name or to.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        try:
+            with part.open("wb") as file:
+                yield file
+            part.replace(to)
+        finally:
+            with suppress(OSError, ValueError):
+                part.unlink(missing_ok=True)
+    except SurefootError:
+        raise
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"{to} cannot be written: {why}; name another file") from None
+
+
+def check_whole(where: Where, response: httpx.Response) -> None:
+    """Raise ServiceError unless it can be seen of this answer's body whether all of it came."""
+    headers = response.headers
+    ends = "content-length" in headers or headers.get("transfer-encoding", "").lower() == "chunked"
+    if not ends or headers.get("content-encoding", "identity") != "identity":
+        detail = "it does not say how long it is, or was packed on the way: it could be cut without a trace"
+        raise ServiceError(f"the answer of {where.url} cannot be read", status=502, detail=detail)
 
 
 def unreachable(where: Where, error: Exception) -> ServiceUnavailableError:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from surefoot._requests import (
+    JOB_ID,
     JOBS_PAGE,
     ROWS_PAGE,
     Flow,
+    PackageAbsentError,
     ask,
+    check_goes_on,
     create_job,
     get_events,
     get_job,
@@ -25,15 +27,17 @@ from surefoot.spec import JobState
 from surefoot.submission import Submission
 from surefoot.views import JobView, NumberedEvent
 
-_JOB_ID = re.compile(r"^[a-z0-9-]{1,40}$")
-
 __all__ = ["RowPages", "all_events", "all_rows", "conclude", "jobs", "resolve", "rests", "submit"]
 
 
 def submit(submission: Submission) -> Flow[JobView]:
-    """Upload the package unless the service has it, then submit."""
+    """Upload the package unless the service has it, then submit; upload it again if the service has lost it meanwhile."""
     package = submission.package
     if not (yield from ask(has_package(package.sha256))):
+        yield from ask(put_package(package.data))
+    try:
+        return (yield from ask(create_job(submission.spec, submission.key)))
+    except PackageAbsentError:
         yield from ask(put_package(package.data))
     return (yield from ask(create_job(submission.spec, submission.key)))
 
@@ -60,7 +64,7 @@ def resolve(ref: str) -> Flow[JobView]:
         if not newest:
             raise NotFoundError("there is no job yet", status=404, detail="submit one with `surefoot submit`")
         return newest[0]
-    if not _JOB_ID.match(ref):
+    if not JOB_ID.match(ref):
         raise UserError(f'{ref!r} is no job id: `surefoot ls` lists them, and "last" is the newest')
     try:
         return (yield from ask(get_job(ref)))
@@ -83,7 +87,8 @@ def _resolve_prefix(ref: str) -> Flow[JobView]:
 def all_events(job_id: str) -> Flow[list[NumberedEvent]]:
     """All events so far, oldest first."""
     events: list[NumberedEvent] = []
-    while page := (yield from ask(get_events(job_id, after=events[-1].seq if events else 0))).events:
+    while page := (yield from ask(get_events(job_id, after=(after := events[-1].seq if events else 0)))).events:
+        check_goes_on(after, page[-1].seq)
         events += page
     return events
 
@@ -102,7 +107,9 @@ class RowPages:
         lines = yield from ask(get_row_lines(self.job_id, from_step=self.from_step, limit=self.page))
         self.done = len(lines) < self.page
         if lines:
-            self.from_step = step_of(lines[-1]) + 1
+            last = step_of(lines[-1])
+            check_goes_on(self.from_step - 1, last)
+            self.from_step = last + 1
         return lines
 
 

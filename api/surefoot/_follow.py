@@ -10,7 +10,18 @@ from collections.abc import Iterable
 
 from pydantic import ValidationError
 
-from surefoot._requests import EVENTS_PAGE, ROWS_PAGE, Answer, Flow, ask, error_of, get_events, get_job, get_rows
+from surefoot._requests import (
+    EVENTS_PAGE,
+    ROWS_PAGE,
+    Answer,
+    Flow,
+    ask,
+    check_goes_on,
+    error_of,
+    get_events,
+    get_job,
+    get_rows,
+)
 from surefoot._sse import Decoder, Message
 from surefoot.errors import NotFoundError, ServiceError, ServiceUnavailableError, UnauthorizedError
 from surefoot.events import LedgerRow
@@ -89,7 +100,7 @@ class Follower:
 
         Raises the error answered where polling would fare no better.
         """
-        error = error_of(answer) if answer.status >= 400 else None
+        error = error_of(answer) if answer.status >= 300 else None
         if isinstance(error, NotFoundError | UnauthorizedError | ServiceUnavailableError):
             raise error
         self._stream_refused = True
@@ -128,6 +139,8 @@ class Follower:
         while True:
             after = events[-1].seq if events else self._seq
             page = (yield from ask(get_events(self.job_id, after=after))).events
+            if page:
+                check_goes_on(after, page[-1].seq)
             events += page
             if len(page) < EVENTS_PAGE:
                 return events
@@ -137,6 +150,8 @@ class Follower:
         while True:
             start = rows[-1].result.step + 1 if rows else self._next_step
             page = (yield from ask(get_rows(self.job_id, from_step=start))).rows
+            if page:
+                check_goes_on(start - 1, page[-1].result.step)
             rows += page
             if len(page) < ROWS_PAGE:
                 return rows

@@ -14,6 +14,7 @@ is one by its pyvenv.cfg, whatever it is called.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -186,5 +187,5 @@ def _level(folder: Path, name: str) -> Levels:
     try:
         lines = enumerate(file.read_text().split("\n"), 1)
         return ((folder, tuple(_Pattern.read(line, file, number) for number, line in lines)),)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, re.error) as error:
         raise PackageError(f"the ignore file {file} cannot be read: {error}") from error

@@ -6,6 +6,7 @@ requests is written once; `Client` and `AsyncClient` only carry the bytes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -39,12 +40,15 @@ from surefoot.views import (
 __all__ = [
     "EVENTS_PAGE",
     "JOBS_PAGE",
+    "JOB_ID",
     "ROWS_PAGE",
     "Answer",
     "Call",
     "Flow",
+    "PackageAbsentError",
     "ask",
     "cancel_job",
+    "check_goes_on",
     "checkpoint_job",
     "create_job",
     "delete_job",
@@ -74,8 +78,14 @@ NDJSON = "application/x-ndjson"
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
+JOB_ID = re.compile(r"^[a-z0-9-]{1,40}\Z")
+
 # Items a page: the service's own limits.
 JOBS_PAGE, EVENTS_PAGE, ROWS_PAGE = 200, 1_000, 10_000
+
+
+class PackageAbsentError(SpecError):
+    """The control plane has not got the job's package, or has lost it: it is to be uploaded, again perhaps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +94,8 @@ class Answer:
 
     status: int
     body: bytes
+    # where a redirect leads
+    location: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,19 +145,19 @@ def put_package(data: bytes) -> Call[PackageView]:
 def create_job(spec: JobSpec, key: str) -> Call[JobView]:
     """Submit; `key` names this submission, so that sending it twice makes one job."""
     headers = {"content-type": "application/json", "idempotency-key": key}
-    return Call(
-        method="POST", path="/v1/jobs", parse=_model(JobView), headers=headers, body=spec.model_dump_json().encode()
-    )
+    try:
+        body = spec.model_dump_json().encode()
+    except ValueError as error:  # of half a surrogate pair: a file's name that is not UTF-8, in the environment say
+        raise SpecError(f"this job cannot be sent as JSON: {error}") from None
+    return Call(method="POST", path="/v1/jobs", parse=_job, headers=headers, body=body)
 
 
 def list_jobs(*, state: JobState | None = None, limit: int = JOBS_PAGE, before: str | None = None) -> Call[JobList]:
-    return Call(
-        method="GET", path="/v1/jobs", parse=_model(JobList), params=_params(state=state, limit=limit, before=before)
-    )
+    return Call(method="GET", path="/v1/jobs", parse=_jobs, params=_params(state=state, limit=limit, before=before))
 
 
 def get_job(job_id: str) -> Call[JobView]:
-    return Call(method="GET", path=f"/v1/jobs/{job_id}", parse=_model(JobView))
+    return Call(method="GET", path=f"/v1/jobs/{job_id}", parse=_job)
 
 
 def resize_job(job_id: str, trainers: int) -> Call[JobView]:
@@ -154,29 +166,29 @@ def resize_job(job_id: str, trainers: int) -> Call[JobView]:
     except ValidationError as error:
         raise SpecError(field_by_field("this resize is not possible", _located(error))) from None
     headers = {"content-type": "application/json"}
-    return Call(method="POST", path=f"/v1/jobs/{job_id}/resize", parse=_model(JobView), headers=headers, body=body)
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/resize", parse=_job, headers=headers, body=body)
 
 
 def cancel_job(job_id: str) -> Call[JobView]:
-    return Call(method="POST", path=f"/v1/jobs/{job_id}/cancel", parse=_model(JobView))
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/cancel", parse=_job)
 
 
 def pause_job(job_id: str) -> Call[JobView]:
-    return Call(method="POST", path=f"/v1/jobs/{job_id}/pause", parse=_model(JobView))
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/pause", parse=_job)
 
 
 def resume_job(job_id: str) -> Call[JobView]:
-    return Call(method="POST", path=f"/v1/jobs/{job_id}/resume", parse=_model(JobView))
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/resume", parse=_job)
 
 
 def checkpoint_job(job_id: str) -> Call[JobView]:
-    return Call(method="POST", path=f"/v1/jobs/{job_id}/checkpoint", parse=_model(JobView))
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/checkpoint", parse=_job)
 
 
 def inject_fault(job_id: str, kind: FaultKind) -> Call[JobView]:
     body = FaultRequest(kind=kind).model_dump_json().encode()
     headers = {"content-type": "application/json"}
-    return Call(method="POST", path=f"/v1/jobs/{job_id}/faults", parse=_model(JobView), headers=headers, body=body)
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/faults", parse=_job, headers=headers, body=body)
 
 
 def get_checkpoints(job_id: str) -> Call[CheckpointList]:
@@ -223,7 +235,7 @@ def get_row_lines(job_id: str, *, from_step: int = 0, limit: int = ROWS_PAGE) ->
 
 def receive(call: Call[T], answer: Answer) -> T:
     """Parse the answer to `call`. Raises the ServiceError (or, for a refused package, PackageError) that its problem stands for."""
-    if answer.status >= 400 and answer.status not in call.expected:
+    if answer.status >= 300 and answer.status not in call.expected:
         raise error_of(answer)
     try:
         return call.parse(answer)
@@ -236,15 +248,34 @@ def receive(call: Call[T], answer: Answer) -> T:
 
 def error_of(answer: Answer) -> ServiceError | PackageError | SpecError:
     """Return the exception for an error answer (RFC 9457, or whatever a proxy in between made of it)."""
+    if answer.status < 400:
+        return _redirected(answer)
     problem = _problem(answer)
     if problem.status == 422:
         fields = [(e.field, e.message) for e in problem.errors]
+        if any(e.field == "body.package" for e in problem.errors):
+            return PackageAbsentError(problem.detail)
         intro = "the control plane refused this" if fields else problem.detail or problem.title
         return SpecError(field_by_field(intro, fields))
     if problem.status == 413:
         return PackageError(problem.detail or "the package is larger than the control plane accepts")
     kind = _KINDS.get(problem.status, ServiceError)
     return kind(problem.title, status=problem.status, detail=problem.detail, problem=problem.model_dump())
+
+
+def _redirected(answer: Answer) -> ServiceError:
+    """It is not followed: the token belongs to the address that was named."""
+    to = f"it leads to {answer.location[:500]!r}; " if answer.location else ""
+    detail = f"{to}name the control plane's own address by --url or SUREFOOT_URL"
+    return ServiceError(f"this address answers with {answer.status}, a redirect", status=answer.status, detail=detail)
+
+
+def check_goes_on(before: int, now: int) -> None:
+    """Raise ServiceError for a page that is no further on than the one before: its pages would never end."""
+    if now <= before:
+        raise ServiceError(
+            "the answer cannot be read", status=502, detail="a page is no further on than the one before"
+        )
 
 
 def field_by_field(intro: str, fields: Iterable[tuple[str, str]]) -> str:
@@ -295,6 +326,25 @@ def _row_lines(answer: Answer) -> list[bytes]:
     if answer.body.startswith(b'{"rows":'):  # an older service's: one document
         return [row.model_dump_json().encode() for row in LedgerPage.model_validate_json(answer.body).rows]
     return answer.body.splitlines()
+
+
+def _job(answer: Answer) -> JobView:
+    """Read a job. Its id becomes part of paths and file names: one that is none of the service's is refused."""
+    view = JobView.model_validate_json(answer.body)
+    _check_ids((view,))
+    return view
+
+
+def _jobs(answer: Answer) -> JobList:
+    found = JobList.model_validate_json(answer.body)
+    _check_ids(found.jobs)
+    return found
+
+
+def _check_ids(views: Iterable[JobView]) -> None:
+    for view in views:
+        if not JOB_ID.match(view.id):
+            raise ServiceError("the answer cannot be read", status=502, detail=f"{view.id[:100]!r} is no job id")
 
 
 def _found(answer: Answer) -> bool:

@@ -8,14 +8,29 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, TypeVar
 
 import httpx
 from tenacity import AsyncRetrying
+from typing_extensions import Self, Unpack
 
-from surefoot._carry import RETRY, TRANSIENT, Deadline, client_options, request_options, stream_timeout, unreachable
+from surefoot._carry import (
+    AS_IT_IS,
+    RETRY,
+    TRANSIENT,
+    Body,
+    Deadline,
+    check_whole,
+    client_options,
+    part_of,
+    request_options,
+    stream_timeout,
+    telling,
+    unreachable,
+)
 from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit
 from surefoot._follow import Follower, Update
+from surefoot._network import open_async_client
 from surefoot._requests import (
     Answer,
     Call,
@@ -55,7 +70,9 @@ class AsyncClient:
         self, url: str | None = None, token: str | None = None, *, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         self.where = find(url, token)
-        self._http = httpx.AsyncClient(**client_options(self.where), transport=transport)
+        self._http = open_async_client(
+            self.where.url, direct=self.where.own, transport=transport, **client_options(self.where)
+        )
 
     async def submit(self, train: str | Callable[..., Any], **options: Unpack[SubmitOptions]) -> AsyncJob:
         """As `Client.submit`; the folder is packed on another thread."""
@@ -112,25 +129,28 @@ class AsyncClient:
             raise unreachable(self.where, error) from error
 
     async def _send(self, call: Call[T]) -> T:
-        response = await self._http.request(**request_options(call))
-        return receive(call, Answer(status=response.status_code, body=response.content))
+        with telling(self.where, self._http):
+            async with self._http.stream(**request_options(call)) as response:
+                return receive(call, await self._read(response))
+
+    async def _read(self, response: httpx.Response) -> Answer:
+        body = Body(self.where)
+        async for chunk in response.aiter_bytes():
+            body.take(chunk)
+        return Answer(status=response.status_code, body=body.content, location=response.headers.get("location", ""))
 
     async def _download(self, path: str, params: dict[str, str], to: Path) -> Path:
         """Stream to a file, which is there whole or not at all."""
-        part = to.with_name(f".{to.name}.part")
         try:
-            async with self._http.stream("GET", path, params=params) as response:
-                if not response.is_success:
-                    body = await response.aread()
-                    raise error_of(Answer(status=response.status_code, body=body))
-                with part.open("wb") as file:
+            with telling(self.where, self._http), part_of(to) as file:
+                async with self._http.stream("GET", path, params=params, headers=AS_IT_IS) as response:
+                    if not response.is_success:
+                        raise error_of(await self._read(response))
+                    check_whole(self.where, response)
                     async for chunk in response.aiter_bytes():
                         file.write(chunk)
-            part.replace(to)
         except TRANSIENT as error:
             raise unreachable(self.where, error) from error
-        finally:
-            part.unlink(missing_ok=True)
         return to
 
     async def _follow(self, job_id: str, deadline: Deadline) -> AsyncIterator[Update]:
@@ -153,15 +173,16 @@ class AsyncClient:
                 yield update
             return
         timeout = stream_timeout(deadline)
-        async with self._http.stream("GET", follower.path, headers=follower.headers(), timeout=timeout) as response:
-            if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                follower.refused(Answer(status=response.status_code, body=await response.aread()))
-                return
-            async for chunk in response.aiter_bytes():
-                for update in follower.feed(chunk):
-                    yield update
-                if deadline.nearer_than(timeout):
+        with telling(self.where, self._http):
+            async with self._http.stream("GET", follower.path, headers=follower.headers(), timeout=timeout) as response:
+                if not response.headers.get("content-type", "").startswith("text/event-stream"):
+                    follower.refused(await self._read(response))
                     return
+                async for chunk in response.aiter_bytes():
+                    for update in follower.feed(chunk):
+                        yield update
+                    if deadline.nearer_than(timeout):
+                        return
         follower.closed()
 
 
@@ -194,14 +215,14 @@ class AsyncJob:
         self.view = await self._client._run(ask(get_job(self.id)))
         return self
 
-    async def wait(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> JobView:  # noqa: ASYNC109 - as Job.wait
+    async def wait(self, timeout: float | None = None, *, raise_on_failure: bool = True) -> JobView:
         """As `Job.wait`."""
         if not self.view.ended:
             async for _ in self.follow(timeout):
                 pass
         return conclude(self.view, raise_on_failure=raise_on_failure)
 
-    async def follow(self, timeout: float | None = None) -> AsyncIterator[Update]:  # noqa: ASYNC109 - as Job.follow
+    async def follow(self, timeout: float | None = None) -> AsyncIterator[Update]:
         """As `Job.follow`."""
         async for update in self._client._follow(self.id, Deadline(timeout)):
             if isinstance(update, JobView):

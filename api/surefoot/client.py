@@ -7,14 +7,29 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, TypeVar
 
 import httpx
 from tenacity import Retrying
+from typing_extensions import Self, Unpack
 
-from surefoot._carry import RETRY, TRANSIENT, Deadline, client_options, request_options, stream_timeout, unreachable
+from surefoot._carry import (
+    AS_IT_IS,
+    RETRY,
+    TRANSIENT,
+    Body,
+    Deadline,
+    check_whole,
+    client_options,
+    part_of,
+    request_options,
+    stream_timeout,
+    telling,
+    unreachable,
+)
 from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit
 from surefoot._follow import Follower, Update
+from surefoot._network import open_client
 from surefoot._requests import (
     Answer,
     Call,
@@ -58,7 +73,9 @@ class Client:
         self, url: str | None = None, token: str | None = None, *, transport: httpx.BaseTransport | None = None
     ) -> None:
         self.where = find(url, token)
-        self._http = httpx.Client(**client_options(self.where), transport=transport)
+        self._http = open_client(
+            self.where.url, direct=self.where.own, transport=transport, **client_options(self.where)
+        )
 
     def submit(self, train: str | Callable[..., Any], **options: Unpack[SubmitOptions]) -> Job:
         """Package the code, upload it unless the service has it, and submit the job. See `SubmitOptions`.
@@ -123,25 +140,30 @@ class Client:
         return answer
 
     def _send(self, call: Call[T]) -> T:
-        response = self._http.request(**request_options(call))
-        return receive(call, Answer(status=response.status_code, body=response.content))
+        with telling(self.where, self._http), self._http.stream(**request_options(call)) as response:
+            return receive(call, self._read(response))
+
+    def _read(self, response: httpx.Response) -> Answer:
+        body = Body(self.where)
+        for chunk in response.iter_bytes():
+            body.take(chunk)
+        return Answer(status=response.status_code, body=body.content, location=response.headers.get("location", ""))
 
     def _download(self, path: str, params: dict[str, str], to: Path) -> Path:
         """Stream to a file, which is there whole or not at all."""
-        part = to.with_name(f".{to.name}.part")
         try:
-            with self._http.stream("GET", path, params=params) as response:
+            with (
+                telling(self.where, self._http),
+                part_of(to) as file,
+                self._http.stream("GET", path, params=params, headers=AS_IT_IS) as response,
+            ):
                 if not response.is_success:
-                    body = response.read()
-                    raise error_of(Answer(status=response.status_code, body=body))
-                with part.open("wb") as file:
-                    for chunk in response.iter_bytes():
-                        file.write(chunk)
-            part.replace(to)
+                    raise error_of(self._read(response))
+                check_whole(self.where, response)
+                for chunk in response.iter_bytes():
+                    file.write(chunk)
         except TRANSIENT as error:
             raise unreachable(self.where, error) from error
-        finally:
-            part.unlink(missing_ok=True)
         return to
 
     def _follow(self, job_id: str, deadline: Deadline) -> Iterator[Update]:
@@ -159,9 +181,12 @@ class Client:
 
     def _stream(self, follower: Follower, deadline: Deadline) -> Iterator[Update]:
         timeout = stream_timeout(deadline)
-        with self._http.stream("GET", follower.path, headers=follower.headers(), timeout=timeout) as response:
+        with (
+            telling(self.where, self._http),
+            self._http.stream("GET", follower.path, headers=follower.headers(), timeout=timeout) as response,
+        ):
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                return follower.refused(Answer(status=response.status_code, body=response.read()))
+                return follower.refused(self._read(response))
             for chunk in response.iter_bytes():
                 yield from follower.feed(chunk)
                 if deadline.nearer_than(timeout):

@@ -21,6 +21,8 @@ _BEGIN, _END_OF_RESULT = b'{"result":', b',"circumstances":'
 _STEP = re.compile(rb'^\{"result":\{"step":(\d{1,18}),')
 # how `dump` begins its rows, each on a line of its own
 _ROWS = b'"rows": ['
+# what JSON may write as it is, and a terminal may obey
+_NOT_PLAIN = re.compile(r"[^\n -~]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +93,15 @@ def dump_lines(lines: Iterable[bytes], **about: object) -> Iterator[str]:
     yield f"{{\n{facts} {_ROWS.decode()}"
     separator = "\n"
     for line in lines:
-        yield f"{separator}{line.decode()}"
+        yield f"{separator}{_NOT_PLAIN.sub(_escaped, line.decode())}"
         separator = ",\n"
     yield "\n]}"
+
+
+def _escaped(character: re.Match[str]) -> str:
+    """As JSON writes it in ASCII: what is written may be shown by a terminal."""
+    units = character[0].encode("utf-16-be")
+    return "".join(f"\\u{units[i : i + 2].hex()}" for i in range(0, len(units), 2))
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
@@ -140,7 +148,7 @@ def load(text: str | bytes, name: str = "the file") -> list[LedgerRow]:
     try:
         document = json.loads(text)
         return [LedgerRow.model_validate(row) for row in document["rows"]]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         detail = f"{error.error_count()} fields are wrong" if isinstance(error, ValidationError) else str(error)
         raise UserError(f"{name} is no ledger as `surefoot ledger --json` writes it: {detail}") from None
 

@@ -6,7 +6,7 @@ kept whole, as an opaque object. Neither means anything here, but readers of tha
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -40,7 +40,9 @@ __all__ = [
 _MANY = 10_000
 
 # Clocks of nodes may be wrong by years, and what happened is told all the same; but every reader can count with it.
-At = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC))]
+At = Annotated[
+    AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=timezone.utc), lt=datetime(2200, 1, 1, tzinfo=timezone.utc))
+]
 Whole = Annotated[int, Field(ge=0, le=MAX_WHOLE)]
 # how many trainers there are, which the store keeps in 32 bits
 Count = Annotated[int, Field(ge=0, le=1_000_000)]

@@ -6,10 +6,20 @@ import _imp
 import json
 import re
 import sys
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
+
+from surefoot._compat import StrEnum
 
 __all__ = [
     "CODE_FOLDER",
@@ -33,8 +43,40 @@ CODE_FOLDER = "surefoot-code"
 # So many names of what was left out of the package travel with a job.
 MAX_LEFT_OUT = 100
 
-# Beside those built into the interpreter: imported before any code of a user's.
-_EARLIER = frozenset({"encodings", "sitecustomize", "usercustomize"})
+MAX_PIP = 200
+MAX_ENV = 500
+MAX_ENV_VALUE_CHARS = 32_768
+# how deep the config may be nested, and how large its whole numbers may be
+MAX_CONFIG_DEPTH = 24
+MAX_CONFIG_INT = 2**64
+
+# Beside those built into the interpreter: imported before any code of a user's. Named, since it is the trainers' Python that counts: the
+# one that submits may be an older one, in which fewer modules are frozen.
+_EARLIER = frozenset(
+    {"encodings", "sitecustomize", "usercustomize", "abc", "codecs", "io", "os", "runpy", "site", "stat", "zipimport"}
+    | {"genericpath", "ntpath", "posixpath"}
+)
+
+
+def at_most(most: int) -> BeforeValidator:
+    """Refuse a mapping of more entries before it looks at any: pydantic tells the errors of all of them otherwise."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > most:
+            raise ValueError(f"there are {len(value)} entries; at most {most} are taken")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _plain(text: str) -> str:
+    if any(ord(c) < 32 or ord(c) == 127 for c in text):
+        raise ValueError(f"{text!r} has control characters")
+    return text
+
+
+# text that ends up in paths, URLs and command lines
+Plain = AfterValidator(_plain)
 
 
 def named_file(entrypoint: str) -> str | None:
@@ -69,39 +111,51 @@ class JobState(StrEnum):
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
 
-class Resources(BaseModel):
+class Strict(BaseModel):
+    """What is taken in: frozen, and closed to fields that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_are_few(cls, data: Any) -> Any:
+        # pydantic would tell every one of a hundred thousand unknown fields
+        if isinstance(data, dict) and len(data) > len(cls.model_fields) + _UNKNOWN_TOLD:
+            raise ValueError(f"there are {len(data)} fields; it has {len(cls.model_fields)}")
+        return data
+
+
+# so many unknown fields are named
+_UNKNOWN_TOLD = 20
+
+
+class Resources(Strict):
     """What Ray reserves for one trainer."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    cpus: Annotated[float, Field(gt=0, le=4096)] = 1.0
-    gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
+    cpus: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] = 1.0
+    gpus: Annotated[float, Field(ge=0, le=64, allow_inf_nan=False)] = 0.0
 
 
-class CheckpointPolicy(BaseModel):
+class CheckpointPolicy(Strict):
     """When durable checkpoints are made, where, and which are kept. None of it changes a bit of the result."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     # one after every so many steps; None: not by steps
-    every_steps: Annotated[int, Field(ge=1)] | None = None
+    every_steps: Annotated[int, Field(ge=1, le=2**53)] | None = None
     # one at the first step boundary after every so many seconds; None: not by time
-    every_s: Annotated[float, Field(ge=1, le=86_400)] | None = 300.0
+    every_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] | None = 300.0
     # how many of the newest are kept
     keep: Annotated[int, Field(ge=1, le=1000)] = 2
     # a logged value: the checkpoint of the step where it was best so far is kept as well
-    best: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    best: Annotated[str, Field(min_length=1, max_length=200), Plain] | None = None
     best_mode: Literal["min", "max"] = "min"
     # a folder that every trainer's node sees, or any fsspec URL ("s3://bucket/runs"); None: where the service puts them
-    url: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    url: Annotated[str, Field(min_length=1, max_length=1000), Plain] | None = None
     # whether the end of training is saved: a last checkpoint, and the modules as safetensors
     final: bool = True
 
 
-class JobSpec(BaseModel):
+class JobSpec(Strict):
     """Everything that defines a job. Two jobs with the same spec (but trainers) end with the same bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w][\w .:-]*$")] = "job"
     # "module:function", importable from the root of the package; or "folder/script.py:function"
@@ -136,21 +190,26 @@ class JobSpec(BaseModel):
     max_failures: Annotated[int, Field(ge=0, le=10_000)] = 10
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy)
     # begin from this checkpoint, or from the newest one below this URL (another job's), instead of from step 0
-    restore: Annotated[str, Field(min_length=1, max_length=2000)] | None = None
+    restore: Annotated[str, Field(min_length=1, max_length=2000), Plain] | None = None
     # pip requirements of the training code, installed by Ray's runtime environment
-    pip: tuple[Annotated[str, Field(max_length=300)], ...] = ()
+    pip: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=MAX_PIP, fail_fast=True)] = ()
     # environment of the trainers; shown to whoever may list jobs, so never secrets
-    env: dict[str, str] = Field(default_factory=dict)
+    env: Annotated[
+        dict[Annotated[str, Field(max_length=200)], Annotated[str, Field(max_length=MAX_ENV_VALUE_CHARS)]],
+        Field(max_length=MAX_ENV),
+        at_most(MAX_ENV),
+    ] = Field(default_factory=dict)
     # what lay in the folder and is not in the package (not all of it, if it is much), and why: so that whoever misses it can say so
     left_out: Annotated[
         dict[Annotated[str, Field(max_length=500)], Annotated[str, Field(max_length=300)]],
         Field(max_length=MAX_LEFT_OUT),
+        at_most(MAX_LEFT_OUT),
     ] = Field(default_factory=dict)
 
     @field_validator("entrypoint")
     @classmethod
     def _entrypoint_names_a_function(cls, value: str) -> str:
-        if not ENTRYPOINT.match(value):
+        if not ENTRYPOINT.fullmatch(value):
             raise ValueError(f'entrypoint {value!r} must look like "package.module:function"')
         return value
 
@@ -158,7 +217,7 @@ class JobSpec(BaseModel):
     @classmethod
     def _requirements_say_something(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for requirement in value:
-            if not requirement.strip() or "\n" in requirement or "\r" in requirement:
+            if not requirement.strip() or any(ord(c) < 32 or ord(c) == 127 for c in requirement):
                 raise ValueError(
                     f"{requirement!r} is no pip requirement: give one a line, such as 'einops==0.8', or leave it out"
                 )
@@ -169,9 +228,22 @@ class JobSpec(BaseModel):
     def _config_is_plain_json(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
         # What JSON cannot say (NaN, half a surrogate pair) would reach the trainers as something else, or not at all.
         try:
+            _check_values(value)
             json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
         except ValueError as error:
             raise ValueError(f"config must be plain JSON, with finite numbers: {error}") from None
+        return value
+
+    @field_validator("env")
+    @classmethod
+    def _env_is_one(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, text in value.items():
+            if not name or "=" in name or "\0" in name:
+                raise ValueError(
+                    f"{name!r} is no name of an environment variable: it must not be empty, nor have = or NUL"
+                )
+            if "\0" in text:
+                raise ValueError(f"the value of {name!r} has a NUL; no environment can hold it")
         return value
 
     @model_validator(mode="after")
@@ -207,3 +279,20 @@ class JobSpec(BaseModel):
         return self.model_dump(
             mode="json", include={"entrypoint", "package", "config", "seed", "batch_size", "sub_tasks", "threads"}
         )
+
+
+def _check_values(config: JsonValue) -> None:
+    """Raise ValueError for values too deep or too large, looked at level by level."""
+    level: list[JsonValue] = [config]
+    for _ in range(MAX_CONFIG_DEPTH):
+        inner: list[JsonValue] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner.extend(value.values())
+            elif isinstance(value, list):
+                inner.extend(value)
+            elif isinstance(value, int) and abs(value) > MAX_CONFIG_INT:
+                raise ValueError("whole numbers go up to 2**64")
+        level = inner
+    if any(isinstance(value, dict | list) for value in level):
+        raise ValueError(f"it is nested more than {MAX_CONFIG_DEPTH} levels deep")

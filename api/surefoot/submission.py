@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Required, TypedDict
+from typing import Any
 from uuid import uuid4
 
 from pydantic import ValidationError
+from typing_extensions import Required, TypedDict
 
 from surefoot._requests import spec_error
 from surefoot.entrypoint import Entrypoint, locate
@@ -91,6 +92,28 @@ def prepare(
 
     `spec`: further fields of JobSpec, by name. Raises EntrypointError, PackageError and SpecError.
     """
+    try:
+        return _prepared(train, batch_size, folder, name, cpus, gpus, config, env, spec)
+    except UserError:
+        raise
+    except (OSError, UnicodeError) as error:
+        about = f"{error.filename}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+        raise PackageError(f"the code cannot be read: {about}") from error
+    except (RecursionError, MemoryError) as error:
+        raise PackageError("the code cannot be read: the entrypoint's file is nested too deeply") from error
+
+
+def _prepared(
+    train: str | Callable[..., Any],
+    batch_size: int,
+    folder: str | os.PathLike[str] | None,
+    name: str | None,
+    cpus: float,
+    gpus: float,
+    config: Mapping[str, Any] | None,
+    env: Mapping[str, str] | None,
+    spec: dict[str, Any],
+) -> Submission:
     unknown = sorted(set(spec) - set(SubmitOptions.__annotations__))
     if unknown:
         raise TypeError(f"submit() takes no {', '.join(unknown)}; it takes {', '.join(SubmitOptions.__annotations__)}")

@@ -10,11 +10,11 @@ ends.
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from surefoot._compat import StrEnum
 from surefoot.events import Command, Event, FaultKind, LedgerRow
 from surefoot.spec import JobState
 from surefoot.stored_spec import AnySpec, RunnableSpec
@@ -24,6 +24,7 @@ __all__ = [
     "AuditAction",
     "AuditEntry",
     "AuditPage",
+    "Check",
     "CheckpointList",
     "CheckpointView",
     "Claimed",
@@ -35,9 +36,11 @@ __all__ = [
     "JobList",
     "JobView",
     "LedgerPage",
+    "NotReady",
     "NumberedEvent",
     "PackageView",
     "Problem",
+    "Ready",
     "ResizeRequest",
 ]
 
@@ -244,3 +247,25 @@ class Health(View):
     version: str
     # whether the Ray cluster answered when last asked; None: no cluster is configured, or it was not asked yet
     ray: bool | None = None
+
+
+class Check(View):
+    """One of the things that the service needs."""
+
+    # "database", "migrations", "packages", "storage", "cluster"
+    name: str
+    ok: bool
+    # what is wrong with it; empty where nothing is
+    detail: str = ""
+
+
+class Ready(View):
+    """That the service can do its work."""
+
+    checks: tuple[Check, ...] = ()
+
+
+class NotReady(Problem):
+    """That it cannot, and why."""
+
+    checks: tuple[Check, ...] = ()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
+
+from surefoot._compat import StrEnum
 
 __all__ = ["EventKind", "FaultKind", "UnknownWord"]
 

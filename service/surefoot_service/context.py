@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 
 from surefoot_service.bells import Bells
 from surefoot_service.keys import Keys
 from surefoot_service.packages import PackageStore
-from surefoot_service.problems import ProblemError
+from surefoot_service.rest.readiness import Readiness
+from surefoot_service.rest.tokens import KnownTokens, bearer, check_attempt, check_user
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
+from surefoot_service.waiting import Waiting
 
-__all__ = ["AttemptToken", "ClusterSight", "Service", "ServiceDep", "User", "utc_now"]
+__all__ = ["GUARDS", "AttemptToken", "ClusterSight", "Guard", "Service", "ServiceDep", "User", "service_of", "utc_now"]
 
 
 def utc_now() -> datetime:
@@ -34,6 +36,10 @@ class ClusterSight:
     heard: dict[str, datetime] = field(default_factory=dict)
     # whether this process takes ended attempts off a cluster
     watched: bool = False
+    # whether there is to be one: an app without serves what it has stored, and its jobs wait
+    expected: bool = False
+    # asks the cluster whether it is there, raising RayError where not; None: it is still starting
+    ask: Callable[[], Awaitable[object]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,44 +52,57 @@ class Service:
     keys: Keys
     bells: Bells = field(default_factory=Bells)
     cluster: ClusterSight = field(default_factory=ClusterSight)
+    tokens: KnownTokens = field(default_factory=KnownTokens)
+    # what it needs, looked at; the probes are given once all of it is made
+    readiness: Readiness = field(default_factory=Readiness)
+    waiting: Waiting = field(default_factory=Waiting)
     now: Callable[[], datetime] = utc_now
 
 
-async def _service(request: Request) -> Service:
-    # a coroutine only so that no thread is asked for it
+def service_of(request: Request) -> Service:
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
 
 
+async def _service(request: Request) -> Service:
+    """As `service_of`: a coroutine only so that no thread is asked for it."""
+    return service_of(request)
+
+
 ServiceDep = Annotated[Service, Depends(_service)]
 
+# These declare in the OpenAPI document which token a route takes; the guards below are what checks it.
 _user_scheme = HTTPBearer(auto_error=False, scheme_name="user", description="The token in <data folder>/token.")
 _attempt_scheme = HTTPBearer(
     auto_error=False, scheme_name="attempt", description="What a launcher got for its claim code."
 )
 
-_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+
+async def _user(request: Request, service: ServiceDep, _: Annotated[Any, Depends(_user_scheme)]) -> None:
+    check_user(request.headers, service.keys)
 
 
-async def _user(
-    service: ServiceDep, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_user_scheme)]
-) -> None:
-    if given is None or not service.keys.is_user(given.credentials):
-        raise ProblemError(
-            401, "the Authorization header must carry the service's token (see <data folder>/token)", headers=_CHALLENGE
-        )
+async def _attempt_token(request: Request, _: Annotated[Any, Depends(_attempt_scheme)]) -> str:
+    """Return the bearer token; what it may do is the store's to say, inside the transaction that it is used in."""
+    return bearer(request.headers, "the attempt's token")
 
 
 # a route that only the service's user may call
 User = Depends(_user)
-
-
-async def _attempt_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_attempt_scheme)]) -> str:
-    """Return the bearer token; what it may do is the store's to say, inside the transaction that it is used in."""
-    if given is None:
-        raise ProblemError(401, "the Authorization header must carry the attempt's token", headers=_CHALLENGE)
-    return given.credentials
-
-
+# a route that only an attempt may call: the token that it brought
 AttemptToken = Annotated[str, Depends(_attempt_token)]
+
+Guard = Callable[[Request, Service], Awaitable[None]]
+
+
+async def _guard_user(request: Request, service: Service) -> None:
+    check_user(request.headers, service.keys)
+
+
+async def _guard_attempt(request: Request, service: Service) -> None:
+    await check_attempt(request.headers, request.path_params["attempt"], service.tokens, service.database)
+
+
+# What is checked before anything of a request's body is read, by the dependency that a route declares.
+GUARDS: Mapping[Callable[..., Any], Guard] = {_user: _guard_user, _attempt_token: _guard_attempt}

@@ -5,14 +5,20 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from functools import partial
+from zipfile import BadZipFile
 
 from surefoot_service.context import Service
 from surefoot_service.packages import for_ray
-from surefoot_service.ray_jobs import RayJob, RayJobs
+from surefoot_service.ray_jobs import RayJob, RayJobs, RayRefusedError, RayUnavailableError
 from surefoot_service.store.attempts import package_name
 from surefoot_service.store.reconcile import Watched
+from surefoot_service.waiting import BusyError, HungError, Kind
 
-__all__ = ["Launch"]
+__all__ = ["Launch", "PackageGoneError"]
+
+
+class PackageGoneError(RayRefusedError):
+    """The job's code is no longer on the service's disk: it cannot be launched, however often that is tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +36,24 @@ class Launch:
         The environment of a Ray job is shown to whoever may list jobs: it carries a claim code that works once, no token.
         """
         attempt, sha256 = watched.attempt, watched.spec.package
-        await self.ray.ensure_package(package_name(sha256), partial(for_ray, self.service.packages.path(sha256)))
+        await self.ray.ensure_package(package_name(sha256), partial(self._package, sha256))
         env = {**self._env(attempt.id), "SUREFOOT_CLAIM": self.service.keys.claim_code(attempt.id)}
         await self.ray.submit(attempt.submission_id, self._entrypoint("surefoot_actors.launcher"), env)
+
+    async def _package(self, sha256: str) -> bytes:
+        """Return the package as Ray is to unpack it. Raises PackageGoneError, and RayUnavailableError where the disk does not answer."""
+        path = self.service.packages.path(sha256)
+        try:
+            return await self.service.waiting.run(Kind.LAUNCHES, for_ray, path)
+        except (FileNotFoundError, BadZipFile) as error:
+            raise PackageGoneError(
+                f"the job's code, package {sha256}, is no longer whole on the control plane's disk; submit the job again: "
+                "that uploads it anew"
+            ) from error
+        except (OSError, BusyError, HungError) as error:
+            raise RayUnavailableError(
+                f"package {sha256} cannot be read from the control plane's disk: {error}"
+            ) from error
 
     async def clean_up(self, watched: Watched) -> RayJob | None:
         """End the launcher and remove the attempt's actors by name. Return how far the clean-up is; None: just asked for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import io
 import os
@@ -16,13 +15,15 @@ from collections.abc import AsyncIterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import BinaryIO
 
-from surefoot.errors import PackageError
+from surefoot.errors import PackageError, SurefootError
 from surefoot.spec import CODE_FOLDER
 from surefoot_service.durable import sync_folder
 from surefoot_service.settings import Settings
+from surefoot_service.waiting import Kind, Waiting
 
-__all__ = ["Limits", "PackageStore", "TooLargeError", "check_zip", "for_ray", "limits_of"]
+__all__ = ["FolderError", "Limits", "PackageStore", "TooLargeError", "check_zip", "for_ray", "limits_of"]
 
 _CHUNK = 1024 * 1024
 # Text packs about 10:1, zeros 1000:1; a package that is all generated data can still go up in several files.
@@ -32,10 +33,20 @@ _RATIO_FROM_BYTES = 10 * _CHUNK
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
 _FILE = re.compile(r"^[0-9a-f]{64}\.zip$")
+# what every file system takes, with a folder before it: as long as Linux's PATH_MAX is, and no deeper than anybody's code
+_MAX_PATH_BYTES = 1024
+_MAX_NAME_BYTES = 255
+_MAX_PARTS = 64
+# what an entry takes in a zip's table of contents, its path among it, on average
+_ENTRY_BYTES = 300
 
 
 class TooLargeError(PackageError):
     """An upload above the limit."""
+
+
+class FolderError(SurefootError):
+    """The folder of packages cannot be written: full, or away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +81,7 @@ def limits_of(settings: Settings) -> Limits:
 def check_zip(path: Path, limits: Limits) -> None:
     """Raise PackageError unless the zip is one that can be unpacked without harm, having decompressed all of it, bounded."""
     try:
+        _check_size_of_contents(path, limits)
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             if not any(not m.is_dir() for m in members):
@@ -96,9 +108,30 @@ def check_zip(path: Path, limits: Limits) -> None:
         raise PackageError(f"the package is not a sound zip: {error}") from error
 
 
+def _check_size_of_contents(path: Path, limits: Limits) -> None:
+    """Refuse a table of contents longer than one of `limits.entries` can be, before zipfile makes an object of each entry."""
+    with path.open("rb") as file:
+        # zipfile's own reading of where the table lies, so that no other is checked than the one it will read
+        found = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if found is not None and found[_TABLE_BYTES] > 64 * 1024 + limits.entries * _ENTRY_BYTES:
+        raise PackageError(f"the package has too many entries, or too long ones; at most {limits.entries} are taken")
+
+
+# where zipfile has the length of the table of contents in what it reads of a zip's end
+_TABLE_BYTES = 5
+
+
 def _check_name(name: str, seen: set[str]) -> None:
     if not name or "\0" in name:
         raise PackageError("the package has an entry without a name")
+    # before anything is made of its parts
+    parts = name.split("/")
+    if len(parts) > _MAX_PARTS or len(name.encode("utf-8", "replace")) > _MAX_PATH_BYTES:
+        raise PackageError(
+            f"the package has a path of {len(parts)} parts and {len(name)} characters: {name[:100]!r}..."
+        )
+    if any(len(part.encode("utf-8", "replace")) > _MAX_NAME_BYTES for part in parts):
+        raise PackageError(f"the package has a name of more than {_MAX_NAME_BYTES} bytes: {name[:100]!r}...")
     windows = PureWindowsPath(name)
     if name.startswith("/") or windows.is_absolute() or windows.drive or "\\" in name:
         raise PackageError(f"the package has an absolute path, or one with backslashes: {name!r}")
@@ -111,10 +144,12 @@ def _check_name(name: str, seen: set[str]) -> None:
 
 
 def _check_tree(members: list[zipfile.ZipInfo]) -> None:
-    files = {PurePosixPath(m.filename) for m in members if not m.is_dir()}
+    files = {str(PurePosixPath(m.filename)) for m in members if not m.is_dir()}
     for member in members:
-        if above := files.intersection(PurePosixPath(member.filename).parents):
-            raise PackageError(f"the package has {str(above.pop())!r} as both a file and a folder")
+        plain = str(PurePosixPath(member.filename))
+        for end, character in enumerate(plain):
+            if character == "/" and plain[:end] in files:
+                raise PackageError(f"the package has {plain[:end]!r} as both a file and a folder")
 
 
 def _check_kind(member: zipfile.ZipInfo) -> None:
@@ -153,10 +188,14 @@ class PackageStore:
 
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._folder, self._limits = folder, limits
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # What an interrupted service left of its uploads.
         for partial in (*folder.glob(".upload-*"), *folder.glob(".removed-*")):
             partial.unlink(missing_ok=True)
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
 
     def path(self, sha256: str) -> Path:
         return self._folder / f"{sha256}.zip"
@@ -188,33 +227,64 @@ class PackageStore:
         aside.unlink()
         return True
 
-    async def receive(self, body: AsyncIterable[bytes]) -> tuple[str, int]:
-        """Take in an upload; return its sha256 and size. Raises PackageError or TooLargeError, leaving nothing behind."""
+    def has(self, sha256: str, size: int) -> bool:
+        """Whether the file is there, with this size: what is recorded of it may outlive it. Blocks."""
+        try:
+            return self.path(sha256).stat().st_size == size
+        except FileNotFoundError:
+            return False
+
+    async def receive(self, body: AsyncIterable[bytes], waiting: Waiting) -> tuple[str, int]:
+        """Take in an upload; return its sha256 and size. Leaves nothing behind of one that it refuses or that breaks off.
+
+        Raises PackageError or TooLargeError for what was sent, FolderError where it cannot be stored.
+        """
         with self._partial() as partial:
-            sha256, size = await self._write(partial, body)
-            await asyncio.to_thread(check_zip, partial, self._limits)
-            partial.replace(self.path(sha256))
-            await asyncio.to_thread(sync_folder, self._folder)
+            sha256, size = await self._write(partial, body, waiting)
+            await waiting.run(Kind.PACKAGES, check_zip, partial, self._limits)
+            with _folder_errors():
+                await waiting.run(Kind.PACKAGES, partial.replace, self.path(sha256))
+                await waiting.run(Kind.PACKAGES, sync_folder, self._folder)
         return sha256, size
 
-    async def _write(self, partial: Path, body: AsyncIterable[bytes]) -> tuple[str, int]:
-        hasher, size = hashlib.sha256(), 0
-        with partial.open("wb") as file:
+    async def _write(self, partial: Path, body: AsyncIterable[bytes], waiting: Waiting) -> tuple[str, int]:
+        hasher, size, pieces = hashlib.sha256(), 0, bytearray()
+        with _folder_errors(), partial.open("wb") as file:
             async for chunk in body:
                 size += len(chunk)
                 if size > self._limits.packed_bytes:
                     raise TooLargeError(f"the package is above {self._limits.packed_bytes} bytes; leave data out of it")
-                hasher.update(chunk)
-                file.write(chunk)
-            file.flush()
-            await asyncio.to_thread(os.fsync, file.fileno())
+                pieces += chunk
+                if len(pieces) >= _CHUNK:
+                    await waiting.run(Kind.PACKAGES, _append, file, hasher, bytes(pieces))
+                    pieces.clear()
+            await waiting.run(Kind.PACKAGES, _append, file, hasher, bytes(pieces))
+            await waiting.run(Kind.PACKAGES, os.fsync, file.fileno())
         return hasher.hexdigest(), size
 
     @contextmanager
     def _partial(self) -> Iterator[Path]:
-        handle, name = tempfile.mkstemp(prefix=".upload-", dir=self._folder)
+        with _folder_errors():
+            handle, name = tempfile.mkstemp(prefix=".upload-", dir=self._folder)
         os.close(handle)
         try:
             yield Path(name)
         finally:
             Path(name).unlink(missing_ok=True)
+
+
+def _append(file: BinaryIO, hasher: hashlib._Hash, piece: bytes) -> None:
+    """Write a piece and hash it; the disk's pace is a thread's."""
+    hasher.update(piece)
+    file.write(piece)
+    file.flush()
+
+
+@contextmanager
+def _folder_errors() -> Iterator[None]:
+    try:
+        yield
+    except ConnectionError:
+        raise  # of whoever sends the body
+    except OSError as error:
+        raise FolderError(f"the folder of packages cannot be written: {error.strerror or error}") from error

@@ -15,10 +15,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from surefoot._network import keep_loopback_direct
 from surefoot.errors import SurefootError
 from surefoot_service.keys import new_token, private_file
 from surefoot_service.processes import MARK, kill_marked, marked, wait_for_marked
 from surefoot_service.ray_jobs import RayError, open_ray_jobs
+from surefoot_service.settings import Settings
 
 __all__ = ["HeadError", "RayHead", "clear_leftovers"]
 
@@ -28,9 +30,16 @@ _READY_S = 180.0
 _PROBE_S = 0.1
 _GRACE_S = 15.0
 _TIDY_S = 5.0
+# in the head's own folder, which nobody else may enter
+_TOKEN_FILE = "auth_token"
 # what of the caller's environment would lead the head astray, or is not for the code that runs on it
 _NOT_PASSED_ON = ("RAY_ADDRESS", "RAY_AUTH", "RAY_TMPDIR", "RAY_NAMESPACE", "RAY_START_HOOK")
-_SECRET = ("SUREFOOT_TOKEN", "SUREFOOT_RAY_AUTH_TOKEN", "SUREFOOT_DATABASE_URL")
+# the service's own settings, secrets among them, and how the SDK finds it
+_OUR_OWN = frozenset({"TOKEN", "URL", *(name.upper() for name in Settings.model_fields)})
+_SECRET = frozenset({"PGPASSWORD", *(f"SUREFOOT_{name}" for name in _OUR_OWN)})
+# Ray's name for what it does on a laptop of another kind: the node's address is the loopback, on which all of its processes then listen.
+# (`--node-ip-address=127.0.0.1` does not: Ray takes another address of the machine for it.)
+_LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 # Linux ends the head when whoever started it is gone, however that came.
 _EXEC = """\
 import ctypes, os, sys
@@ -65,6 +74,7 @@ class RayHead:
 
     async def start(self) -> None:
         """Start the head's processes."""
+        private_file(self._temp / _TOKEN_FILE, self.token)
         with (self._temp / "start.log").open("wb") as output:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -144,13 +154,16 @@ class RayHead:
         return ["start", *flags, *(f"--{name}={value}" for name, value in options.items())]
 
     def _environment(self, outer: Mapping[str, str]) -> dict[str, str]:
-        kept = {k: v for k, v in outer.items() if not k.startswith(_NOT_PASSED_ON) and k not in _SECRET}
+        kept = {k: v for k, v in outer.items() if not k.startswith(_NOT_PASSED_ON) and k.upper() not in _SECRET}
+        keep_loopback_direct(kept)
         return kept | {
             MARK: self._traces.mark,
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": self.token,
+            # by a file: an environment is shown to whoever can list processes, and goes on to whatever they start
+            "RAY_AUTH_TOKEN_PATH": str(self._temp / _TOKEN_FILE),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_enable_metrics_collection": "0",
+            **_LOOPBACK_ONLY,
         }
 
     async def _probe(self) -> None:

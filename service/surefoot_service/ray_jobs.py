@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +10,7 @@ from typing import Any
 
 import httpx
 
+from surefoot._network import direct_async_client
 from surefoot.errors import SurefootError
 
 __all__ = [
@@ -99,12 +99,11 @@ class RayJobs:
         found = answer.json()["data"]["result"]["result"]
         return {str(a["name"]).rpartition("/")[0]: _death(a.get("death_cause")) for a in found if a.get("name")}
 
-    async def ensure_package(self, name: str, read: Callable[[], bytes]) -> None:
+    async def ensure_package(self, name: str, read: Callable[[], Awaitable[bytes]]) -> None:
         """Put what `read` returns into Ray's object store as `name`, unless it is there; either way Ray keeps it for ten minutes."""
         url = f"/api/packages/gcs/{name}"
         if await self._maybe("GET", url) is None:
-            content = await asyncio.to_thread(read)
-            await self._call("PUT", url, content=content, timeout=_UPLOAD_TIMEOUT_S)
+            await self._call("PUT", url, content=await read(), timeout=_UPLOAD_TIMEOUT_S)
             await self._call("GET", url)
 
     async def submit(self, submission_id: str, entrypoint: str, env: Mapping[str, str]) -> None:
@@ -190,5 +189,5 @@ async def open_ray_jobs(address: str, token: str | None) -> AsyncIterator[RayJob
     """Yield the calls to the cluster whose dashboard is at `address` ("http://head:8265")."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     # No proxy of the environment: the cluster is a neighbour, and its token is not for others.
-    async with httpx.AsyncClient(base_url=address, headers=headers, timeout=_TIMEOUT, trust_env=False) as client:
+    async with direct_async_client(address, headers=headers, timeout=_TIMEOUT) as client:
         yield RayJobs(client)

@@ -42,9 +42,11 @@ async def reconciling(service: Service, address: str, token: str | None, python:
     async with open_ray_jobs(address, token) as ray:
         service.cluster.watched = True
         loop = asyncio.create_task(Reconciler(service, Launch(service=service, ray=ray, python=python)).run())
+        service.cluster.expected, service.cluster.ask = True, ray.session_name
         try:
             yield
         finally:
+            service.cluster.ask = None
             loop.cancel()
             await asyncio.gather(loop, return_exceptions=True)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-__all__ = ["MIB", "Settings"]
+from surefoot_service.places import PROTOCOLS, read_place
 
-MIB = 1024 * 1024
+__all__ = ["KIB", "MIB", "Settings"]
+
+KIB = 1024
+MIB = 1024 * KIB
 
 
 class Settings(BaseSettings):
@@ -37,10 +42,23 @@ class Settings(BaseSettings):
     # and all that is in it, unpacked
     max_unpacked_bytes: Annotated[int, Field(ge=1)] = 1024 * MIB
     max_package_entries: Annotated[int, Field(ge=1)] = 20_000
-    # any other request's body
-    max_body_bytes: Annotated[int, Field(ge=1)] = 16 * MIB
+    # what a supervisor posts at a time; it halves its batches where they are above
+    max_body_bytes: Annotated[int, Field(ge=1)] = 2 * MIB
+    # a job's spec: it is in every answer about the job
+    max_spec_bytes: Annotated[int, Field(ge=1)] = 256 * KIB
+    # connections at a time; a few more are taken for health and attempts. Fewer where the process may not have so many files open
+    max_connections: Annotated[int, Field(ge=1)] = 1000
+    # how long a connection may take to ask for something, its first time and between requests
+    request_s: Annotated[float, Field(gt=0)] = 15.0
+    # how long a body may take: so many seconds, and as long again as its bytes take at this rate
+    body_grace_s: Annotated[float, Field(gt=0)] = 10.0
+    body_bytes_per_s: Annotated[float, Field(gt=0)] = 8.0 * KIB
+    # how long whoever asked may leave an answer unread
+    unread_s: Annotated[float, Field(gt=0)] = 30.0
     # where jobs that name no place have their checkpoints: a folder that every node sees, or an fsspec URL; None: in the data folder
     checkpoints: str | None = None
+    # where checkpoints and models may lie, by the names of fsspec, with commas: what reaches any host ("http") is not for everybody
+    storage_protocols: Annotated[tuple[str, ...], NoDecode] = PROTOCOLS
     # how long a cancelled job's supervisor has to confirm before the job is cleaned up without it
     cancel_grace_s: Annotated[float, Field(gt=0)] = 30.0
 
@@ -64,7 +82,24 @@ class Settings(BaseSettings):
     def _urls_have_no_tail(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError(f'{value!r} must be a URL that starts with "http://" or "https://"')
+        if value is not None and "@" in urlsplit(value).netloc:
+            raise ValueError("leave the user and password out of the URL: it is told to whoever may list Ray's jobs")
         return value.rstrip("/") if value else value
+
+    @field_validator("checkpoints", mode="after")
+    @classmethod
+    def _home_of_checkpoints_is_expanded(cls, value: str | None) -> str | None:
+        return os.path.expanduser(value) if value and value.startswith("~") else value
+
+    @field_validator("storage_protocols", mode="before")
+    @classmethod
+    def _protocols_are_split(cls, value: Any) -> Any:
+        return tuple(p.strip() for p in value.split(",") if p.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _checkpoints_may_lie_there(self) -> Settings:
+        read_place(self.checkpoint_place, self.storage_protocols)
+        return self
 
     @property
     def checkpoint_place(self) -> str:

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import uvicorn
-from fastapi import FastAPI
 from pydantic import ValidationError
-from rich.console import Console
+from rich.markup import escape
 
+from surefoot._network import keep_loopback_direct
+from surefoot.cli.printing import PlainConsole
 from surefoot.errors import SurefootError, UserError
 from surefoot.spec import JobState
 from surefoot_service import logs
@@ -25,6 +25,7 @@ from surefoot_service.context import Service
 from surefoot_service.data_folder import announced, locked
 from surefoot_service.ray_head import RayHead, clear_leftovers
 from surefoot_service.reconciler import reconciling
+from surefoot_service.rest.server import Server
 from surefoot_service.settings import Settings
 from surefoot_service.store import reconcile
 
@@ -32,10 +33,8 @@ __all__ = ["up"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-# how long an answer that is under way may take at the end; streams and polls are told, and end at once
-_LAST_ANSWERS_S = 5
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = PlainConsole(stderr=True, highlight=False, soft_wrap=True)
 
 
 def up(
@@ -54,6 +53,7 @@ def up(
     """
     settings = _settings({"data": data, "host": host, "port": port, "ray_address": ray_address})
     logs.configure()
+    keep_loopback_direct(os.environ)
     with locked(settings.data), _listening(settings) as (listener, bound):
         if clear_leftovers(bound.data):
             console.print("An earlier `surefoot up` was killed; what its Ray head had left is removed.")
@@ -84,26 +84,6 @@ def _listening(settings: Settings) -> Iterator[tuple[socket.socket, Settings]]:
         yield listener, settings.model_copy(update={"port": listener.getsockname()[1]})
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to `up`, and says when it accepts connections."""
-
-    def __init__(self, app: FastAPI) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=_LAST_ANSWERS_S
-            )
-        )
-        self.accepting = asyncio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.accepting.set()
-
-
 class _Heads:
     """The Ray head of this `up`, and its successors: one at a time."""
 
@@ -121,7 +101,7 @@ class _Heads:
 async def _serve(settings: Settings, listener: socket.socket, heads: _Heads | None) -> None:
     """Serve until told to stop, or until the server ends or a head does not start; nothing is left of either."""
     app = create_app(settings)
-    server, told = _Server(app), asyncio.Event()
+    server, told = Server(app, settings), asyncio.Event()
     with _signals(told, heads):
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
@@ -133,6 +113,7 @@ async def _serve(settings: Settings, listener: socket.socket, heads: _Heads | No
                 if heads is None:
                     await _first_of(serving, told.wait())
                 else:
+                    app.state.service.cluster.expected = True
                     await _with_heads(app.state.service, heads, serving, told)
         finally:
             if isinstance(service := getattr(app.state, "service", None), Service):
@@ -193,13 +174,12 @@ async def _first_of(*waits: Awaitable[object]) -> None:
 
 
 def _greet(settings: Settings) -> None:
-    console.print(f"Surefoot listens on [bold]{settings.url}[/bold]; everything is kept in {settings.data}")
-    where = settings.ray_address or "a local head, which is starting"
+    url, data = escape(settings.url), escape(str(settings.data))
+    console.print(f"Surefoot listens on [bold]{url}[/bold]; everything is kept in {data}")
+    where = escape(settings.ray_address or "a local head, which is starting")
     console.print(f"Ray: {where}. Jobs wait in the queue until it is ready.")
     if settings.ray_address and settings.public_url is None and settings.host in _LOOPBACK:
-        console.print(
-            f"The cluster must reach {settings.url}; if it runs elsewhere, set --host and SUREFOOT_PUBLIC_URL."
-        )
+        console.print(f"The cluster must reach {url}; if it runs elsewhere, set --host and SUREFOOT_PUBLIC_URL.")
     console.print("Try, in another terminal: [bold]surefoot submit train:train --batch-size 64[/bold]")
     console.print("Ctrl-C stops it.")
 

@@ -21,6 +21,7 @@ from surefoot_actors.cluster import FaultRefusedError, TrainerSetup
 from surefoot_actors.pulse import SILENT_AFTER_S, STALL_AFTER_S, STOPPED_AFTER_S, Beat, Condition, PulseServer, Watch
 from surefoot_actors.pulse_trainer import start_helper
 from surefoot_actors.pulse_watch import BLIND_AFTER_S, FIRST_BEAT_S
+from surefoot_actors.sealed import Sealed
 
 from ..kernel import memory_limit
 from ..processes import helpers
@@ -195,12 +196,13 @@ TRAINER = textwrap.dedent("""
     from surefoot.spec import JobSpec
     from surefoot_actors.cluster import TrainerSetup
     from surefoot_actors.pulse_trainer import Helper, mark
+    from surefoot_actors.sealed import Sealed
     port, secret, name = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     if sys.argv[4]:
         with open(sys.argv[4], "w") as group:
             group.write(str(os.getpid()))
     spec = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
-    helper = Helper(TrainerSetup(attempt="a1", trainer=name, spec=spec, pulse=("127.0.0.1", port), pulse_secret=secret))
+    helper = Helper(TrainerSetup(attempt="a1", trainer=name, spec=spec, pulse=("127.0.0.1", port)), Sealed(secret))
     helper.start()
     mark(17, 3)
     for line in sys.stdin:
@@ -247,7 +249,7 @@ async def server() -> AsyncIterator[PulseServer]:
 def process(
     server: PulseServer, name: str = "t1", secret: str | None = None, group: str = ""
 ) -> Iterator[subprocess.Popen[bytes]]:
-    arguments = [str(server.address[1]), secret or server.secret, name, group]
+    arguments = [str(server.address[1]), secret or server.sealed.reveal(), name, group]
     started = subprocess.Popen([sys.executable, "-c", TRAINER, *arguments], stdin=subprocess.PIPE)
     try:
         yield started
@@ -301,7 +303,7 @@ async def test_a_stopped_trainer_is_stopped_then_fenced(server: PulseServer) -> 
         await told.wait("t1", Condition.RUNNING)
         trainer.send_signal(signal.SIGSTOP)
         await told.wait("t1", Condition.STOPPED)
-        assert server.snapshot()["t1"][0] is Condition.STOPPED
+        assert server.condition("t1") is Condition.STOPPED
         assert await server.fence("t1")
         assert await asyncio.to_thread(trainer.wait, LIVENESS_S) == -signal.SIGKILL
         assert await server.fence("t1")
@@ -348,7 +350,7 @@ async def test_a_helper_finds_its_server_again_and_another_when_told(server: Pul
     with process(server) as trainer:
         await told.wait("t1", Condition.RUNNING)
         await server.close()
-        await tell(trainer, f"127.0.0.1 {second.address[1]} {second.secret}")
+        await tell(trainer, f"127.0.0.1 {second.address[1]} {second.sealed.reveal()}")
         await told_second.wait("t1", Condition.RUNNING)
         assert await second.fence("t1")
     await second.close()
@@ -393,7 +395,7 @@ async def test_a_fence_is_told_to_whoever_comes_back(server: PulseServer) -> Non
         await told.wait("t1", Condition.RUNNING)
         assert not await second.fence("t1")
         for each in (trainer, other):
-            await tell(each, f"127.0.0.1 {second.address[1]} {second.secret}")
+            await tell(each, f"127.0.0.1 {second.address[1]} {second.sealed.reveal()}")
         assert await asyncio.to_thread(trainer.wait, LIVENESS_S) == -signal.SIGKILL
         await until(lambda: second.condition("t1") is Condition.GONE)
         await until(lambda: second.condition("t2") is Condition.RUNNING)
@@ -427,7 +429,7 @@ RAYLET = textwrap.dedent("""
 async def test_a_trainer_whose_raylet_dies_has_lost_its_node(server: PulseServer) -> None:
     """The fault is done for real to whatever is called a raylet; its trainer ends with it, as Ray's workers do."""
     told = Conditions(server)
-    arguments = [TRAINER, str(server.address[1]), server.secret, "t1", ""]
+    arguments = [TRAINER, str(server.address[1]), server.sealed.reveal(), "t1", ""]
     with subprocess.Popen([sys.executable, "-c", RAYLET, *arguments]) as raylet:  # noqa: ASYNC220
         await told.wait("t1", Condition.RUNNING)
         await server.inject("t1", FaultKind.NODE)
@@ -450,9 +452,9 @@ async def test_strangers_are_not_believed(server: PulseServer) -> None:
 
 
 def test_a_name_with_a_space_is_refused() -> None:
-    setup = TrainerSetup(attempt="a1", trainer="t 1", spec=SPEC, pulse=("127.0.0.1", 1), pulse_secret="x")
+    setup = TrainerSetup(attempt="a1", trainer="t 1", spec=SPEC, pulse=("127.0.0.1", 1))
     with pytest.raises(ValueError, match="'t 1'"):
-        start_helper(setup, os.getpid())
+        start_helper(setup, Sealed("x"), os.getpid())
 
 
 def test_the_helper_is_light() -> None:

@@ -69,7 +69,7 @@ def setup(
         resources=Resources(cpus=cpus),
         env={**env, **({"PYTHONPATH": HERE} if package_env else {}), "MARK": "1"},
     )
-    return TrainerSetup(attempt="a-1", trainer=trainer, spec=spec, pulse=pulse.address, pulse_secret=pulse.secret)
+    return TrainerSetup(attempt="a-1", trainer=trainer, spec=spec, pulse=pulse.address, pulse_secret=pulse.sealed)
 
 
 async def hello(trainer: TrainerHandle, number: int = 1) -> Hello:
@@ -100,8 +100,8 @@ async def test_a_trainer_is_asked_and_answers(cluster: RayCluster, pulse: PulseS
     [(n, _)] = (await waiting).messages
     assert n == last + 1
     assert await trainer.where() == Where(step=3, line="train.py:12")
-    await until(lambda: "t1" in pulse.snapshot())
-    assert pulse.snapshot()["t1"][0] is Condition.RUNNING
+    await until(lambda: pulse.condition("t1") is not None)
+    assert pulse.condition("t1") is Condition.RUNNING
 
 
 async def test_a_kill_is_told_mid_call(cluster: RayCluster, pulse: PulseServer) -> None:
@@ -122,7 +122,7 @@ async def test_a_signal_of_its_own_making_is_seen_by_its_helper(cluster: RayClus
     """Ray says no more than that the process is gone."""
     trainer = await cluster.start_trainer(setup(pulse))
     await hello(trainer)
-    await until(lambda: "t1" in pulse.snapshot())
+    await until(lambda: pulse.condition("t1") is not None)
     with pytest.raises(TrainerGoneError):
         await trainer.deliver(Snapshot(incarnation=1))
     await until(lambda: pulse.condition("t1") is Condition.GONE)
@@ -132,7 +132,7 @@ async def test_a_signal_of_its_own_making_is_seen_by_its_helper(cluster: RayClus
 async def test_kill_ends_a_stopped_process_at_once(cluster: RayCluster, pulse: PulseServer) -> None:
     trainer = await cluster.start_trainer(setup(pulse))
     pid = (await hello(trainer)).pid
-    await until(lambda: "t1" in pulse.snapshot())
+    await until(lambda: pulse.condition("t1") is not None)
     os.kill(pid, signal.SIGSTOP)
     await asyncio.gather(trainer.kill(), trainer.kill())
     assert gone(pid)
@@ -142,7 +142,7 @@ async def test_kill_ends_a_stopped_process_at_once(cluster: RayCluster, pulse: P
 async def test_a_kill_goes_on_where_no_helper_helps(cluster: RayCluster, pulse: PulseServer) -> None:
     trainer = await cluster.start_trainer(setup(pulse))
     pid = (await hello(trainer)).pid
-    await until(lambda: "t1" in pulse.snapshot())
+    await until(lambda: pulse.condition("t1") is not None)
     os.kill(pid, signal.SIGSTOP)
     [helper] = helpers(pid)
     helper.kill()
@@ -155,7 +155,7 @@ async def test_a_kill_goes_on_where_no_helper_helps(cluster: RayCluster, pulse: 
 async def test_faults_are_done_for_real(cluster: RayCluster, pulse: PulseServer) -> None:
     trainer = await cluster.start_trainer(setup(pulse))
     pid = (await hello(trainer)).pid
-    await until(lambda: "t1" in pulse.snapshot())
+    await until(lambda: pulse.condition("t1") is not None)
     with pytest.raises(FaultRefusedError, match="supervisor's own node"):
         await trainer.inject(FaultKind.NODE)
     await trainer.inject(FaultKind.FREEZE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import httpx
@@ -15,7 +15,7 @@ from surefoot.events import Circumstances, EventKind, LedgerRow, Result
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import JobView, NumberedEvent
 
-BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+BEGIN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 
 
 def make_spec(**changes: Any) -> JobSpec:

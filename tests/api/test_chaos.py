@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import pytest
 
@@ -17,7 +17,7 @@ def row(step: int, at: float, *, trainers: int = 2, generation: int = 1) -> Ledg
 
 
 def event(n: int, at: float, kind: EventKind, /, **data: object) -> Event:
-    return Event(source="s", n=n, at=datetime.fromtimestamp(at, UTC), kind=kind, data=data)  # type: ignore[arg-type]
+    return Event(source="s", n=n, at=datetime.fromtimestamp(at, timezone.utc), kind=kind, data=data)  # type: ignore[arg-type]
 
 
 def test_a_quiet_run_is_all_good() -> None:

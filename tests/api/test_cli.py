@@ -371,7 +371,7 @@ def test_diff_sees_final_states(cli: Cli, fake: FakeService) -> None:
             "--config /nowhere.json cannot be read",
         ),
         (["submit", "train:train", "-f", "CODE"], "Missing option"),
-        (["submit", "train:train", "-f", "CODE", "-b", "many"], "unable to parse string as an integer"),
+        (["submit", "train:train", "-f", "CODE", "-b", "many"], "integer"),
         (["resize", "j1", "0"], "this resize is not possible"),
         (["diff", "j1", "CODE/train.py"], "train.py is no ledger"),
         (["--url", "nonsense", "ls"], "no address of a control plane"),

@@ -8,6 +8,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ URL = "http://127.0.0.1:8470"
 class Either:
     """One face for both clients: coroutines are run, async iterators are gathered."""
 
-    def __init__(self, inner: Any, loop: asyncio.Runner | None) -> None:
+    def __init__(self, inner: Any, loop: asyncio.AbstractEventLoop | None) -> None:
         self._inner, self._loop = inner, loop
 
     def __getattr__(self, name: str) -> Any:
@@ -47,9 +48,9 @@ class Either:
 
     def _settle(self, value: Any) -> Any:
         if self._loop is not None and inspect.iscoroutine(value):
-            value = self._loop.run(value)
+            value = self._loop.run_until_complete(value)
         if self._loop is not None and isinstance(value, AsyncIterator):
-            value = self._loop.run(_gather(value))
+            value = self._loop.run_until_complete(_gather(value))
         if isinstance(value, Iterator):
             return list(value)
         if isinstance(value, list) and value and isinstance(value[0], Job | AsyncJob):
@@ -70,10 +71,11 @@ def connect(request: pytest.FixtureRequest, fake: FakeService) -> Iterator[Conne
         with Client(URL, "token", transport=fake.transport) as client:
             yield lambda: Either(client, None)
     else:
-        with asyncio.Runner() as loop:
+        with closing(asyncio.new_event_loop()) as loop:
             aclient = AsyncClient(URL, "token", transport=fake.transport)
             yield lambda: Either(aclient, loop)
-            loop.run(aclient.aclose())
+            loop.run_until_complete(aclient.aclose())
+            loop.run_until_complete(loop.shutdown_asyncgens())
 
 
 @pytest.fixture(autouse=True)

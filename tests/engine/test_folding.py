@@ -102,12 +102,11 @@ def test_a_node_already_held_is_ignored() -> None:
     assert tuple(store.nodes()) == (Range(0, 2), Range(2, 3))
 
 
-def test_drop_gives_up_whole_nodes() -> None:
+def test_clear_gives_up_all_nodes() -> None:
     store = NodeStore(8, LeafPool())
     for v in (0, 1, 2, 5):
         store.put(leaf(v, LeafPool()))
-    store.drop(0b10)
-    assert store.held == 0b100100
+    assert store.held == 0b100111
     store.clear()
     assert store.held == 0
     assert not store.nodes()

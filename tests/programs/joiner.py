@@ -23,7 +23,7 @@ from surefoot_actors.engine.merge import merge_alone
 from surefoot_actors.engine.ports import StateOwner, TrainerExit
 from surefoot_actors.engine.run import RunOptions, run_training
 from surefoot_actors.engine.transfer import _image_digest
-from surefoot_actors.engine.types import Layout, Merged, Node, Position, Range, StateImage
+from surefoot_actors.engine.types import Merged, Node, Position, Range, StateImage
 
 from .fiber import Ended, Fiber
 
@@ -77,7 +77,6 @@ class Member:
         self.num_steps: int | None = None
         self.row: LedgerRow | None = None
         self.result: Merged | None = None
-        self.layouts: dict[int, Layout] = {}
 
     def go(self, answer: Any = None) -> str:
         """Go on until the next question, and return it: "admit", "turn", "boundary", "finish" or "end"."""
@@ -120,9 +119,6 @@ class Member:
     def merged(self) -> Merged:
         assert self.result is not None
         return self.result
-
-    def agreed_layout(self, phase: int) -> Layout | None:
-        return self.layouts.get(phase)
 
     def end_step(self, row: LedgerRow) -> None:
         self.row = row
@@ -207,7 +203,7 @@ class Cluster:
             round=position.round, step=position.step, nodes=nodes, num_sub_tasks=self.options.sub_tasks
         )
         for member in self.members:
-            member.result, member.layouts[position.phase] = result.merged, result.layout
+            member.result = result.merged
             member.store.clear()
 
     # ---- between steps

@@ -47,8 +47,11 @@ async def test_a_wrong_code(service: Service, anonymous: httpx.AsyncClient, job:
     assert (await made.claim()).status_code == 200
 
 
-async def test_an_unknown_attempt(anonymous: httpx.AsyncClient) -> None:
-    assert (await Attempt(anonymous, "j", "nothere-1", "x" * 64).claim()).status_code == 404
+async def test_an_unknown_attempt(service: Service, anonymous: httpx.AsyncClient) -> None:
+    """Whether there is such an attempt is told only to whoever has its code."""
+    assert (await Attempt(anonymous, "j", "nothere-1", "x" * 64).claim()).status_code == 403
+    code = service.keys.claim_code("nothere-1")
+    assert (await Attempt(anonymous, "j", "nothere-1", code).claim()).status_code == 404
 
 
 async def test_of_two_claims_at_once_one_wins(service: Service, anonymous: httpx.AsyncClient, job: str) -> None:

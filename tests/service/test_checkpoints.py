@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import httpx
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from surefoot.events import EventKind
 from surefoot.views import Claimed
 from surefoot_service.context import Service
-from surefoot_service.routes import checkpoints
+from surefoot_service.settings import Settings
 
-from .helpers import LIMIT_S, Attempt, make_event, make_row, start_attempt, until
+from .helpers import Attempt, make_event, make_row, start_attempt, until
+
+
+def place_of(settings: Settings, attempt: Attempt) -> Path:
+    """Where the attempt's job has its checkpoints."""
+    return Path(settings.checkpoint_place) / attempt.job
 
 
 def saved(n: int, step: int, url: str = "", **data: Any) -> Any:
     return make_event(n, EventKind.CHECKPOINT, url=url or f"/c/step-{step}", step=step, **data)
 
 
-async def test_checkpoints_as_they_were_told(client: httpx.AsyncClient, service: Service, attempt: Attempt) -> None:
+async def test_checkpoints_as_they_were_told(
+    client: httpx.AsyncClient, service: Service, attempt: Attempt, settings: Settings
+) -> None:
     told = {"bytes": 10, "seconds": 0.5, "stall_s": 0.01, "reason": "every 5 steps"}
-    await attempt.uplink(events=[saved(1, 5, **told), saved(2, 10)])
+    place = place_of(settings, attempt)
+    five, ten = (str(place / name) for name in ("step-5", "step-10"))
+    events = [saved(1, 5, five, **told), saved(2, 10, ten)]
+    await attempt.uplink(events=events)
     found = (await client.get(f"/v1/jobs/{attempt.job}/checkpoints")).json()["checkpoints"]
-    assert [(c["url"], c["step"]) for c in found] == [("/c/step-10", 10), ("/c/step-5", 5)]
+    assert [(c["url"], c["step"]) for c in found] == [(ten, 10), (five, 5)]
     assert {name: found[1][name] for name in told} == told
     newest = (await client.get(f"/v1/jobs/{attempt.job}/checkpoints", params={"limit": 2})).json()["checkpoints"]
     assert [c["step"] for c in newest] == [10, 5]
     view = await until(service, attempt.job, lambda _: True)
-    assert (view.checkpoint, view.checkpoint_step, view.model, view.attempts) == ("/c/step-10", 10, None, 1)
+    assert (view.checkpoint, view.checkpoint_step, view.model, view.attempts) == (ten, 10, None, 1)
 
 
 async def test_the_last_checkpoint_counts_although_the_job_has_ended(service: Service, attempt: Attempt) -> None:
@@ -116,11 +126,18 @@ async def test_there_is_no_model_before_it_is_saved(client: httpx.AsyncClient, j
     assert "has saved no model yet" in answer.json()["detail"]
 
 
-async def test_the_model_is_streamed_as_it_is(client: httpx.AsyncClient, attempt: Attempt, tmp_path: Path) -> None:
+@pytest.fixture
+def place(settings: Settings, attempt: Attempt) -> Path:
+    made = place_of(settings, attempt) / "model"
+    made.mkdir(parents=True)
+    return made
+
+
+async def test_the_model_is_streamed_as_it_is(client: httpx.AsyncClient, attempt: Attempt, place: Path) -> None:
     content = bytes(range(256)) * 10_000
-    (tmp_path / "model.safetensors").write_bytes(content)
-    (tmp_path / "README").write_text("no module")
-    url = await finished(attempt, str(tmp_path))
+    (place / "model.safetensors").write_bytes(content)
+    (place / "README").write_text("no module")
+    url = await finished(attempt, str(place))
     answer = await client.get(url)
     assert (answer.status_code, answer.content == content) == (200, True)
     assert answer.headers["content-disposition"] == f'attachment; filename="{attempt.job}-model.safetensors"'
@@ -129,10 +146,10 @@ async def test_the_model_is_streamed_as_it_is(client: httpx.AsyncClient, attempt
     assert (unknown.status_code, unknown.json()["detail"]) == (404, "there is no module '../model'")
 
 
-async def test_of_several_modules_one_is_named(client: httpx.AsyncClient, attempt: Attempt, tmp_path: Path) -> None:
+async def test_of_several_modules_one_is_named(client: httpx.AsyncClient, attempt: Attempt, place: Path) -> None:
     for name in ("ema", "model"):
-        (tmp_path / f"{name}.safetensors").write_text(name)
-    url = await finished(attempt, f"file://{tmp_path}")
+        (place / f"{name}.safetensors").write_text(name)
+    url = await finished(attempt, f"file://{place}")
     assert (await client.get(url, params={"module": "ema"})).text == "ema"
     answer = await client.get(url)
     assert (answer.status_code, answer.json()["detail"]) == (
@@ -141,37 +158,38 @@ async def test_of_several_modules_one_is_named(client: httpx.AsyncClient, attemp
     )
 
 
-async def test_a_model_that_is_one_file(client: httpx.AsyncClient, attempt: Attempt) -> None:
-    fsspec.filesystem("memory").pipe("/job/net.safetensors", b"bytes")
-    url = await finished(attempt, "memory://job/net.safetensors")
-    assert (await client.get(url)).content == b"bytes"
-    assert (await client.get(url, params={"module": "net"})).content == b"bytes"
-
-
-async def test_a_model_that_is_gone(client: httpx.AsyncClient, attempt: Attempt, tmp_path: Path) -> None:
-    answer = await client.get(await finished(attempt, str(tmp_path / "gone")))
+async def test_a_model_that_is_gone(client: httpx.AsyncClient, attempt: Attempt, place: Path) -> None:
+    answer = await client.get(await finished(attempt, str(place / "gone")))
     assert answer.status_code == 409
     assert "is no longer there" in answer.json()["detail"]
 
 
-async def test_a_storage_that_does_not_answer(client: httpx.AsyncClient, attempt: Attempt) -> None:
-    answer = await client.get(await finished(attempt, "nosuchprotocol://bucket/model"))
-    assert answer.status_code == 502
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert "Protocol not known: nosuchprotocol" in answer.json()["detail"]
+class TestInAStore:
+    """The place is a bucket's, here one in memory, which the settings allow."""
 
+    @pytest.fixture
+    def settings(self, tmp_path: Path, database_url: str | None) -> Settings:
+        return Settings(
+            data=tmp_path / "data",
+            database_url=database_url,
+            checkpoints="memory://runs",
+            storage_protocols=("memory", "s3"),
+        )
 
-async def test_a_storage_that_takes_the_question_and_says_nothing(
-    client: httpx.AsyncClient, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    said = threading.Event()
-    monkeypatch.setattr(checkpoints, "locate", lambda *_: said.wait(LIMIT_S))
-    monkeypatch.setattr(checkpoints, "_STORAGE_S", 0.1)
-    try:
-        answer = await client.get(await finished(attempt, "s3://bucket/model"))
-    finally:
-        said.set()
-    assert (answer.status_code, answer.json()["detail"]) == (
-        502,
-        "the storage of s3://bucket/model has not answered for 0.1 s",
-    )
+    async def test_a_model_that_is_one_file(self, client: httpx.AsyncClient, attempt: Attempt) -> None:
+        fsspec.filesystem("memory").pipe(f"/runs/{attempt.job}/net.safetensors", b"bytes")
+        url = await finished(attempt, f"memory://runs/{attempt.job}/net.safetensors")
+        assert (await client.get(url)).content == b"bytes"
+        assert (await client.get(url, params={"module": "net"})).content == b"bytes"
+
+    async def test_a_storage_that_fails(
+        self, client: httpx.AsyncClient, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("no such bucket")
+
+        monkeypatch.setattr(MemoryFileSystem, "ls", fail)
+        answer = await client.get(await finished(attempt, f"memory://runs/{attempt.job}/model"))
+        assert answer.status_code == 502
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "no such bucket" in answer.json()["detail"]

@@ -17,6 +17,7 @@ import pytest
 
 from surefoot_service.packages import Limits, PackageStore
 from surefoot_service.settings import Settings
+from surefoot_service.waiting import Waiting
 
 from .helpers import TRAIN, ZIP, make_zip
 
@@ -126,7 +127,7 @@ async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
 
     store = PackageStore(tmp_path, Limits(packed_bytes=100, unpacked_bytes=100, entries=1))
     with pytest.raises(ConnectionResetError):
-        await store.receive(broken_off())
+        await store.receive(broken_off(), Waiting())
     assert os.listdir(tmp_path) == []
 
 

@@ -36,9 +36,13 @@ async def test_session_and_nodes(fake: FakeRay, ray: RayJobs) -> None:
 async def test_a_package_is_uploaded_once(fake: FakeRay, ray: RayJobs, tmp_path: Path) -> None:
     path = tmp_path / "p.zip"
     path.write_bytes(b"PK")
-    await ray.ensure_package("p.zip", path.read_bytes)
+
+    async def read() -> bytes:
+        return path.read_bytes()
+
+    await ray.ensure_package("p.zip", read)
     path.unlink()
-    await ray.ensure_package("p.zip", path.read_bytes)
+    await ray.ensure_package("p.zip", read)
     assert fake.packages == {"p.zip": b"PK"}
 
 

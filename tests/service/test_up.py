@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,23 @@ def up(tmp_path: Path) -> Iterator[Up]:
     started.end()
 
 
+def assert_on_loopback_only(up: Up) -> None:
+    """Nothing that `up` or its head has started is reached from elsewhere."""
+    listening: set[tuple[str, str]] = set()
+    for process in [psutil.Process(up.process.pid), *up.processes()]:
+        with suppress(psutil.NoSuchProcess):
+            found = process.net_connections("inet")
+            listening |= {(c.laddr.ip, process.name()) for c in found if c.status == psutil.CONN_LISTEN}
+    assert {"raylet", "gcs_server"} <= {name for _, name in listening}
+    assert [at for at in listening if not is_loopback(at[0])] == []
+
+
+def is_loopback(address: str) -> bool:
+    found = ip_address(address)
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return (mapped or found).is_loopback
+
+
 def submit(client: httpx.Client, source: str = TRAIN, **more: Any) -> str:
     package = client.post("/v1/packages", content=make_zip({"train.py": source}), headers=ZIP).json()["package"]
     spec = {"entrypoint": "train:train", "package": package, "batch_size": 8, **more}
@@ -114,6 +132,8 @@ def test_up_starts_takes_jobs_and_stops_leaving_nothing(number: signal.Signals, 
         until(lambda: up.ended() or client.get(f"/v1/jobs/{job}").json()["state"] != "queued")
         assert client.get("/v1/health").json()["ray"] is True
         assert "the cluster has 1" in client.get(f"/v1/jobs/{queued}").json()["reason"]
+        assert client.get("/v1/ready").status_code == 200
+        assert_on_loopback_only(up)
     # it is in use: another is refused, and leaves it alone
     second = subprocess.run([*COMMAND, "--data", str(up.data)], capture_output=True, text=True, timeout=LIMIT_S)
     assert second.returncode != 0

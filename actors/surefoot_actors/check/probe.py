@@ -181,7 +181,6 @@ class Rehearsal(LocalCoordinator):
         self._order = [*reversed(order), order[-1]] if probe.backwards else list(order)
         self._probe, self._watch, self._seen = probe, watch, seen
         self._turn = 0
-        self._fresh_values = True
         self._within: dict[str, Held] = {}
         self._between: dict[str, Held] = {}
         # what of structure and data the step before had

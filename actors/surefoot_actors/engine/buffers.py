@@ -6,6 +6,7 @@ register another tensor under the same name.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Sequence
 
 import torch
@@ -79,8 +80,7 @@ class Slot:
 
     def is_live(self) -> bool:
         """Whether the registered tensor is the one known here, in the same memory."""
-        tensor = registered(self.owner, self.key)
-        return tensor is self.tensor and tensor.data_ptr() == self.address
+        return registered(self.owner, self.key) is self.tensor and self.tensor.data_ptr() == self.address
 
     def note(self) -> None:
         """Take the present value as the round's start value."""
@@ -107,7 +107,7 @@ class Slot:
 
     def segment(self) -> bytes:
         """Return the buffer as a node carries it beside the vector."""
-        value = memory_of(flat_bytes(self.bits)).tobytes()
+        value = _bytes_of(self.bits)
         if self.grows:
             return header(self.rule, self.written, self.tensor.dtype, len(value)) + value
         if not self._headers:
@@ -131,9 +131,14 @@ class BufferWatch:
         self._slots: list[Slot] = []
         self._num_registered = -1
 
-    @torch.no_grad()
     def open(self) -> list[Slot]:
         """Take the buffers' present values as the round's start values. Return the slots."""
+        if not self._slots and not self._owners:
+            return self._slots
+        with torch.no_grad():
+            return self._open()
+
+    def _open(self) -> list[Slot]:
         if self._num_registered != self._count() or not all(slot.is_live() for slot in self._slots):
             self._slots = self._find()
             self._num_registered = self._count()
@@ -142,14 +147,14 @@ class BufferWatch:
                 slot.note()
         return self._slots
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Give every buffer that the last sub-task wrote its start value again."""
-        for slot in self._slots:
-            if slot.written:
-                slot.put_back()
+        written = [slot for slot in self._slots if slot.written]
+        if written:
+            with torch.no_grad():
+                for slot in written:
+                    slot.put_back()
 
-    @torch.no_grad()
     def harvest(self) -> None:
         """Mark the slots that the sub-task wrote, reading a tensor registered in a known one's place as its new value.
 
@@ -159,9 +164,11 @@ class BufferWatch:
             return
         if self._count() != self._num_registered:
             raise ContractError(self._appeared())
-        for slot in self._slots:
-            if not slot.is_live():
-                _adopt(slot)
+        dead = [slot for slot in self._slots if not slot.is_live()]
+        if dead:
+            with torch.no_grad():
+                for slot in dead:
+                    _adopt(slot)
         for slot in self._changed():
             slot.written = True
 
@@ -227,6 +234,12 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.detach().resolve_conj())
     return tensor.detach().view(_BITS[tensor.itemsize])
+
+
+def _bytes_of(bits: torch.Tensor) -> bytes:
+    if not bits.ndim:  # a counter, most often
+        return int(bits.item()).to_bytes(bits.itemsize, sys.byteorder, signed=bits.dtype is not torch.uint8)
+    return memory_of(flat_bytes(bits)).tobytes()
 
 
 def _adopt(slot: Slot) -> None:

@@ -72,7 +72,7 @@ def _of_tensors(tensors: tuple[torch.Tensor, ...]) -> Fetch:
     """Index whole tensors: the same values as collated samples, without a Python object each."""
 
     def fetch(indices: torch.Tensor) -> list[torch.Tensor]:
-        return [t.index_select(0, indices if t.device.type == "cpu" else indices.to(t.device)) for t in tensors]
+        return [t.index_select(0, indices if t.is_cpu else indices.to(t.device)) for t in tensors]
 
     return fetch
 

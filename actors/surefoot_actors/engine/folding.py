@@ -60,7 +60,7 @@ class NodeStore:
         self._pool = pool if pool is not None else shared_pool()
         self._nodes: dict[Range, Node] = {}
         self._shown: set[int] = set()
-        # folded or dropped while shown: recycled at the commit
+        # folded while shown: recycled at the commit
         self._retired: list[Node] = []
         self.held = 0
 
@@ -78,12 +78,6 @@ class NodeStore:
         """Return the maximal nodes held, ascending. From now until `clear` they are read-only."""
         self._shown.update(id(node) for node in self._nodes.values())
         return dict(sorted(self._nodes.items()))
-
-    def drop(self, sub_tasks: int) -> None:
-        """Give up every node that holds one of these sub-tasks (a bitmask); `held` tells what is left."""
-        for range_ in [r for r in self._nodes if mask(r) & sub_tasks]:
-            self.held &= ~mask(range_)
-            self._release(self._nodes.pop(range_))
 
     def clear(self) -> None:
         """The round is committed: forget every node and recycle all buffers."""

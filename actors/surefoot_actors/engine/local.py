@@ -26,7 +26,7 @@ from surefoot_actors.engine.merge import BufferPool, merge_round
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.rng import Streams
 from surefoot_actors.engine.run import RunOptions, run_training
-from surefoot_actors.engine.types import Layout, Merged, Node, Position, Range, StateImage
+from surefoot_actors.engine.types import Merged, Node, Position, Range, StateImage
 from surefoot_actors.entrypoint import check_function
 from surefoot_actors.user_code.advice import advice, told_exit
 from surefoot_actors.user_code.finder import finding
@@ -63,7 +63,6 @@ class LocalCoordinator:
         # the boundary after the last step
         self._reached = self._position
         self._merged: Merged | None = None
-        self._layouts: dict[int, Layout] = {}
         self._owner: StateOwner | None = None
         self.rows: list[LedgerRow] = []
         self.digest = b""
@@ -109,7 +108,6 @@ class LocalCoordinator:
             pool=self._pool,
         )
         self._merged = result.merged
-        self._layouts[self._position.phase] = result.merged.layout
         self._store.clear()
 
     def put_leaf(self, leaf: Node) -> None:
@@ -118,9 +116,6 @@ class LocalCoordinator:
     def merged(self) -> Merged:
         assert self._merged is not None
         return self._merged
-
-    def agreed_layout(self, phase: int) -> Layout | None:
-        return self._layouts.get(phase)
 
     def end_step(self, row: LedgerRow) -> None:
         self.rows.append(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -64,4 +65,9 @@ def _observer(module: nn.Module) -> nn.Module | None:
 
 
 def _quantization_kinds(module: nn.Module) -> frozenset[str]:
-    return frozenset(kind.__name__ for kind in type(module).__mro__ if kind.__module__.startswith(_QUANTIZATION))
+    return _kinds_of(type(module))  # type: ignore[arg-type]  # mypy takes `type` for unhashable
+
+
+@lru_cache(maxsize=4096)
+def _kinds_of(cls: type[object]) -> frozenset[str]:
+    return frozenset(kind.__name__ for kind in cls.__mro__ if kind.__module__.startswith(_QUANTIZATION))

@@ -13,7 +13,7 @@ from torch import nn
 from surefoot.events import LedgerRow
 from surefoot_actors.engine.agreement import StateTable
 from surefoot_actors.engine.survey import Survey
-from surefoot_actors.engine.types import Layout, Merged, Node, Position, StateImage
+from surefoot_actors.engine.types import Merged, Node, Position, StateImage
 
 __all__ = ["Coordinator", "StateOwner", "TrainerExit"]
 
@@ -88,9 +88,6 @@ class Coordinator(Protocol):
 
     def merged(self) -> Merged:
         """The round's merge, after `next_sub_task` returned None. Not to be modified."""
-
-    def agreed_layout(self, phase: int) -> Layout | None:
-        """The layout of the last committed round of this phase, if any: so that a mismatch is told before the exchange."""
 
     def end_step(self, row: LedgerRow) -> None:
         """The commit of a step: record its row; joins, leaves and snapshots happen here. May block."""

@@ -127,11 +127,7 @@ def scalar(name: str, value: Any, line: str) -> float | torch.Tensor:
                 f"its mean or sum for example"
             )
         # on a device: a copy, as the tensor may be written before it is read
-        return (
-            value.item() * 1.0
-            if value.device.type == "cpu"
-            else value.detach().reshape(()).to(torch.float64, copy=True)
-        )
+        return value.item() * 1.0 if value.is_cpu else value.detach().reshape(()).to(torch.float64, copy=True)
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -66,6 +66,7 @@ def parent(node: Range, num_sub_tasks: int) -> Range | None:
         at = left if node.hi <= left.hi else right
 
 
+@lru_cache(maxsize=65536)
 def sibling(node: Range, num_sub_tasks: int) -> Range | None:
     """Return the other child of the node's parent, None for the root."""
     above = parent(node, num_sub_tasks)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import os
+import sys
+import traceback
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -18,20 +21,50 @@ from surefoot.errors import SurefootError
 __all__ = ["app", "main"]
 
 
+# What typer ends a command by: it knows itself what to tell. Its ClickException has another place in each version.
+_OF_TYPER: tuple[type[Exception], ...] = (typer.Exit, typer.Abort, cast(type[Exception], typer.BadParameter.__mro__[2]))
+# As a shell counts it: whoever read our output has gone, `head` say.
+_NO_READER = 141
+
+
 class ClearErrors(TyperGroup):
     """Ends with one clear message on standard error, never with a traceback, unless --debug asks for it."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except _OF_TYPER:
+            raise
         except SurefootError as error:
-            if isinstance(ctx.obj, Session) and ctx.obj.debug:
-                raise
-            say_error(f"surefoot: {failure_text(error)}")
+            _tell(ctx, failure_text(error))
             raise typer.Exit(exit_code(error)) from None
+        except BrokenPipeError:
+            # what is still to be flushed at the end goes nowhere, without a word
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(_NO_READER) from None
+        except (OSError, UnicodeError) as error:
+            _tell(ctx, _system_text(error))
+            raise typer.Exit(MISTAKE) from None
         except KeyboardInterrupt:
             say_error("surefoot: interrupted")
             raise typer.Exit(MISTAKE) from None
+        except Exception as error:  # noqa: BLE001  the process's edge: a mistake of ours, in a sentence
+            _tell(ctx, f"this is a mistake of surefoot's own: {type(error).__name__}: {error} (--debug tells where)")
+            raise typer.Exit(MISTAKE) from None
+
+
+def _tell(ctx: Any, sentence: str) -> None:
+    if isinstance(ctx.obj, Session) and ctx.obj.debug:
+        say_error(traceback.format_exc().rstrip())
+    say_error(f"surefoot: {sentence}")
+
+
+def _system_text(error: OSError | UnicodeError) -> str:
+    """What the system says, with the file that it is about."""
+    if isinstance(error, UnicodeError):
+        return f"this is no text that can be read or shown here: {error}"
+    about = ", ".join(str(name) for name in (error.filename, error.filename2) if name)
+    return f"{about}: {error.strerror or error}" if about else str(error.strerror or error)
 
 
 app = typer.Typer(

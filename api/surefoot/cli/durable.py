@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
@@ -103,7 +103,7 @@ def _table(found: list[CheckpointView]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for column in ("MADE", "WHY", "URL"):
         table.add_column(column, overflow="fold")
-    now = datetime.now(UTC)
+    now = datetime.now(timezone.utc)
     for view in found:
         table.add_row(
             "" if view.step is None else str(view.step),

@@ -67,7 +67,7 @@ def ledger(
 def _print(pieces: Iterable[str]) -> None:
     """Print pieces as they come, many at a time."""
     for some in _batched(pieces, _TOGETHER):
-        typer.echo("".join(some), nl=False)
+        say("".join(some), end="")
 
 
 def diff(context: typer.Context, one: Side, other: Side) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Annotated
 
 import typer
@@ -121,7 +121,7 @@ def _table(views: list[JobView]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("CREATED", no_wrap=True)
     table.add_column("REASON", no_wrap=True, overflow="ellipsis")
-    now = datetime.now(UTC)
+    now = datetime.now(timezone.utc)
     for view in views:
         state = Text(view.state.value, style=state_style(view.state))
         trainers = f"{view.trainers}/{view.wanted_trainers}" if not view.ended else ""
@@ -173,7 +173,7 @@ def _times(view: JobView) -> str:
     parts = [f"created {_time(view.created_at)}"]
     if view.started_at:
         parts.append(f"waited {duration((view.started_at - view.created_at).total_seconds())}")
-        end = view.ended_at or datetime.now(UTC)
+        end = view.ended_at or datetime.now(timezone.utc)
         parts.append(f"{'ran' if view.ended_at else 'running for'} {duration((end - view.started_at).total_seconds())}")
     return ", ".join(parts)
 

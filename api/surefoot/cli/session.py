@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 
 import httpx
 import typer
-from rich.console import Console
 
+from surefoot.cli.printing import console, say, say_error
 from surefoot.client import Client
 from surefoot.errors import JobFailedError, ServiceError, SurefootError, UserError
 
@@ -43,21 +42,6 @@ class Session:
         return Client(self.url, self.token, transport=self.transport)
 
 
-def console() -> Console:
-    """Return a console on today's standard output. Tables get room where nobody's terminal limits them."""
-    plain = not sys.stdout.isatty()
-    return Console(highlight=False, markup=False, emoji=False, width=200 if plain else None)
-
-
-def say(text: str) -> None:
-    """Print a line to standard output, as it is."""
-    typer.echo(text)
-
-
-def say_error(text: str) -> None:
-    typer.echo(text, err=True)
-
-
 def failure_text(error: SurefootError) -> str:
     """Return what to tell about an error: the sentence, without the HTTP phrase that only repeats its kind."""
     if isinstance(error, ServiceError) and error.detail and error.title in _PHRASES:
@@ -86,7 +70,7 @@ def read_config(file: Path | None, settings: list[str]) -> dict[str, Any]:
     if file is not None:
         try:
             loaded = json.loads(file.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"--config {file} cannot be read: {error}") from None
         if not isinstance(loaded, dict):
             raise UserError(f"--config {file} must hold a JSON object, not {type(loaded).__name__}")
@@ -97,5 +81,5 @@ def read_config(file: Path | None, settings: list[str]) -> dict[str, Any]:
 def _json_or_text(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

@@ -92,7 +92,7 @@ def _display(out: Console) -> Iterator[Display]:
     if not out.is_terminal:
         yield _Lines()
         return
-    columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (BarColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=out, transient=True) as progress:
         yield _Bar(progress)
 

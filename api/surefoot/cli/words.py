@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Any
+
+from typing_extensions import assert_never
 
 from surefoot.events import Event, EventKind
+from surefoot.printable import printable_line
 from surefoot.spec import JobState
 from surefoot.words import UnknownWord
 
@@ -57,7 +60,7 @@ def steps(done: int, total: int | None) -> str:
 
 def describe(event: Event) -> str:
     """Say what happened, in a line. Reads no more of the data than is there."""
-    data: Mapping[str, Any] = event.data
+    data: Mapping[str, Any] = {name: _in_a_line(name, value) for name, value in event.data.items()}
     trainer = data.get("trainer", "?")
     reason = f": {data['reason']}" if data.get("reason") else ""
     match event.kind:
@@ -107,6 +110,17 @@ def _brief(data: Mapping[str, Any]) -> str:
     """What a kind of event says that only a newer version knows: its words, as they are."""
     said = ", ".join(f"{name} {value}" for name, value in list(data.items())[:10])
     return said if len(said) <= 300 else f"{said[:299]}…"
+
+
+# What may have several lines: a person wrote it, or Python.
+_LONG = frozenset({"reason", "message"})
+
+
+def _in_a_line(name: str, value: Any) -> Any:
+    """A value that is text without line ends: they would make it look like another event."""
+    if isinstance(value, list):
+        return [_in_a_line(name, item) for item in value]
+    return printable_line(value) if isinstance(value, str) and name not in _LONG else value
 
 
 def _where(data: Mapping[str, Any], word: str = "at") -> str:

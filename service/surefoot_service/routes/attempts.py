@@ -11,21 +11,27 @@ from surefoot.events import ClaimRequest, CommandKind, UplinkAck, UplinkBatch
 from surefoot.views import Claimed, CommandPage
 from surefoot_service.bells import RECONCILER, commands_of, news_of
 from surefoot_service.context import AttemptToken, ServiceDep
-from surefoot_service.keys import new_token
-from surefoot_service.problems import documented
+from surefoot_service.keys import new_token, same
+from surefoot_service.problems import ProblemError, documented
+from surefoot_service.rest.body import BodyKind, takes
+from surefoot_service.rest.route import GuardedRoute
+from surefoot_service.rest.tokens import ATTEMPT_NAME
 from surefoot_service.store import attempts as store
 
-router = APIRouter(prefix="/v1/attempts", tags=["attempts"])
+router = APIRouter(prefix="/v1/attempts", tags=["attempts"], route_class=GuardedRoute)
 
-AttemptId = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,60}$")]
+AttemptId = Annotated[str, Path(pattern=ATTEMPT_NAME)]
 
 # how often a waiting poll looks again although nobody rang: another replica may have written
 _LOOK_AGAIN_S = 15.0
 
 
-@router.post("/{attempt}/claim", responses=documented(403, 404, 409, 410, 413))
+@router.post("/{attempt}/claim", responses=documented(403, 404, 408, 409, 410, 415))
 async def claim_attempt(attempt: AttemptId, body: ClaimRequest, service: ServiceDep) -> Claimed:
     """Trade the single-use claim code for the attempt's token and the job's spec."""
+    # The code is derived from the attempt's name: a stranger's costs no look into the database, let alone its write lock.
+    if not same(body.code, service.keys.claim_code(attempt)):
+        raise ProblemError(403, "this is not the attempt's claim code")
     claimed, _job = await service.database.write(
         store.claim,
         attempt,
@@ -38,7 +44,8 @@ async def claim_attempt(attempt: AttemptId, body: ClaimRequest, service: Service
     return claimed
 
 
-@router.post("/{attempt}/uplink", responses=documented(401, 410, 413))
+@router.post("/{attempt}/uplink", responses=documented(401, 408, 410, 415))
+@takes(BodyKind.UPLINK)
 async def uplink(attempt: AttemptId, batch: UplinkBatch, token: AttemptToken, service: ServiceDep) -> UplinkAck:
     """Take in events and ledger rows. The same ones again change nothing; what the answer acknowledges may be forgotten."""
     taken, job = await service.database.write(store.take_from, attempt, token, batch, now=service.now())
@@ -55,7 +62,7 @@ async def poll_commands(
     token: AttemptToken,
     service: ServiceDep,
     after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
-    wait_s: Annotated[float, Query(ge=0, le=60)] = 0,
+    wait_s: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False)] = 0,
 ) -> CommandPage:
     """Return commands with n above `after`, waiting up to `wait_s` for the first; a new one is answered at once."""
     job = await service.database.read(store.authorize, attempt, token)

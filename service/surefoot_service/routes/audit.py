@@ -9,9 +9,10 @@ from fastapi import APIRouter, Query
 from surefoot.views import AuditPage
 from surefoot_service.context import ServiceDep, User
 from surefoot_service.problems import documented
+from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.store import audit as store
 
-router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[User])
+router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[User], route_class=GuardedRoute)
 
 
 @router.get("", responses=documented(401))

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
-from surefoot.views import CheckpointList, CheckpointView, NumberedEvent
-from surefoot_service.context import ServiceDep, User
-from surefoot_service.models import locate
+from surefoot.views import CheckpointList, CheckpointView, JobView, NumberedEvent
+from surefoot_service.context import Service, ServiceDep, User
+from surefoot_service.models import Source, find_model
+from surefoot_service.places import belongs
 from surefoot_service.problems import ProblemError, documented
+from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.routes.jobs import JobId
 from surefoot_service.store import events, jobs
+from surefoot_service.store.attempts import checkpoints_of
 
-router = APIRouter(prefix="/v1/jobs", tags=["checkpoints"], dependencies=[User])
+router = APIRouter(prefix="/v1/jobs", tags=["checkpoints"], dependencies=[User], route_class=GuardedRoute)
 
-# how long a storage may take to open a model; clients tell a timeout of their own after a minute
-_STORAGE_S = 30.0
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -27,9 +27,14 @@ async def list_checkpoints(
     job: JobId, service: ServiceDep, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> CheckpointList:
     """List the checkpoints that were told to be durable, newest first. Older ones may have been removed since: a job keeps a few."""
-    await service.database.read(jobs.load, job)
+    place = _place(service, await service.database.read(jobs.see, job))
     told = await service.database.read(events.checkpoint_events, job, limit)
-    return CheckpointList(checkpoints=tuple(_view(e) for e in told if "url" in e.data))
+    # What is told to lie elsewhere is none of this job's: whoever restores from the list is not to open it.
+    return CheckpointList(checkpoints=tuple(_view(e) for e in told if belongs(str(e.data.get("url") or ""), place)))
+
+
+def _place(service: Service, view: JobView) -> str:
+    return checkpoints_of(view.id, view.spec, service.settings.checkpoint_place)
 
 
 def _view(event: NumberedEvent) -> CheckpointView:
@@ -71,22 +76,24 @@ async def get_model(
     ] = None,
 ) -> StreamingResponse:
     """Download the final model: the state_dict of a tracked module, as safetensors."""
-    row = await service.database.read(jobs.load, job)
-    if row.model is None:
+    view = await service.database.read(jobs.see, job)
+    if view.model is None:
         raise ProblemError(
-            404, f"job {job} is {row.state}, and has saved no model yet: it is saved at the end of training"
+            404, f"job {job} is {view.state}, and has saved no model yet: it is saved at the end of training"
         )
+    source = Source(
+        url=view.model,
+        place=_place(service, view),
+        storage=view.spec.checkpoint.url or service.settings.checkpoint_place,
+        protocols=service.settings.storage_protocols,
+    )
     # The storage's pace is not ours: every wait for it is a thread's, those of the stream too.
-    try:
-        async with asyncio.timeout(_STORAGE_S):
-            found = await asyncio.to_thread(locate, row.model, module)
-    except TimeoutError as error:
-        raise ProblemError(502, f"the storage of {row.model} has not answered for {_STORAGE_S:g} s") from error
+    found = await find_model(service.waiting, source, module)
     headers = {
         "Content-Disposition": f'attachment; filename="{job}-{_plain(found.name)}"',
         "Content-Length": str(found.num_bytes),
     }
-    return StreamingResponse(found.chunks(), media_type="application/octet-stream", headers=headers)
+    return StreamingResponse(found.chunks(service.waiting), media_type="application/octet-stream", headers=headers)
 
 
 def _plain(name: str) -> str:

@@ -13,11 +13,12 @@ from surefoot.views import EventPage, LedgerPage
 from surefoot_service import stream
 from surefoot_service.context import Service, ServiceDep, User
 from surefoot_service.problems import documented
+from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.routes.jobs import JobId
 from surefoot_service.store import events as store
 from surefoot_service.store import jobs
 
-router = APIRouter(prefix="/v1/jobs", tags=["history"], dependencies=[User])
+router = APIRouter(prefix="/v1/jobs", tags=["history"], dependencies=[User], route_class=GuardedRoute)
 
 # a ledger row a line
 NDJSON = "application/x-ndjson"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Response
@@ -14,11 +13,15 @@ from surefoot_service import retention
 from surefoot_service.bells import RECONCILER, commands_of, news_of
 from surefoot_service.context import Service, ServiceDep, User
 from surefoot_service.entrypoints import check_entrypoint
-from surefoot_service.problems import documented, unprocessable
+from surefoot_service.places import refusal
+from surefoot_service.problems import ProblemError, documented, unprocessable
+from surefoot_service.rest.body import BodyKind, takes
+from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.store import jobs as store
 from surefoot_service.store import packages, requests, shown
+from surefoot_service.waiting import Kind
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[User])
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[User], route_class=GuardedRoute)
 
 JobId = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,40}$")]
 IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
@@ -27,12 +30,17 @@ IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, patt
 @router.post(
     "",
     status_code=201,
-    responses={200: {"description": "Submitted before with this key", "model": JobView}, **documented(401, 409, 413)},
+    responses={
+        200: {"description": "Submitted before with this key", "model": JobView},
+        **documented(401, 408, 409, 415),
+    },
 )
+@takes(BodyKind.SPEC)
 async def submit_job(
     spec: JobSpec, response: Response, service: ServiceDep, idempotency_key: IdempotencyKey = None
 ) -> JobView:
     """Queue a job. With an Idempotency-Key, the same request again gives the same job."""
+    _check_places(service, spec)
     await _check_code(service, spec)
     view, new = await service.database.write(store.create, spec, idempotency_key=idempotency_key, now=service.now())
     if new:
@@ -42,14 +50,33 @@ async def submit_job(
     return view
 
 
+def _check_places(service: Service, spec: JobSpec) -> None:
+    """Refuse URLs that lead somewhere else than they say. A `restore` that is a job's id is the store's to look up."""
+    allowed = service.settings.storage_protocols
+    if spec.checkpoint.url is not None and (why := refusal(spec.checkpoint.url, allowed)):
+        raise unprocessable("body.checkpoint.url", why)
+    if spec.restore is not None and not store.is_job_id(spec.restore) and (why := refusal(spec.restore, allowed)):
+        raise unprocessable("body.restore", why)
+
+
 async def _check_code(service: Service, spec: JobSpec) -> None:
-    if await service.database.read(packages.size_of, spec.package) is None:
-        raise unprocessable("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
+    size = await service.database.read(packages.size_of, spec.package)
+    if size is None or not await service.waiting.run(Kind.PACKAGES, service.packages.has, spec.package, size):
+        raise _no_package(spec)
     path = service.packages.path(spec.package)
     try:
-        await asyncio.to_thread(check_entrypoint, path, spec.entrypoint, may_be_installed=bool(spec.pip))
+        await service.waiting.run(
+            Kind.SOURCES, check_entrypoint, path, spec.entrypoint, may_be_installed=bool(spec.pip)
+        )
     except EntrypointError as error:
         raise unprocessable("body.entrypoint", str(error)) from error
+    except FileNotFoundError as error:
+        raise _no_package(spec) from error
+
+
+def _no_package(spec: JobSpec) -> ProblemError:
+    """The field tells the SDK to upload it, again perhaps: a file may be gone from the service's disk."""
+    return unprocessable("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
 
 
 @router.get("", responses={200: {"model": JobList}, **documented(401, 404)}, response_class=Response)
@@ -84,7 +111,7 @@ async def delete_job(
     await retention.delete_job(service, job, by="the user", checkpoints=checkpoints)
 
 
-@router.post("/{job}/resize", responses=documented(401, 404, 409, 413))
+@router.post("/{job}/resize", responses=documented(401, 404, 408, 409, 415))
 async def resize_job(job: JobId, body: ResizeRequest, service: ServiceDep) -> JobView:
     """Want another number of trainers, from now on. The result stays the same, bit for bit."""
     view = await service.database.write(requests.resize, job, body.trainers, now=service.now())
@@ -124,7 +151,7 @@ async def checkpoint_job(job: JobId, service: ServiceDep) -> JobView:
     return view
 
 
-@router.post("/{job}/faults", status_code=202, responses=documented(401, 404, 409, 413))
+@router.post("/{job}/faults", status_code=202, responses=documented(401, 404, 408, 409, 415))
 async def inject_fault(job: JobId, body: FaultRequest, service: ServiceDep) -> JobView:
     """Do a job a fault, for real; an event tells when it is done, or a warning why it cannot be. `surefoot chaos` uses it."""
     view = await service.database.write(requests.inject, job, body.kind, now=service.now())

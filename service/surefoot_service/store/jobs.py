@@ -31,6 +31,7 @@ __all__ = [
     "create",
     "explain_queued",
     "has_ended",
+    "is_job_id",
     "listing",
     "load",
     "lock",
@@ -77,6 +78,11 @@ def create(session: Session, spec: JobSpec, *, idempotency_key: str | None, now:
 
 # A spec's `restore` is another job's id where it is neither a path nor a URL.
 _JOB_ID = re.compile(r"^[a-z0-9-]{1,40}$")
+
+
+def is_job_id(restore: str) -> bool:
+    """Whether a spec's `restore` names a job, rather than a path or URL."""
+    return _JOB_ID.match(restore) is not None
 
 
 def _with_restore(session: Session, spec: JobSpec) -> JobSpec:

@@ -350,3 +350,21 @@ def sparse_gradients(run: surefoot.Run) -> None:
     model = nn.Sequential(nn.EmbeddingBag(100, 3, sparse=True))
     data = TensorDataset((torch.arange(400) * 7 % 23).view(100, 4), torch.arange(100) % 3)
     fit(run, model, torch.optim.SparseAdam(model.parameters()), data=data)
+
+
+@program(steps=8)
+def state_in_the_order_of_first_gradients(run: surefoot.Run) -> None:
+    """The first layer is skipped at first, so its momenta are made last; and code goes through them in their order."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    run.track(model=model, optimizer=optimizer)
+    for step in run.steps(run.config["steps"]):
+        for x, y in step.batches(POINTS):
+            loss = nn.functional.cross_entropy(model(x) if step.number > 1 else model[1](x), y)
+            loss.backward()
+            step.log(loss=loss)
+        optimizer.step()
+        running = 0.0
+        for state in optimizer.state.values():
+            running = 0.5 * running + float(state["momentum_buffer"].norm())
+        optimizer.param_groups[0]["lr"] = 0.05 / (1 + running)

@@ -62,9 +62,10 @@ def memory_of(flat: torch.Tensor) -> memoryview:
 
 def write_into(tensor: torch.Tensor, value: torch.Tensor) -> None:
     """Overwrite a tensor, also one that `expand` made, whose elements lie in the same memory."""
-    for dim, stride in enumerate(tensor.stride()):
-        if stride == 0 and tensor.shape[dim] > 1:
-            tensor, value = tensor.narrow(dim, 0, 1), value.narrow(dim, 0, 1)
+    if 0 in tensor.stride():
+        for dim, stride in enumerate(tensor.stride()):
+            if stride == 0 and tensor.shape[dim] > 1:
+                tensor, value = tensor.narrow(dim, 0, 1), value.narrow(dim, 0, 1)
     tensor.copy_(value)
 
 

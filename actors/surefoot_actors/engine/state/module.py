@@ -42,7 +42,7 @@ class TrackedModule:
         self._growing = {
             f"{path}.{key}" for path, part in named for key, _ in part._buffers.items() if may_grow(part, key)
         }
-        self._structure = [_structure(part) for part in self._parts]
+        self._structure = _structure(self._parts)
         self._extra = [(f"{path}.{_EXTRA}", part) for path, part in named if _has_extra_state(part)]
         self._keeps_more = any(_keeps_more(part) for part in self._parts)
 
@@ -54,7 +54,7 @@ class TrackedModule:
 
     def structure_change(self) -> str:
         """Return how parameters, buffers or parts differ from those that were there when it settled; empty: they do not."""
-        if [_structure(part) for part in self._parts] == self._structure:
+        if _structure(self._parts) == self._structure:
             return ""
         before = {name for name, _ in self._parameters} | {name for name, _, _ in self._registered()}
         module, name = self._module, self.name
@@ -137,8 +137,17 @@ def _tensors(name: str, module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]
     yield from module.named_buffers(prefix=name)
 
 
-def _structure(part: nn.Module) -> list[int]:
-    return [*map(id, part._modules.values()), *map(id, part._parameters.values()), len(part._buffers)]
+def _structure(parts: list[nn.Module]) -> list[int]:
+    """Return numbers that differ where the parts hold other parameters or parts, or another number of buffers."""
+    found: list[int] = []
+    for part in parts:
+        modules, parameters = part._modules, part._parameters
+        if modules:
+            found += map(id, modules.values())
+        if parameters:
+            found += map(id, parameters.values())
+        found.append(len(part._buffers))
+    return found
 
 
 def _has_extra_state(part: nn.Module) -> bool:

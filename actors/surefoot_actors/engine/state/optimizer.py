@@ -54,24 +54,23 @@ class TrackedOptimizer:
             for i, p in enumerate(group["params"]):
                 own = self._names.get(id(p)) or f"{name}.param_groups.{g}.params.{i}"
                 parameters.append((own, p, survey.number(own, p)))
-            settings = {k: survey.tree(f"{name}.param_groups.{g}.{k}", v) for k, v in group.items() if k != "params"}
+            settings = {
+                k: None if k == "params" else survey.tree(f"{name}.param_groups.{g}.{k}", v) for k, v in group.items()
+            }
             groups.append((at, len(parameters), settings))
-        states = []
-        known = 0
-        for i, (own, p, _) in enumerate(parameters):
-            if p in state:
-                known += 1
-                states.append((i, survey.tree(f"{name}.state.{own}", state[p])))
-        rest = {}
-        if known != len(state):
-            mine = {id(p) for _, p, _ in parameters}
-            rest = {k: survey.tree(f"{name}.state.{k}", v) for k, v in state.items() if id(k) not in mine}
+        # in the state's own order: that in which parameters first had gradients, and in which code that goes through it will
+        place = {id(p): i for i, (_, p, _) in enumerate(parameters)}
+        states: list[tuple[int | None, Any, Any]] = []
+        for key, value in state.items():
+            number = place.get(id(key))
+            label = key if number is None else parameters[number][0]
+            states.append((number, key if number is None else None, survey.tree(f"{name}.state.{label}", value)))
         more = self._optimizer.state_dict() if self._tells_more else None
         told = survey.tree(f"{name}.state_dict", more, by_place=True)
-        survey.objects[name] = ([(n, i) for n, _, i in parameters], groups, states, rest, told)
+        survey.objects[name] = ([(n, i) for n, _, i in parameters], groups, states, told)
 
     def check(self, tree: Any, saved: Saved) -> None:
-        parameters, groups, _, _, _ = tree
+        parameters, groups, _, _ = tree
         for (name, number), parameter in zip(parameters, self._found(parameters), strict=True):
             check_shape(name, parameter, saved.specs[number])
         for own, (_, _, settings) in zip(self._optimizer.param_groups, groups, strict=False):
@@ -104,7 +103,7 @@ class TrackedOptimizer:
         self._optimizer.param_groups, self._optimizer.state = groups, state
 
     def restore(self, tree: Any, tensor: TensorOf) -> None:
-        parameters, groups, states, rest, told = tree
+        parameters, groups, states, told = tree
         own = self._found(parameters)
         for (name, number), parameter in zip(parameters, own, strict=True):
             overwrite(name, parameter, number, tensor)
@@ -117,14 +116,13 @@ class TrackedOptimizer:
         for group, (start, stop, settings) in zip(self._optimizer.param_groups, groups, strict=True):
             old = dict(group)
             group.clear()
-            group["params"] = own[start:stop]
-            group.update({k: untree(v, tensor, old.get(k)) for k, v in settings.items()})
+            for key, saved in settings.items():
+                group[key] = own[start:stop] if key == "params" else untree(saved, tensor, old.get(key))
         state = self._optimizer.state
         before = dict(state)
         state.clear()
-        for i, saved in states:
-            state[own[i]] = untree(saved, tensor, before.get(own[i]))
-        for key, saved in rest.items():
+        for i, other, saved in states:
+            key = other if i is None else own[i]
             state[key] = untree(saved, tensor, before.get(key))
 
     def _shape_groups(self, wanted: list[list[torch.Tensor]]) -> None:
