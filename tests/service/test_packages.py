@@ -210,3 +210,44 @@ async def test_a_bad_path_is_found_in_milliseconds(app: FastAPI, client: httpx.A
 async def test_another_content_type_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post("/v1/packages", content=make_zip({"a.py": TRAIN}))
     assert answer.status_code == 415
+
+
+# ---- a file that is gone from the disk
+
+
+def _lose(path: Path) -> None:
+    path.unlink()
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def _spoil(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("harm", [_lose, _cut, _spoil], ids=["lost", "cut", "spoilt"])
+async def test_a_package_that_the_disk_has_lost_is_asked_for_again(
+    client: httpx.AsyncClient, settings: Settings, spec: dict[str, object], harm: Callable[[Path], None]
+) -> None:
+    path = settings.data / "packages" / f"{spec['package']}.zip"
+    content = path.read_bytes()
+    harm(path)
+    if harm is not _spoil:  # which is seen when it is read
+        assert (await client.get(f"/v1/packages/{spec['package']}")).status_code == 404
+    refused = await client.post("/v1/jobs", json=spec)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "body.package")
+    assert (await client.post("/v1/packages", content=content, headers=ZIP)).status_code == 200
+    assert (await client.post("/v1/jobs", json=spec)).status_code == 201
+
+
+async def test_a_disk_that_fails_is_no_mistake_of_who_submits(
+    client: httpx.AsyncClient, service: Service, spec: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(type(service.packages), "has", fail)
+    answer = await client.post("/v1/jobs", json=spec)
+    assert (answer.status_code, "Input/output error" in answer.json()["detail"]) == (503, True)
