@@ -15,10 +15,11 @@ BENCHMARKS := steady_state recovery domains checkpoint_stall chaos
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test fuzz demo lint format bench clean
+.PHONY: help setup test quick fuzz demo lint format docs docs-serve hooks bench clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  ARGS are passed on: make test ARGS='tests/engine -k tree'. PYTHON is what .venv is made with, WORKERS how many run tests."
 
 setup: $(READY) ## Make .venv with everything that development needs
 
@@ -30,17 +31,25 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-test: $(READY) ## Run the test suite (ARGS='-k name' for a part of it)
+test: $(READY) ## Run the test suite, as CI does (ARGS='-k name' for a part of it)
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
+<<<<<<< HEAD
+quick: $(READY) ## Run the tests that start no processes (under 2 minutes)
+	$(PY) -m pytest -n $(WORKERS) -m unit $(ARGS)
+
+# The two searches side by side, one core each; it fails where either finds something.
+fuzz: $(READY) ## Search for an hour for programs, and orders of events, that break the promise (ARGS=minutes)
+=======
 # The searches side by side; it fails where one finds something.
 fuzz: $(READY) ## Search for an hour for programs, orders of events and requests that break something (ARGS=minutes)
+>>>>>>> main
 	@$(PY) tests/fuzz.py $(ARGS)
 
 demo: $(READY) ## Train digits on 1 trainer, then on 3 with one killed and a resize to 4: same bits (1-2 minutes)
 	$(PY) examples/demo.py $(ARGS)
 
-lint: $(READY) ## Check style, types and the dependency rule
+lint: $(READY) ## Check style, types and the dependency rule (ruff, mypy --strict, import-linter)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -51,9 +60,18 @@ format: $(READY) ## Rewrite the code in the one style
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+docs: $(READY) ## Build the site of the documents into site/, strictly: a broken link fails it
+	$(PY) -m mkdocs build --strict --quiet $(ARGS)
+
+docs-serve: $(READY) ## Serve the documents at http://127.0.0.1:8000, built anew when they change
+	$(PY) -m mkdocs serve $(ARGS)
+
+hooks: $(READY) ## Have git run the linters before each commit (pre-commit)
+	$(PY) -m pre_commit install
+
 bench: $(READY) ## Measure steady state and recovery, and write benchmarks/results (about an hour)
 	for name in $(BENCHMARKS); do $(PY) benchmarks/$$name.py --save $(ARGS) || exit 1; done
 
 clean: ## Remove .venv and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,17 @@
-"""Which tests run beside others: those that start processes of their own run one after the other, in one worker of pytest-xdist."""
+"""Which tests are of which kind, and which run beside others.
+
+Every test has one of four marks, by the folder that it lies in, so that none has to say it: `domain` (a whole cluster, whose parts are
+broken), `ray` (said by the test), `process` (starts processes of its own), and `unit`, all the rest, which `make quick` runs. A `unit` test
+that starts a process fails: it is to be marked, or listed here.
+
+What starts many processes runs one test after the other, in one worker of pytest-xdist.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +20,63 @@ import pytest
 _FOLDERS = {"actors", "check", "domains", "examples"}
 _MARKS = ("slow", "ray")
 
+# Start a process or a few, and share the machine well with others: data workers above all, and a Postgres.
+_WITH_PROCESSES = {
+    "engine/test_batch_memory.py",
+    "engine/test_data_workers.py",
+    "engine/test_following.py",
+    "engine/test_loader.py",
+    "engine/test_orders.py",
+    "service/test_store_away.py",
+    "user_code/test_advice.py",
+    "user_code/test_as_python.py",
+    "user_code/test_seeded.py",
+    "user_code/test_shadows.py",
+}
+_PARAMETERS_WITH_PROCESSES = ("workers", "postgres")
+
+_HERE = Path(__file__).parent
+
+
+def kind(item: pytest.Item) -> str:
+    """Return the mark of a test's kind."""
+    place = item.path.relative_to(_HERE)
+    if place.parts[0] == "domains":
+        return "domain"
+    if item.get_closest_marker("ray"):
+        return "ray"
+    starts = place.parts[0] in _FOLDERS or place.as_posix() in _WITH_PROCESSES
+    starts = starts or any(word in item.name.partition("[")[2] for word in _PARAMETERS_WITH_PROCESSES)
+    return "process" if starts or any(item.get_closest_marker(mark) for mark in ("slow", "process")) else "unit"
+
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
     for item in items:
-        folder = item.path.relative_to(here).parts[0]
+        item.add_marker(kind(item))
+        folder = item.path.relative_to(_HERE).parts[0]
         if folder in _FOLDERS or any(item.get_closest_marker(mark) for mark in _MARKS):
             item.add_marker(pytest.mark.xdist_group("processes"))
+
+
+# ---- what starts no process starts none
+
+_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+_started: list[str] = []
+_here = os.getpid()
+
+
+def _note(event: str, arguments: tuple[object, ...]) -> None:
+    if event in _STARTS and os.getpid() == _here:
+        _started.append(f"{event} {arguments[:2]}")
+
+
+sys.addaudithook(_note)
+
+
+@pytest.fixture(autouse=True)
+def _starts_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
+    _started.clear()
+    yield
+    if _started and request.node.get_closest_marker("unit"):
+        pytest.fail(f"a unit test has started a process: mark it `process` ({_started[0][:200]})", pytrace=False)

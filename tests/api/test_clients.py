@@ -397,6 +397,7 @@ def test_the_surface_of_the_package() -> None:
         surefoot.nothing  # noqa: B018
 
 
+@pytest.mark.process
 def test_trainers_import_no_http_client() -> None:
     import subprocess
 

@@ -133,6 +133,7 @@ def test_any_other_name_is_the_users(tmp_path: Path, name: str) -> None:
     assert locate(f"{name}:train", write(tmp_path, **{name: "def train(run): ..."}))
 
 
+@pytest.mark.process
 def test_a_script_in_a_folder_below_that_is_submitted_from_above(tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -166,6 +167,7 @@ def test_a_function_of_a_package_itself(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("arguments", [["script.py"], ["-m", "script"]])
+@pytest.mark.process
 def test_a_script_is_named_by_its_file(tmp_path: Path, arguments: list[str]) -> None:
     write(
         tmp_path,
@@ -189,6 +191,7 @@ def test_what_trainers_cannot_import_is_refused() -> None:
         locate(len)
 
 
+@pytest.mark.process
 def test_a_function_of_an_interactive_session_is_refused() -> None:
     script = "from surefoot.entrypoint import locate\ndef train(run): ...\ntry:\n    locate(train)\nexcept ValueError as e:\n    print(e)"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

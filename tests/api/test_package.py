@@ -103,6 +103,7 @@ def test_another_byte_gives_another_digest(files: dict[str, bytes], data: st.Dat
     ),
     st.lists(st.sampled_from(["a", "/b", "!c", "*", "!a", "e/"]), max_size=3),
 )
+@pytest.mark.process
 def test_ignore_files_mean_what_git_means(files: dict[str, bytes], outer: list[str], inner: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="sf-") as temporary:
         folder = Path(temporary)

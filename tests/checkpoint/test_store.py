@@ -112,6 +112,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.process
 def test_the_disk_is_full(full_disk: Path) -> None:
     """The snapshot fails with one clear sentence, leaves nothing behind, and the checkpoint before it stays whole."""
     store, small, big = CheckpointStore(str(full_disk)), tracked(1, width=4, vocabulary=9), tracked(1, steps=1)

@@ -6,11 +6,13 @@ import pickle
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from surefoot_actors.engine.fingerprint import fingerprint
 
 
+@pytest.mark.process
 def test_reading_it_does_not_import_torch() -> None:
     """A restarted supervisor reads it while trainers wait: torch's own class of version would cost them a second."""
     data = pickle.dumps(fingerprint(torch.device("cpu"), 1))

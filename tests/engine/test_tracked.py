@@ -161,6 +161,7 @@ def test_every_part_of_the_state_is_in_the_digest(change: str) -> None:
     assert tracked.stripe_digest(0) != stripe
 
 
+@pytest.mark.process
 def test_digest_is_the_same_in_another_process() -> None:
     """Another hash seed, another order of sets: the digest is of values."""
     code = (

@@ -210,6 +210,7 @@ def test_fingerprint_names_what_decides_the_bits() -> None:
     assert {"cpu_capability", "torch_build", "pythonhashseed", "python", "deterministic", "device"} <= set(names)
 
 
+@pytest.mark.process
 def test_fingerprint_tells_settings_apart() -> None:
     code = (
         "import torch; from surefoot_actors.engine.fingerprint import *;"
@@ -222,6 +223,7 @@ def test_fingerprint_tells_settings_apart() -> None:
 
 
 @pytest.mark.parametrize("point", ["forward", "backward"])
+@pytest.mark.process
 def test_faults_fire_at_their_point(point: str, tmp_path: Path) -> None:
     fired, log = tmp_path / "fired", tmp_path / "log"
     code = f"""

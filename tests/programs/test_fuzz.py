@@ -26,6 +26,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.mark.parametrize("number", [FIXED], ids=["fixed"])
+@pytest.mark.process
 def test_programs_of_any_pieces_keep_the_promise(number: int) -> None:
     """Again: python tests/programs/fuzz.py --seed NUMBER, or the command that a finding prints."""
     print(f"seed {number}")

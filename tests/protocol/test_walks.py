@@ -36,6 +36,7 @@ def test_a_violation_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -
     assert "Bounds(trainers=" in str(raised.value)
 
 
+@pytest.mark.process
 def test_a_walk_is_a_function_of_its_seed_in_every_process() -> None:
     """Whatever the order of sets in a process is, and whatever it has walked before."""
     go(FIXED + 7)

@@ -80,6 +80,7 @@ def test_the_migrations_make_what_the_tables_say(url: str) -> None:
 MIGRATE = "import sys; from surefoot_service.store.database import Database; Database(sys.argv[1]).migrate()"
 
 
+@pytest.mark.process
 def test_replicas_that_start_at_once_migrate_once(postgres: Postgres) -> None:
     """On Postgres: SQLite is for one service."""
     url = postgres.make_database("replicas")

@@ -1,0 +1,144 @@
+"""Documents that do not lie: what they name is there, their links lead somewhere, their commands are the command line's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from surefoot.cli.app import app
+
+from . import source
+from .source import ROOT, blocks, documents, is_name, is_path, names, paths
+
+DOCUMENTS = documents()
+WALKS = [ROOT / "docs" / "architecture" / name for name in ("leaf.md", "lost-trainer.md")]
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+# Files that are made, or that are a user's: they are spoken of, but are not the project's.
+_ELSEWHERE = {
+    "train.py",
+    "manifest.json",
+    "queue.py",
+    "httpx.py",
+    "scripts/train.py",
+    "service.json",
+    "results/NAME.md",
+}
+_ELSEWHERE |= {"logging.py", "datasets.py"}
+_ELSEWHERE |= {"site/", "dist/", "s3://bucket/runs", "~/.surefoot/"}
+
+
+# Names that are spoken of because there is no such module, or only in a trainer.
+_NO_MODULES = {"surefoot.api", "surefoot_actors.users.queue"}
+
+
+def _id(document: Path) -> str:
+    return document.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_id)
+def test_every_name_of_a_module_or_function_is_there(document: Path) -> None:
+    assert [name for name in names(document) if name not in _NO_MODULES and not is_name(name)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_id)
+def test_every_file_that_is_spoken_of_is_there(document: Path) -> None:
+    assert [path for path in paths(document) if path not in _ELSEWHERE and not is_path(path)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_id)
+def test_every_link_leads_to_a_file_and_a_heading(document: Path) -> None:
+    dead = []
+    for link in _LINK.findall(source.prose(document)):
+        if re.match(r"\w+:", link):
+            continue
+        place, _, heading = link.partition("#")
+        target = document if not place else (document.parent / place)
+        if not target.exists() or (heading and target.suffix == ".md" and not _has_heading(target, heading)):
+            dead.append(link)
+    assert dead == []
+
+
+def _has_heading(document: Path, heading: str) -> bool:
+    text = document.read_text()
+    if "<!-- openapi -->" in text:
+        return True  # made at the build, which is strict about it
+    if "<!-- architecture -->" in text:
+        text += (ROOT / "ARCHITECTURE.md").read_text()
+    found = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    return heading in {re.sub(r"[^\w\- ]", "", text).strip().lower().replace(" ", "-") for text in found}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=_id)
+def test_every_command_is_one_that_the_command_line_takes(document: Path) -> None:
+    for line in _commands(document):
+        _parse(line)
+
+
+def _commands(document: Path) -> list[str]:
+    lines = [line for block in blocks(document, "sh", "bash") for line in block.splitlines()]
+    quoted = [text for text in source.quoted(document) if re.match(r"surefoot (--)?[a-z]+ .*-", text)]
+    return [line for line in (*lines, *quoted) if line.strip().startswith("surefoot ")]
+
+
+def _parse(line: str) -> None:
+    root: Any = typer.main.get_command(app)
+    words = shlex.split(re.sub(r" [|>&].*", "", line), comments=True)[1:]
+    try:
+        with root.make_context("surefoot", words) as context:
+            name, command, rest = root.resolve_command(context, [*context._protected_args, *context.args])
+            command.make_context(name, rest, parent=context).close()
+    except Exception as error:  # noqa: BLE001  any mistake in the line
+        # typer brings a click of its own: its errors are known by what they have
+        if getattr(error, "exit_code", None) != 0:  # 0: --help
+            pytest.fail(f"{line!r}: {error!r}")
+
+
+def test_a_command_that_is_none_is_found() -> None:
+    for line in ("surefoot submit train:train", "surefoot resize last --now 3", "surefoot frobnicate"):
+        with pytest.raises(pytest.fail.Exception):
+            _parse(line)
+
+
+def test_every_make_target_that_is_spoken_of_is_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    spoken = {
+        target
+        for document in DOCUMENTS
+        for text in (
+            *source.quoted(document),
+            *(line for block in blocks(document, "sh") for line in block.splitlines()),
+        )
+        for target in re.findall(r"^make ([a-z-]+)", text)
+    }
+    assert spoken - targets == set()
+    assert {"test", "lint", "docs", "quick"} <= targets
+
+
+@pytest.mark.parametrize("walk", WALKS, ids=_id)
+def test_a_walk_is_at_most_ten_places_each_named_by_module_and_function(walk: Path) -> None:
+    places = re.split(r"^\d+\. ", walk.read_text(), flags=re.MULTILINE)[1:]
+    assert 5 <= len(places) <= 10
+    for place in places:
+        named = [n for n in re.findall(r"`([\w.]+)`", place) if n.startswith("surefoot_")]
+        assert named, f"names no place: {place}"
+        assert all(is_name(name) for name in named), named
+
+
+def test_names_that_are_not_there_are_found() -> None:
+    assert is_name("surefoot_actors.engine.merge.merge_round")
+    assert is_name("surefoot_actors.trainer.TrainerProcess.put_leaf")
+    assert is_name("surefoot.errors")
+    for gone in (
+        "surefoot_actors.engine.merge.merged_round",
+        "surefoot_actors.gone",
+        "surefoot_actors.trainer.TrainerProcess.put",
+    ):
+        assert not is_name(gone)
+    assert is_path("engine/merge.py")
+    assert not is_path("engine/merged.py")
