@@ -68,8 +68,7 @@ _here = os.getpid()
 
 
 def _note(event: str, arguments: tuple[object, ...]) -> None:
-    # The control plane reads a submission's source in a process of its own, which ends with the request.
-    if event in _STARTS and os.getpid() == _here and "entrypoint_reader.py" not in str(arguments[:2]):
+    if event in _STARTS and os.getpid() == _here:
         _started.append(f"{event} {arguments[:2]}")
 
 
