@@ -34,16 +34,11 @@ $(READY): pyproject.toml constraints.txt
 test: $(READY) ## Run the test suite, as CI does (ARGS='-k name' for a part of it)
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-<<<<<<< HEAD
 quick: $(READY) ## Run the tests that start no processes (under 2 minutes)
 	$(PY) -m pytest -n $(WORKERS) -m unit $(ARGS)
 
-# The two searches side by side, one core each; it fails where either finds something.
-fuzz: $(READY) ## Search for an hour for programs, and orders of events, that break the promise (ARGS=minutes)
-=======
 # The searches side by side; it fails where one finds something.
 fuzz: $(READY) ## Search for an hour for programs, orders of events and requests that break something (ARGS=minutes)
->>>>>>> main
 	@$(PY) tests/fuzz.py $(ARGS)
 
 demo: $(READY) ## Train digits on 1 trainer, then on 3 with one killed and a resize to 4: same bits (1-2 minutes)
