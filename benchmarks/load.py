@@ -24,7 +24,8 @@ class Connection:
         self.reader, self._writer, self._token = reader, writer, token
 
     def send(self, method: str, path: str, body: bytes = b"", **headers: str) -> None:
-        lines = [f"{method} {path} HTTP/1.1", "Host: surefoot", f"Authorization: Bearer {self._token}"]
+        headers = {"Host": "surefoot", "Authorization": f"Bearer {self._token}", **headers}
+        lines = [f"{method} {path} HTTP/1.1"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         if body:
             lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]

@@ -115,16 +115,27 @@ def measure_commands(plane: Plane, one: str, other: str, folder: Path) -> list[d
 
 
 def cli(plane: Plane, command: list[str], to: Path) -> tuple[float, int]:
-    code = "from surefoot.cli import main; main()"
     env = {**os.environ, "SUREFOOT_URL": plane.url, "SUREFOOT_TOKEN": plane.token}
     began = time.perf_counter()
     with to.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-c", code, *command], env=env, stdout=out)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"surefoot {' '.join(command)} ended with {process.returncode}")
-    return time.perf_counter() - began, usage.ru_maxrss * 1024
+        done = subprocess.run(
+            [sys.executable, "-c", _CLI, *command], env=env, stdout=out, stderr=subprocess.PIPE, check=False
+        )
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise RuntimeError(f"surefoot {' '.join(command)} ended with {done.returncode}: {done.stderr.decode()}")
+    return seconds, int(done.stderr.split()[-1]) * 1024
+
+
+# tells its peak memory last: that of a child as its parent sees it has the parent's in it
+_CLI = """
+import sys
+from surefoot.cli import main
+try:
+    main()
+finally:
+    print(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0], file=sys.stderr)
+"""
 
 
 # ---- watchers of one stream

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 
-from surefoot._network import keep_loopback_direct
+from surefoot._loopback import keep_loopback_direct
 from surefoot.spec import JobSpec
 
 __all__ = ["trainer_env", "without_secrets"]

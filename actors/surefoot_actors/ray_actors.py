@@ -108,6 +108,9 @@ def _node_id() -> str:
 class KeeperActor:
     """Carries the package's URI in its runtime environment, so that Ray keeps the package while no trainer lives."""
 
+    def __init__(self) -> None:
+        without_secrets(os.environ)
+
     async def ready(self) -> None:
         """Answer once the runtime environment stands."""
 

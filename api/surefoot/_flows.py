@@ -22,7 +22,7 @@ from surefoot._requests import (
 )
 from surefoot.errors import JobFailedError, NotFoundError, UserError
 from surefoot.events import LedgerRow
-from surefoot.ledger import step_of
+from surefoot.ledger import read_row, step_of
 from surefoot.spec import JobState
 from surefoot.submission import Submission
 from surefoot.views import JobView, NumberedEvent
@@ -118,7 +118,7 @@ def all_rows(job_id: str) -> Flow[list[LedgerRow]]:
     rows: list[LedgerRow] = []
     pages = RowPages(job_id)
     while not pages.done:
-        rows += map(LedgerRow.model_validate_json, (yield from pages.next()))
+        rows += map(read_row, (yield from pages.next()))
     return rows
 
 

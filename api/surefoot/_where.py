@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
-from surefoot._network import is_here
+from surefoot._loopback import is_here
 from surefoot.errors import UserError
 
 __all__ = ["DEFAULT_URL", "Where", "data_folder", "find", "network_here"]

@@ -53,6 +53,7 @@ from surefoot._requests import (
 from surefoot._where import find
 from surefoot.errors import SurefootError
 from surefoot.events import FaultKind, LedgerRow
+from surefoot.ledger import read_row
 from surefoot.spec import JobSpec, JobState
 from surefoot.submission import SubmitOptions, prepare
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
@@ -256,7 +257,7 @@ class AsyncJob:
     async def iter_ledger(self, *, from_step: int = 0) -> AsyncIterator[LedgerRow]:
         """As `Job.iter_ledger`."""
         async for line in self.iter_ledger_json(from_step=from_step):
-            yield LedgerRow.model_validate_json(line)
+            yield read_row(line)
 
     async def iter_ledger_json(self, *, from_step: int = 0) -> AsyncIterator[bytes]:
         """As `Job.iter_ledger_json`."""

@@ -52,6 +52,7 @@ from surefoot._requests import (
 from surefoot._where import find
 from surefoot.errors import SurefootError
 from surefoot.events import FaultKind, LedgerRow
+from surefoot.ledger import read_row
 from surefoot.spec import JobSpec, JobState
 from surefoot.submission import SubmitOptions, prepare
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
@@ -263,7 +264,7 @@ class Job:
     def iter_ledger(self, *, from_step: int = 0) -> Iterator[LedgerRow]:
         """Yield the ledger's rows so far, by step, reading them page by page: memory does not grow with the ledger."""
         for line in self.iter_ledger_json(from_step=from_step):
-            yield LedgerRow.model_validate_json(line)
+            yield read_row(line)
 
     def iter_ledger_json(self, *, from_step: int = 0) -> Iterator[bytes]:
         """The same rows as the JSON they are kept as, a line each, unread."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow, Result
 
-__all__ = ["Difference", "compare", "compare_lines", "dump", "dump_lines", "load", "read_lines", "step_of"]
+__all__ = ["Difference", "compare", "compare_lines", "dump", "dump_lines", "load", "read_lines", "read_row", "step_of"]
 
 # how a row is written, and kept (`LedgerRow.model_dump_json`)
 _BEGIN, _END_OF_RESULT = b'{"result":', b',"circumstances":'
@@ -55,7 +55,7 @@ def compare_lines(one: Iterable[bytes], other: Iterable[bytes]) -> tuple[int, Di
     same = 0
     for a, b in zip_longest(one, other):
         if a is None or b is None or not _is_same_text(a, b):
-            first, second = (None if line is None else LedgerRow.model_validate_json(line).result for line in (a, b))
+            first, second = (None if line is None else read_row(line).result for line in (a, b))
             if first is None or second is None or first.step != second.step:
                 return same, _missing(first, second)
             if first.canonical() != second.canonical():
@@ -76,10 +76,19 @@ def _is_same_text(a: bytes, b: bytes) -> bool:
     return bool(mark) and bool(other_mark) and first == second
 
 
+def read_row(line: bytes) -> LedgerRow:
+    """Read a row's JSON. Raises UserError when it is none."""
+    try:
+        return LedgerRow.model_validate_json(line)
+    except ValidationError as error:
+        begin = ascii(line[:60].decode(errors="replace"))
+        raise UserError(f"this is no row of a ledger: {error.error_count()} fields are wrong in {begin}") from None
+
+
 def step_of(line: bytes) -> int:
     """The step of a row's JSON."""
     found = _STEP.match(line)
-    return int(found[1]) if found else LedgerRow.model_validate_json(line).result.step
+    return int(found[1]) if found else read_row(line).result.step
 
 
 def dump(rows: Iterable[LedgerRow], **about: object) -> str:
@@ -134,7 +143,7 @@ def _is_by_lines(path: Path) -> bool:
             if not any(line.strip() == _ROWS for line in file):
                 return False
         for line in _lines(path):
-            step = LedgerRow.model_validate_json(line).result.step
+            step = read_row(line).result.step
             if step <= last:
                 return False
             last = step

@@ -84,7 +84,7 @@ def _read(source: bytes, file: str, function: str) -> str | None:
         return f"{file} takes too long to be read"
     finally:
         _readers.release()
-    if done.returncode != 0:
+    if done.returncode != 0 or not done.stdout:
         # out of memory or of time, or nested so deeply that the parser ended the process
         return f"{file} is nested too deeply, or too large, to be read"
     found = json.loads(done.stdout)

@@ -9,6 +9,8 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from surefoot_service.durable import sync_folder
+
 __all__ = ["Keys", "digest", "new_token", "open_keys", "private_file", "same"]
 
 
@@ -45,6 +47,7 @@ def open_keys(data: Path) -> Keys:
     """Read the keys in the data folder, making those that are missing: `token` (for the user), its hash, and `key`."""
     hash_file, key_file = data / "token.sha256", data / "key"
     if not hash_file.exists():
+        sync_folder(data.parent)
         token = new_token()
         private_file(data / "token", token + "\n")
         private_file(hash_file, digest(token) + "\n")
@@ -59,4 +62,7 @@ def private_file(path: Path, text: str) -> None:
     temporary.unlink(missing_ok=True)
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
+    sync_folder(path.parent)

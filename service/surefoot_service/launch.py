@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import zlib
 from dataclasses import dataclass
 from functools import partial
 from zipfile import BadZipFile
@@ -45,7 +46,7 @@ class Launch:
         path = self.service.packages.path(sha256)
         try:
             return await self.service.waiting.run(Kind.LAUNCHES, for_ray, path)
-        except (FileNotFoundError, BadZipFile) as error:
+        except (FileNotFoundError, BadZipFile, zlib.error) as error:
             raise PackageGoneError(
                 f"the job's code, package {sha256}, is no longer whole on the control plane's disk; submit the job again: "
                 "that uploads it anew"

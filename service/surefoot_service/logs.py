@@ -42,13 +42,14 @@ def configure(*, as_json: bool = False) -> None:
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
+    root = logging.getLogger()
+    is_ours = not root.handlers
     # of other libraries only what is wrong; httpx tells every request's URL otherwise
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(_Plain("%(levelname)s %(name)s: %(message)s"))
-        for filter_ in [f for f in handler.filters if isinstance(f, _Filter)]:
-            handler.removeFilter(filter_)
-        handler.addFilter(_Filter(floods))
+    if is_ours:
+        for handler in root.handlers:
+            handler.setFormatter(_Plain("%(levelname)s %(name)s: %(message)s"))
+            handler.addFilter(_Filter(floods))
 
 
 def _made_plain(_logger: object, _name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -19,7 +19,7 @@ import fsspec
 
 from surefoot_service.places import Place, RefusedUrlError, read_place
 from surefoot_service.problems import ProblemError, conflict, not_found, unprocessable
-from surefoot_service.waiting import HungError, Kind, Waiting
+from surefoot_service.waiting import HungError, Kind, Patience, Waiting
 
 __all__ = ["ModelFile", "Source", "find_model"]
 
@@ -56,10 +56,10 @@ class ModelFile:
 
     async def chunks(self, waiting: Waiting) -> AsyncIterator[bytes]:
         """Yield the file's bytes, then close it. Raises what the storage raises, so that a cut answer is seen as cut."""
+        # one that has begun is not cut off because others begin
+        patience = Patience(of=self.storage, queue_s=STORAGE_S, within_s=STORAGE_S)
         try:
-            while chunk := await waiting.run_within(
-                Kind.STORAGE, STORAGE_S, self.storage, self.file.read, _CHUNK_BYTES
-            ):
+            while chunk := await waiting.run_with(patience, Kind.STORAGE, self.file.read, _CHUNK_BYTES):
                 yield chunk
         finally:
             # not waited for: whoever asked may be gone, and the storage may hang
@@ -74,7 +74,7 @@ async def find_model(waiting: Waiting, source: Source, module: str | None) -> Mo
     """
     opening = _opening(source, module)
     try:
-        return await waiting.run_within(Kind.STORAGE, STORAGE_S, source.storage, opening)
+        return await waiting.run_with(Patience(of=source.storage, within_s=STORAGE_S), Kind.STORAGE, opening)
     except HungError as error:
         raise ProblemError(502, f"the storage of {source.url} has not answered for {STORAGE_S:g} s") from error
 

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from surefoot.errors import PackageError, SurefootError
 from surefoot.spec import CODE_FOLDER
+from surefoot_service.durable import sync_folder
 from surefoot_service.settings import Settings
 from surefoot_service.waiting import Kind, Waiting
 
@@ -243,6 +244,7 @@ class PackageStore:
             await waiting.run(Kind.PACKAGES, check_zip, partial, self._limits)
             with _folder_errors():
                 await waiting.run(Kind.PACKAGES, partial.replace, self.path(sha256))
+                await waiting.run(Kind.PACKAGES, sync_folder, self._folder)
         return sha256, size
 
     async def _write(self, partial: Path, body: AsyncIterable[bytes], waiting: Waiting) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from surefoot._network import keep_loopback_direct
+from surefoot._loopback import keep_loopback_direct
 from surefoot.errors import SurefootError
 from surefoot_service.keys import new_token, private_file
 from surefoot_service.processes import MARK, kill_marked, marked, wait_for_marked

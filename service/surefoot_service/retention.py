@@ -100,7 +100,9 @@ class Housekeeper:
                     if sweeps:
                         next_sweep = loop.time() + SWEEP_S
                     left = next_sweep - loop.time()
-                    await bell.wait(max(0.0, left if again is None else min(again, left)))
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(max(0.0, left if again is None else min(again, left))):
+                            await bell.wait(None)
         finally:
             for task in self._removing.values():
                 task.cancel()

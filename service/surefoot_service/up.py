@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.markup import escape
 
-from surefoot._network import keep_loopback_direct
+from surefoot._loopback import keep_loopback_direct
 from surefoot.cli.printing import PlainConsole
 from surefoot.errors import SurefootError, UserError
 from surefoot.spec import JobState

@@ -17,7 +17,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from surefoot.errors import SurefootError
 
-__all__ = ["LIMITS", "BusyError", "HungError", "Kind", "Limits", "Waiting"]
+__all__ = ["LIMITS", "BusyError", "HungError", "Kind", "Limits", "Patience", "Waiting"]
 
 # how long a call waits for a place before it is refused
 _QUEUE_S = 2.0
@@ -48,11 +48,23 @@ class Limits:
 
 
 LIMITS: Mapping[Kind, Limits] = {
-    Kind.STORAGE: Limits(running=16, each=4, hung=64),
+    Kind.STORAGE: Limits(running=16, each=8, hung=64),
     Kind.PACKAGES: Limits(running=4, each=4),
     Kind.SOURCES: Limits(running=4, each=4),
     Kind.LAUNCHES: Limits(running=4, each=4),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """What a call waits for, and how long."""
+
+    # the name of a storage; empty: this machine's own disk
+    of: str = ""
+    # for a place
+    queue_s: float = _QUEUE_S
+    # for its answer
+    within_s: float = 60.0
 
 
 class BusyError(SurefootError):
@@ -73,27 +85,21 @@ class Waiting:
     def __init__(self, limits: Mapping[Kind, Limits] = LIMITS) -> None:
         self._pools = {kind: _Pool(kind, limits[kind]) for kind in Kind}
 
-    async def run(
-        self,
-        kind: Kind,
-        function: Callable[P, T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        """As `run_within`, for calls that hang only where this machine's own disk does."""
-        return await self.run_within(kind, 60.0, "", function, *args, **kwargs)
+    async def run(self, kind: Kind, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As `run_with`, for calls that hang only where this machine's own disk does."""
+        return await self.run_with(Patience(), kind, function, *args, **kwargs)
 
-    async def run_within(
-        self, kind: Kind, within_s: float, of: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    async def run_with(
+        self, patience: Patience, kind: Kind, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Return `function(...)`, called on a thread. `of` names the storage that it waits for.
+        """Return `function(...)`, called on a thread.
 
-        Raises BusyError when no place is free, HungError when it has not come back within `within_s`, and what the function raises.
+        Raises BusyError when no place is free, HungError when it has not come back in time, and what the function raises.
         """
         pool = self._pools[kind]
-        await pool.enter(of)
-        call: _Call[T] = _Call(pool, of, lambda: function(*args, **kwargs))
-        return await call.outcome(within_s)
+        await pool.enter(patience)
+        call: _Call[T] = _Call(pool, patience.of, lambda: function(*args, **kwargs))
+        return await call.outcome(patience.within_s)
 
     def leave(self, kind: Kind, of: str, function: Callable[[], object]) -> None:
         """Call `function` on a thread that nobody waits for: the close of a file, say."""
@@ -118,10 +124,11 @@ class _Pool:
         self._hung_of: Counter[str] = Counter()
         self._freed = asyncio.Event()
 
-    async def enter(self, of: str) -> None:
+    async def enter(self, patience: Patience) -> None:
         """Take a place, waiting a moment for one. Raises BusyError."""
+        of = patience.of
         try:
-            async with asyncio.timeout(_QUEUE_S):
+            async with asyncio.timeout(patience.queue_s):
                 while not self._is_free(of):
                     self._refuse_the_dead(of)
                     freed = self._freed

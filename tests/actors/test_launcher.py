@@ -25,7 +25,7 @@ from surefoot_actors.ray_names import KEEPER, SUPERVISOR, find_actor, list_roles
 from surefoot_service.packages import for_ray
 
 from ..ray_head import Head, connected, ray_head
-from .control_plane import CODE, ControlPlane, serve
+from .control_plane import CODE, TOKEN, ControlPlane, serve
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -172,6 +172,46 @@ def test_a_killed_supervisor_is_restarted_and_trainers_go_on(head: Head, tmp_pat
         until(lambda: list_roles("a-3") == [])
     for step in range(6):
         assert control.ledger[step].result.digest == undisturbed.ledger[step].result.digest
+
+
+def test_no_actor_gives_a_secret_away_when_it_is_asked(head: Head, tmp_path: Path) -> None:
+    """By whoever may use the cluster: `__ray_call__` runs his function in the actor, and sends back what that returns."""
+    import ray
+
+    def look(actor: object, backwards: list[str]) -> dict[str, list[str]]:
+        import gc
+        import os
+        import types
+
+        secrets = [text[::-1] for text in backwards]
+        seen, left, found = {id(actor)}, [actor], []
+        while left:
+            for inner in gc.get_referents(left.pop()):
+                of_modules = isinstance(inner, dict) and "__builtins__" in inner
+                if id(inner) in seen or of_modules or isinstance(inner, type | types.ModuleType | types.FrameType):
+                    continue
+                seen.add(id(inner))
+                left.append(inner)
+                text = inner.decode(errors="replace") if isinstance(inner, bytes | bytearray) else inner
+                if isinstance(text, str):
+                    found += [text for secret in secrets if secret in text]
+        names = [name for name in os.environ if "TOKEN" in name or name in ("SUREFOOT_CLAIM", "SUREFOOT_DATA")]
+        return {"found": found, "environment": names, "looked": [str(len(seen))]}
+
+    with serve(plane(trainers=1, config={"steps": 6, "gate": [2, str(tmp_path / "gate")]})) as control:
+        assert launch(head, control, "a-asked").returncode == 0
+        control.wait_for_step(1, LIVENESS_S)
+        pulse = RayJournal("a-asked").listening()
+        assert pulse is not None
+        roles = list_roles("a-asked")
+        assert {SUPERVISOR, KEEPER} < set(roles)
+        for role in roles:
+            actor: Any = find_actor("a-asked", role)
+            told = ray.get(actor.__ray_call__.remote(look, [TOKEN[::-1], pulse[2][::-1]]), timeout=LIVENESS_S)
+            assert (role, told["found"], told["environment"]) == (role, [], [])
+        (tmp_path / "gate").touch()
+        control.wait_for_state("succeeded", LIVENESS_S)
+        until(lambda: list_roles("a-asked") == [])
 
 
 def test_a_launch_may_be_doubled_but_a_claim_not(head: Head, tmp_path: Path) -> None:

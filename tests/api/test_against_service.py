@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from surefoot.views import JobView
 
 uvicorn_app = pytest.importorskip("surefoot_service.app")
 from surefoot_service.context import Service  # noqa: E402
+from surefoot_service.data_folder import announced, locked  # noqa: E402
 from surefoot_service.settings import Settings  # noqa: E402
 from surefoot_service.store import attempts  # noqa: E402
 
@@ -92,8 +92,9 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
     assert server.ready.wait(30)
     port = server.servers[0].sockets[0].getsockname()[1]
     monkeypatch.setenv("SUREFOOT_DATA", str(tmp_path / "data"))
-    (tmp_path / "data/service.json").write_text(json.dumps({"url": f"http://127.0.0.1:{port}"}))
-    yield Running(url=f"http://127.0.0.1:{port}", data=tmp_path / "data", service=app.state.service)
+    url = f"http://127.0.0.1:{port}"
+    with locked(tmp_path / "data"), announced(tmp_path / "data", url):
+        yield Running(url=url, data=tmp_path / "data", service=app.state.service)
     app.state.service.bells.close()
     server.should_exit = True
     thread.join(30)
@@ -215,14 +216,22 @@ def test_a_job_paused_and_resumed(running: Running, code: Path) -> None:
         attempt = running.attempt(job.id)
         begin(attempt)
         assert job.pause().state is JobState.PAUSING
+        place = running.data / "checkpoints" / job.id
         attempt.tell(
-            checkpoint={"step": 3, "url": "/c/step-3", "bytes": 10, "seconds": 0.5, "stall_s": 0.01, "reason": "paused"}
+            checkpoint={
+                "step": 3,
+                "url": f"{place}/step-3",
+                "bytes": 10,
+                "seconds": 0.5,
+                "stall_s": 0.01,
+                "reason": "paused",
+            }
         )
         attempt.tell(state={"state": "paused", "reason": "saved"})
         assert job.pause(wait=True).state is JobState.PAUSED
         [made] = job.checkpoints()
-        assert (made.step, made.url, made.reason) == (3, "/c/step-3", "paused")
-        assert (job.view.checkpoint, job.view.checkpoint_step) == ("/c/step-3", 3)
+        assert (made.step, made.url, made.reason) == (3, f"{place}/step-3", "paused")
+        assert (job.view.checkpoint, job.view.checkpoint_step) == (f"{place}/step-3", 3)
 
 
 def test_faults_and_checkpoints_are_for_jobs_that_train(running: Running, code: Path) -> None:
@@ -238,9 +247,6 @@ def test_faults_and_checkpoints_are_for_jobs_that_train(running: Running, code: 
 
 
 def test_the_final_model_is_downloaded_whole_or_not_at_all(running: Running, code: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"tensors" * 100_000)
     into = tmp_path / "mine.safetensors"
     with Client() as client:
         job = client.submit("train:train", folder=code, batch_size=64, trainers=2)
@@ -249,7 +255,10 @@ def test_the_final_model_is_downloaded_whole_or_not_at_all(running: Running, cod
         assert not into.exists()
         attempt = running.attempt(job.id)
         begin(attempt)
-        attempt.tell(checkpoint={"step": 5, "url": "/c/step-5", "model": str(folder)})
+        place = running.data / "checkpoints" / job.id
+        (place / "model").mkdir(parents=True)
+        (place / "model" / "model.safetensors").write_bytes(b"tensors" * 100_000)
+        attempt.tell(checkpoint={"step": 5, "url": str(place / "step-5"), "model": str(place / "model")})
         finish(attempt)
         assert job.download_model(into).read_bytes() == b"tensors" * 100_000
 

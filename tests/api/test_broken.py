@@ -30,6 +30,7 @@ LIMIT_S = 60.0
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("ls",),
+    ("rm", JOB),
     ("show", JOB),
     ("show", "last"),
     ("watch", JOB),
@@ -239,14 +240,14 @@ def test_nor_is_one_waited_for_that_only_drips(monkeypatch: pytest.MonkeyPatch) 
 
 def test_pages_without_end_are_given_up(fake: FakeService) -> None:
     fake.add(make_view(JOB, JobState.RUNNING))
-    page = {
-        "events": [make_event(1).model_dump(mode="json")] * 1000,
-        "rows": [make_row(3).model_dump(mode="json")] * 10_000,
-    }
+    page = {"events": [make_event(1).model_dump(mode="json")] * 1000}
+    row_lines = b"\n".join([make_row(3).model_dump_json().encode()] * 9_999)
 
     def answer(request: httpx.Request) -> httpx.Response:
-        if request.url.path.endswith(("events", "ledger")):
+        if request.url.path.endswith("events"):
             return httpx.Response(200, json=page)
+        if request.url.path.endswith("ledger"):
+            return httpx.Response(200, content=make_row(3).model_dump_json().encode() + b"\n" + row_lines)
         return fake.answer(request)
 
     job = Client("http://surefoot", transport=httpx.MockTransport(answer)).job(JOB)

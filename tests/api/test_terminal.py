@@ -160,6 +160,7 @@ def _json_of_anything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("ls",),
+    ("rm", "last", "--checkpoints"),
     ("ls", "--json"),
     ("show", "last"),
     ("show", "last", "--json"),

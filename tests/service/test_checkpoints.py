@@ -64,21 +64,45 @@ async def test_a_job_has_a_folder_of_its_own_in_the_place_it_names(
 
 
 async def test_another_jobs_id_is_its_newest_checkpoint(
-    client: httpx.AsyncClient, attempt: Attempt, spec: dict[str, Any]
+    client: httpx.AsyncClient, attempt: Attempt, spec: dict[str, Any], settings: Settings
 ) -> None:
+    five, six = (str(place_of(settings, attempt) / name) for name in ("step-5", "step-6"))
     early = await client.post("/v1/jobs", json=spec | {"restore": attempt.job})
     assert (early.status_code, early.json()["errors"]) == (
         422,
         [{"field": "body.restore", "message": f"job {attempt.job} has no checkpoint yet"}],
     )
-    await attempt.uplink(events=[saved(1, 5)])
+    await attempt.uplink(events=[saved(1, 5, five)])
     key = {"Idempotency-Key": "k"}
     made = await client.post("/v1/jobs", json=spec | {"restore": attempt.job}, headers=key)
-    assert made.json()["spec"]["restore"] == "/c/step-5"
-    await attempt.uplink(events=[saved(2, 6)])
+    assert made.json()["spec"]["restore"] == five
+    await attempt.uplink(events=[saved(2, 6, six)])
     again = await client.post("/v1/jobs", json=spec | {"restore": attempt.job}, headers=key)
     assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
-    assert again.json()["spec"]["restore"] == "/c/step-5"
+    assert again.json()["spec"]["restore"] == five
+
+
+async def test_a_checkpoint_that_was_told_to_be_elsewhere_is_not_begun_from_by_the_jobs_name(
+    client: httpx.AsyncClient, attempt: Attempt, spec: dict[str, Any]
+) -> None:
+    for n, url in enumerate(("/etc/step-5", "reference://::file:///x", "http://169.254.169.254/step-5"), 1):
+        await attempt.uplink(events=[saved(n, 5, url)])
+        answer = await client.post("/v1/jobs", json=spec | {"restore": attempt.job})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "body.restore")
+        assert "not below its place" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("spec_more", [{}, {"restore": "/other"}])
+@pytest.mark.parametrize(
+    "url", ["/elsewhere/step-40", "/other/../elsewhere", "reference://::file:///x", "/other2/step-40"]
+)
+async def test_no_attempt_says_where_its_job_began_but_below_what_was_submitted(
+    service: Service, attempt: Attempt, spec_more: dict[str, Any], url: str
+) -> None:
+    """Later attempts begin there, and its ledger would begin where it likes."""
+    await attempt.uplink(events=[make_event(1, EventKind.RESTORED, step=40, url=url, trainer="t0", first_step=40)])
+    view = await until(service, attempt.job, lambda _: True)
+    assert (view.spec.restore, view.steps_done) == (spec_more.get("restore"), 0)
 
 
 async def test_restore_of_nothing(client: httpx.AsyncClient, spec: dict[str, Any]) -> None:
@@ -89,6 +113,7 @@ async def test_restore_of_nothing(client: httpx.AsyncClient, spec: dict[str, Any
         assert (await client.post("/v1/jobs", json=spec | {"restore": url})).json()["spec"]["restore"] == url
 
 
+@pytest.mark.parametrize("spec_more", [{"restore": "/other"}])
 @pytest.mark.parametrize("rows_first", [False, True])
 async def test_a_ledger_that_begins_at_another_jobs_checkpoint_has_no_gap(
     client: httpx.AsyncClient, service: Service, attempt: Attempt, rows_first: bool

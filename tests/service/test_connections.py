@@ -6,14 +6,18 @@ import asyncio
 import gc
 import json
 import logging
+import resource
 import socket
+import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +26,7 @@ from surefoot.events import EventKind
 from surefoot_service.app import create_app
 from surefoot_service.bells import news_of
 from surefoot_service.context import Service
+from surefoot_service.rest import server
 from surefoot_service.rest.connections import Limits, Phase, Pool, Standing
 from surefoot_service.rest.server import Server
 from surefoot_service.settings import Settings
@@ -115,16 +120,16 @@ async def opened(data: Path, **more: Any) -> AsyncIterator[Door]:
     app = create_app(settings)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = Server(app, settings)
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        await asyncio.wait_for(server.accepting.wait(), LIMIT_S)
-        door = Door(server, app.state.service, listener.getsockname()[1])
+        made = Server(app, settings)
+        serving = asyncio.create_task(made.serve(sockets=[listener]))
+        await asyncio.wait_for(made.accepting.wait(), LIMIT_S)
+        door = Door(made, app.state.service, listener.getsockname()[1])
         try:
             yield door
         finally:
             door.close()
             door.service.bells.close()
-            server.should_exit = True
+            made.should_exit = True
             await asyncio.wait_for(serving, LIMIT_S)
 
 
@@ -149,6 +154,67 @@ async def test_silent_connections_make_room_for_whoever_asks(tmp_path: Path) -> 
             assert len(door.server.pool.known) == 1
             assert (await client.get("/v1/jobs")).status_code == 200
             assert len(door.server.server_state.connections) <= 202
+
+
+# A service that may have no more than 1024 files open, as is usual; it says its port on standard output.
+SERVICE = """
+import asyncio, resource, socket, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+from surefoot_service import logs
+from surefoot_service.app import create_app
+from surefoot_service.rest.server import Server
+from surefoot_service.settings import Settings
+
+async def serve():
+    settings = Settings(data=Path(sys.argv[1]), request_s=60)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = Server(create_app(settings), settings)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await server.accepting.wait()
+        print(listener.getsockname()[1], flush=True)
+        await serving
+
+logs.configure()
+asyncio.run(serve())
+"""
+
+
+async def test_a_flood_of_silent_connections_leaves_a_process_its_files_and_its_log(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SERVICE, str(tmp_path / "data"), stdout=asyncio.subprocess.PIPE, stderr=output
+        )
+    silent: list[asyncio.StreamWriter] = []
+    try:
+        assert process.stdout is not None
+        port = int(await asyncio.wait_for(process.stdout.readline(), LIMIT_S))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=LIMIT_S) as client:
+            for _ in range(5):
+                for _ in range(300):
+                    _, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), LIMIT_S)
+                    silent.append(writer)
+                # each time on a connection of its own
+                answer = await client.get("/v1/health", headers={"connection": "close"})
+                assert answer.status_code == 200
+    finally:
+        for writer in silent:
+            writer.transport.abort()
+        process.kill()
+        await process.wait()
+    assert len(log.read_text().splitlines()) < 100
+
+
+@pytest.mark.parametrize(("files", "most"), [(100_000, 1000), (1024, 576), (256, 16)])
+def test_there_are_never_more_connections_than_files(
+    files: int, most: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(server, "_files", lambda: files)
+    assert server._limits(Settings(data=tmp_path)).most == most
 
 
 async def test_room_is_kept_for_health_and_attempts(tmp_path: Path) -> None:
@@ -375,6 +441,63 @@ async def test_what_is_no_request_is_refused_and_closed(
         assert json.loads(body)["status"] == status
     async with door.client(token=False) as stranger:
         assert (await stranger.get("/v1/health")).status_code == 200
+    assert [r for r in caplog.records if r.exc_info or r.levelno >= logging.ERROR] == []
+
+
+GOOD = (
+    b"GET /v1/health HTTP/1.1\r\nHost: x\r\n\r\n",
+    JSON_HEAD + b"Content-Length: 2\r\n\r\n{}",
+    JSON_HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    JSON_HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
+)
+PIECES = st.lists(st.sampled_from(GOOD) | st.binary(max_size=40), min_size=1, max_size=4)
+CUTS = st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=3)), max_size=3)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def lasting(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    """One service for many examples."""
+    context = opened(tmp_path_factory.mktemp("lasting") / "data", request_s=0.05, body_grace_s=0.05, unread_s=0.05)
+    made = runner.run(context.__aenter__())
+    made.server.pool.limits = replace(made.server.pool.limits, discard_s=0.05)
+    yield made
+    runner.run(context.__aexit__(None, None, None))
+
+
+@given(pieces=PIECES, cuts=CUTS, wait=st.booleans())
+@hypothesis.settings(
+    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(hypothesis.HealthCheck)
+)
+def test_any_bytes_are_answered_or_refused(
+    pieces: list[bytes],
+    cuts: list[tuple[int, bytes]],
+    wait: bool,
+    lasting: Door,
+    runner: asyncio.Runner,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Requests that are cut, changed, and laid end to end."""
+    sent = b"".join(pieces)
+    for at, other in cuts:
+        sent = sent[:at] + other + sent[at + 1 :]
+
+    async def exchange() -> bytes:
+        reader, writer = await lasting.connect()
+        writer.write(sent)
+        if not wait:
+            writer.write_eof()
+        found = await end_of(reader)
+        await until(lambda: len(lasting.server.pool) == 0 and not lasting.server.server_state.tasks)
+        return found
+
+    for line in runner.run(exchange()).split(b"HTTP/1.1 ")[1:]:
+        assert int(line[:3]) < 500
     assert [r for r in caplog.records if r.exc_info or r.levelno >= logging.ERROR] == []
 
 

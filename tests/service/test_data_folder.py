@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import threading
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from surefoot._where import find
 from surefoot.errors import UserError
@@ -32,9 +34,7 @@ def use(data: Path) -> dict[str, str]:
     """Open a service over the folder and use its database; return the modes while it is open."""
     service = open_service(Settings(data=data))
     try:
-        with service.database._engine.connect() as connection:
-            connection.exec_driver_sql("create table x (y)")
-            connection.exec_driver_sql("commit")
+        asyncio.run(service.database.write(lambda session: session.execute(text("create table x (y)"))))
         (data / "packages" / f"{'a' * 64}.zip").touch(mode=0o666)
         return modes(data)
     finally:

@@ -209,6 +209,7 @@ COMPATIBLE = (
 
 async def test_the_version_before_goes_on_with_a_newer_database(url: str, database: Database) -> None:
     now = datetime.now(UTC)
+    await database.write(add, "0")
     old, _ = await database.write(jobs.create, SPEC, idempotency_key=None, now=now)
     await newer(database, *COMPATIBLE)
     again = Database(url)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from surefoot.errors import EntrypointError
+from surefoot_service import entrypoints
 from surefoot_service.entrypoints import check_entrypoint
 
-from .helpers import make_zip
+from .asgi import ask
+from .helpers import JSON, ZIP, make_zip
 
 SOURCES = {
     "plain": "def train(run): ...",
@@ -34,6 +43,10 @@ BAD = {
     "null": ("x = '\0'", "not Python"),
     "too deep": ("x = " + "(" * 100_000, "not Python|nested too deeply"),
     "too long": ("x = 1\n" * 500_000, "too long"),
+    "many signs": ("x = " + "-" * 500_000 + "1", "nested too deeply"),
+    "many names": ("x = a" + ".a" * 400_000, "nested too deeply"),
+    "many sums": ("x = " + "1+" * 300_000 + "1", "nested too deeply"),
+    "many lambdas": ("x = " + "lambda:" * 100_000 + "1", "nested too deeply"),
 }
 
 
@@ -76,6 +89,89 @@ def test_what_is_wrong_is_named(case: str, tmp_path: Path) -> None:
     source, message = BAD[case]
     with pytest.raises(EntrypointError, match=message):
         check_entrypoint(package(tmp_path, {"train.py": source}), "train:train", may_be_installed=False)
+
+
+def refusal(path: Path) -> str:
+    """Why the package's train function is refused; empty where it is not. Anything else that is raised is a mistake of ours."""
+    try:
+        check_entrypoint(path, "train:train", may_be_installed=False)
+    except EntrypointError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("height", [100, 500, 900, 950, 990, 1100, 2000, 3000, 30_000, 80_000])
+def test_a_tower_of_elif_is_read_or_refused(height: int, tmp_path: Path) -> None:
+    """At some heights the parser could, and what walked through its tree could not."""
+    source = "if x: pass\n" + "elif x: pass\n" * height + "def train(run): ..."
+    found = refusal(package(tmp_path, {"train.py": source}))
+    assert not found if height <= 500 else (not found or "nested too deeply" in found)
+
+
+PARTS = (
+    "if x:",
+    "elif x:",
+    "else:",
+    "try:",
+    "(",
+    "[",
+    "{",
+    "lambda:",
+    "-",
+    "not ",
+    "f'{",
+    "x",
+    "\n",
+    "\n ",
+    "def train(run):",
+    "\0",
+    "é",
+)
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=30), st.sampled_from([1, 10, 3000]))
+@settings(max_examples=15, deadline=None, derandomize=True, database=None)
+def test_no_source_does_anything_but_be_refused(parts: list[str], times: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        assert len(refusal(package(Path(folder), {"train.py": "".join(parts) * times}))) < 2000
+
+
+@pytest.mark.parametrize(
+    ("reader", "message"),
+    [
+        ("import time; time.sleep(60)", "takes too long"),
+        ("import os; os.kill(os.getpid(), 11)", "nested too deeply, or too large"),
+        ("import os; os._exit(0)", "nested too deeply, or too large"),
+    ],
+)
+def test_a_reader_that_hangs_or_dies(
+    reader: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "reader.py"
+    program.write_text(reader)
+    monkeypatch.setattr(entrypoints, "_READER", program)
+    monkeypatch.setattr(entrypoints, "_WALL_S", 1.0)
+    with pytest.raises(EntrypointError, match=message):
+        check_entrypoint(package(tmp_path, {"train.py": "def train(run): ..."}), "train:train", may_be_installed=False)
+
+
+def test_the_reader_s_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entrypoints, "_MEMORY_BYTES", 64 * 1024 * 1024)
+    assert "too large" in refusal(package(tmp_path, {"train.py": "x = [" + "{}," * 340_000 + "]"}))
+    assert refusal(package(tmp_path, {"train.py": "def train(run): ..."})) == ""
+
+
+async def test_the_loop_goes_on_while_a_source_is_read(
+    app: FastAPI, client: httpx.AsyncClient, spec: dict[str, Any]
+) -> None:
+    source = "x = [" + "1," * 200_000 + "]"
+    answer = await client.post("/v1/packages", content=make_zip({"train.py": source}), headers=ZIP)
+    body = json.dumps(spec | {"package": answer.json()["package"]}).encode()
+    found = await ask(
+        app, "POST", "/v1/jobs", body, [*JSON.items(), ("authorization", client.headers["authorization"])]
+    )
+    assert found.status == 422
+    assert found.loop_s <= 0.1
 
 
 def test_a_module_that_is_not_there(tmp_path: Path) -> None:

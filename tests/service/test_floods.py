@@ -79,7 +79,7 @@ def test_news_are_never_left_out(capsys: pytest.CaptureFixture[str]) -> None:
 
 @given(st.text(min_size=1, max_size=50))
 def test_what_is_sent_does_nothing_to_a_terminal(text: str) -> None:
-    event = logs._printable(None, "warning", {"event": "refused", "path": text + "\x1b]52;c;aGk=\x07\n"})
+    event = logs._made_plain(None, "warning", {"event": "refused", "path": text + "\x1b]52;c;aGk=\x07\n"})
     assert re.search(r"[\x00-\x1f\x7f-\x9f]", event["path"]) is None
 
 

@@ -7,18 +7,24 @@ import io
 import os
 import stat
 import struct
+import time
 import warnings
 import zipfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
+from surefoot_service import packages
+from surefoot_service.context import Service
 from surefoot_service.packages import Limits, PackageStore
 from surefoot_service.settings import Settings
 from surefoot_service.waiting import Waiting
 
+from .asgi import ask
 from .helpers import TRAIN, ZIP, make_zip
 
 
@@ -71,7 +77,21 @@ def broken() -> bytes:
     return bytes(raw)
 
 
+def long_table() -> bytes:
+    """A table of contents far longer than that of so many entries can be: read whole before anybody could count them."""
+    entry = struct.pack("<4s4B4HL2L5H2L", b"PK\x01\x02", 20, 3, 20, 0, 0, 0, 0, 33, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    table = entry * 3000
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, len(table), 0, 0)
+    return table + end
+
+
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "a path of many parts": (lambda: make_zip({"a/" * 32_000 + "b.py": TRAIN}), "a path of 32001 parts"),
+    "a path of many empty parts": (lambda: make_zip({"a" + "/" * 32_000 + "b.py": TRAIN}), "parts"),
+    "a path of many dots": (lambda: make_zip({"./" * 32_000 + "b.py": TRAIN}), "parts"),
+    "a long path": (lambda: make_zip({"/".join(["a" * 100] * 20) + ".py": TRAIN}), "characters"),
+    "a long name": (lambda: make_zip({"a" * 300 + ".py": TRAIN}), "a name of more than 255 bytes"),
+    "a long table of contents": (long_table, "too many entries"),
     "no zip": (lambda: b"hello", "not a sound zip"),
     "nothing": (lambda: b"", "not a sound zip"),
     "empty": (lambda: make_zip({}), "is empty"),
@@ -149,6 +169,85 @@ async def test_a_package_is_stored_once_under_its_hash(client: httpx.AsyncClient
     assert [f.read_bytes() for f in (settings.data / "packages").iterdir()] == [content]
 
 
+async def test_a_package_whose_file_is_gone_is_asked_for_again(
+    client: httpx.AsyncClient, settings: Settings, package: str, spec: dict[str, Any]
+) -> None:
+    file = settings.data / "packages" / f"{package}.zip"
+    file.unlink()
+    assert (await client.get(f"/v1/packages/{package}")).status_code == 404
+    refused = await client.post("/v1/jobs", json=spec)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "body.package")
+    assert (await client.post("/v1/packages", content=make_zip({"train.py": TRAIN}), headers=ZIP)).status_code == 200
+    assert (await client.post("/v1/jobs", json=spec)).status_code == 201
+
+
+async def test_a_folder_that_cannot_be_written_is_no_mistake_of_the_service(
+    client: httpx.AsyncClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(packages, "_append", full)
+    answer = await client.post("/v1/packages", content=make_zip({"train.py": TRAIN}), headers=ZIP)
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+    assert "No space left" in answer.json()["detail"]
+    assert list(service.packages.folder.iterdir()) == []
+    service.packages.folder.rmdir()
+    assert (await client.post("/v1/packages", content=make_zip({"train.py": TRAIN}), headers=ZIP)).status_code == 503
+
+
+async def test_a_bad_path_is_found_in_milliseconds(app: FastAPI, client: httpx.AsyncClient) -> None:
+    content = make_zip({"a/" * 32_000 + "b.py": TRAIN})
+    headers = [*ZIP.items(), ("authorization", client.headers["authorization"])]
+    began = time.process_time()
+    answer = await ask(app, "POST", "/v1/packages", content, headers)
+    assert answer.status == 422
+    assert answer.loop_s <= 0.1
+    # of all threads
+    assert time.process_time() - began <= 1.0
+
+
 async def test_another_content_type_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post("/v1/packages", content=make_zip({"a.py": TRAIN}))
     assert answer.status_code == 415
+
+
+# ---- a file that is gone from the disk
+
+
+def _lose(path: Path) -> None:
+    path.unlink()
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def _spoil(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize("harm", [_lose, _cut, _spoil], ids=["lost", "cut", "spoilt"])
+async def test_a_package_that_the_disk_has_lost_is_asked_for_again(
+    client: httpx.AsyncClient, settings: Settings, spec: dict[str, object], harm: Callable[[Path], None]
+) -> None:
+    path = settings.data / "packages" / f"{spec['package']}.zip"
+    content = path.read_bytes()
+    harm(path)
+    if harm is not _spoil:  # which is seen when it is read
+        assert (await client.get(f"/v1/packages/{spec['package']}")).status_code == 404
+    refused = await client.post("/v1/jobs", json=spec)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "body.package")
+    assert (await client.post("/v1/packages", content=content, headers=ZIP)).status_code == 200
+    assert (await client.post("/v1/jobs", json=spec)).status_code == 201
+
+
+async def test_a_disk_that_fails_is_no_mistake_of_who_submits(
+    client: httpx.AsyncClient, service: Service, spec: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(type(service.packages), "has", fail)
+    answer = await client.post("/v1/jobs", json=spec)
+    assert (answer.status_code, "Input/output error" in answer.json()["detail"]) == (503, True)

@@ -19,9 +19,10 @@ from surefoot_service.launch import Launch
 from surefoot_service.oversight import Patience
 from surefoot_service.ray_jobs import RayJobs
 from surefoot_service.reconciler import Reconciler
+from surefoot_service.store import attempts
 
 from .fake_ray import TOKEN, FakeRay
-from .helpers import LIMIT_S, Attempt, make_event, make_row, until
+from .helpers import LIMIT_S, ZIP, Attempt, make_event, make_row, make_zip, until
 
 
 @asynccontextmanager
@@ -218,7 +219,8 @@ async def test_the_loop_rests_when_there_is_nothing_to_do(
     wait = Listener.wait
 
     async def noted(bell: Listener, timeout_s: float | None) -> bool:
-        rests.put_nowait(timeout_s)
+        if bell in service.bells._listeners[RECONCILER]:  # others wait for theirs
+            rests.put_nowait(timeout_s)
         return await wait(bell, timeout_s)
 
     monkeypatch.setattr(Listener, "wait", noted)
@@ -227,3 +229,64 @@ async def test_the_loop_rests_when_there_is_nothing_to_do(
         service.bells.ring(RECONCILER)
         assert await rests.get() is None  # again, having looked
         assert service.cluster.reachable is None  # it was not even asked
+
+
+async def test_what_goes_wrong_with_one_job_holds_up_no_other(
+    service: Service, fake: FakeRay, client: httpx.AsyncClient, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = [(await client.post("/v1/jobs", json=spec | {"trainers": 1})).json()["id"] for _ in range(2)]
+    make, tried = attempts.make, asyncio.Event()
+
+    def fails_for_one(session: Any, job: str, **more: Any) -> Any:
+        if job == bad:
+            service_loop.call_soon_threadsafe(tried.set)
+            raise RuntimeError("whatever it is")
+        return make(session, job, **more)
+
+    service_loop = asyncio.get_running_loop()
+    monkeypatch.setattr(attempts, "make", fails_for_one)
+    async with running(service, fake):
+        await fake.submitted(f"surefoot-{good}-1")
+        assert tried.is_set()
+        # and it can still be ended
+        assert (await client.post(f"/v1/jobs/{bad}/cancel")).json()["state"] == "cancelled"
+
+
+async def test_an_attempt_that_cannot_be_overseen_holds_up_no_other(
+    service: Service, fake: FakeRay, client: httpx.AsyncClient, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = [(await client.post("/v1/jobs", json=spec | {"trainers": 1})).json()["id"] for _ in range(2)]
+    submit = Launch.submit
+
+    async def fails_for_one(launch: Launch, watched: Any) -> None:
+        if watched.job.id == bad:
+            raise RuntimeError("whatever it is")
+        await submit(launch, watched)
+
+    monkeypatch.setattr(Launch, "submit", fails_for_one)
+    async with running(service, fake):
+        noted = await until(service, good, lambda v: v.reason == "the launcher is on the cluster")
+        assert noted.state is JobState.STARTING
+
+
+async def test_a_package_that_is_gone_before_the_launch_fails_its_job_and_no_other(
+    service: Service, fake: FakeRay, client: httpx.AsyncClient, job: str, spec: dict[str, Any]
+) -> None:
+    content = make_zip({"train.py": "def train(run):\n    return\n"})
+    other = (await client.post("/v1/packages", content=content, headers=ZIP)).json()["package"]
+    whole = (await client.post("/v1/jobs", json=spec | {"package": other, "trainers": 1})).json()["id"]
+    service.packages.path(spec["package"]).unlink()
+    async with running(service, fake):
+        lost = await until(service, job, lambda v: v.state.ended)
+        assert lost.state is JobState.FAILED
+        assert "is no longer whole on the control plane's disk; submit the job again" in lost.reason
+        assert await fake.submitted(f"surefoot-{whole}-1")
+
+
+async def test_one_that_ray_still_has_is_launched(
+    service: Service, fake: FakeRay, job: str, spec: dict[str, Any]
+) -> None:
+    fake.packages[f"surefoot_{spec['package']}.zip"] = b"PK"
+    service.packages.path(spec["package"]).unlink()
+    async with running(service, fake):
+        assert await fake.submitted(f"surefoot-{job}-1")

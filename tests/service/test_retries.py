@@ -275,3 +275,25 @@ async def test_another_attempt_is_told_what_is_wanted_now_and_no_command_of_befo
         assert (await second.commands()).json()["commands"] == []
         await client.post(f"/v1/jobs/{job}/resize", json={"trainers": 1})
         assert [(c["n"], c["trainers"]) for c in (await second.commands()).json()["commands"]] == [(3, 1)]
+
+
+async def test_cancelled_before_a_later_attempt_started_says_how_far_the_job_had_come(
+    service: Service, fake: FakeRay, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, job: str
+) -> None:
+    async with running(service, fake):
+        first = await begun(fake, anonymous, job)
+        await first.uplink(rows=[make_row(n) for n in range(161)])
+        replace_cluster(fake, service, "session_2")
+        await fake.submitted(f"surefoot-{job}-2")  # and not claimed
+        await client.post(f"/v1/jobs/{job}/cancel")
+        ended = await until(service, job, lambda v: v.state.ended)
+        assert (ended.state, ended.steps_done) == (JobState.CANCELLED, 161)
+        assert ended.reason == "cancelled before attempt 2 started, after 161 steps"
+
+
+async def test_cancelled_at_rest_says_how_far_the_job_had_come(
+    service: Service, client: httpx.AsyncClient, attempt: Attempt
+) -> None:
+    await attempt.uplink(events=[state(1, "running"), state(2, "paused")], rows=[make_row(0)])
+    cancelled = (await client.post(f"/v1/jobs/{attempt.job}/cancel")).json()
+    assert (cancelled["state"], cancelled["reason"]) == ("cancelled", "cancelled while paused, after 1 step")

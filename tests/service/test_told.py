@@ -175,6 +175,12 @@ async def test_numbers_may_run_ahead_but_not_for_ever(attempt: Attempt) -> None:
     assert (await say(attempt, event(n=1))).json()["events"] == {"supervisor-1": 1}
 
 
+async def test_a_batch_is_of_few_sources(attempt: Attempt) -> None:
+    many = [event(source=f"supervisor-{n}") for n in range(101)]
+    assert (await say(attempt, *many)).status_code == 422
+    assert (await say(attempt, *many[:100])).status_code == 200
+
+
 async def test_trainers_that_are_told_hold_no_more_places_than_the_job_may_have(
     service: Service, attempt: Attempt
 ) -> None:
@@ -211,6 +217,7 @@ async def test_every_event_of_todays_senders_is_valid(attempt: Attempt) -> None:
     assert (await attempt.uplink(events=events)).json()["events"] == {"supervisor-1": len(told)}
 
 
+@pytest.mark.parametrize("spec_more", [{"restore": "/"}])
 async def test_a_restore_that_is_told_is_checked_before_it_is_stored(service: Service, attempt: Attempt) -> None:
     url = "/" + "x" * 1999
     assert (await say(attempt, event("restored", url=url, first_step=0))).status_code == 200

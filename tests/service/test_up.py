@@ -40,6 +40,11 @@ def until(what: Callable[[], Any]) -> Any:
     raise AssertionError(f"still not so: {what}")
 
 
+# what the user's environment may have, and no job on the user's head is to see
+NOT_FOR_JOBS = ("SUREFOOT_TOKEN", "SUREFOOT_DATA", "SUREFOOT_RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN", "PGPASSWORD")
+SECRET = "/a-secret-of-the-users"
+
+
 class Up:
     """One `surefoot up` on a data folder."""
 
@@ -51,7 +56,11 @@ class Up:
         (data / "service.json").unlink(missing_ok=True)
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [*COMMAND, "--data", str(data)], stdout=output, stderr=output, start_new_session=True
+                [*COMMAND, "--data", str(data)],
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env={**os.environ, **dict.fromkeys(NOT_FOR_JOBS, SECRET)},
             )
         until(lambda: self.ended() or (data / "service.json").exists())
         self.traces: dict[str, str] = json.loads((data / "head.json").read_text())
@@ -139,6 +148,15 @@ def test_up_starts_takes_jobs_and_stops_leaving_nothing(number: signal.Signals, 
     assert second.returncode != 0
     assert f"in use by another `surefoot up` (pid {up.process.pid})" in second.stderr.replace("\n", " ")
     assert up.processes()
+    ray_token = (Path(up.traces["temp"]) / "auth_token").read_text()
+    for process in up.processes():
+        try:
+            environment = process.environ()
+        except psutil.NoSuchProcess:
+            continue
+        assert not {SECRET, ray_token, str(up.data)} & set(environment.values()), process
+        assert not set(NOT_FOR_JOBS) & environment.keys(), process
+    assert up.data.stat().st_mode & 0o777 == 0o700
     for name in ("token", "key", "token.sha256"):
         assert (up.data / name).stat().st_mode & 0o777 == 0o600
     url = up.url

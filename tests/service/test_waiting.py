@@ -8,6 +8,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,13 +18,20 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from sqlalchemy.orm import Session
 
-from surefoot_service import models, waiting
+from surefoot_service import models
 from surefoot_service.context import Service
 from surefoot_service.settings import Settings
 from surefoot_service.store import jobs
-from surefoot_service.waiting import BusyError, HungError, Kind, Limits, Waiting
+from surefoot_service.waiting import BusyError, HungError, Kind, Limits, Patience, Waiting
 
 from .helpers import LIMIT_S, TRAIN, ZIP, Attempt, make_zip, start_attempt
+
+# generous: places are waited for until one is free
+QUEUE_S = LIMIT_S
+
+
+def patience(storage: str, within_s: float) -> Patience:
+    return Patience(of=storage, within_s=within_s, queue_s=QUEUE_S)
 
 
 class DeadMount(MemoryFileSystem):
@@ -74,7 +82,7 @@ async def test_a_dead_mount_disables_nothing_else(
     client: httpx.AsyncClient, service: Service, spec: dict[str, Any], dead: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(models, "STORAGE_S", 1.0)
-    monkeypatch.setattr(waiting, "_QUEUE_S", 0.2)
+    monkeypatch.setattr(models, "Patience", partial(Patience, queue_s=0.2))
     hanging = await _with_model(service, client, spec, "dead://mount")
     whole = await _with_model(service, client, spec, None)
     place = Path(service.settings.checkpoint_place) / whole
@@ -94,10 +102,10 @@ async def test_a_dead_mount_disables_nothing_else(
         answers = await asyncio.gather(*asked)
         again = await client.get(f"/v1/jobs/{hanging}/model")
     counts = {status: [a.status_code for a in answers].count(status) for status in (502, 503)}
-    assert counts == {502: 4, 503: 56}, "so many wait for one storage, and no more"
+    assert counts == {502: 8, 503: 52}, "so many wait for one storage, and no more"
     refused = next(a for a in answers if a.status_code == 503)
     assert (refused.headers["content-type"], int(refused.headers["retry-after"])) == ("application/problem+json", 5)
-    assert service.waiting.hung(Kind.STORAGE) == 4
+    assert service.waiting.hung(Kind.STORAGE) == 8
     assert (again.status_code, "do not answer" in again.json()["detail"]) == (503, True)
     assert (await client.get(f"/v1/jobs/{whole}/model")).content == b"model"
 
@@ -134,42 +142,43 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-async def test_places_are_given_back_whatever_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_places_are_given_back_whatever_happens() -> None:
     """Calls end, fail, are cancelled, hang and come back; afterwards there are as many places as before."""
-    monkeypatch.setattr(waiting, "_QUEUE_S", LIMIT_S)
     pool = Waiting(dict.fromkeys(Kind, Limits(running=3, each=2, hung=4)))
     let_go = threading.Event()
-    gone = asyncio.create_task(pool.run_within(Kind.STORAGE, LIMIT_S, "a", let_go.wait))
+    gone = asyncio.create_task(pool.run_with(patience("a", LIMIT_S), Kind.STORAGE, let_go.wait))
     await asyncio.sleep(0)
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
     with pytest.raises(HungError):
-        await pool.run_within(Kind.STORAGE, 0.01, "a", let_go.wait)
+        await pool.run_with(patience("a", 0.01), Kind.STORAGE, let_go.wait)
     assert pool.hung(Kind.STORAGE) == 2
     with pytest.raises(BusyError, match="of a do not answer: 2 calls hang"):
-        await pool.run_within(Kind.STORAGE, 1.0, "a", int)
-    assert await pool.run_within(Kind.STORAGE, 1.0, "b", int) == 0
+        await pool.run_with(patience("a", 1.0), Kind.STORAGE, int)
+    assert await pool.run_with(patience("b", 1.0), Kind.STORAGE, int) == 0
     let_go.set()
     await all_back(pool)
     async with asyncio.timeout(LIMIT_S):
         for _ in range(3):
-            results = await asyncio.gather(*(pool.run_within(Kind.STORAGE, LIMIT_S, "a", int) for _ in range(10)))
+            results = await asyncio.gather(
+                *(pool.run_with(patience("a", LIMIT_S), Kind.STORAGE, int) for _ in range(10))
+            )
             assert results == [0] * 10
             errors = await asyncio.gather(
-                *(pool.run_within(Kind.STORAGE, LIMIT_S, "c", int, "x") for _ in range(10)), return_exceptions=True
+                *(pool.run_with(patience("c", LIMIT_S), Kind.STORAGE, int, "x") for _ in range(10)),
+                return_exceptions=True,
             )
             assert {type(e) for e in errors} == {ValueError}
 
 
-async def test_so_many_hang_in_all_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_QUEUE_S", 0.01)
+async def test_so_many_hang_in_all_and_no_more() -> None:
     pool = Waiting(dict.fromkeys(Kind, Limits(running=3, each=2, hung=4)))
     let_go = threading.Event()
     before = threading.active_count()
     for storage in range(20):
         with pytest.raises((HungError, BusyError)):
-            await pool.run_within(Kind.STORAGE, 0.01, f"s{storage}", let_go.wait)
+            await pool.run_with(patience(f"s{storage}", 0.01), Kind.STORAGE, let_go.wait)
     assert pool.hung(Kind.STORAGE) == 4
     assert threading.active_count() - before <= 4
     let_go.set()
@@ -179,13 +188,15 @@ async def test_so_many_hang_in_all_and_no_more(monkeypatch: pytest.MonkeyPatch) 
 def test_a_process_with_calls_that_hang_can_end() -> None:
     program = """
         import asyncio, threading
-        from surefoot_service.waiting import HungError, Kind, Waiting
+        from surefoot_service.waiting import HungError, Kind, Patience, Waiting
+
+        QUEUE_S = 1
 
         async def main():
             pool = Waiting()
             for kind in Kind:
                 try:
-                    await pool.run_within(kind, 0.01, "", threading.Event().wait)
+                    await pool.run_with(Patience(of="", within_s=0.01, queue_s=QUEUE_S), kind, threading.Event().wait)
                 except HungError:
                     print(kind, "hangs")
 

@@ -22,6 +22,9 @@ _OURS = tuple(os.path.dirname(os.path.abspath(str(m.__file__))) + os.sep for m i
 # Nor are those of the standard library and of what is installed.
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
+# Where installed packages lie besides: a user's own, another environment's, the distribution's.
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
 
 def is_ours(file: str) -> bool:
     """Whether a file belongs to Surefoot or torch."""
@@ -30,7 +33,7 @@ def is_ours(file: str) -> bool:
 
 def is_library(file: str) -> bool:
     """Whether a file belongs to Surefoot, torch, the standard library or what is installed."""
-    return file.startswith((*_OURS, *_LIBRARIES))
+    return file.startswith((*_OURS, *_LIBRARIES)) or any(part in file for part in _INSTALLED)
 
 
 def user_line(skip: int = 2) -> str:

@@ -31,6 +31,8 @@ class Source(Protocol):
 
     #: samples in the dataset, when the round began
     length: int
+    #: whether `load` runs the user's code in this process, under a random stream
+    draws: bool
 
     def begin(self, collate: Collate | None, cut: Cut, line: str) -> None:
         """Begin a round: from here on the dataset counts as it is now. Raises ContractError, naming the line."""
@@ -101,6 +103,10 @@ class InlineSource:
         # without one, the batch is a fresh copy of the samples
         self._settles = collate is not None
         self._fetch, self._is_plain = fetcher(self._dataset, collate)
+
+    @property
+    def draws(self) -> bool:
+        return not self._is_plain
 
     def load(self, key: Key) -> Any:
         indices = self._cut.indices(self.length, key)

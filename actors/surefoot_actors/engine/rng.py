@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xxhash
 
-__all__ = ["Purpose", "Streams", "stream_key"]
+__all__ = ["Purpose", "Streams", "drawn", "stream_key"]
 
 
 class Purpose(IntEnum):
@@ -29,6 +29,15 @@ class Purpose(IntEnum):
 def stream_key(seed: int, purpose: Purpose, *where: int) -> bytes:
     """Return the 16 bytes that name a stream: a hash of the job's seed, the purpose and up to four numbers, each below 2**63."""
     return xxhash.xxh3_128_digest(struct.pack(f"<{len(where) + 2}q", seed, purpose, *where))
+
+
+def drawn() -> bytes:
+    """Return a digest of how far the random streams of this process are."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    plain = repr((name, rest, random.getstate()[1:])).encode()
+    return xxhash.xxh3_128_digest(
+        torch.default_generator.get_state().numpy().tobytes() + np.asarray(keys).tobytes() + plain
+    )
 
 
 class Streams:

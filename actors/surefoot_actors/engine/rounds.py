@@ -77,6 +77,7 @@ class Round(ABC, Iterator[Any]):
             self._close(self._position)
             raise StopIteration
         batch = self._source.load(key)
+        self._loaded()
         self._prepare()
         if has_casts():
             forget_casts()
@@ -114,6 +115,9 @@ class Round(ABC, Iterator[Any]):
     def _next_key(self, position: Position) -> Key | None:
         """Return the next batch to hand out, None when the round is merged."""
 
+    def _loaded(self) -> None:
+        """A batch was loaded."""
+
     def _prepare(self) -> None:
         """The user's code is about to get a batch."""
 
@@ -141,8 +145,6 @@ class TrainingRound(Round):
         self._num_computed = 0
         self._weight = 1.0
         self._proof = Proof(self._run.tracked.attributes, self.line) if self._run.proves(self._step) else None
-        if self._proof is not None:
-            self._proof.begin()
 
     def _take_back(self) -> None:
         assert self.sub_task is not None
@@ -168,6 +170,10 @@ class TrainingRound(Round):
         self.sub_task = SubTask(number)
         self._key = Key(self._step, position.phase, number, 0)
         return self._key
+
+    def _loaded(self) -> None:
+        if self._proof is not None:
+            self._proof.loaded(draws=self._source.draws)
 
     def _prepare(self) -> None:
         self._run.leaves.begin()

@@ -217,6 +217,7 @@ class TrainRun(contract.Run):
         self._watching.enter_context(fixed_structure(self.tracked.modules.items()))
         self._strangers = Strangers(self.tracked, self._steps_line, self._on_warning)
         self._arm_faults()
+        self.tracked.begin()
         self._position = self.coordinator.admit(self.tracked, self._length.num_steps)
         self._begun = True
 
@@ -355,7 +356,8 @@ class TrainRun(contract.Run):
             return
         self._looked_for_strays = True
         buffers = (b for module in self.tracked.modules.values() for b in module.buffers())
-        check_strays(self._in_sight, {id(t) for t in (*(p for _, p in self._parameters), *buffers)}, line)
+        clones = check_strays(self._in_sight, {id(t) for t in (*(p for _, p in self._parameters), *buffers)}, line)
+        self._strangers.leave_alone(clones)
         self._in_sight = []
 
     def check_no_round(self, what: str) -> None:

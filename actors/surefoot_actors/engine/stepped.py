@@ -92,7 +92,8 @@ class Stepped:
         if is_training:
             raise ContractError(self._untracked(thing, method))
         here = self._place()
-        if self._places.setdefault(thing, here) != here:
+        carries = not isinstance(thing, torch.optim.Optimizer) or any(thing.state.values())
+        if self._places.setdefault(thing, here) != here and carries:
             raise ContractError(self._untracked(thing, method))
 
     def _untracked(self, thing: Any, method: str) -> str:

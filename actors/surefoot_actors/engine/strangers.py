@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -36,16 +36,21 @@ class Strangers:
     def __init__(self, tracked: Tracked, line: str, on_warning: Callable[[str], None] | None) -> None:
         self._tracked, self._line, self._on_warning = tracked, line, on_warning
         self._num_looks = 0
+        self._left_alone: set[int] = set()
         # by id: the thing, its digest, and a generator's seed
         self._first: dict[int, tuple[Any, bytes, int]] = {}
         self._tensors: dict[str, tuple[Any, Any, int]] = {}
+
+    def leave_alone(self, modules: Iterable[nn.Module]) -> None:
+        """These begin anew in every sub-task."""
+        self._left_alone = {id(part) for module in modules for part in module.modules()}
 
     def look(self) -> None:
         """A step ends. Raises ContractError at the second one for an object that has changed, and is not tracked."""
         self._num_looks += 1
         if self._num_looks > 2:
             return
-        known = covered(self._tracked)
+        known = covered(self._tracked) | self._left_alone
         found = dict(_things(known))
         if self._num_looks == 1:
             self._first = {id(thing): (thing, self._digest(thing), _seed(thing)) for thing in found.values()}
@@ -56,6 +61,8 @@ class Strangers:
             # a generator that is seeded anew at every step is in order
             if first is not None and first[2] == _seed(thing) and self._digest(thing) != first[1]:
                 raise ContractError(self._changed(name, thing))
+        if names := self._tracked.attributes.carried_on():
+            raise ContractError(self._generator(names[0]))
         self._warn()
         self._first.clear()
         self._tensors.clear()
@@ -75,6 +82,12 @@ class Strangers:
         return (
             f"{name} ({kind}) is not tracked, but the steps of the loop at {self._line} change it: on a trainer that joins, or in a run "
             f"that goes on from a checkpoint, it would begin anew; {mend}"
+        )
+
+    def _generator(self, name: str) -> str:
+        return (
+            f"{name} is a generator that the steps of the loop at {self._line} carry on: on a trainer that joins, or in a run that goes "
+            f"on from a checkpoint, it would begin anew; compute the value from step.number, or keep what it counts in a variable"
         )
 
     def _digest(self, thing: Any) -> bytes:

@@ -17,7 +17,7 @@ from surefoot_actors.engine.image import SavedState, flat_bytes, read_image, wri
 from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.gradients import TrackedGradients
 from surefoot_actors.engine.state.module import TrackedModule
-from surefoot_actors.engine.state.objects import objects_in_sight, variables_in_sight
+from surefoot_actors.engine.state.objects import variables_in_sight
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer, inner_optimizers
 from surefoot_actors.engine.state.other import TrackedDict, TrackedOther
 from surefoot_actors.engine.state.structure import REFUSED
@@ -95,14 +95,18 @@ class Tracked:
                 thing._lazy_init_scale_growth_tracker(self._device)
         self._wrap_all()
         parts = [named for name, module in self.modules.items() for named in module.named_modules(prefix=name)]
-        others = [(n, o) for n, o in self._given.items() if n not in self.modules and not isinstance(o, dict)]
-        known = {id(o) for _, o in (*parts, *others, *self._inner.items())}
-        seen = [(path, o) for path, o in objects_in_sight() if id(o) not in known]
-        #: what the loop changes of other attributes, which joiners are given too
+        others = [(n, o) for n, o in self._given.items() if n not in self.modules]
+        #: what the loop changes besides, which joiners are given too
         self.attributes = Attributes(
-            tracked=[*parts, *others, *self._inner.items()], others=seen, variables=variables_in_sight()
+            tracked=[*parts, *others, *self._inner.items()],
+            tensors=[(entry.name, entry.tensor) for entry in self.survey().entries],
+            roots=variables_in_sight(),
         )
         self._num_in_groups = self._count_in_groups()
+
+    def begin(self) -> None:
+        """The loop asks for its first step: functions that are under way since, a generator around run.steps() say, are in sight too."""
+        self.attributes.add(variables_in_sight())
 
     def _count_in_groups(self) -> int:
         return sum([o.num_parameters() for o in self._objects if isinstance(o, TrackedOptimizer)])

@@ -22,6 +22,8 @@ __all__ = ["WorkerSource"]
 class WorkerSource:
     """One dataset's data workers. They start with the first load, and end with `close` or with the process that started them."""
 
+    draws = False
+
     def __init__(self, dataset: Any, cut: Cut, seed: int, num_workers: int) -> None:
         self.length = 0
         self._dataset = dataset

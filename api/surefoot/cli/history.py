@@ -18,7 +18,7 @@ from surefoot.cli.words import duration, number
 from surefoot.client import Client
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow
-from surefoot.ledger import compare_lines, dump_lines, read_lines, step_of
+from surefoot.ledger import compare_lines, dump_lines, read_lines, read_row, step_of
 from surefoot.views import JobView
 
 __all__ = ["diff", "ledger"]
@@ -138,7 +138,7 @@ def _table(lines: Lines) -> Iterator[str]:
     names: list[str] = []
     widths: list[int] = []
     for some in _batched(lines, _TOGETHER):
-        rows = [LedgerRow.model_validate_json(line) for line in some]
+        rows = [read_row(line) for line in some]
         new = [name for name in _names(rows) if name not in names]
         names += new
         cells = [_cells(row, names) for row in rows]
@@ -171,13 +171,13 @@ def _csv(lines: Lines) -> Iterator[str]:
     with tempfile.TemporaryFile() as waiting:
         names: dict[str, None] = {}
         for line in lines:
-            names.update(dict.fromkeys(LedgerRow.model_validate_json(line).result.values))
+            names.update(dict.fromkeys(read_row(line).result.values))
             waiting.write(line + b"\n")
         heads = ["step", "first_sample", "num_samples", "digest", *names, "generation", "trainers", "seconds"]
         yield _csv_line(heads)
         waiting.seek(0)
         for line in waiting:
-            yield _csv_line(_fields(LedgerRow.model_validate_json(line), names))
+            yield _csv_line(_fields(read_row(line), names))
 
 
 def _fields(row: LedgerRow, names: Iterable[str]) -> list[object]:

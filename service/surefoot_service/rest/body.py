@@ -15,12 +15,14 @@ from starlette.types import Message, Receive
 from surefoot_service.problems import ProblemError, unprocessable
 from surefoot_service.settings import KIB, Settings
 
-__all__ = ["MAX_DEPTH", "BodyKind", "BoundedBody", "JsonRequest", "parse", "takes"]
+__all__ = ["MAX_DEPTH", "MAX_MEMBERS", "MAX_VALUES", "BodyKind", "BoundedBody", "JsonRequest", "parse", "takes"]
 
 # how deep the values of any body may be nested
 MAX_DEPTH = 32
 # how many members an object in a body may have
 MAX_MEMBERS = 5_000
+# how many values there may be in a body: validating them holds the loop. A supervisor halves its batches at 413.
+MAX_VALUES = 150_000
 # above it a body is parsed on a thread
 _SMALL_BYTES = 64 * KIB
 # what any route takes that says nothing else: commands of a few fields, and claims
@@ -140,13 +142,17 @@ def parse(body: bytes) -> Any:
 
 
 def _check_shape(value: Any) -> None:
-    """Raise a 422 problem for what is nested too deep or has too many members, looked at level by level."""
+    """Raise a problem for what is nested too deep, or has too many members or values, looked at level by level."""
     level = [value] if isinstance(value, dict | list) else []
+    number = 0
     for _ in range(MAX_DEPTH):
         if not level:
             return
         if any(len(c) > MAX_MEMBERS for c in level if isinstance(c, dict)):
             raise unprocessable("body", f"an object in the body has more than {MAX_MEMBERS} members")
+        number += sum(map(len, level))
+        if number > MAX_VALUES:
+            raise ProblemError(413, f"the body has more than {MAX_VALUES} values")
         inner: list[Any] = []
         for container in level:
             values = container.values() if isinstance(container, dict) else container

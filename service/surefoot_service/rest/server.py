@@ -113,8 +113,9 @@ class Server(uvicorn.Server):
     async def _sweep(self) -> None:
         """End connections that have kept the service waiting for too long, until cancelled."""
         loop = asyncio.get_running_loop()
+        pause_s = min(_SWEEP_S, self.pool.limits.request_s / 2)
         while True:
-            await asyncio.sleep(_SWEEP_S)
+            await asyncio.sleep(pause_s)
             for connection in self.pool:
                 if connection.standing.overdue(self.pool.limits, loop.time()):
                     connection.give_up()

@@ -13,6 +13,7 @@ from surefoot_service.rest.route import GuardedRoute
 
 router = APIRouter(prefix="/v1", tags=["health"], route_class=GuardedRoute)
 
+_VERSION = version("surefoot")
 _NOT_READY = {
     "description": "Something that it needs is away; `checks` says what",
     "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/NotReady"}}},
@@ -22,7 +23,7 @@ _NOT_READY = {
 @router.get("/health", responses=documented())
 async def health(service: ServiceDep) -> Health:
     """Tell that the service lives. Touches neither database nor cluster: one that is away is no reason to restart it."""
-    return Health(version=version("surefoot"), ray=service.cluster.reachable)
+    return Health(version=_VERSION, ray=service.cluster.reachable)
 
 
 @router.get("/ready", responses={**documented(), 200: {"model": Ready}, 503: _NOT_READY}, response_class=Response)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Annotated
+from zipfile import BadZipFile
 
 from fastapi import APIRouter, Header, Path, Query, Response
 
@@ -42,7 +44,13 @@ async def submit_job(
     """Queue a job. With an Idempotency-Key, the same request again gives the same job."""
     _check_places(service, spec)
     await _check_code(service, spec)
-    view, new = await service.database.write(store.create, spec, idempotency_key=idempotency_key, now=service.now())
+    view, new = await service.database.write(
+        store.create,
+        spec,
+        idempotency_key=idempotency_key,
+        now=service.now(),
+        checkpoints=service.settings.checkpoint_place,
+    )
     if new:
         service.bells.ring(RECONCILER)
     else:
@@ -61,17 +69,19 @@ def _check_places(service: Service, spec: JobSpec) -> None:
 
 async def _check_code(service: Service, spec: JobSpec) -> None:
     size = await service.database.read(packages.size_of, spec.package)
-    if size is None or not await service.waiting.run(Kind.PACKAGES, service.packages.has, spec.package, size):
-        raise _no_package(spec)
-    path = service.packages.path(spec.package)
     try:
+        if size is None or not await service.waiting.run(Kind.PACKAGES, service.packages.has, spec.package, size):
+            raise _no_package(spec)
+        path = service.packages.path(spec.package)
         await service.waiting.run(
             Kind.SOURCES, check_entrypoint, path, spec.entrypoint, may_be_installed=bool(spec.pip)
         )
     except EntrypointError as error:
         raise unprocessable("body.entrypoint", str(error)) from error
-    except FileNotFoundError as error:
+    except (FileNotFoundError, BadZipFile, zlib.error) as error:
         raise _no_package(spec) from error
+    except OSError as error:
+        raise ProblemError(503, f"package {spec.package} cannot be read from the service's disk: {error}") from error
 
 
 def _no_package(spec: JobSpec) -> ProblemError:

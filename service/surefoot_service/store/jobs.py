@@ -19,6 +19,7 @@ from surefoot.spec import JobSpec, JobState
 from surefoot.stored_spec import StoredSpec
 from surefoot.views import JobView, NumberedEvent
 from surefoot_service.lifecycle import Life, Move, move
+from surefoot_service.places import belongs
 from surefoot_service.problems import conflict, not_found, unprocessable
 from surefoot_service.store.events import add_event, state_events
 from surefoot_service.store.reading import has_ended, mend, shown_state, spec_of, state_of, text
@@ -50,8 +51,13 @@ LIVE = (JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.RECOVERIN
 _ALPHABET = "23456789abcdefghijkmnpqrstuvwxyz"
 
 
-def create(session: Session, spec: JobSpec, *, idempotency_key: str | None, now: datetime) -> tuple[JobView, bool]:
-    """Queue a job. Return it, and whether it is new: the same key and spec again give the same job."""
+def create(
+    session: Session, spec: JobSpec, *, idempotency_key: str | None, now: datetime, checkpoints: str = ""
+) -> tuple[JobView, bool]:
+    """Queue a job. Return it, and whether it is new: the same key and spec again give the same job.
+
+    `checkpoints`: where jobs that name no place have theirs.
+    """
     if idempotency_key is not None:
         known = session.scalar(select(JobRow).where(JobRow.idempotency_key == idempotency_key))
         if known is not None:
@@ -61,7 +67,7 @@ def create(session: Session, spec: JobSpec, *, idempotency_key: str | None, now:
     # in this transaction, as packages that no job refers to are collected in another
     if session.get(PackageRow, spec.package, with_for_update={"read": True}) is None:
         raise unprocessable("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
-    spec = _with_restore(session, spec)
+    spec = _with_restore(session, spec, checkpoints)
     row = JobRow(
         id="".join(secrets.choice(_ALPHABET) for _ in range(10)),
         spec=spec.model_dump_json(),
@@ -85,10 +91,10 @@ def is_job_id(restore: str) -> bool:
     return _JOB_ID.match(restore) is not None
 
 
-def _with_restore(session: Session, spec: JobSpec) -> JobSpec:
+def _with_restore(session: Session, spec: JobSpec, checkpoints: str) -> JobSpec:
     """The spec with the checkpoint that another job's id means. It is fixed here: every attempt is to begin from the same.
 
-    Raises a 422 problem where there is no such job, or no checkpoint of it.
+    Raises a 422 problem where there is no such job, no checkpoint of it, or one that its training code told to be somewhere else.
     """
     if spec.restore is None or not _JOB_ID.match(spec.restore):
         return spec
@@ -98,6 +104,13 @@ def _with_restore(session: Session, spec: JobSpec) -> JobSpec:
         raise unprocessable("body.restore", message)
     if other.checkpoint is None:
         raise unprocessable("body.restore", f"job {other.id} has no checkpoint yet")
+    place = place_of(other.id, other.spec, checkpoints)
+    if not belongs(other.checkpoint, place):
+        message = (
+            f"the checkpoint of job {other.id} was told to be {other.checkpoint!r}, which is not below its place {place!r}; "
+            "if it is the right one, name it by its URL"
+        )
+        raise unprocessable("body.restore", message)
     return _with(spec, other.checkpoint)
 
 

@@ -18,6 +18,8 @@ __all__ = ["MAX_AHEAD", "are_stored", "check_sources", "store_new", "stored_belo
 
 # how far the numbers of a source may run ahead of what is stored of it
 MAX_AHEAD = 100_000
+# sources of one batch: a supervisor's own, and those of the ones before it whose events it hands in
+MAX_SOURCES = 100
 
 
 def check_sources(session: Session, attempt: AttemptRow, events: Sequence[AnyTold]) -> Mapping[str, EventSourceRow]:
@@ -27,6 +29,10 @@ def check_sources(session: Session, attempt: AttemptRow, events: Sequence[AnyTol
     for place, event in enumerate(events):
         name = event.source
         if name not in sources:
+            if len(sources) == MAX_SOURCES:
+                raise unprocessable(
+                    f"body.events.{place}.source", f"a batch has events of at most {MAX_SOURCES} sources"
+                )
             sources[name] = _source(session, attempt, name, f"body.events.{place}.source")
             mine = (EventRow.job == attempt.job, EventRow.source == name)
             highest[name] = session.scalar(select(func.max(EventRow.n)).where(*mine)) or 0

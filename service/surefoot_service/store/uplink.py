@@ -26,6 +26,7 @@ from surefoot.told import (
     StateTold,
 )
 from surefoot_service.lifecycle import TransitionError
+from surefoot_service.places import belongs
 from surefoot_service.problems import ProblemError
 from surefoot_service.store import ledger, told_events
 from surefoot_service.store.events import add_event, is_told
@@ -177,6 +178,9 @@ def _restored(session: Session, job: JobRow, data: RestoredData) -> None:
     """
     if data.first_step is None:
         return
+    if not _is_of(data.url, spec_of(job).spec.restore):
+        log.warning("restored_from_elsewhere", job=job.id, url=data.url)
+        return
     if data.first_step > job.steps_done:
         job.steps_done = ledger.counted_on(session, job.id, data.first_step)
     # As JSON, so that what a newer version has stored beside stays.
@@ -185,6 +189,14 @@ def _restored(session: Session, job: JobRow, data: RestoredData) -> None:
         log.error("restore_not_recorded", job=job.id, url=data.url, error=wrong)
         return
     job.spec = changed
+
+
+def _is_of(url: str, restore: str | None) -> bool:
+    """Whether a checkpoint that was told is the one that the job was to begin from, or lies below what it was to begin from."""
+    if restore is None:
+        return False
+    # A restore of an older version's may be one that is refused today.
+    return url == restore or belongs(url, restore) or (not belongs(restore, restore) and url.startswith(f"{restore}/"))
 
 
 def _failed(session: Session, job: JobRow, data: FailedData, now: datetime) -> None:

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from surefoot import contract
+from surefoot_actors.engine.contract.wrapped import catch_up, check_wrapped
 
 __all__ = ["StepsLoop", "Training"]
 
@@ -43,13 +44,23 @@ class StepsLoop(Iterator[contract.Step]):
         self._training = training
         self._thread = threading.get_ident()
         self._under_way = False
+        self._begun = False
+        #: whether next() is asked for the sake of what wraps this iterator alone
+        self.skips = False
 
     def __next__(self) -> contract.Step:
+        if self.skips:
+            return None  # type: ignore[return-value]  # nobody sees it
         self._under_way = False
+        if not self._begun:
+            check_wrapped(self)
         step = self._training.next_step()
         if step is None:
             self._training.finish()
             raise StopIteration
+        if not self._begun:
+            self._begun = True
+            catch_up(self, step.number)
         self._under_way = True
         return step
 

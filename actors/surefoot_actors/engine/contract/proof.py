@@ -11,6 +11,7 @@ import xxhash
 from surefoot.errors import ContractError
 from surefoot_actors.engine.foresight import Key
 from surefoot_actors.engine.image import flat_bytes
+from surefoot_actors.engine.rng import drawn
 from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.memory import memory_of
 from surefoot_actors.engine.types import Node
@@ -25,19 +26,23 @@ class Proof:
         self._attributes, self._line = attributes, line
         self._first: Node | None = None
         self._digest = b""
+        # where the random streams were once the batch was loaded and once it was computed, of the first time
+        self._drawn: list[bytes] = []
+        self._loaded = b""
         #: the batch to hand out again
         self.again: Key | None = None
         #: whether the sub-task under way is the one that is computed again
         self.repeats = False
 
-    def begin(self) -> None:
-        """The first sub-task begins."""
-        self._attributes.begin_round()
+    def loaded(self, *, draws: bool) -> None:
+        """A batch was loaded, in this process or (`draws` is false) elsewhere, or without any of the user's code."""
+        self._loaded = drawn() if draws else b""
 
     def end(self, key: Key, leaf: Node) -> bool:
         """A sub-task has ended. Returns whether its leaf counts. Raises ContractError when a repeated one has other bits."""
         if self._first is None:
             self._first, self._digest, self.again = leaf, _digest(leaf), key
+            self._drawn = [self._loaded, drawn()]
             return True
         if not self.repeats:
             return True
@@ -45,7 +50,21 @@ class Proof:
         # a buffer that has got its shape in the first run makes another layout
         if leaf.layout.signature == self._first.layout.signature and _digest(leaf) != self._digest:
             raise ContractError(self._told(leaf))
+        now = [self._loaded, drawn()]
+        if now != self._drawn:
+            raise ContractError(self._drawn_once(loading=now[0] != self._drawn[0]))
         return False
+
+    def _drawn_once(self, *, loading: bool) -> str:
+        names = self._attributes.changed_in_round()
+        kept = f" What changed in between and is in sight: {', '.join(names[:6])}." if names else ""
+        what = "the dataset" if loading else "the code of the inner loop"
+        return (
+            f"sub-task 0 of the inner loop at {self._line} was computed twice, and {what} drew other random numbers the second time: "
+            f"something random is drawn when it is first needed and then kept (a mask, a cached sample with its augmentation), so its "
+            f"values would depend on which trainer needs it first, and a trainer that joins would draw others.{kept} Draw it before "
+            f"run.steps() (in a buffer of a tracked module), or anew each time"
+        )
 
     def take(self) -> Key | None:
         """Return the batch to hand out again, once."""

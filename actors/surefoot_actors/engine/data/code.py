@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import dis
 import functools
-import sysconfig
 import types
 from collections.abc import Iterator
 from typing import Any
 
-from surefoot_actors.engine.caller import is_ours
+from surefoot_actors.engine.caller import is_library
 
 __all__ = ["globals_of", "is_users", "slots_of"]
-
-_NOT_THE_USERS = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 @functools.lru_cache(maxsize=1024)
 def is_users(file: str) -> bool:
     """Whether code is of the user's own: what libraries keep in globals and classes is their business."""
-    return not (file.startswith(_NOT_THE_USERS) or is_ours(file) or file.startswith("<frozen"))
+    return not (is_library(file) or file.startswith("<frozen"))
 
 
 def globals_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:

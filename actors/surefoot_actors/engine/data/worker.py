@@ -22,11 +22,16 @@ from surefoot_actors.engine.data.files import reopen_files
 from surefoot_actors.engine.data.packing import pack
 from surefoot_actors.engine.datasets import fetcher
 from surefoot_actors.engine.foresight import Key
-from surefoot_actors.engine.rng import Purpose, Streams
+from surefoot_actors.engine.rng import Purpose, Streams, drawn
 
 __all__ = ["Answer", "Load", "Raised", "WorkerSetup", "work"]
 
 _PR_SET_PDEATHSIG = 1
+_DRAWN_ONCE = (
+    "a batch was loaded twice, and the dataset drew other random numbers the second time: something random is drawn when it is first "
+    "needed and then kept (a cached sample with its augmentation), so its values would depend on which data worker needs it first; "
+    "keep what is the same every time, and draw the rest anew"
+)
 
 
 class WorkerSetup(NamedTuple):
@@ -78,11 +83,15 @@ def work(setup: WorkerSetup, channel: Channel, others: list[Channel]) -> None:
     _be_known(setup, blocks)
     roots = (setup.dataset, setup.collate)
     streams, (fetch, _) = Streams(setup.seed, torch.device("cpu")), fetcher(*roots)
+    proved = False
     try:
         while True:
             request = channel.receive()
             if isinstance(request, Load):
-                _send(channel, _load(request, streams, fetch), blocks)
+                answer = _load(request, streams, fetch)
+                if not proved and answer.raised is None:
+                    proved, answer = True, _proved(answer, request, streams, fetch)
+                _send(channel, answer, blocks)
                 blocks.clear()
             else:
                 change: Change
@@ -98,6 +107,15 @@ def _load(request: Load, streams: Streams, fetch: Callable[[torch.Tensor], Any])
         return Answer(request.serial, fetch(torch.from_numpy(request.indices)), None)
     except BaseException as error:  # noqa: BLE001  the worker's edge: the user's code may raise anything, even SystemExit
         return Answer(request.serial, None, _raised(error))
+
+
+def _proved(answer: Answer, request: Load, streams: Streams, fetch: Callable[[torch.Tensor], Any]) -> Answer:
+    """Load a worker's first batch once more: what draws other random numbers the second time has kept some of the first."""
+    before = drawn()
+    again = _load(request, streams, fetch)
+    if again.raised is not None or drawn() == before:
+        return answer
+    return Answer(request.serial, None, _raised(ContractError(_DRAWN_ONCE)))
 
 
 def _send(channel: Channel, answer: Answer, blocks: Blocks) -> None:

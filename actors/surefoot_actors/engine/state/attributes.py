@@ -1,89 +1,87 @@
-"""What the loop changes besides the tracked state: joiners are given it too, where it is small.
+"""What the loop changes besides the tracked state: joiners are given it too.
 
-Attributes of tracked objects, of datasets and of the user's own objects (`dropout.p = 0.1`, `data.stage += 1`), and variables of the
-user's functions and modules (`best = min(best, loss)`). They are no part of digests: what code changes in a sub-task, a cache say, may
-differ from trainer to trainer without harm. What changes in the first rounds is taken for that, and left alone. So are objects of which
-only a part could be given: small values go, large ones do not.
+Attributes of tracked objects, of datasets and of the user's own objects (`dropout.p = 0.1`, `data.stage += 1`), variables of the user's
+functions and modules (`best = min(best, loss)`), what is in lists, dicts, tensors and arrays, what functions close over, attributes of
+classes. They are no part of digests: what code changes in a sub-task, a cache say, may differ from trainer to trainer without harm. What
+changes in the first rounds is taken for that, and left alone.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Iterable, Mapping
-from types import FrameType
+import pickle
+from collections.abc import Iterable
+from types import GeneratorType
 from typing import Any
 
-from surefoot_actors.engine.state.small import PLAIN, differ, put_back, small
+import numpy as np
+import torch
+import xxhash
+from torch import nn
 
-__all__ = ["Attributes", "Variables"]
+from surefoot_actors.engine.state.portable import PLAIN, content_of, digest_of, dump, load
+from surefoot_actors.engine.state.reach import DELETED, Reach, Slot, is_of_the_user, parts, put
 
-# kept by their owners' restore
-_KNOWN_ELSEWHERE = frozenset(("training",))
+__all__ = ["Attributes"]
 
-Key = tuple[str, str]
-
-
-class Variables:
-    """The local variables of a function that is under way, in a frame that waits: read and written as a debugger does."""
-
-    def __init__(self, frame: FrameType) -> None:
-        self._frame = frame
-
-    def read(self) -> dict[str, Any]:
-        return dict(self._frame.f_locals)
-
-    def write(self, name: str, value: Any) -> None:
-        """Give a variable a value. Only while the frame waits in a call."""
-        variables = self._frame.f_locals
-        if name in self._frame.f_code.co_varnames + self._frame.f_code.co_cellvars + self._frame.f_code.co_freevars:
-            put_back(variables, name, value)
-            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(self._frame), ctypes.c_int(0))
+Key = tuple[str, Slot]
 
 
 class Attributes:
-    """The attributes of some objects, by the objects' names, compared with what they were when this was made.
+    """What is in reach of the user's code, compared with what it was when this was made.
 
-    Of what is tracked they are numbers and texts alone: the rest of it is state in its own right.
+    Of what is tracked, but for modules of the user's own classes, they are numbers and texts alone: the rest is state in its own right.
     """
 
     def __init__(
         self,
-        tracked: Iterable[tuple[str, object]] = (),
-        others: Iterable[tuple[str, object]] = (),
-        variables: Iterable[tuple[str, Variables | dict[str, Any]]] = (),
+        tracked: Iterable[tuple[str, Any]] = (),
+        tensors: Iterable[tuple[str, torch.Tensor]] = (),
+        roots: Iterable[tuple[str, Any]] = (),
     ) -> None:
-        """`variables`: of functions under way, and of modules."""
-        known = {path: vars(owner) for path, owner in tracked if hasattr(owner, "__dict__")}
-        seen = {path: vars(owner) for path, owner in others if hasattr(owner, "__dict__")}
-        self._plain = frozenset(known)
-        # of the others an object is given whole or not at all
-        self._whole = frozenset(seen)
-        self._owners: dict[str, Variables | dict[str, Any]] = {**known, **seen, **dict(variables)}
-        self._first = self._now()
-        # by name, the identity of what is too large or of another kind
-        self._others = self._identities()
+        """`tracked`: objects, `tensors`: of theirs; `roots`: variables of functions under way, and of modules."""
+        self._tracked = dict(tracked)
+        self._reach = Reach([*((f"tracked {n}", t) for n, t in self._tracked.items()), *tensors])
+        self._first: dict[Key, Any] = {}
         # those that the objects' own code changes in sub-tasks
         self._left_alone: set[Key] = set()
         self._before: dict[Key, Any] = {}
+        inside = [(f"{n}{k}", v) for n, t in self._tracked.items() for (_, k), v in _own(t) if type(v) not in PLAIN]
+        self.add([*roots, *inside])
+
+    def add(self, roots: Iterable[tuple[str, Any]]) -> None:
+        """Look at what is in reach from here too: a function that is under way since."""
+        self._reach.add(roots)
+        new = ((key, value) for key, value in self._parts() if key not in self._first)
+        self._first.update({key: self._token(value, key[1]) for key, value in new})
+
+    def _parts(self) -> Iterable[tuple[Key, Any]]:
+        for name, thing in self._tracked.items():
+            yield from (((f"tracked {name}", slot), value) for slot, value in _own(thing))
+        for name in self._reach.walked:
+            thing = self._reach.thing(name)
+            if thing is not None:
+                yield from (((name, slot), value) for slot, value in parts(thing))
 
     def _now(self) -> dict[Key, Any]:
-        return {
-            (path, name): value
-            for path, owner in self._owners.items()
-            for name, own in _read(owner).items()
-            if name not in _KNOWN_ELSEWHERE
-            and not name.startswith("__")
-            and (type(own) in PLAIN or path not in self._plain)
-            and (value := small(own)) is not NotImplemented
-        }
+        return {key: self._token(value, key[1]) for key, value in self._parts()}
 
-    def _identities(self) -> dict[Key, int]:
-        return {
-            (path, name): id(own)
-            for path in self._whole
-            for name, own in _read(self._owners[path]).items()
-            if (path, name) not in self._first
-        }
+    def _token(self, value: Any, slot: Slot) -> Any:
+        """Return what is equal for equal values: numbers and texts themselves, names of what was there, digests of the rest."""
+        kind = type(value)
+        if kind in PLAIN:
+            return kind, value if value == value else "nan"
+        if isinstance(value, GeneratorType):
+            return _at(value)
+        if slot[0] != "all":
+            name = self._reach.name_of(value)
+            return digest_of(value, self._reach.name_of) if name is None else name
+        if isinstance(value, torch.Tensor | np.ndarray):
+            return content_of(value)
+        if kind is list and PLAIN.issuperset(map(type, value)):
+            return xxhash.xxh3_128_digest(pickle.dumps(value, protocol=5))
+        if kind is list and len(value) > _MANY:
+            return np.fromiter(map(id, value), np.int64, len(value)).tobytes()  # too many to look into each
+        return digest_of(value, self._reach.name_of)
 
     def begin_round(self) -> None:
         """A round begins, in which what changes is the objects' own business."""
@@ -91,41 +89,104 @@ class Attributes:
 
     def end_round(self) -> None:
         """Leave alone from now on what has changed in the round."""
-        self._left_alone.update(_changed(self._before, self._now()))
+        now = self._now()
+        self._left_alone.update(key for key in {**self._before, **now} if self._before.get(key) != now.get(key))
+        self._before = {}
 
     def changed_in_round(self) -> list[str]:
         """Return the names of what has changed since the round began, for messages."""
-        return sorted(
-            {f"{path.partition(':')[2] or path}: {name}" for path, name in _changed(self._before, self._now())}
-        )
-
-    def changed(self) -> dict[Key, Any]:
-        """Return what the loop has changed so far, by the owner's name and the attribute's."""
         now = self._now()
+        return sorted({_words(key) for key in {**self._before, **now} if self._before.get(key) != now.get(key)})
+
+    def carried_on(self) -> list[str]:
+        """Return the names of generators that were there when the loop began and have gone on since: nobody can be given those."""
+        found = ((key, value) for key, value in self._parts() if isinstance(value, GeneratorType))
+        return [
+            _words(key)
+            for key, value in found
+            if key not in self._left_alone
+            and (first := self._first.get(key)) != _at(value)
+            and first[:1] == (id(value),)
+        ]
+
+    def changed(self) -> bytes:
+        """Return what the loop has changed so far, as bytes; empty: nothing."""
+        now: dict[Key, Any] = {key: value for key, value in self._parts() if key not in self._left_alone}
+        tokens = {key: self._token(value, key[1]) for key, value in now.items()}
         changed = {
-            key: now.get(key, NotImplemented) for key in _changed(self._first, now) if key not in self._left_alone
+            k: v
+            for k, v in now.items()
+            if tokens[k] is not None and tokens[k] != self._first.get(k) and not isinstance(v, GeneratorType)
         }
-        partly = {path for (path, _), value in changed.items() if value is NotImplemented and path in self._whole}
-        partly |= {path for path, name in changed if self._others.get((path, name), 0)}
-        partly |= {
-            path for (path, name), known in self._others.items() if id(_read(self._owners[path]).get(name)) != known
-        }
-        return {key: value for key, value in changed.items() if key[0] not in partly and value is not NotImplemented}
+        # a variable that has lost its value is of no use any more
+        gone = [k for k in self._first if k not in now and k not in self._left_alone and k[1][0] != "variable"]
+        changed.update(dict.fromkeys(gone, DELETED))
+        return self._dump(changed) if changed else b""
 
-    def restore(self, changed: Mapping[Key, Any] | None) -> None:
-        """Give attributes the values that they have elsewhere."""
-        for (path, name), value in (changed or {}).items():
-            owner = self._owners.get(path)
-            if isinstance(owner, Variables):
-                owner.write(name, value)
-            elif owner is not None:
-                put_back(owner, name, value)
+    def _dump(self, changed: dict[Key, Any]) -> bytes:
+        # a container's own content is in a copy, so that it is not told by the container's name
+        try:
+            return dump({k: _untold(k, v) for k, v in changed.items()}, self._reach.name_of)
+        except Exception:  # noqa: BLE001  the edge to the user's objects: leave out those that cannot be pickled
+            told = {k: v for k, v in changed.items() if _is_told(_untold(k, v), self._reach)}
+            return dump({k: _untold(k, v) for k, v in told.items()}, self._reach.name_of)
+
+    def restore(self, changed: bytes | None) -> None:
+        """Give everything the values that it has elsewhere."""
+        if not changed:
+            return
+        for (name, slot), value in load(changed, self._reach.thing).items():
+            thing = self._reach.thing(name)
+            if thing is not None:
+                put(thing, slot, value)
 
 
-def _read(owner: Variables | dict[str, Any]) -> dict[str, Any]:
-    return owner.read() if isinstance(owner, Variables) else dict(owner)
+# Lists of more values than this, of other kinds than numbers and texts, are compared by which values they hold.
+_MANY = 4096
 
 
-def _changed(before: Mapping[Key, Any], now: Mapping[Key, Any]) -> list[Key]:
-    """Return the keys of values that differ, or are on one side only."""
-    return [key for key in {**before, **now} if key not in before or key not in now or differ(before[key], now[key])]
+def _untold(key: Key, value: Any) -> Any:
+    """Return a tensor or array as a new object: it is its content that is told, not its name."""
+    if key[1][0] != "all":
+        return value
+    return (
+        value.detach().clone()
+        if isinstance(value, torch.Tensor)
+        else value.copy()
+        if isinstance(value, np.ndarray)
+        else value
+    )
+
+
+def _at(generator: GeneratorType[Any, Any, Any]) -> tuple[Any, ...]:
+    """Return where a generator is."""
+    frame = generator.gi_frame
+    if frame is None:
+        return (id(generator), -1)
+    plain = [(k, v) for k, v in frame.f_locals.items() if type(v) in PLAIN and v == v]
+    return (id(generator), frame.f_lasti, *plain)
+
+
+def _is_told(value: Any, reach: Reach) -> bool:
+    try:
+        dump(value, reach.name_of)
+    except Exception:  # noqa: BLE001  as above
+        return False
+    return True
+
+
+def _own(thing: Any) -> Iterable[tuple[Slot, Any]]:
+    """Yield what of a tracked object is looked at."""
+    if isinstance(thing, nn.Module):
+        yield from parts(thing)
+    elif not isinstance(thing, dict):
+        users = is_of_the_user(type(thing)) and not isinstance(thing, torch.optim.Optimizer)
+        for name, value in list(getattr(thing, "__dict__", {}).items()):
+            if users or type(value) in PLAIN:
+                yield ("attribute", name), value
+
+
+def _words(key: Key) -> str:
+    name, (how, part) = key
+    name = name.partition(":")[2] or name
+    return name if how == "all" else f"{name}: {part}"

@@ -1,0 +1,139 @@
+"""The user's values as bytes, and back in another process, where what both have is told by its name.
+
+Objects that were there when the loop began have names (see `reach`); a value holds those by reference, and all else by content.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch import nn
+
+from surefoot_actors.engine.image import flat_bytes
+from surefoot_actors.engine.state.memory import Spec, make_like, memory_of, write_into
+from surefoot_actors.engine.survey import Survey
+
+__all__ = ["PLAIN", "content_of", "digest_of", "dump", "load"]
+
+PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
+
+# Values that take more bytes than this are not looked into.
+_MOST_BYTES = 1 << 28
+# Tensors and arrays above this are compared by a sample, and by torch's own count of writes.
+_MOST_COMPARED = 1 << 26
+_SAMPLES = 1 << 16
+
+
+class TooLargeError(Exception):
+    """A value takes more bytes than are looked at."""
+
+
+class _Digest:
+    """What a pickle is written into when only its digest is wanted."""
+
+    def __init__(self) -> None:
+        self.state, self.size = xxhash.xxh3_128(), 0
+
+    def write(self, data: Any) -> None:
+        self.size += len(data)
+        if self.size > _MOST_BYTES:
+            raise TooLargeError
+        self.state.update(data)
+
+
+class _Writer(pickle.Pickler):
+    """Pickles by reference what has a name; tensors by layout and content."""
+
+    def __init__(self, into: Any, name_of: Callable[[Any], str | None]) -> None:
+        super().__init__(into, protocol=5)
+        self._name_of = name_of
+
+    def persistent_id(self, value: Any) -> str | None:
+        return None if type(value) in PLAIN else self._name_of(value)
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return _tensor, (type(value), _spec(value), value.device.type, bytes(memory_of(flat_bytes(value))))
+        if isinstance(value, ModuleType):
+            raise pickle.PicklingError(f"{value.__name__} is a module")
+        if type(value).__module__.startswith(("surefoot.", "surefoot_actors.")):
+            raise pickle.PicklingError(f"{type(value).__name__} is the run's own")
+        return NotImplemented
+
+
+class _Reader(pickle.Unpickler):
+    def __init__(self, data: Any, thing: Callable[[str], Any]) -> None:
+        super().__init__(data)
+        self._thing = thing
+
+    def persistent_load(self, name: Any) -> Any:
+        return self._thing(name)
+
+
+def dump(value: Any, name_of: Callable[[Any], str | None]) -> bytes:
+    """Return a value as bytes. Raises whatever the user's objects raise when they are pickled."""
+    into = io.BytesIO()
+    _Writer(into, name_of).dump(value)
+    return into.getvalue()
+
+
+def load(data: bytes, thing: Callable[[str], Any]) -> Any:
+    """Undo `dump`: `thing` returns what has a name."""
+    return _Reader(io.BytesIO(data), thing).load()
+
+
+def digest_of(value: Any, name_of: Callable[[Any], str | None]) -> bytes | None:
+    """Return a digest of a value's content; None for what cannot be told by its content."""
+    into = _Digest()
+    try:
+        _Writer(into, name_of).dump(value)
+    except Exception:  # noqa: BLE001  the edge to the user's objects: whatever their pickling raises
+        return None
+    return into.state.digest()
+
+
+def content_of(value: torch.Tensor | np.ndarray[Any, Any]) -> bytes:
+    """Return a digest of a tensor's or an array's content: of all of it, where it is not very large."""
+    if isinstance(value, torch.Tensor):
+        return _content(value)
+    if value.nbytes > _MOST_COMPARED or isinstance(value, np.memmap):
+        some = value.reshape(-1)[:: max(1, value.size // _SAMPLES)] if value.flags.c_contiguous else value[:1]
+        return xxhash.xxh3_128_digest(np.ascontiguousarray(some)) if some.dtype.kind in "biufcSU" else b""
+    head = repr((value.dtype, value.shape)).encode()
+    if value.dtype.hasobject:
+        return head
+    return head + xxhash.xxh3_128_digest(np.ascontiguousarray(value).view(np.uint8) if value.size else b"")
+
+
+def _content(tensor: torch.Tensor) -> bytes:
+    if tensor.layout is not torch.strided or tensor.is_meta or nn.parameter.is_lazy(tensor):
+        return b""
+    head = repr((tensor.dtype, tuple(tensor.shape))).encode()
+    flat = tensor.detach()
+    if tensor.nbytes > _MOST_COMPARED:
+        version = -1 if tensor.is_inference() else tensor._version
+        head += version.to_bytes(8, "little", signed=True)
+        flat = flat.reshape(-1)[:: max(1, tensor.numel() // _SAMPLES)] if tensor.is_contiguous() else flat[:1]
+    return head + xxhash.xxh3_128_digest(memory_of(flat_bytes(flat)))
+
+
+def _spec(tensor: torch.Tensor) -> Any:
+    survey = Survey()
+    survey.number("", tensor)
+    return tuple(survey.specs()[0])
+
+
+def _tensor(kind: type, spec: Any, device: str, data: bytes) -> torch.Tensor:
+    spec = Spec(*spec)
+    made = make_like(spec, torch.device(device), None)
+    if data:
+        flat = torch.frombuffer(bytearray(data), dtype=torch.uint8).view(spec.dtype).view(spec.shape)
+        write_into(made.detach(), flat)
+    return made if kind in (torch.Tensor, nn.Parameter) else made.as_subclass(kind)
