@@ -56,10 +56,10 @@ format: $(READY) ## Rewrite the code in the one style
 	$(PY) -m ruff format .
 
 docs: $(READY) ## Build the site of the documents into site/, strictly: a broken link fails it
-	$(PY) -m mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet $(ARGS)
 
 docs-serve: $(READY) ## Serve the documents at http://127.0.0.1:8000, built anew when they change
-	$(PY) -m mkdocs serve $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve $(ARGS)
 
 hooks: $(READY) ## Have git run the linters before each commit (pre-commit)
 	$(PY) -m pre_commit install

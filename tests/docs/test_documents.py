@@ -105,6 +105,17 @@ def test_a_command_that_is_none_is_found() -> None:
             _parse(line)
 
 
+def test_every_variable_of_the_environment_is_read_somewhere() -> None:
+    settings = (ROOT / "service" / "surefoot_service" / "settings.py").read_text()
+    known = {f"SUREFOOT_{field.upper()}" for field in re.findall(r"^    (\w+): ", settings, re.MULTILINE)}
+    for folder in ("api/surefoot", "actors/surefoot_actors"):
+        for file in (ROOT / folder).rglob("*.py"):
+            known |= set(re.findall(r"SUREFOOT_[A-Z_]*[A-Z]", file.read_text()))
+    spoken = {name for document in DOCUMENTS for name in re.findall(r"SUREFOOT_[A-Z_]*[A-Z]", document.read_text())}
+    assert {"SUREFOOT_URL", "SUREFOOT_CHECKPOINTS"} <= spoken
+    assert spoken <= known, spoken - known
+
+
 def test_every_make_target_that_is_spoken_of_is_there() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     spoken = {
