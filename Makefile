@@ -34,16 +34,11 @@ $(READY): pyproject.toml constraints.txt
 test: $(READY) ## Run the test suite, as CI does (ARGS='-k name' for a part of it)
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-<<<<<<< HEAD
 quick: $(READY) ## Run the tests that start no processes (under 2 minutes)
 	$(PY) -m pytest -n $(WORKERS) -m unit $(ARGS)
 
-# The two searches side by side, one core each; it fails where either finds something.
-fuzz: $(READY) ## Search for an hour for programs, and orders of events, that break the promise (ARGS=minutes)
-=======
 # The searches side by side; it fails where one finds something.
 fuzz: $(READY) ## Search for an hour for programs, orders of events and requests that break something (ARGS=minutes)
->>>>>>> main
 	@$(PY) tests/fuzz.py $(ARGS)
 
 demo: $(READY) ## Train digits on 1 trainer, then on 3 with one killed and a resize to 4: same bits (1-2 minutes)
@@ -61,10 +56,10 @@ format: $(READY) ## Rewrite the code in the one style
 	$(PY) -m ruff format .
 
 docs: $(READY) ## Build the site of the documents into site/, strictly: a broken link fails it
-	$(PY) -m mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet $(ARGS)
 
 docs-serve: $(READY) ## Serve the documents at http://127.0.0.1:8000, built anew when they change
-	$(PY) -m mkdocs serve $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve $(ARGS)
 
 hooks: $(READY) ## Have git run the linters before each commit (pre-commit)
 	$(PY) -m pre_commit install

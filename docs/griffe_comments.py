@@ -1,4 +1,4 @@
-"""Fields that a comment describes are described by it in the reference, as they are in the source: the comment above, or on the same line."""
+"""Fields are described in the reference by their comments, as they are in the source: those above, or on the same line."""
 
 from __future__ import annotations
 

@@ -42,7 +42,10 @@ def __getattr__(name: str) -> Any:
 def run_local(train: TrainFunction, **options: Any) -> Any:
     """Run `train` in this process, as one trainer without Ray: the same bits as any job with the same options.
 
-    Options: config (mapping), batch_size, sub_tasks (8), seed (0), data_workers (0), device ("cpu").
+    Options: config (mapping), batch_size, sub_tasks (8), seed (0), data_workers (0), device ("cpu"), threads (1); checkpoint, a folder or
+    URL where the state is saved at the end and every checkpoint_every steps; restore, a checkpoint or a place of some to begin from;
+    keep_state.
+
     Returns a `surefoot_actors.engine.local.LocalResult`: `rows` (ledger) and `digest` (of the final tracked state, hex).
     Raises MissingExtraError where torch is not installed (`pip install 'surefoot[ray]'`), and whatever `train` raises.
     """

@@ -6,10 +6,11 @@ SurefootError
 │   ├── PackageError                   a code package that cannot be accepted
 │   ├── EntrypointError                "module:function" that cannot be imported
 │   ├── ContractError                  training code that breaks a rule of the contract
-│   └── MissingExtraError              a part of Surefoot that is not installed here
+│   └── MissingExtraError (also an ImportError) a part of Surefoot that is not installed here
 ├── DriftError                         trainers hold different state
 ├── CheckpointError                    a checkpoint that could not be read or written: the storage is away, full, or forbids it
 │   ├── DamagedError                   a file of it is missing or corrupt
+│   │   └── MissingError               it is not there
 │   ├── RefusedError (also a UserError) it is of another model, seed, batch size or number of sub-tasks than the job
 │   └── UnfitError                     it was made on machines that compute other bits
 ├── ServiceError                       the control plane answered with a problem

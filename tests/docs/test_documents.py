@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from surefoot import errors
 from surefoot.cli.app import app
 
 from . import source
@@ -29,7 +30,7 @@ _ELSEWHERE = {
     "service.json",
     "results/NAME.md",
 }
-_ELSEWHERE |= {"logging.py", "datasets.py"}
+_ELSEWHERE |= {"logging.py", "datasets.py", "folder/script.py"}
 _ELSEWHERE |= {"site/", "dist/", "s3://bucket/runs", "~/.surefoot/"}
 
 
@@ -62,6 +63,36 @@ def test_every_link_leads_to_a_file_and_a_heading(document: Path) -> None:
         if not target.exists() or (heading and target.suffix == ".md" and not _has_heading(target, heading)):
             dead.append(link)
     assert dead == []
+
+
+SOURCES = [file for folder in ("api", "actors", "service") for file in sorted((ROOT / folder).rglob("*.py"))]
+_NAMED = re.compile(r"`((?:surefoot|surefoot_actors|surefoot_service)(?:\.\w+)+)(?:\(\))?`")
+_FILE = re.compile(r"(?<![\w/.*-])((?:\w+/)+\w+\.py|[a-z]+_[a-z_]+\.py|[A-Z]+\.md)\b")
+
+
+def test_docstrings_and_comments_speak_of_what_there_is() -> None:
+    gone = []
+    for file in SOURCES:
+        text = file.read_text()
+        gone += [(file.name, name) for name in _NAMED.findall(text) if name not in _NO_MODULES and not is_name(name)]
+        gone += [(file.name, path) for path in _FILE.findall(text) if path not in _ELSEWHERE and not is_path(path)]
+    assert gone == []
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    drawn, above = set(), ["SurefootError"]
+    for line in (errors.__doc__ or "").splitlines():
+        if (branch := re.match(r"^([│ ]*)[├└]── ((?:\w+Error(?: · )?)+)(?: \(also an? (\w+)\))?", line)) is None:
+            continue
+        depth = len(branch[1]) // 4 + 1
+        for name in branch[2].split(" · "):
+            drawn.add((name, above[depth - 1], branch[3]))
+        above[depth:] = [branch[2]]
+    classes = [
+        thing for thing in vars(errors).values() if isinstance(thing, type) and issubclass(thing, errors.SurefootError)
+    ]
+    made = {(c.__name__, *(base.__name__ for base in c.__bases__)) for c in classes if c is not errors.SurefootError}
+    assert {tuple(name for name in branch if name) for branch in drawn} == made
 
 
 def _has_heading(document: Path, heading: str) -> bool:
@@ -103,6 +134,17 @@ def test_a_command_that_is_none_is_found() -> None:
     for line in ("surefoot submit train:train", "surefoot resize last --now 3", "surefoot frobnicate"):
         with pytest.raises(pytest.fail.Exception):
             _parse(line)
+
+
+def test_every_variable_of_the_environment_is_read_somewhere() -> None:
+    settings = (ROOT / "service" / "surefoot_service" / "settings.py").read_text()
+    known = {f"SUREFOOT_{field.upper()}" for field in re.findall(r"^    (\w+): ", settings, re.MULTILINE)}
+    for folder in ("api/surefoot", "actors/surefoot_actors"):
+        for file in (ROOT / folder).rglob("*.py"):
+            known |= set(re.findall(r"SUREFOOT_[A-Z_]*[A-Z]", file.read_text()))
+    spoken = {name for document in DOCUMENTS for name in re.findall(r"SUREFOOT_[A-Z_]*[A-Z]", document.read_text())}
+    assert {"SUREFOOT_URL", "SUREFOOT_CHECKPOINTS"} <= spoken
+    assert spoken <= known, spoken - known
 
 
 def test_every_make_target_that_is_spoken_of_is_there() -> None:
