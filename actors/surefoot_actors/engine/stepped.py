@@ -92,7 +92,9 @@ class Stepped:
         if is_training:
             raise ContractError(self._untracked(thing, method))
         here = self._place()
-        carries = not isinstance(thing, torch.optim.Optimizer) or any(thing.state.values())
+        # plain SGD in a sub-task carries nothing from one to the next
+        in_sub_task = here[2] >= 0 and isinstance(thing, torch.optim.Optimizer)
+        carries = not in_sub_task or any(thing.state.values())
         if self._places.setdefault(thing, here) != here and carries:
             raise ContractError(self._untracked(thing, method))
 

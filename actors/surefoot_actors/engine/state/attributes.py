@@ -113,8 +113,8 @@ class Attributes:
             for k, v in now.items()
             if tokens[k] is not None and tokens[k] != self._first.get(k) and not isinstance(v, GeneratorType)
         }
-        # a variable that has lost its value is of no use any more
-        gone = [k for k in self._first if k not in now and k not in self._left_alone and k[1][0] != "variable"]
+        # keys and attributes; a variable that has lost its value is of no use any more
+        gone = [k for k in self._first if k not in now and k not in self._left_alone and k[1][0] in _REMOVABLE]
         changed.update(dict.fromkeys(gone, DELETED))
         return self._dump(changed) if changed else b""
 
@@ -138,6 +138,7 @@ class Attributes:
 
 # Lists of more values than this, of other kinds than numbers and texts, are compared by which values they hold.
 _MANY = 4096
+_REMOVABLE = ("key", "attribute")
 
 
 def _untold(key: Key, value: Any) -> Any:

@@ -7,7 +7,11 @@ libraries is known, so that it can be told by its name, but not looked into.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import inspect
 import io
+import sys
+import threading
 import types
 import weakref
 from array import array
@@ -49,22 +53,33 @@ DELETED = Deleted
 
 
 class Variables:
-    """The local variables of a function that is under way, in a frame that waits: read and written as a debugger does."""
+    """The local variables of a function that is under way, in a frame that waits: read and written as a debugger does.
+
+    A generator's frame is not kept, as it would keep the iterator over steps that the generator holds when the loop lets go of it: it is
+    found in the stack, where it is whenever a step is asked for.
+    """
 
     def __init__(self, frame: types.FrameType) -> None:
-        self._frame = frame
+        self._code, self._thread = frame.f_code, threading.get_ident()
+        self._kept = None if frame.f_code.co_flags & inspect.CO_GENERATOR else frame
+
+    def _frame(self) -> types.FrameType | None:
+        frame = self._kept or sys._current_frames().get(self._thread)
+        while frame is not None and frame.f_code is not self._code:
+            frame = frame.f_back
+        return frame
 
     def read(self) -> dict[str, Any]:
-        return {name: value for name, value in self._frame.f_locals.items() if not name.startswith((".", "__"))}
+        frame = self._frame()
+        values = frame.f_locals if frame is not None else {}
+        return {name: value for name, value in values.items() if not name.startswith((".", "__"))}
 
     def write(self, name: str, value: Any) -> None:
         """Give a variable a value. Only while the frame waits in a call."""
-        import ctypes
-
-        code = self._frame.f_code
-        if name in code.co_varnames + code.co_cellvars + code.co_freevars:
-            self._frame.f_locals[name] = value
-            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(self._frame), ctypes.c_int(0))
+        frame, code = self._frame(), self._code
+        if frame is not None and name in code.co_varnames + code.co_cellvars + code.co_freevars:
+            frame.f_locals[name] = value
+            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 
 
 class Globals:
@@ -176,8 +191,6 @@ def is_of_the_user(kind: type) -> bool:
 
 
 def _file(module: str) -> str:
-    import sys
-
     found = sys.modules.get(module)
     file = getattr(found, "__file__", None)
     if isinstance(file, str):
@@ -187,8 +200,6 @@ def _file(module: str) -> str:
 
 def _globals(thing: Any) -> dict[str, Any] | None:
     """Return the global variables of the user's module that a function or an object's class is of."""
-    import sys
-
     if isinstance(thing, types.FunctionType):
         return thing.__globals__ if is_users(thing.__globals__.get("__file__", "<frozen")) else None
     if isinstance(thing, type) or hasattr(thing, "__dict__"):
@@ -310,7 +321,7 @@ def put(thing: Any, slot: Slot, value: Any) -> None:
     if how == "all":
         _fill(thing, value)
     elif how == "order":
-        items = {key: thing[key] for key in (*value, *thing) if key in thing}
+        items = {key: thing[key] for key in value if key in thing}
         thing.clear()
         thing.update(items)
     elif isinstance(thing, Variables):
