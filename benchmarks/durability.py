@@ -71,19 +71,22 @@ async def writer(database: Database, until: float, took: list[float]) -> None:
         n += 1
 
 
-async def measure(folder: Path, writers: int, seconds: float, level: str, group: int) -> tuple[float, float, float]:
-    """Return batches a second, and the median and the 99th percentile of one in milliseconds."""
+async def measure(folder: Path, writers: int, seconds: float, level: str, group: int) -> tuple[float, ...]:
+    """Return batches a second, the median and the 99th percentile of one in milliseconds, and commits a batch: each is a sync."""
     transactions._GROUP = group
     database = Database(f"sqlite:///{folder / f'{level}-{group}-{writers}.db'}")
     event.listen(database._writing, "connect", _synchronous(level))
     database.migrate()
+    commits: list[Any] = []
+    event.listen(database._writing, "commit", commits.append)
     took: list[float] = []
     try:
         await asyncio.gather(*(writer(database, time.perf_counter() + seconds, took) for _ in range(writers)))
     finally:
         database.close()
     took.sort()
-    return len(took) / seconds, statistics.median(took) * 1e3, took[int(len(took) * 0.99)] * 1e3
+    ends = statistics.median(took) * 1e3, took[int(len(took) * 0.99)] * 1e3
+    return len(took) / seconds, *ends, len(commits) / len(took)
 
 
 def _synchronous(level: str) -> Callable[[sqlite3.Connection, Any], None]:
@@ -98,12 +101,17 @@ def main() -> None:
     parser.add_argument("--dir", type=Path, help="on the disk that is meant; default: the temporary folder's")
     parser.add_argument("--seconds", type=float, default=5.0)
     chosen = parser.parse_args()
-    print(f"{'sync':>7} {'commits':>7} {'writers':>7} {'batches/s':>10} {'p50 ms':>8} {'p99 ms':>8}")
+    print(
+        f"{'sync':>7} {'commits':>7} {'writers':>7} {'batches/s':>10} {'p50 ms':>8} {'p99 ms':>8} {'commits/batch':>13}"
+    )
     with tempfile.TemporaryDirectory(dir=chosen.dir) as folder:
         for level, group, name in (("NORMAL", 1, "alone"), ("FULL", 1, "alone"), ("FULL", 32, "group")):
             for writers in (1, 10, 50):
-                each, p50, p99 = asyncio.run(measure(Path(folder), writers, chosen.seconds, level, group))
-                print(f"{level:>7} {name:>7} {writers:>7} {each:>10.0f} {p50:>8.2f} {p99:>8.2f}", flush=True)
+                each, p50, p99, commits = asyncio.run(measure(Path(folder), writers, chosen.seconds, level, group))
+                print(
+                    f"{level:>7} {name:>7} {writers:>7} {each:>10.0f} {p50:>8.2f} {p99:>8.2f} {commits:>13.2f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

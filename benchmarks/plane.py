@@ -153,7 +153,7 @@ def _spec(data: Path) -> JobSpec:
 
         from surefoot_service.store import packages
 
-        sha256, size = await service.packages.receive(body())
+        sha256, size = await service.packages.receive(body(), service.waiting)
         await service.database.write(packages.add, sha256, size, now=datetime.now(UTC))
         return sha256
 

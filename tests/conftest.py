@@ -20,6 +20,8 @@ import pytest
 _FOLDERS = {"actors", "check", "domains", "examples"}
 _MARKS = ("slow", "ray")
 
+# A submission has its source read in a child process.
+_FOLDERS_WITH_PROCESSES = {"service"}
 # Start a process or a few, and share the machine well with others: data workers above all, and a Postgres.
 _WITH_PROCESSES = {
     "engine/test_batch_memory.py",
@@ -27,7 +29,6 @@ _WITH_PROCESSES = {
     "engine/test_following.py",
     "engine/test_loader.py",
     "engine/test_orders.py",
-    "service/test_store_away.py",
     "user_code/test_advice.py",
     "user_code/test_as_python.py",
     "user_code/test_seeded.py",
@@ -45,7 +46,7 @@ def kind(item: pytest.Item) -> str:
         return "domain"
     if item.get_closest_marker("ray"):
         return "ray"
-    starts = place.parts[0] in _FOLDERS or place.as_posix() in _WITH_PROCESSES
+    starts = place.parts[0] in _FOLDERS | _FOLDERS_WITH_PROCESSES or place.as_posix() in _WITH_PROCESSES
     starts = starts or any(word in item.name.partition("[")[2] for word in _PARAMETERS_WITH_PROCESSES)
     return "process" if starts or any(item.get_closest_marker(mark) for mark in ("slow", "process")) else "unit"
 

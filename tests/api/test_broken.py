@@ -436,6 +436,7 @@ def test_so_does_a_closed_async_one(fake: FakeService) -> None:
     asyncio.run(use())
 
 
+@pytest.mark.process
 def test_a_reader_that_has_gone_is_no_error(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in `surefoot ls | head`, in a process of its own."""
     import subprocess

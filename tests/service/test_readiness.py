@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from surefoot.views import NotReady, Ready
 from surefoot_service.context import Service
 from surefoot_service.ray_jobs import RayUnavailableError
+from surefoot_service.rest import probes
 from surefoot_service.rest.readiness import NotReadyError, Readiness, in_thread
 from surefoot_service.settings import Settings
 
@@ -55,8 +56,13 @@ async def test_a_database_that_is_gone(anonymous: httpx.AsyncClient, settings: S
     for file in settings.data.glob("surefoot.db*"):
         file.rename(file.with_suffix(".away"))
     assert set(await wrong(anonymous)) == {"database", "migrations"}
-    assert not (settings.data / "surefoot.db").exists()
     assert (await anonymous.get("/v1/health")).status_code == 200
+
+
+def test_looking_at_a_database_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(NotReadyError, match="gone"):
+        probes._database(f"sqlite:///{tmp_path}/nothere.db")
+    assert not (tmp_path / "nothere.db").exists()
 
 
 async def test_a_database_that_is_none(anonymous: httpx.AsyncClient, settings: Settings) -> None:
@@ -134,13 +140,12 @@ async def test_what_hangs_is_bounded_and_does_not_pile_up() -> None:
         probes={"hangs": lambda: in_thread(hang, "hangs"), "well": well, "ill": ill}, wait_s=0.05, fresh_s=-1.0
     )
     try:
-        before = threading.active_count()
         for checks in [await readiness.look() for _ in range(5)] + await asyncio.gather(
             *(readiness.look() for _ in range(20))
         ):
             assert [(c.name, c.ok) for c in checks] == [("hangs", False), ("well", True), ("ill", False)]
             assert "has not answered" in checks[0].detail
-        assert threading.active_count() <= before + 1
+        assert [t.name for t in threading.enumerate()].count("hangs") <= 1
         assert running.acquire(timeout=10)
         assert not running.acquire(blocking=False)
     finally:

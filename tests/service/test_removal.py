@@ -596,12 +596,13 @@ async def test_rows_without_files_and_files_without_rows_go(
     for file in (stray, young, theirs):
         file.write_text("x")
     os.utime(stray, (0, 0))
+    uploaded = service.packages.path(package).read_bytes()
     service.packages.path(package).unlink()
     await keep_house(service, sweep=True)
     assert (stray.exists(), young.exists(), theirs.exists()) == (False, True, True)
     assert (await client.get(f"/v1/packages/{package}")).status_code == 404, "the SDK would not upload it again"
     assert await audited(client) == [("package_missing", package), ("package_stray", "a" * 64)]
-    again = await client.post("/v1/packages", content=make_zip({"train.py": TRAIN}), headers=ZIP)
+    again = await client.post("/v1/packages", content=uploaded, headers=ZIP)
     assert (again.status_code, again.json()["package"]) == (201, package)
 
 

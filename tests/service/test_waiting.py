@@ -185,6 +185,7 @@ async def test_so_many_hang_in_all_and_no_more() -> None:
     await all_back(pool)
 
 
+@pytest.mark.process
 def test_a_process_with_calls_that_hang_can_end() -> None:
     program = """
         import asyncio, threading

@@ -102,9 +102,18 @@ def _failed(failure: Failure, again: Seen | None) -> Finding:
     return Finding(
         kind=Kind.RAISES,
         message=f"it fails however it is run, with one trainer and nobody lost: {told}",
-        mend="have the train function run to its end in one process; only then can trainers be compared",
+        mend=_missing_config(failure)
+        or "have the train function run to its end in one process; only then can trainers be compared",
         lines=lines,
     )
+
+
+def _missing_config(failure: Failure) -> str:
+    """Return what to do where the code asks the job's config for what it has not got; "" where it does not."""
+    if failure.kind != "KeyError" or "config" not in failure.traceback:
+        return ""
+    key = failure.message.strip("'\"")
+    return f"if {key} is of the job's config, give it as you would to `surefoot submit`: surefoot check ... --set {key}=VALUE"
 
 
 def _by_raising(seen: Mapping[str, Seen], *, explained: bool) -> list[Finding]:

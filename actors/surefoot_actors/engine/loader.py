@@ -31,8 +31,10 @@ class Source(Protocol):
 
     #: samples in the dataset, when the round began
     length: int
-    #: whether `load` runs the user's code in this process, under a random stream
-    draws: bool
+
+    @property
+    def draws(self) -> bool:
+        """Whether `load` runs the user's code in this process, under a random stream."""
 
     def begin(self, collate: Collate | None, cut: Cut, line: str) -> None:
         """Begin a round: from here on the dataset counts as it is now. Raises ContractError, naming the line."""

@@ -16,6 +16,7 @@ from surefoot_actors import faults
 from surefoot_actors.engine.buffers import BufferWatch
 from surefoot_actors.engine.caller import user_line
 from surefoot_actors.engine.contract.length import Length
+from surefoot_actors.engine.contract.local_values import check_local_values
 from surefoot_actors.engine.contract.loop import StepsLoop
 from surefoot_actors.engine.cuts import EvaluationCut, TrainingCut
 from surefoot_actors.engine.evaluation import EvaluationRound
@@ -30,6 +31,7 @@ from surefoot_actors.engine.rng import Purpose, Streams
 from surefoot_actors.engine.rounds import Round, TrainingRound
 from surefoot_actors.engine.sampler import Sampler
 from surefoot_actors.engine.settings import SettingsWatch, forget_casts, raise_if_nondeterministic
+from surefoot_actors.engine.sight import user_frames
 from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.structure import fixed_structure
 from surefoot_actors.engine.step import TrainStep
@@ -217,6 +219,8 @@ class TrainRun(contract.Run):
         self._watching.enter_context(fixed_structure(self.tracked.modules.items()))
         self._strangers = Strangers(self.tracked, self._steps_line, self._on_warning)
         self._arm_faults()
+        for frame in user_frames():
+            check_local_values(frame)
         self.tracked.begin()
         self._position = self.coordinator.admit(self.tracked, self._length.num_steps)
         self._begun = True

@@ -17,7 +17,10 @@ from surefoot_actors.engine.image import flat_bytes
 from surefoot_actors.engine.state.memory import is_default_stride, memory_of
 from surefoot_actors.engine.survey import Entry, Survey
 
-__all__ = ["STRIPE_BYTES", "canonical", "digest", "names", "num_stripes", "tensor_digests"]
+__all__ = ["RUN", "STRIPE_BYTES", "canonical", "digest", "names", "num_stripes", "tensor_digests", "values_of"]
+
+# The run's own values, among the objects of the state.
+RUN = "(run)"
 
 # About 50 microseconds of hashing.
 STRIPE_BYTES = 1 << 20
@@ -65,6 +68,11 @@ def names(survey: Survey, index: int) -> list[str]:
     return [piece.entry.name for piece in _pieces(survey, index)]
 
 
+def values_of(name: str) -> str:
+    """Return what an object's plain values are called in messages."""
+    return "what step.log got outside of the inner loops, or that training ends" if name == RUN else f"{name} (values)"
+
+
 def tensor_digests(survey: Survey) -> dict[str, bytes]:
     """Return 16 bytes a tensor, and an object's plain values under "NAME (values)"."""
     digests = {}
@@ -73,7 +81,7 @@ def tensor_digests(survey: Survey) -> dict[str, bytes]:
         state.update(memory_of(flat_bytes(entry.tensor)))
         digests[entry.name] = state.digest()
     for name, tree in survey.objects.items():
-        digests[f"{name} (values)"] = xxhash.xxh3_128_digest(canonical(tree))
+        digests[values_of(name)] = xxhash.xxh3_128_digest(canonical(tree))
     return digests
 
 

@@ -28,7 +28,6 @@ __all__ = ["GRADIENTS", "Tracked"]
 
 # No argument of `track` can be named so.
 GRADIENTS = "(gradients)"
-_RUN = "(run)"
 
 # Optimizers inside other objects are restored after those, whose own load_state_dict may cast what they hold.
 _INNER = 3
@@ -67,7 +66,7 @@ class Tracked:
         parameters = dict(_named_parameters(self.modules, self.optimizers))
         rest = [self._wrap(n, o, parameters) for n, o in self._given.items() if n not in self.modules]
         inner = [TrackedOptimizer(n, o, parameters, order=_INNER) for n, o in self._inner.items()]
-        own: list[TrackedObject] = [TrackedGradients(GRADIENTS, self.gradients), TrackedDict(_RUN, self._own)]
+        own: list[TrackedObject] = [TrackedGradients(GRADIENTS, self.gradients), TrackedDict(stripes.RUN, self._own)]
         # modules first, so that an optimizer's restore finds its parameters in place; schedulers and the like last
         self._objects: list[TrackedObject] = sorted([*modules, *rest, *inner, *own], key=lambda tracked: tracked.order)
 
@@ -173,7 +172,7 @@ class Tracked:
             or not torch.equal(flat_bytes(saved.value(number)), flat_bytes(entry.tensor))
         ]
         differ += [
-            f"{tracked.name} (values)"
+            stripes.values_of(tracked.name)
             for tracked in self._objects
             if stripes.canonical(saved.tree(tracked.name)) != stripes.canonical(survey.objects[tracked.name])
         ]
@@ -239,7 +238,7 @@ class Tracked:
         survey = self.survey()
         buffers = {id(b) for module in self.modules.values() for b in module.buffers()}
         written = {entry.name for entry in survey.entries if id(entry.tensor) in buffers}
-        wanted = {*stripes.names(survey, index), *(f"{name} (values)" for name in survey.objects)}
+        wanted = {*stripes.names(survey, index), *(stripes.values_of(name) for name in survey.objects)}
         digests = {name: d for name, d in stripes.tensor_digests(survey).items() if name in wanted}
         return StateTable(
             digests={name: d for name, d in digests.items() if name not in written},

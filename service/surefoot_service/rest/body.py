@@ -22,7 +22,7 @@ MAX_DEPTH = 32
 # how many members an object in a body may have
 MAX_MEMBERS = 5_000
 # how many values there may be in a body: validating them holds the loop. A supervisor halves its batches at 413.
-MAX_VALUES = 150_000
+MAX_VALUES = 60_000
 # above it a body is parsed on a thread
 _SMALL_BYTES = 64 * KIB
 # what any route takes that says nothing else: commands of a few fields, and claims

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select
 from sqlalchemy.orm import Session, aliased
 
 from surefoot.events import LedgerRow, Result
@@ -65,7 +65,10 @@ def take_rows(session: Session, job: JobRow, attempt: str, rows: Iterable[Ledger
             for step, row in sorted(wanted.items())
         ]
         session.execute(insert(StepRow), new)
-        job.steps_done = counted_on(session, job.id, job.steps_done)
+        done = job.steps_done
+        while done in wanted:
+            done += 1
+        job.steps_done = counted_on(session, job.id, done)
     return found
 
 
@@ -105,13 +108,23 @@ def _compare(first_by: str | None, first: LedgerRow, then_by: str, then: LedgerR
     )
 
 
+_is_stored = select(StepRow.step).where(StepRow.job == bindparam("job"), StepRow.step == bindparam("step"))
+_after = aliased(StepRow)
+_end_of_run = (
+    select(StepRow.step)
+    .where(
+        StepRow.job == bindparam("job"),
+        StepRow.step >= bindparam("step"),
+        ~select(_after.step).where(_after.job == StepRow.job, _after.step == StepRow.step + 1).exists(),
+    )
+    .order_by(StepRow.step)
+    .limit(1)
+)
+
+
 def counted_on(session: Session, job: str, done: int) -> int:
     """Return the first step from `done` on that is not stored. Costs as much as there are steps without a gap."""
-    if session.get(StepRow, (job, done)) is None:
+    here = {"job": job, "step": done}
+    if session.scalar(_is_stored, here) is None:
         return done
-    after = aliased(StepRow)
-    has_next = select(after.step).where(after.job == job, after.step == StepRow.step + 1).exists()
-    last = (
-        select(StepRow.step).where(StepRow.job == job, StepRow.step >= done, ~has_next).order_by(StepRow.step).limit(1)
-    )
-    return session.scalars(last).one() + 1
+    return session.scalars(_end_of_run, here).one() + 1

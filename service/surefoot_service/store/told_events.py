@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import func, insert, select
+from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session, aliased
 
 from surefoot.told import AnyTold
@@ -25,7 +25,6 @@ MAX_SOURCES = 100
 def check_sources(session: Session, attempt: AttemptRow, events: Sequence[AnyTold]) -> Mapping[str, EventSourceRow]:
     """Return how far each of the events' sources is stored. Raises a 422 problem where one is not the attempt's, or runs ahead."""
     sources: dict[str, EventSourceRow] = {}
-    highest: dict[str, int] = {}
     for place, event in enumerate(events):
         name = event.source
         if name not in sources:
@@ -34,14 +33,17 @@ def check_sources(session: Session, attempt: AttemptRow, events: Sequence[AnyTol
                     f"body.events.{place}.source", f"a batch has events of at most {MAX_SOURCES} sources"
                 )
             sources[name] = _source(session, attempt, name, f"body.events.{place}.source")
-            mine = (EventRow.job == attempt.job, EventRow.source == name)
-            highest[name] = session.scalar(select(func.max(EventRow.n)).where(*mine)) or 0
-        if event.n > highest[name] + MAX_AHEAD:
-            message = (
-                f"{event.n} is more than {MAX_AHEAD} ahead of {highest[name]}, the last event of {name} that is stored"
-            )
-            raise unprocessable(f"body.events.{place}.n", message)
+        if event.n > sources[name].stored + MAX_AHEAD:
+            _check_ahead(session, attempt.job, name, event.n, f"body.events.{place}.n")
     return sources
+
+
+def _check_ahead(session: Session, job: str, source: str, n: int, field: str) -> None:
+    """There may be a gap: a store that was put back to an older state has one."""
+    last = session.scalar(select(func.max(EventRow.n)).where(EventRow.job == job, EventRow.source == source)) or 0
+    if n > last + MAX_AHEAD:
+        message = f"{n} is more than {MAX_AHEAD} ahead of {last}, the last event of {source} that is stored"
+        raise unprocessable(field, message)
 
 
 def _source(session: Session, attempt: AttemptRow, name: str, field: str) -> EventSourceRow:
@@ -103,23 +105,35 @@ def _row(job: str, event: AnyTold) -> dict[str, Any]:
     }
 
 
-def stored_below(session: Session, sources: Mapping[str, EventSourceRow]) -> dict[str, int]:
-    """By source, every event with n up to and including this is stored."""
-    for row in sources.values():
-        row.stored = _counted_on(session, row)
+def stored_below(session: Session, sources: Mapping[str, EventSourceRow], events: Iterable[AnyTold]) -> dict[str, int]:
+    """By source, every event with n up to and including this is stored; `events` are."""
+    told = {(event.source, event.n) for event in events}
+    for name, row in sources.items():
+        stored = row.stored
+        while (name, stored + 1) in told:
+            stored += 1
+        row.stored = _counted_on(session, row, stored)
     return {name: row.stored for name, row in sources.items()}
 
 
-def _counted_on(session: Session, source: EventSourceRow) -> int:
-    """Count on from what was counted before, up to the first gap."""
-    mine = (EventRow.job == source.job, EventRow.source == source.source)
-    if session.scalar(select(EventRow.n).where(*mine, EventRow.n == source.stored + 1)) is None:
-        return source.stored
-    after = aliased(EventRow)
-    has_next = (
-        select(after.n)
-        .where(after.job == source.job, after.source == source.source, after.n == EventRow.n + 1)
-        .exists()
+_mine = (EventRow.job == bindparam("job"), EventRow.source == bindparam("source"))
+_is_stored = select(EventRow.n).where(*_mine, EventRow.n == bindparam("n"))
+_after = aliased(EventRow)
+_end_of_run = (
+    select(EventRow.n)
+    .where(
+        *_mine,
+        EventRow.n >= bindparam("n"),
+        ~select(_after.n)
+        .where(_after.job == EventRow.job, _after.source == EventRow.source, _after.n == EventRow.n + 1)
+        .exists(),
     )
-    last = select(EventRow.n).where(*mine, EventRow.n > source.stored, ~has_next).order_by(EventRow.n).limit(1)
-    return session.scalars(last).one()
+    .order_by(EventRow.n)
+    .limit(1)
+)
+
+
+def _counted_on(session: Session, source: EventSourceRow, stored: int) -> int:
+    """Count on from what is known to be stored, up to the first gap."""
+    here = {"job": source.job, "source": source.source, "n": stored + 1}
+    return stored if session.scalar(_is_stored, here) is None else session.scalars(_end_of_run, here).one()

@@ -64,7 +64,7 @@ def take(session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch,
     elif _is_complete(job):
         attempt.closed_at = now
     session.flush()
-    ack = UplinkAck(events=told_events.stored_below(session, sources), rows_below=job.steps_done)
+    ack = UplinkAck(events=told_events.stored_below(session, sources, batch.events), rows_below=job.steps_done)
     return Taken(ack=ack, moved=job.state != before)
 
 

@@ -31,6 +31,8 @@ class Program:
     refused: str = ""
     # how much the error is late, at most
     refused_by: int = 1
+    # whether the suite runs it: others are run by hand, and on real trainers
+    in_suite: bool = True
 
     @property
     def name(self) -> str:

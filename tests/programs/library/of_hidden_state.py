@@ -66,7 +66,7 @@ def steps_through_a_generator(run: surefoot.Run) -> None:
         done = 0
         for step in steps:
             yield done, step
-            done += 1
+            done += 1  # noqa: SIM113  as people write it
 
     model = mlp()
     optimizer = sgd(model)
@@ -147,7 +147,7 @@ def default_argument_that_grows(run: surefoot.Run) -> None:
         optimizer.param_groups[0]["lr"] = 0.05 * smoothed(step.merged["loss"])
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def attribute_of_a_function(run: surefoot.Run) -> None:
     def rate():
         rate.calls += 1
@@ -223,7 +223,7 @@ def objects_in_a_list(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def objects_in_a_dict(run: surefoot.Run) -> None:
     class Meter:
         def __init__(self):
@@ -247,7 +247,7 @@ def objects_in_a_dict(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def large_tensor_changed_between_steps(run: surefoot.Run) -> None:
     """An untracked tensor of 2 MiB, a table of what each sample has cost, say."""
     model = mlp()
@@ -305,7 +305,7 @@ def large_values_in_an_object(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def deque_of_models(run: surefoot.Run) -> None:
     """Copies of the model's state in a deque; the mean of the last three is put back."""
     model = mlp()
@@ -362,7 +362,7 @@ def snapshots_of_the_model_in_a_list(run: surefoot.Run) -> None:
             snapshots.append(copy.deepcopy(model).eval())
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def list_of_losses_by_tensor(run: surefoot.Run) -> None:
     model = mlp()
     optimizer = sgd(model)
@@ -469,7 +469,7 @@ def reptile_with_one_clone(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def order_of_samples_by_losses(run: surefoot.Run) -> None:
     """A dataset with a list of indices that the loop changes."""
 

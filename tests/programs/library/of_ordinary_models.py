@@ -88,7 +88,7 @@ class Quantized(nn.Linear):
         return F.linear(Fake.apply(x, 8), Fake.apply(self.weight, 8), self.bias)
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def fake_quantization_by_hand(run: surefoot.Run) -> None:
     model = nn.Sequential(Quantized(8, 8), nn.PReLU(), Quantized(8, 3))
     plain(run, model, torch.optim.RMSprop(model.parameters(), lr=0.01, centered=True, momentum=0.9))
@@ -106,7 +106,7 @@ class Attention(nn.Module):
     def tables(self, n, d):
         if self.cos is None or len(self.cos) < n:
             angle = torch.outer(torch.arange(float(n)), 1 / 100 ** (torch.arange(0, d, 2) / d))
-            self.cos, self.sin = angle.cos(), angle.sin()
+            self.cos, self.sin = angle.cos().to(self.out.weight.dtype), angle.sin().to(self.out.weight.dtype)
         return self.cos[:n], self.sin[:n]
 
     def rotate(self, x):
@@ -132,7 +132,7 @@ class Block(nn.Module):
 
     def forward(self, x):
         x = x + self.a(self.n1(x))
-        if self.training and random.random() < self.drop:
+        if self.training and torch.rand(()) < self.drop:
             return x
         return x + self.gamma * self.m(self.n2(x))
 
@@ -186,7 +186,7 @@ def configured(model, decay=0.1):
     )
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def nano_gpt(run: surefoot.Run) -> None:
     """nanoGPT's loop: warm-up and cosine by iter_num, clipping, an estimate of the loss, samples in between."""
     model = Tiny()
@@ -218,11 +218,11 @@ def nano_gpt(run: surefoot.Run) -> None:
             if step.merged["val"] < best_val_loss:
                 best_val_loss = step.merged["val"]
             model.generate(torch.zeros(1, 2, dtype=torch.long), 3)
-        iter_num += 1
+        iter_num += 1  # noqa: SIM113  as nanoGPT does
         tokens_seen += run.batch_size * 5
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def transformer_with_checkpointed_blocks(run: surefoot.Run) -> None:
     model = Tiny(checkpointed=True, tie=False)
     optimizer = configured(model)
@@ -235,7 +235,7 @@ def transformer_with_checkpointed_blocks(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def torch_transformer_with_masks(run: surefoot.Run) -> None:
     class Seq(nn.Module):
         def __init__(self):
@@ -256,7 +256,7 @@ def torch_transformer_with_masks(run: surefoot.Run) -> None:
     plain(run, model, torch.optim.Adam(model.parameters(), lr=0.01), TOKENS)
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def masked_language_model(run: surefoot.Run) -> None:
     """A collate that masks at random; losses weighed by how many tokens were masked."""
 
@@ -280,7 +280,7 @@ def masked_language_model(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def contrastive_with_two_views(run: surefoot.Run) -> None:
     class Views(Dataset):
         def __len__(self):
@@ -314,7 +314,7 @@ def contrastive_with_two_views(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def diffusion_with_average(run: surefoot.Run) -> None:
     model = nn.Sequential(nn.Linear(9, 16), nn.SiLU(), nn.Linear(16, 8))
     average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
@@ -356,7 +356,7 @@ def energy_model_with_langevin_and_a_buffer(run: surefoot.Run) -> None:
             buffer[torch.randperm(32)[:4]] = torch.rand(4, 8)
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def wgan_with_several_critic_rounds(run: surefoot.Run) -> None:
     gen, critic = (
         nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8)),
@@ -390,7 +390,7 @@ def wgan_with_several_critic_rounds(run: surefoot.Run) -> None:
         gen(fixed).detach().numpy()
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def vector_quantizer_with_straight_through(run: surefoot.Run) -> None:
     class VQ(nn.Module):
         def __init__(self):
@@ -414,7 +414,7 @@ def vector_quantizer_with_straight_through(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def hypernetwork_by_functional_call(run: surefoot.Run) -> None:
     main = nn.Linear(8, 3)
     hyper = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 27))
@@ -452,7 +452,7 @@ def ensemble_by_vmap(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def recurrent_with_packed_sequences(run: surefoot.Run) -> None:
     class Net(nn.Module):
         def __init__(self):
@@ -513,7 +513,7 @@ def statistics_in_a_non_persistent_buffer(run: surefoot.Run) -> None:
         optimizer.param_groups[0]["lr"] = 0.1 / float(model[0].steps)
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def complex_parameters_and_ffts(run: surefoot.Run) -> None:
     class Spectral(nn.Module):
         def __init__(self):
@@ -528,7 +528,7 @@ def complex_parameters_and_ffts(run: surefoot.Run) -> None:
     plain(run, model, torch.optim.Adam(model.parameters(), lr=0.02))
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def orthogonal_and_custom_parametrizations(run: surefoot.Run) -> None:
     class Symmetric(nn.Module):
         def forward(self, x):
@@ -541,7 +541,7 @@ def orthogonal_and_custom_parametrizations(run: surefoot.Run) -> None:
     plain(run, model, sgd(model))
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def double_precision_and_gradient_penalty(run: surefoot.Run) -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     optimizer = torch.optim.Adadelta(model.parameters())
@@ -571,7 +571,7 @@ class Kept:
         return hook
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def feature_distillation_by_hooks(run: surefoot.Run) -> None:
     teacher, student = mlp(), mlp()
     teacher.eval().requires_grad_(False)
@@ -607,7 +607,7 @@ def adafactor_and_embeddings_in_bf16(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def master_weights_by_hand(run: surefoot.Run) -> None:
     """bf16 model, fp32 copies in the optimizer; gradients copied over, weights copied back."""
     model = mlp().to(torch.bfloat16)
@@ -627,7 +627,7 @@ def master_weights_by_hand(run: surefoot.Run) -> None:
                 p.copy_(m)
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def policy_gradient_with_a_baseline(run: surefoot.Run) -> None:
     """Advantages normalised, ratio clipped over several rounds of the same batch: PPO's inner part; rates annealed as CleanRL does."""
 
@@ -666,7 +666,7 @@ def policy_gradient_with_a_baseline(run: surefoot.Run) -> None:
         old.update(agent.state_dict())
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def physics_informed(run: surefoot.Run) -> None:
     """Collocation points drawn in the sub-task, second derivatives."""
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
@@ -708,7 +708,7 @@ def memory_map_opened_late(run: surefoot.Run) -> None:
         plain(run, model, sgd(model), Files(folder))
 
 
-@program(steps=5)
+@program(steps=5, in_suite=False)
 def contexts_and_warnings(run: surefoot.Run) -> None:
     """set_grad_enabled, detect_anomaly, profiler, nullcontext, warnings: habits around the loop."""
     model = mlp()
@@ -727,7 +727,7 @@ def contexts_and_warnings(run: surefoot.Run) -> None:
             optimizer.step()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def mixture_density_with_weight_tying_by_views(run: surefoot.Run) -> None:
     """Parameters that are rows of one big parameter, frozen row by row through a gradient mask."""
     big = nn.Parameter(waves(6, 8) * 0.3)

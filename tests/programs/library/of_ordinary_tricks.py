@@ -51,7 +51,7 @@ def namespace_of_arguments(run: surefoot.Run) -> None:
         args.lr *= args.decay
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def simple_namespace_nested(run: surefoot.Run) -> None:
     cfg = types.SimpleNamespace(optim=types.SimpleNamespace(lr=0.1), seen=0)
     model = mlp()
@@ -93,7 +93,7 @@ class Progress(NamedTuple):
     best: float
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def named_tuple_replaced(run: surefoot.Run) -> None:
     model = mlp()
     optimizer = sgd(model)
@@ -112,7 +112,7 @@ class Phase(enum.Enum):
     COOL = 3
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def phase_in_an_enum(run: surefoot.Run) -> None:
     model = mlp()
     optimizer = sgd(model)
@@ -128,7 +128,7 @@ def phase_in_an_enum(run: surefoot.Run) -> None:
             phase = Phase.COOL
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def counts_in_a_counter(run: surefoot.Run) -> None:
     model = mlp()
     optimizer = sgd(model)
@@ -225,7 +225,7 @@ def trainer_with_callbacks(run: surefoot.Run) -> None:
     Trainer(model, optimizer, [EarlyDecay(), History()]).fit(run, POINTS)
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def stochastic_weight_averaging(run: surefoot.Run) -> None:
     """SWA as in torch's tutorial: the average, SWALR, and batch norm updated by an evaluation at the end."""
     model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
@@ -245,7 +245,7 @@ def stochastic_weight_averaging(run: surefoot.Run) -> None:
     swa_utils.update_bn([(POINTS[0][0][None].expand(4, 8) + torch.arange(4.0)[:, None],)], average)
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def polyak_average_by_hand(run: surefoot.Run) -> None:
     """An average in a list of tensors, swapped in for the evaluation, and out again."""
     model = mlp()
@@ -271,7 +271,7 @@ def polyak_average_by_hand(run: surefoot.Run) -> None:
             optimizer.param_groups[0]["lr"] = 0.1 * step.merged["accuracy"]
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def lookahead_by_hand(run: surefoot.Run) -> None:
     model = mlp()
     optimizer = sgd(model)
@@ -281,7 +281,7 @@ def lookahead_by_hand(run: surefoot.Run) -> None:
     for step in run.steps(run.config["steps"]):
         inner(model, step)
         optimizer.step()
-        k += 1
+        k += 1  # noqa: SIM113  as people write it
         if k % 2 == 0:
             with torch.no_grad():
                 for n, p in model.named_parameters():
@@ -289,7 +289,7 @@ def lookahead_by_hand(run: surefoot.Run) -> None:
                     p.copy_(slow[n])
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def elastic_weight_consolidation(run: surefoot.Run) -> None:
     """Two tasks; after the first, parameters are kept with their importance, and pulled back."""
     model = mlp()
@@ -337,7 +337,7 @@ def iterative_magnitude_pruning(run: surefoot.Run) -> None:
                         p.mul_(masks[n])
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def gradient_noise_and_centralisation(run: surefoot.Run) -> None:
     model = mlp()
     optimizer = sgd(model)
@@ -374,7 +374,7 @@ def gradients_surgery_of_two_tasks(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def gradient_clipping_by_history(run: surefoot.Run) -> None:
     """AutoClip: the clipping norm is a percentile of all norms so far."""
     model = mlp()
@@ -389,7 +389,7 @@ def gradient_clipping_by_history(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def loss_scale_by_hand(run: surefoot.Run) -> None:
     """Dynamic loss scaling with plain variables."""
     model = mlp()
@@ -413,7 +413,7 @@ def loss_scale_by_hand(run: surefoot.Run) -> None:
             step.discard_gradients()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def uncertainty_weights_and_two_heads(run: surefoot.Run) -> None:
     class Two(nn.Module):
         def __init__(self):
@@ -437,7 +437,7 @@ def uncertainty_weights_and_two_heads(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def dynamic_weight_average(run: surefoot.Run) -> None:
     """Task weights from the ratios of the last two steps' losses, in an array."""
     model = mlp()
@@ -461,7 +461,7 @@ def rate_at(n):
     return 0.1 * 0.9**n
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def rate_from_a_cached_function(run: surefoot.Run) -> None:
     model = mlp()
     optimizer = sgd(model)
@@ -509,7 +509,7 @@ def lru_cache_in_a_dataset_of_workers(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=8)
+@program(steps=8, in_suite=False)
 def splits_and_concatenations(run: surefoot.Run) -> None:
     whole = ConcatDataset([Points(), Points()])
     train, test = random_split(whole, [150, 50], generator=torch.Generator().manual_seed(3))
@@ -543,7 +543,7 @@ def active_learning(run: surefoot.Run) -> None:
             pool = [p for i, p in enumerate(pool) if i not in set(worst)]
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def pseudo_labels(run: surefoot.Run) -> None:
     model = mlp()
     optimizer = sgd(model)
@@ -560,7 +560,7 @@ def pseudo_labels(run: surefoot.Run) -> None:
             labels[50:] = step.gathered["label"][50:]
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def sample_weights_by_boosting(run: surefoot.Run) -> None:
     """Weights a sample, in a tensor that the dataset hands out and the loop updates."""
     model = mlp()
@@ -606,7 +606,7 @@ def timed_and_logged(run: surefoot.Run) -> None:
         logger.debug("eta %s, %s since start", eta, time.time() - started)
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def chained_and_sequential_schedules(run: surefoot.Run) -> None:
     model = mlp()
     optimizer = torch.optim.AdamW(
@@ -631,7 +631,7 @@ def chained_and_sequential_schedules(run: surefoot.Run) -> None:
         chained.step()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def cosine_with_restarts_by_fractions(run: surefoot.Run) -> None:
     model = mlp()
     optimizer = sgd(model)
@@ -643,7 +643,7 @@ def cosine_with_restarts_by_fractions(run: surefoot.Run) -> None:
         schedule.step(step.number + 0.5)
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def weight_decay_schedule_and_layer_rates(run: surefoot.Run) -> None:
     """timm: layer-wise rates, and a cosine of the weight decay set by hand."""
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -660,7 +660,7 @@ def weight_decay_schedule_and_layer_rates(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def best_checkpoint_in_bytes(run: surefoot.Run) -> None:
     """torch.save into a BytesIO that lives on; loaded when the loss grows."""
     import io
@@ -742,7 +742,7 @@ def alternating_freezing_by_apply(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def images_with_mixup_and_label_smoothing(run: surefoot.Run) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.Flatten(), nn.Linear(512, 3))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, amsgrad=True)
@@ -763,7 +763,7 @@ def images_with_mixup_and_label_smoothing(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def tokens_with_scheduled_sampling(run: surefoot.Run) -> None:
     """A decoder whose teacher forcing ratio falls with a global counter."""
 

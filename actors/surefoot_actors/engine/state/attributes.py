@@ -100,14 +100,9 @@ class Attributes:
 
     def carried_on(self) -> list[str]:
         """Return the names of generators that were there when the loop began and have gone on since: nobody can be given those."""
-        found = ((key, value) for key, value in self._parts() if isinstance(value, GeneratorType))
-        return [
-            _words(key)
-            for key, value in found
-            if key not in self._left_alone
-            and (first := self._first.get(key)) != _at(value)
-            and first[:1] == (id(value),)
-        ]
+        found = [(k, v) for k, v in self._parts() if isinstance(v, GeneratorType) and k not in self._left_alone]
+        known = [(key, self._first.get(key), _at(value)) for key, value in found]
+        return [_words(k) for k, was, at in known if isinstance(was, tuple) and was[0] == at[0] and was != at]
 
     def changed(self) -> bytes:
         """Return what the loop has changed so far, as bytes; empty: nothing."""

@@ -105,11 +105,11 @@ def content_of(value: torch.Tensor | np.ndarray[Any, Any]) -> bytes:
         return _content(value)
     if value.nbytes > _MOST_COMPARED or isinstance(value, np.memmap):
         some = value.reshape(-1)[:: max(1, value.size // _SAMPLES)] if value.flags.c_contiguous else value[:1]
-        return xxhash.xxh3_128_digest(np.ascontiguousarray(some)) if some.dtype.kind in "biufcSU" else b""
+        return xxhash.xxh3_128_digest(some.tobytes()) if some.dtype.kind in "biufcSU" else b""
     head = repr((value.dtype, value.shape)).encode()
     if value.dtype.hasobject:
         return head
-    return head + xxhash.xxh3_128_digest(np.ascontiguousarray(value).view(np.uint8) if value.size else b"")
+    return head + xxhash.xxh3_128_digest(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
 
 
 def _content(tensor: torch.Tensor) -> bytes:

@@ -10,6 +10,7 @@ import argparse
 import io
 import types
 import weakref
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -74,7 +75,7 @@ class Globals:
 
 
 # Files in memory, and bytes that can be written.
-_BYTES = (io.BytesIO, io.StringIO, bytearray)
+_BYTES = (io.BytesIO, io.StringIO, bytearray, array)
 _WALKED = (Variables, Globals, torch.Tensor, np.ndarray, types.MethodType, partial, *_CONTAINERS, *_BYTES)
 
 
@@ -160,7 +161,7 @@ def _is_walked(thing: Any) -> bool:
         return False
     kind = type(thing)
     if isinstance(thing, _SETTINGS) or is_of_the_user(kind):
-        return hasattr(thing, "__dict__") or bool(slots_of(kind))
+        return hasattr(thing, "__dict__") or bool(slots_of(kind))  # type: ignore[arg-type]  # mypy takes `type` for unhashable
     # data sets, those of libraries too
     return (
         hasattr(thing, "__dict__")
@@ -215,8 +216,8 @@ def parts(thing: Any, *, inside: bool = False) -> Iterator[tuple[Slot, Any]]:
         yield from _attributes(thing)
     elif isinstance(thing, io.BytesIO | io.StringIO):
         yield from () if inside or thing.closed else ((("all", None), (thing.getvalue(), thing.tell())),)
-    elif isinstance(thing, bytearray):
-        yield from () if inside else ((("all", None), bytes(thing)),)
+    elif isinstance(thing, bytearray | array):
+        yield from () if inside else ((("all", None), thing[:]),)
     elif isinstance(thing, set):
         yield from () if inside else _all_of(thing)
     elif isinstance(thing, torch.Tensor | np.ndarray):
@@ -255,6 +256,8 @@ def _globals_of(thing: Globals, *, inside: bool) -> Iterator[tuple[Slot, Any]]:
 def _of_dict(thing: dict[Any, Any], *, inside: bool) -> Iterator[tuple[Slot, Any]]:
     if inside or (len(thing) <= _MOST_IN_ONE and all(type(key) is str for key in thing)):
         yield from ((("key", key), value) for key, value in list(thing.items()))
+        if not inside:
+            yield ("order", None), list(thing)
     else:
         yield from _all_of(thing)
 
@@ -266,7 +269,7 @@ def _all_of(thing: Any) -> Iterator[tuple[Slot, Any]]:
 
 def _attributes(thing: Any) -> Iterator[tuple[Slot, Any]]:
     yield from ((("attribute", k), v) for k, v in list(getattr(thing, "__dict__", {}).items()) if k != "training")
-    for name in slots_of(type(thing)):
+    for name in slots_of(type(thing)):  # type: ignore[arg-type]  # as above
         if hasattr(thing, name):
             yield ("attribute", name), getattr(thing, name)
 
@@ -306,6 +309,10 @@ def put(thing: Any, slot: Slot, value: Any) -> None:
     how, key = slot
     if how == "all":
         _fill(thing, value)
+    elif how == "order":
+        items = {key: thing[key] for key in (*value, *thing) if key in thing}
+        thing.clear()
+        thing.update(items)
     elif isinstance(thing, Variables):
         if value is not DELETED:
             thing.write(key, value)
@@ -339,7 +346,7 @@ def _fill(thing: Any, value: Any) -> None:
     elif isinstance(thing, np.ndarray):
         if thing.shape == value.shape and thing.flags.writeable:
             thing[...] = value
-    elif isinstance(thing, list | bytearray):
+    elif isinstance(thing, list | bytearray | array):
         thing[:] = value
     elif isinstance(thing, io.BytesIO | io.StringIO):
         thing.seek(0)

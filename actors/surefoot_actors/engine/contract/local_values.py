@@ -1,0 +1,257 @@
+"""Finds decisions by local values in the user's code: what an inner loop has summed up or counted on this trainer alone.
+
+`running_loss += loss.item()` in the inner loop and `schedule.step(running_loss)` after it give every number of trainers other bits, and
+on trainers with equally many sub-tasks nothing drifts apart that could be compared. So the source is read once, as the loop begins. What
+is told is certain: a name that an inner loop writes, not written since by anything merged, that decides a learning rate, is given to a
+schedule's step(), or decides whether training ends or an optimizer steps. What cannot be read is let pass.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterable, Iterator
+from types import CodeType, FrameType, FunctionType
+from typing import Any
+
+from surefoot.errors import ContractError
+from surefoot_actors.engine.caller import is_library
+from surefoot_actors.user_code import places
+
+__all__ = ["check_local_values"]
+
+# Methods that add to what they are called on.
+_ADDS = frozenset(("append", "appendleft", "extend", "add", "update", "insert"))
+# Of an optimizer's group.
+_SETTINGS = frozenset(("lr", "weight_decay", "momentum", "betas", "eps"))
+_LOOPS = frozenset(("batches", "evaluate"))
+# Attributes of a step: the same on all trainers.
+_MERGED = frozenset(("merged", "gathered", "number", "epoch"))
+
+
+def check_local_values(frame: FrameType) -> None:
+    """Raise ContractError where the function that loops over steps decides by what an inner loop leaves behind."""
+    if is_library(frame.f_code.co_filename):
+        return
+    for loop in _step_loops(_tree(frame.f_code)):
+        reader = _Reader(frame)
+        # twice: what the end of a step leaves is there at the next one's beginning
+        for _ in range(2):
+            reader.block(loop.body)
+        if reader.found is not None:
+            line, name, what = reader.found
+            path = places.shown(frame.f_code.co_filename)
+            raise ContractError(
+                f"{path}:{line}: {what} by {name}, which an inner loop has made on this trainer alone: its value depends on how many "
+                f"sub-tasks the trainer has computed, so the result would depend on how many trainers there are. Log what counts in "
+                f"the inner loop, step.log(loss=loss), and decide by step.merged['loss'] (or step.gathered), which are the same everywhere"
+            )
+
+
+def _tree(code: CodeType) -> ast.AST | None:
+    """Return a function's syntax tree, with the line numbers of its file; None where its source is not known."""
+    try:
+        lines, first = inspect.getsourcelines(code)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return None
+    ast.increment_lineno(tree, max(first, 1) - 1)
+    return tree
+
+
+def _step_loops(tree: ast.AST | None) -> Iterator[ast.For]:
+    for node in ast.walk(tree) if tree is not None else ():
+        if isinstance(node, ast.For) and _calls(node.iter, frozenset(("steps",))):
+            yield node
+
+
+def _calls(node: ast.AST, methods: frozenset[str]) -> bool:
+    return any(
+        isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in methods for n in ast.walk(node)
+    )
+
+
+def _is_inner(node: ast.stmt) -> bool:
+    return isinstance(node, ast.For) and _calls(node.iter, _LOOPS)
+
+
+class _Reader:
+    """Reads statements in order, and keeps which names hold local values."""
+
+    def __init__(self, frame: FrameType | None) -> None:
+        self._frame = frame
+        self.local: set[str] = set()
+        #: line, name, what it decides
+        self.found: tuple[int, str, str] | None = None
+        # the local name that decides whether the statements being read are run
+        self._under: str | None = None
+        #: whether a return statement hands a local value out
+        self.returns: str | None = None
+
+    def block(self, statements: Iterable[ast.stmt]) -> None:
+        for statement in statements:
+            self.read(statement)
+
+    def read(self, node: ast.stmt) -> None:
+        if _is_inner(node):
+            self.local |= _written(node)
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            self._assign(node)
+        elif isinstance(node, ast.If):
+            self._branch(node)
+        elif isinstance(node, ast.For | ast.While | ast.With | ast.Try):
+            self._nested(node)
+        elif isinstance(node, ast.Break | ast.Return):
+            self._end(node)
+        elif isinstance(node, ast.Expr):
+            self._call(node.value)
+
+    def _assign(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> None:
+        if node.value is None:
+            return
+        self._call(node.value)
+        name = self._name_in(node.value)
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            if isinstance(target, ast.Subscript) and _key(target) in _SETTINGS:
+                if name or self._under:
+                    self._tell(node, name or self._under or "", f"{_key(target)} is set")
+                continue
+            for path in _paths(target):
+                if name or self._under:
+                    self.local.add(path)
+                elif not isinstance(node, ast.AugAssign):
+                    self.local.discard(path)
+
+    def _branch(self, node: ast.If) -> None:
+        before, self._under = self._under, self._under or self._name_in(node.test)
+        known = set(self.local)
+        self.block(node.body)
+        after, self.local = self.local, known
+        self.block(node.orelse)
+        self.local |= after
+        self._under = before
+
+    def _nested(self, node: ast.For | ast.While | ast.With | ast.Try) -> None:
+        if isinstance(node, ast.For):
+            name = self._name_in(node.iter)
+            for path in _paths(node.target):
+                (self.local.add if name else self.local.discard)(path)
+        self.block(node.body)
+        for handler in getattr(node, "handlers", ()):
+            self.block(handler.body)
+        self.block(getattr(node, "orelse", ()))
+        self.block(getattr(node, "finalbody", ()))
+
+    def _end(self, node: ast.Break | ast.Return) -> None:
+        if isinstance(node, ast.Return) and node.value is not None:
+            self.returns = self.returns or self._name_in(node.value)
+        if self._under:
+            self._tell(node, self._under, "training ends")
+
+    def _call(self, node: ast.expr) -> None:
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            return
+        method = node.func.attr
+        arguments = [*node.args, *(k.value for k in node.keywords)]
+        name = next(filter(None, map(self._name_in, arguments)), None)
+        if method == "step" and (name or self._under):
+            self._tell(node, name or self._under or "", f"{ast.unparse(node.func)}() is decided")
+        elif method == "stop" and self._under:
+            self._tell(node, self._under, "training ends")
+        elif method in _ADDS and name:
+            self.local.update(_paths(node.func.value))
+
+    def _tell(self, node: ast.AST, name: str, what: str) -> None:
+        self.found = self.found or (getattr(node, "lineno", 0), name, what)
+
+    def _name_in(self, node: ast.expr) -> str | None:
+        """Return the name of a local value that an expression uses, if there is one; what is merged is none."""
+        if isinstance(node, ast.Attribute) and node.attr in _MERGED:
+            return None
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            if isinstance(node.func, ast.Name) and node.func.id in ("len", "isinstance", "type", "range"):
+                return None
+            if self._frame is not None and self._hands_out(node.func):
+                return f"the result of {ast.unparse(node.func)}()"
+        if isinstance(node, ast.Lambda):
+            return None
+        if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
+            return self._name_in_comprehension(node)
+        path = _path(node)
+        if path in self.local:
+            return path
+        return next(
+            filter(None, (self._name_in(c) for c in ast.iter_child_nodes(node) if isinstance(c, ast.expr))), None
+        )
+
+    def _name_in_comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> str | None:
+        """Its own variables are none of the loop's."""
+        if name := next(filter(None, (self._name_in(g.iter) for g in node.generators)), None):
+            return name
+        kept = set(self.local)
+        self.local -= {path for g in node.generators for path in _paths(g.target)}
+        parts = (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,)
+        name = next(filter(None, map(self._name_in, parts)), None)
+        self.local = kept
+        return name
+
+    def _hands_out(self, function: ast.expr) -> bool:
+        """Whether a function of the user's that has an inner loop of its own returns a local value."""
+        assert self._frame is not None
+        found = _resolve(self._frame, function)
+        if not isinstance(found, FunctionType) or is_library(found.__code__.co_filename):
+            return False
+        tree = _tree(found.__code__)
+        body = tree.body[0] if isinstance(tree, ast.Module) and tree.body else None
+        if not isinstance(body, ast.FunctionDef) or not any(
+            _is_inner(n) for n in ast.walk(body) if isinstance(n, ast.stmt)
+        ):
+            return False
+        reader = _Reader(None)
+        reader.block(body.body)
+        return reader.returns is not None
+
+
+def _resolve(frame: FrameType, node: ast.expr) -> Any:
+    """Return the function that a name, or a method of `self`, stands for."""
+    if isinstance(node, ast.Name):
+        return frame.f_locals.get(node.id, frame.f_globals.get(node.id))
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
+        return getattr(type(frame.f_locals.get("self")), node.attr, None)
+    return None
+
+
+def _written(loop: ast.stmt) -> set[str]:
+    """Return what an inner loop writes, and what its own variables are."""
+    names: set[str] = set()
+    for node in ast.walk(loop):
+        if isinstance(node, ast.For | ast.AugAssign | ast.AnnAssign | ast.NamedExpr):
+            names.update(_paths(node.target))
+        elif isinstance(node, ast.Assign):
+            names.update(p for target in node.targets for p in _paths(target))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _ADDS:
+            names.update(_paths(node.func.value))
+    return names
+
+
+def _paths(target: ast.expr) -> Iterator[str]:
+    if isinstance(target, ast.Tuple | ast.List):
+        for part in target.elts:
+            yield from _paths(part)
+    elif isinstance(target, ast.Starred | ast.Subscript):
+        yield from _paths(target.value)
+    elif path := _path(target):
+        yield path
+
+
+def _path(node: ast.expr) -> str:
+    """Return a name, or one with attributes; "" for everything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    inner = _path(node.value) if isinstance(node, ast.Attribute) else ""
+    return f"{inner}.{node.attr}" if inner and isinstance(node, ast.Attribute) else ""
+
+
+def _key(node: ast.Subscript) -> Any:
+    return node.slice.value if isinstance(node.slice, ast.Constant) else None
