@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+from pathlib import Path
 from typing import Any
 
 import griffe
@@ -13,8 +13,8 @@ __all__ = ["Comments"]
 class Comments(griffe.Extension):
     """Takes comments for the docstrings of attributes that have none (called by mkdocstrings)."""
 
-    def on_attribute_instance(self, *, node: ast.AST, attr: griffe.Attribute, **_: Any) -> None:
-        if attr.docstring is not None or attr.lineno is None or not hasattr(node, "lineno"):
+    def on_attribute_instance(self, *, node: Any, attr: griffe.Attribute, **_: Any) -> None:
+        if attr.docstring is not None or attr.lineno is None or not isinstance(attr.filepath, Path):
             return
         lines = attr.lines_collection[attr.filepath]
         text = _above(lines, attr.lineno - 1) or _beside(lines, attr.endlineno or attr.lineno)
