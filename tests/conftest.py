@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,3 +81,11 @@ def _starts_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if _started and request.node.get_closest_marker("unit"):
         pytest.fail(f"a unit test has started a process: mark it `process` ({_started[0][:200]})", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make what a test has printed text again: half a surrogate pair in it would end pytest-xdist's worker."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
