@@ -192,8 +192,10 @@ def run(fake: FakeService, command: tuple[str, ...], tmp_path: Path, code: Path)
 def test_no_command_lets_anything_through(
     command: tuple[str, ...], poisoned: FakeService, tmp_path: Path, code: Path
 ) -> None:
-    if command[0] == "watch" and next(iter(poisoned.jobs.values())).state is JobState.RUNNING:
-        pytest.skip("it never ends")
+    if command[0] == "watch":  # it goes on for as long as the job does
+        poisoned.jobs = {
+            name: job.model_copy(update={"state": JobState.SUCCEEDED}) for name, job in poisoned.jobs.items()
+        }
     result = run(poisoned, command, tmp_path, code)
     assert "mistake of surefoot's own" not in result.stderr
     for text in (result.stdout, result.stderr):
