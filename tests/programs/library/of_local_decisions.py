@@ -161,3 +161,38 @@ def local_sums_that_decide_nothing(run: surefoot.Run) -> None:
         schedule.step(loss)
         if best < -1:
             break
+
+
+def rate_at(number: int) -> float:
+    return 0.1 / (1 + number)
+
+
+@program(steps=4)
+def rate_computed_in_the_inner_loop(run: surefoot.Run) -> None:
+    """It is the same in all sub-tasks of a step, so it may be used after them."""
+    model = mlp()
+    optimizer = sgd(model)
+    run.track(model=model, optimizer=optimizer)
+    for step in run.steps(run.config["steps"]):
+        for x, y in step.batches(POINTS):
+            rate = rate_at(step.number)
+            half = rate / 2
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            step.log(loss=loss)
+        for group in optimizer.param_groups:
+            group["lr"] = half
+        optimizer.step()
+
+
+@program(refused=LOCAL)
+def rate_drawn_in_the_inner_loop(run: surefoot.Run) -> None:
+    model = mlp()
+    optimizer = sgd(model)
+    run.track(model=model, optimizer=optimizer)
+    for step in run.steps(run.config["steps"]):
+        for x, y in step.batches(POINTS):
+            rate = float(torch.rand(1))
+            F.cross_entropy(model(x), y).backward()
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()

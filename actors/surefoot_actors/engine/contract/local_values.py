@@ -223,16 +223,37 @@ def _resolve(frame: FrameType, node: ast.expr) -> Any:
 
 
 def _written(loop: ast.stmt) -> set[str]:
-    """Return what an inner loop writes, and what its own variables are."""
+    """Return what an inner loop writes that depends on its batches or on how many there are, and what its own variables are."""
     names: set[str] = set()
+    assigned: list[tuple[ast.expr, list[ast.expr]]] = []
     for node in ast.walk(loop):
-        if isinstance(node, ast.For | ast.AugAssign | ast.AnnAssign | ast.NamedExpr):
+        if isinstance(node, ast.For | ast.AugAssign):
             names.update(_paths(node.target))
-        elif isinstance(node, ast.Assign):
-            names.update(p for target in node.targets for p in _paths(target))
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+            assigned.append((node.value, node.targets if isinstance(node, ast.Assign) else [node.target]))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _ADDS:
             names.update(_paths(node.func.value))
+    for _ in range(len(assigned)):
+        before = len(names)
+        names.update(
+            p for value, targets in assigned if not _is_alike(value, names) for t in targets for p in _paths(t)
+        )
+        if len(names) == before:
+            break
     return names
+
+
+def _is_alike(value: ast.expr, local: set[str]) -> bool:
+    """Whether an expression is the same in all sub-tasks of a step, as far as can be read: a rate computed from the step's number."""
+    for node in ast.walk(value):
+        if isinstance(node, ast.Name | ast.Attribute) and _path(node) in local:
+            return False
+        if isinstance(node, ast.Call):
+            root = _path(node.func).partition(".")[0]
+            # without arguments it may return anything, and these may draw random numbers
+            if not (node.args or node.keywords) or root in ("", "torch", "np", "numpy", "random"):
+                return False
+    return True
 
 
 def _paths(target: ast.expr) -> Iterator[str]:
