@@ -91,6 +91,15 @@ def test_code_that_raises_however_it_is_run_is_not_said_to_break_the_promise() -
     assert verdict(told).startswith("the training code raises, so it is not known")
 
 
+def test_a_key_that_the_config_lacks_is_asked_for() -> None:
+    missing = Failure(kind="KeyError", message="'lr'", line="train.py:9", traceback='  lr = run.config["lr"]')
+    (finding,) = judge({REFERENCE: Seen(failure=missing)})
+    assert "--set lr=VALUE" in finding.mend
+    other = Failure(kind="KeyError", message="'lr'", line="train.py:9", traceback='  lr = rates["lr"]')
+    (finding,) = judge({REFERENCE: Seen(failure=other)})
+    assert "--set" not in finding.mend
+
+
 def test_code_that_raises_at_times_is_told_as_such() -> None:
     (finding,) = judge({REFERENCE: Seen(failure=failure()), AGAIN: seen()})
     assert finding.kind is Kind.RAISES_IN_SOME

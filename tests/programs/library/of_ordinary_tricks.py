@@ -534,7 +534,7 @@ def active_learning(run: surefoot.Run) -> None:
     for step in run.steps(run.config["steps"]):
         inner(model, step, Subset(POINTS, labelled))
         optimizer.step()
-        if step.every(2):
+        if step.every(2) and len(pool) > 5:
             for x, _ in step.evaluate(Subset(POINTS, pool)):
                 probabilities = model(x).softmax(1)
                 step.gather(entropy=-(probabilities * probabilities.log()).sum(1))

@@ -28,7 +28,13 @@ class Skipping(Protocol):
 
 def check_wrapped(loop: object) -> None:
     """Raise ContractError where something else is asked for its next value before the steps are: it would be one ahead."""
-    for outer, inner in _around(loop):
+    # the search costs some milliseconds, so the names come first
+    if any(_NAMES.intersection(frame.f_code.co_names) for frame in user_frames()):
+        _check_order(_around(loop))
+
+
+def _check_order(around: list[tuple[Any, object]]) -> None:
+    for outer, inner in around:
         first = outer.__reduce__()[1][0] if isinstance(outer, zip) else inner
         if first is not inner:
             line = own_line(next(user_frames(), None))
@@ -42,6 +48,7 @@ def catch_up(loop: Skipping, num_steps: int) -> None:
     """Have what wraps the loop count the steps before the first that this trainer is given."""
     if not num_steps or not (around := _around(loop)):
         return
+    _check_order(around)
     outermost = around[-1][0]
     loop.skips = True
     try:
@@ -52,9 +59,7 @@ def catch_up(loop: Skipping, num_steps: int) -> None:
 
 
 def _around(loop: object) -> list[tuple[Any, object]]:
-    """Return what wraps the loop and what it wraps, innermost first. The search costs some milliseconds, so the names come first."""
-    if not any(_NAMES.intersection(frame.f_code.co_names) for frame in user_frames()):
-        return []
+    """Return what wraps the loop and what it wraps, innermost first."""
     found: list[tuple[Any, object]] = []
     inner = loop
     while (outer := _holder(inner)) is not None:

@@ -115,6 +115,7 @@ class Attributes:
         }
         # keys and attributes; a variable that has lost its value is of no use any more
         gone = [k for k in self._first if k not in now and k not in self._left_alone and k[1][0] in _REMOVABLE]
+        gone = [k for k in gone if (k[0], ("all", None)) not in now]
         changed.update(dict.fromkeys(gone, DELETED))
         return self._dump(changed) if changed else b""
 
