@@ -34,8 +34,8 @@ $(READY): pyproject.toml constraints.txt
 test: $(READY) ## Run the test suite, as CI does (ARGS='-k name' for a part of it)
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-quick: $(READY) ## Run the tests that start no processes (under 2 minutes)
-	$(PY) -m pytest -n $(WORKERS) -m unit $(ARGS)
+quick: $(READY) ## Run the tests that start no processes, but for long searches (under 2 minutes)
+	$(PY) -m pytest -n $(WORKERS) -m 'unit and not thorough' $(ARGS)
 
 # The searches side by side; it fails where one finds something.
 fuzz: $(READY) ## Search for an hour for programs, orders of events and requests that break something (ARGS=minutes)

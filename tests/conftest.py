@@ -1,8 +1,8 @@
 """Which tests are of which kind, and which run beside others.
 
 Every test has one of four marks, by the folder that it lies in, so that none has to say it: `domain` (a whole cluster, whose parts are
-broken), `ray` (said by the test), `process` (starts processes of its own), and `unit`, all the rest, which `make quick` runs. A `unit` test
-that starts a process fails: it is to be marked, or listed here.
+broken), `ray` (said by the test), `process` (starts processes of its own), and `unit`, all the rest. A `unit` test that starts a process
+fails: it is to be marked, or listed here. `make quick` runs the `unit` tests, but for those that are `thorough` as well: long searches.
 
 What starts many processes runs one test after the other, in one worker of pytest-xdist.
 """
@@ -35,6 +35,8 @@ _WITH_PROCESSES = {
     "user_code/test_seeded.py",
     "user_code/test_shadows.py",
 }
+# Searches that take minutes, though they start no process: `make quick` leaves them out.
+_THOROUGH = ("programs/", "protocol/test_exhaustive.py", "protocol/test_rules.py", "protocol/test_walks.py")
 _PARAMETERS_WITH_PROCESSES = ("workers", "postgres")
 
 _HERE = Path(__file__).parent
@@ -56,6 +58,8 @@ def kind(item: pytest.Item) -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(kind(item))
+        if item.path.relative_to(_HERE).as_posix().startswith(_THOROUGH):
+            item.add_marker(pytest.mark.thorough)
         folder = item.path.relative_to(_HERE).parts[0]
         if folder in _FOLDERS or any(item.get_closest_marker(mark) for mark in _MARKS):
             item.add_marker(pytest.mark.xdist_group("processes"))
