@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,15 @@ from torch.utils.data import TensorDataset
 
 import surefoot
 
-CATALOGUE: dict[str, Program] = {}
+# Hidden from what Surefoot finds in reach of a program: no program of a user's is beside four hundred others.
+_hidden = types.ModuleType("hidden")
+_hidden.programs = {}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "CATALOGUE":
+        return _hidden.programs
+    raise AttributeError(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +56,8 @@ def program(**how: Any) -> Callable[[Callable[[surefoot.Run], None]], Callable[[
     """List a train function as a program."""
 
     def listed(train: Callable[[surefoot.Run], None]) -> Callable[[surefoot.Run], None]:
-        assert train.__name__ not in CATALOGUE, train.__name__
-        CATALOGUE[train.__name__] = Program(train=train, **how)
+        assert train.__name__ not in _hidden.programs, train.__name__
+        _hidden.programs[train.__name__] = Program(train=train, **how)
         return train
 
     return listed
