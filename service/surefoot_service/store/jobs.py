@@ -175,8 +175,8 @@ def place_of(job: str, spec: str, default: str) -> str:
 
 
 def own_place(row: JobRow, default: str) -> str:
-    """Where the job's checkpoints lie: where its first attempt was told, whatever is the default since."""
-    return row.checkpoint_place or place_of(row.id, row.spec, default)
+    """Where the job's checkpoints lie: where its first attempt was told, whatever is the default since; or as far as its spec is read."""
+    return row.checkpoint_place or f"{(spec_of(row).spec.checkpoint.url or default).rstrip('/')}/{row.id}"
 
 
 def see_with_place(session: Session, job: str, default: str) -> tuple[JobView, str]:

@@ -68,7 +68,7 @@ def take_rows(session: Session, job: JobRow, attempt: str, rows: Iterable[Ledger
             for step, row in sorted(wanted.items())
         ]
         session.execute(insert(StepRow), new)
-        job.told_bytes += sum(len(row["row"]) + ROW_BYTES for row in new)
+        job.told_bytes += sum(len(row["row"].encode()) + ROW_BYTES for row in new)
         done = job.steps_done
         while done in wanted:
             done += 1
