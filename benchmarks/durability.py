@@ -58,7 +58,7 @@ def start(session: Session) -> str:
 
 def post(session: Session, attempt: str, told: UplinkBatch) -> None:
     row, job = attempts.lock_with(session, attempt)
-    take(session, row, job, told, now=datetime.now(UTC))
+    take(session, row, job, told, max_bytes=2**62, now=datetime.now(UTC))
 
 
 async def writer(database: Database, until: float, took: list[float]) -> None:

@@ -27,6 +27,8 @@ __all__ = ["HttpUplink"]
 BATCH_S = 0.25
 POLL_S = 20.0
 MOST_ROWS = 1000
+# of an answer: a thousand commands are a tenth of it
+MOST_BYTES = 2 * 1024 * 1024
 # Who waits for news of the job waits for these.
 _URGENT = frozenset({EventKind.STATE, EventKind.FAILED, EventKind.FINISHED})
 # The control plane knows this attempt no more: fenced, deleted, or its token is not ours. Only a problem of its own says so: a proxy
@@ -75,7 +77,7 @@ class HttpUplink:
         self.sent_bytes = 0
         self._path = f"{url.rstrip('/')}/v1/attempts/{attempt}"
         # The control plane is the cluster's: no proxy of the environment hears the token.
-        self._client = client or direct_async_client(url, timeout=_TIMEOUT)
+        self._client = client or direct_async_client(url, timeout=_TIMEOUT, most_bytes=MOST_BYTES)
         self._token = token if isinstance(token, Sealed) else Sealed(token)
         self._outbox = Outbox(source)
         self._kept = KeptEvents(journal or MemoryJournal())

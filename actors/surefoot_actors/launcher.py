@@ -27,6 +27,8 @@ __all__ = ["launch", "main"]
 CLAIM_S = 60.0
 RUNNING_S = 120.0
 _CLAIMED_BEFORE = 409
+# of the answer to a claim: a job's spec is a tenth of it, where its settings are not far from the defaults
+MOST_BYTES = 16 * 1024 * 1024
 # Supervisor and keeper live on the head, as Ray Serve's controller does: whoever restarts them, and the journal, are there too, and
 # a node that dies with trainers on it does not take their supervisor along.
 _HEAD, _HEAD_SHARE = "node:__internal_head__", 0.001
@@ -47,7 +49,7 @@ def claim(url: str, attempt: str, code: str) -> Claimed | None:
     )
     body = ClaimRequest(code=code).model_dump()
     try:
-        with direct_client(url, timeout=10.0) as client:
+        with direct_client(url, timeout=10.0, most_bytes=MOST_BYTES) as client:
             response = retrying(client.post, f"{url.rstrip('/')}/v1/attempts/{attempt}/claim", json=body)
     except httpx.TransportError as error:
         raise LaunchError(f"the control plane at {url} could not be reached from the cluster: {error}") from error

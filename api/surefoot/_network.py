@@ -8,7 +8,7 @@ gone to directly. A redirect is never followed: it could lead a token to somebod
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
 import httpx
@@ -42,14 +42,108 @@ def open_async_client(
     return _made(lambda: httpx.AsyncClient(base_url=url, transport=transport, follow_redirects=False, **options))
 
 
-def direct_client(url: str, **options: Any) -> httpx.Client:
-    """Return a client for what belongs to the cluster: no proxy ever sees what is said."""
-    return open_client(url, direct=True, **options)
+def direct_client(
+    url: str, *, most_bytes: int | None = None, transport: httpx.BaseTransport | None = None, **options: Any
+) -> httpx.Client:
+    """Return a client for what belongs to the cluster: no proxy ever sees what is said.
+
+    `most_bytes`: an answer that is longer, or packed, ends with httpx.ReadError.
+    """
+    if most_bytes is not None:
+        transport = _Bounded(transport or _made(httpx.HTTPTransport), most_bytes)
+    return open_client(url, direct=True, transport=transport, **options)
 
 
-def direct_async_client(url: str, **options: Any) -> httpx.AsyncClient:
+def direct_async_client(
+    url: str, *, most_bytes: int | None = None, transport: httpx.AsyncBaseTransport | None = None, **options: Any
+) -> httpx.AsyncClient:
     """As `direct_client`, for asyncio."""
-    return open_async_client(url, direct=True, **options)
+    if most_bytes is not None:
+        transport = _AsyncBounded(transport or _made(httpx.AsyncHTTPTransport), most_bytes)
+    return open_async_client(url, direct=True, transport=transport, **options)
+
+
+class _Count:
+    """How much of an answer has come."""
+
+    def __init__(self, response: httpx.Response, most_bytes: int) -> None:
+        self._most_bytes, self._size = most_bytes, 0
+        # what is packed may be a thousand times as long; it was not asked for
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise httpx.ReadError("the answer is packed, which was not asked for")
+
+    def add(self, chunk: bytes) -> bytes:
+        self._size += len(chunk)
+        if self._size > self._most_bytes:
+            raise httpx.ReadError(f"the answer is longer than {self._most_bytes} bytes")
+        return chunk
+
+
+class _Bounded(httpx.BaseTransport):
+    """A transport whose answers have an end."""
+
+    def __init__(self, inner: httpx.BaseTransport, most_bytes: int) -> None:
+        self._inner, self._most_bytes = inner, most_bytes
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.headers["accept-encoding"] = "identity"
+        response = self._inner.handle_request(request)
+        stream = response.stream
+        assert isinstance(stream, httpx.SyncByteStream)
+        try:
+            response.stream = _BoundedStream(stream, _Count(response, self._most_bytes))
+        except httpx.ReadError:
+            stream.close()
+            raise
+        return response
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _BoundedStream(httpx.SyncByteStream):
+    def __init__(self, inner: httpx.SyncByteStream, count: _Count) -> None:
+        self._inner, self._count = inner, count
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self._count.add, self._inner)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _AsyncBounded(httpx.AsyncBaseTransport):
+    """As `_Bounded`, for asyncio."""
+
+    def __init__(self, inner: httpx.AsyncBaseTransport, most_bytes: int) -> None:
+        self._inner, self._most_bytes = inner, most_bytes
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        request.headers["accept-encoding"] = "identity"
+        response = await self._inner.handle_async_request(request)
+        stream = response.stream
+        assert isinstance(stream, httpx.AsyncByteStream)
+        try:
+            response.stream = _AsyncBoundedStream(stream, _Count(response, self._most_bytes))
+        except httpx.ReadError:
+            await stream.aclose()
+            raise
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _AsyncBoundedStream(httpx.AsyncByteStream):
+    def __init__(self, inner: httpx.AsyncByteStream, count: _Count) -> None:
+        self._inner, self._count = inner, count
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._inner:
+            yield self._count.add(chunk)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 def _made(make: Callable[[], T]) -> T:

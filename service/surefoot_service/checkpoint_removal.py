@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 
+from surefoot_service.places import Place, RefusedUrlError, read_place
+
 __all__ = ["KeptError", "is_below", "remove_place"]
 
-# what else fsspec can open (archives, caches, other hosts' pages) is no place for checkpoints
-_REMOTE = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "memory"})
 _MANIFEST = "manifest.json"
 # files a request to the storage
 _BATCH = 500
@@ -28,37 +27,37 @@ class KeptError(Exception):
     """This place is not removed; the reason is a sentence."""
 
 
-def remove_place(place: str, job: str) -> int:
+def remove_place(url: str, job: str, protocols: Collection[str]) -> int:
     """Remove all that lies below the job's own place; return how many files. Removing it again goes on where it was.
 
     A folder of which only a part is gone is no checkpoint: manifests go first. Raises KeptError for a place that is not the job's own,
-    and what the storage raises.
+    or not of a protocol that is allowed, and what the storage raises.
     """
-    if place.rstrip("/").rpartition("/")[2] != job or ".." in place.split("/"):
-        raise KeptError(f"{place} is not job {job}'s own place")
-    local = _local_path(place)
-    return _remove_local(local) if local is not None else _remove_remote(place)
+    try:
+        place = read_place(url, protocols)
+    except RefusedUrlError as error:
+        raise KeptError(str(error)) from error
+    if len(place.parts) < 2 or place.parts[-1] != job:
+        raise KeptError(f"{url} is not job {job}'s own place")
+    return _remove_local(_path(place)) if place.protocol == "file" else _remove_remote(url)
 
 
 def is_below(place: str, url: str) -> bool:
-    """Whether a URL is this place or below it, whatever links it goes by."""
-    one, other = _local_path(url), _local_path(place)
-    if one is None or other is None:
-        return one is other and f"{url.rstrip('/')}/".startswith(f"{place.rstrip('/')}/")
-    return Path(os.path.realpath(one)).is_relative_to(os.path.realpath(other))
+    """Whether a URL is this place or below it, whatever links it goes by. One that could mean anything may be, if it names its folder."""
+    try:
+        one, other = read_place(url), read_place(place)
+    except RefusedUrlError:
+        return place.rstrip("/").rpartition("/")[2] in url
+    if one.protocol == other.protocol == "file":
+        return Path(os.path.realpath(_path(one))).is_relative_to(os.path.realpath(_path(other)))
+    return other.holds(one)
 
 
-def _local_path(url: str) -> Path | None:
-    """The folder that a path or a file URL means; None for a storage elsewhere."""
-    if "://" not in url and "::" not in url:
-        return Path(url)
-    scheme, _, path = url.partition("://")
-    return Path(path) if scheme in ("file", "local") and "::" not in url else None
+def _path(place: Place) -> Path:
+    return Path("/", *place.parts)
 
 
 def _remove_local(place: Path) -> int:
-    if not place.is_absolute():
-        raise KeptError(f"{place} is no absolute path: which folder it means is not known here")
     if not os.path.lexists(place):
         return 0
     if place.is_symlink() or not place.is_dir():
@@ -74,9 +73,6 @@ def _remove_local(place: Path) -> int:
 
 
 def _remove_remote(place: str) -> int:
-    scheme = urlsplit(place).scheme
-    if "::" in place or scheme not in _REMOTE:
-        raise KeptError(f"{place} is in no storage that checkpoints are removed from ({', '.join(sorted(_REMOTE))})")
     system, root = fsspec.core.url_to_fs(place)
     system.invalidate_cache()
     root = root.rstrip("/")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from surefoot_service.context import Service
 from surefoot_service.store import audit, jobs, packages, removal
 from surefoot_service.store.database import StoreAwayError
 from surefoot_service.store.removal import Leftover
+from surefoot_service.waiting import BusyError, HungError, Kind
 
 __all__ = ["Housekeeper", "delete_job", "housekeeping"]
 
@@ -118,6 +119,9 @@ class Housekeeper:
         except StoreAwayError as error:
             log.warning("store_away", error=str(error))
             return AGAIN_S
+        except (BusyError, HungError) as error:
+            log.warning("packages_do_not_answer", error=str(error))
+            return max(AGAIN_S, error.retry_after_s)
         except Exception:
             # The boundary of the loop: whatever it is, the next pass starts from the store again.
             log.exception("housekeeping_failed")
@@ -161,7 +165,8 @@ class Housekeeper:
         """Remove the checkpoints; return what came of it, for the audit."""
         place = ""
         try:
-            place = jobs.place_of(leftover.job, leftover.spec, self._service.settings.checkpoint_place)
+            default = self._service.settings.checkpoint_place
+            place = leftover.place or jobs.place_of(leftover.job, leftover.spec, default)
             starts = await self._service.database.read(removal.starts, leftover.job, leftover.spec)
             retrying = AsyncRetrying(
                 retry=retry_if_not_exception_type(KeptError),
@@ -169,7 +174,9 @@ class Housekeeper:
                 wait=wait_exponential(multiplier=0.5, max=30.0),
                 reraise=True,
             )
-            num_files: int = await retrying(_on_a_thread, lambda: _remove(place, leftover.job, starts))
+            num_files: int = await retrying(
+                _on_a_thread, lambda: _remove(place, leftover.job, starts, self._service.settings.storage_protocols)
+            )
             return AuditAction.CHECKPOINTS_REMOVED, f"{num_files} files below {place}"
         except KeptError as error:
             return AuditAction.CHECKPOINTS_KEPT, str(error)
@@ -201,19 +208,19 @@ class Housekeeper:
         await delete_job(self._service, job, by=rule, checkpoints=checkpoints)
 
     async def _collect_packages(self) -> None:
-        service, now = self._service, self._service.now()
+        service, now, on_disk = self._service, self._service.now(), self._service.waiting.run
         before = now - timedelta(hours=service.settings.unused_package_hours)
         for sha256 in await service.database.read(packages.unreferenced, before):
             if await service.database.write(packages.remove_unreferenced, sha256, before, now=now):
-                await asyncio.to_thread(service.packages.remove, sha256, before.timestamp())
+                await on_disk(Kind.PACKAGES, service.packages.remove, sha256, before.timestamp())
         known = await service.database.read(packages.recorded)
-        stored = set(await asyncio.to_thread(service.packages.stored))
+        stored = set(await on_disk(Kind.PACKAGES, service.packages.stored))
         for sha256 in sorted(known - stored):
             # looked at again: it may have been uploaded since
-            if not await asyncio.to_thread(service.packages.path(sha256).exists):
+            if not await on_disk(Kind.PACKAGES, service.packages.path(sha256).exists):
                 await service.database.write(packages.remove_missing, sha256, now=now)
         for sha256 in sorted(stored - known):
-            if await asyncio.to_thread(service.packages.is_older, sha256, before.timestamp()):
+            if await on_disk(Kind.PACKAGES, service.packages.is_older, sha256, before.timestamp()):
                 await self._remove_stray(sha256, before.timestamp())
 
     async def _remove_stray(self, sha256: str, before: float) -> None:
@@ -227,14 +234,15 @@ class Housekeeper:
             detail=detail,
             now=self._service.now(),
         )
-        await asyncio.to_thread(self._service.packages.remove, sha256, before)
+        service = self._service
+        await service.waiting.run(Kind.PACKAGES, service.packages.remove, sha256, before)
 
 
-def _remove(place: str, job: str, starts: list[str]) -> int:
+def _remove(place: str, job: str, starts: list[str], protocols: Collection[str]) -> int:
     for start in starts:
         if is_below(place, start):
             raise KeptError(f"{start}, from which a job begins, is below {place}")
-    return remove_place(place, job)
+    return remove_place(place, job, protocols)
 
 
 def _words(error: Exception) -> str:

@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1)] = 2 * MIB
     # a job's spec: it is in every answer about the job
     max_spec_bytes: Annotated[int, Field(ge=1)] = 256 * KIB
+    # events and ledger rows of one job, as they are stored: a job whose attempts tell more fails. A row has some 300 bytes
+    max_told_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * MIB
     # connections at a time; a few more are taken for health and attempts. Fewer where the process may not have so many files open
     max_connections: Annotated[int, Field(ge=1)] = 1000
     # how long a connection may take to ask for something, its first time and between requests

@@ -301,3 +301,35 @@ def test_a_log_has_no_control_characters_and_no_forged_lines(capfd: pytest.Captu
     assert "store_away" in text
     assert_plain(text)
     assert len([line for line in text.splitlines() if line.startswith("forged")]) <= 2, "but in a traceback"
+
+
+# ---- what typer itself says of a command line: it prints by no console of ours
+
+
+WRONG: tuple[tuple[str, ...], ...] = (
+    ("EVIL",),
+    ("--EVIL",),
+    ("--url",),
+    ("--EVIL", "ls"),
+    ("ls", "--EVIL"),
+    ("ls", "EVIL", "EVIL"),
+    ("ls", "--state", "EVIL"),
+    ("resize", "last", "EVIL"),
+    ("submit", "train:train", "-b", "EVIL"),
+    ("up", "--port", "EVIL"),
+    ("diff", "EVIL"),
+)
+
+
+@pytest.mark.parametrize("evil", [*HOSTILE, EVIL], ids=lambda e: ascii(e)[:20])
+@pytest.mark.parametrize("command", WRONG, ids=" ".join)
+def test_a_wrong_command_line_is_not_shown_raw(
+    command: tuple[str, ...], evil: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a script's, with a name in it that somebody else chose."""
+    result = CliRunner().invoke(app, [word.replace("EVIL", evil) for word in command])
+    assert result.exit_code == 2
+    assert result.stderr
+    assert_plain(result.stdout)
+    # typer's own frame has no characters that are not plain
+    assert_plain(result.stderr)

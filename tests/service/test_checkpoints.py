@@ -9,11 +9,13 @@ import fsspec
 import httpx
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from sqlalchemy.orm import Session
 
 from surefoot.events import EventKind
 from surefoot.views import Claimed
 from surefoot_service.context import Service
 from surefoot_service.settings import Settings
+from surefoot_service.store import jobs
 
 from .helpers import Attempt, make_event, make_row, start_attempt, until
 
@@ -44,11 +46,73 @@ async def test_checkpoints_as_they_were_told(
     assert (view.checkpoint, view.checkpoint_step, view.model, view.attempts) == (ten, 10, None, 1)
 
 
-async def test_the_last_checkpoint_counts_although_the_job_has_ended(service: Service, attempt: Attempt) -> None:
+async def test_the_last_checkpoint_counts_although_the_job_has_ended(
+    service: Service, attempt: Attempt, settings: Settings
+) -> None:
     end = [make_event(n, EventKind.STATE, state=s) for n, s in enumerate(("running", "succeeded"), 1)]
-    await attempt.uplink(events=[*end, saved(3, 7, model="/c/model")])
+    seven, model = (str(place_of(settings, attempt) / name) for name in ("step-7", "model"))
+    await attempt.uplink(events=[*end, saved(3, 7, seven, model=model)])
     view = await until(service, attempt.job, lambda _: True)
-    assert (view.checkpoint_step, view.model) == (7, "/c/model")
+    assert (view.checkpoint_step, view.model) == (7, model)
+
+
+@pytest.mark.parametrize(
+    "url", ["/c/step-7", "reference://::file:///x", "http://169.254.169.254/x", "OWN/../x", "OWN2/x"]
+)
+async def test_what_is_told_to_lie_elsewhere_is_not_taken_and_that_is_told_once(
+    client: httpx.AsyncClient, service: Service, attempt: Attempt, settings: Settings, url: str
+) -> None:
+    url = url.replace("OWN", str(place_of(settings, attempt)))
+    good = str(place_of(settings, attempt) / "step-6")
+    await attempt.uplink(events=[saved(1, 6, good), saved(2, 7, url, model=url), saved(3, 8, url)])
+    finished = make_event(4, EventKind.FINISHED, steps=8, digest="d" * 32, model=url)
+    assert (await attempt.uplink(events=[finished])).status_code == 200
+    view = await until(service, attempt.job, lambda _: True)
+    assert (view.checkpoint, view.checkpoint_step, view.model, view.digest) == (good, 6, None, "d" * 32)
+    events = (await client.get(f"/v1/jobs/{attempt.job}/events")).json()["events"]
+    told = [e["data"]["message"] for e in events if e["kind"] == "warning" and e["source"] == "service"]
+    assert [t.partition(" was told to lie elsewhere")[0] for t in told] == ["a checkpoint", "a final model"]
+
+
+@pytest.fixture
+def moved(service: Service, settings: Settings) -> Any:
+    """Have whoever runs the service name another place by default."""
+
+    def move(place: Path) -> None:
+        object.__setattr__(service, "settings", settings.model_copy(update={"checkpoints": str(place)}))
+
+    return move
+
+
+async def test_another_default_place_is_for_other_jobs(
+    client: httpx.AsyncClient, service: Service, attempt: Attempt, spec: dict[str, Any], settings: Settings,
+    tmp_path: Path, moved: Any,
+) -> None:  # fmt: skip
+    own = place_of(settings, attempt)
+    own.mkdir(parents=True)
+    (own / "net.safetensors").write_bytes(b"bytes")
+    five = str(own / "step-5")
+    await attempt.uplink(events=[saved(1, 5, five, model=str(own))])
+    moved(tmp_path / "another")
+    assert (await client.get(f"/v1/jobs/{attempt.job}/model")).content == b"bytes"
+    assert [c["url"] for c in (await client.get(f"/v1/jobs/{attempt.job}/checkpoints")).json()["checkpoints"]] == [five]
+    made = await client.post("/v1/jobs", json=spec | {"restore": attempt.job})
+    assert made.json()["spec"]["restore"] == five
+    other = await start_attempt(service, client, made.json()["id"])
+    assert (await other.claim()).json()["checkpoints"] == str(tmp_path / "another" / other.job)
+
+
+async def test_a_later_attempt_has_the_place_of_the_first(
+    service: Service, attempt: Attempt, settings: Settings, tmp_path: Path, moved: Any
+) -> None:
+    moved(tmp_path / "another")
+
+    def queue_again(session: Session) -> None:
+        jobs.load(session, attempt.job).state = "queued"
+
+    await service.database.write(queue_again)
+    again = await start_attempt(service, attempt.client, attempt.job)
+    assert (await again.claim()).json()["checkpoints"] == str(place_of(settings, attempt))
 
 
 @pytest.mark.parametrize("spec_more", [{"checkpoint": {"url": "s3://bucket/runs/"}}])
@@ -83,10 +147,14 @@ async def test_another_jobs_id_is_its_newest_checkpoint(
 
 
 async def test_a_checkpoint_that_was_told_to_be_elsewhere_is_not_begun_from_by_the_jobs_name(
-    client: httpx.AsyncClient, attempt: Attempt, spec: dict[str, Any]
+    client: httpx.AsyncClient, service: Service, attempt: Attempt, spec: dict[str, Any]
 ) -> None:
-    for n, url in enumerate(("/etc/step-5", "reference://::file:///x", "http://169.254.169.254/step-5"), 1):
-        await attempt.uplink(events=[saved(n, 5, url)])
+    def told(session: Session, url: str) -> None:
+        """As a version before this one has stored it."""
+        jobs.load(session, attempt.job).checkpoint = url
+
+    for url in ("/etc/step-5", "reference://::file:///x", "http://169.254.169.254/step-5"):
+        await service.database.write(told, url)
         answer = await client.post("/v1/jobs", json=spec | {"restore": attempt.job})
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "body.restore")
         assert "not below its place" in answer.json()["detail"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -19,11 +20,13 @@ from sqlalchemy.orm import Session
 
 from surefoot.events import EventKind
 from surefoot_service import checkpoint_removal, retention
-from surefoot_service.checkpoint_removal import KeptError, remove_place
+from surefoot_service.checkpoint_removal import KeptError, is_below, remove_place
 from surefoot_service.context import Service
+from surefoot_service.places import PROTOCOLS
 from surefoot_service.retention import Housekeeper
 from surefoot_service.store import packages, removal
 from surefoot_service.store.tables import AttemptRow, Base, JobRow, PackageRow
+from surefoot_service.waiting import BusyError
 
 from .helpers import LIMIT_S, TRAIN, ZIP, Attempt, make_event, make_row, make_zip, start_attempt
 
@@ -285,17 +288,33 @@ async def test_what_another_job_comes_to_begin_from_stays(
     ("url", "says"),
     [
         ("/somewhere/other", "own place"),
-        ("/somewhere/../job-1", "own place"),
-        ("relative/job-1", "absolute"),
-        ("http://host/job-1", "no storage"),
-        ("zip::file:///x/job-1", "no storage"),
-        ("simplecache::s3://bucket/job-1", "no storage"),
-        ("reference://x::file:///y/job-1", "no storage"),
+        ("/somewhere/../job-1", "is no name of a folder"),
+        ("relative/job-1", "from the root on"),
+        ("http://host/job-1", "not allowed"),
+        ("zip::file:///x/job-1", "chain"),
+        ("simplecache::s3://bucket/job-1", "chain"),
+        ("reference://x::file:///y/job-1", "chain"),
+        ("hdfs://host/job-1", "not allowed"),
+        ("memory://b/job-1", "not allowed"),
+        ("s3://key:secret@bucket/job-1", "bucket"),
+        ("s3://bucket/%2e%2e/job-1", "another character"),
+        ("s3://bucket//job-1", "is no name"),
+        ("s3://bucket/runs*/job-1", "something else"),
+        ("/job-1", "own place"),
     ],
 )
 def test_other_places_are_not_removed(url: str, says: str) -> None:
     with pytest.raises(KeptError, match=says):
-        remove_place(url, "job-1")
+        remove_place(url, "job-1", PROTOCOLS)
+
+
+@pytest.mark.parametrize(
+    "start", ["file:///runs//job-1/s", "/runs/x/../job-1/s", "s3://runs/job-1?x", "x::file:///runs/job-1"]
+)
+def test_what_a_job_begins_from_stays_however_it_is_spelled(start: str) -> None:
+    """What could mean the place may be the place."""
+    assert is_below("/runs/job-1", start)
+    assert not is_below("/runs/job-1", start.replace("job-1", "job-2"))
 
 
 def test_a_place_that_is_a_link_is_not_removed(tmp_path: Path) -> None:
@@ -303,7 +322,7 @@ def test_a_place_that_is_a_link_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / "users" / "file").write_text("x")
     (tmp_path / "job-1").symlink_to(tmp_path / "users")
     with pytest.raises(KeptError, match="no folder of its own"):
-        remove_place(str(tmp_path / "job-1"), "job-1")
+        remove_place(str(tmp_path / "job-1"), "job-1", PROTOCOLS)
     assert (tmp_path / "users" / "file").exists()
 
 
@@ -313,9 +332,9 @@ def test_a_remote_place_goes_by_itself() -> None:
     system = fsspec.filesystem("memory")
     for path in ("/b/job-1/step-1/manifest.json", "/b/job-1/step-1/x", "/b/job-12/x", "/b/x"):
         system.pipe(path, b"x")
-    assert remove_place("memory://b/job-1", "job-1") == 2
+    assert remove_place("memory://b/job-1", "job-1", ("memory",)) == 2
     assert sorted(system.find("/b")) == ["/b/job-12/x", "/b/x"]
-    assert remove_place("memory://b/job-1", "job-1") == 0
+    assert remove_place("memory://b/job-1", "job-1", ("memory",)) == 0
     system.rm("/b", recursive=True)
 
 
@@ -342,8 +361,6 @@ async def test_storage_that_fails_is_tried_again_and_then_told(
 async def test_storage_that_hangs_holds_up_nobody(
     client: httpx.AsyncClient, service: Service, attempt: Attempt, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import threading
-
     job = await end(attempt, place=place)
     hangs, began = threading.Event(), threading.Event()
 
@@ -451,7 +468,7 @@ async def test_a_crash_at_any_file_leaves_no_checkpoint_that_is_half_there(
         patch.setattr(checkpoint_removal.os, "unlink", crashes)
         await client.delete(f"/v1/jobs/{job}?checkpoints=true")
         with pytest.raises(CrashError):
-            remove_place(str(place / job), job)
+            remove_place(str(place / job), job, PROTOCOLS)
     files = {str(f.relative_to(place / job)) for f in (place / job).rglob("*") if f.is_file()}
     if files != set(FILES):
         assert "step-000000003/manifest.json" not in files, "what is half removed looks whole"
@@ -639,3 +656,39 @@ async def test_the_audit_is_paged_bounded_and_trimmed(
     assert (await client.get("/v1/audit", params={"limit": 1001})).status_code == 422
     await keep_house(with_settings(service, keep_audit_entries=2), sweep=True)
     assert [subject for _, subject in await audited(client)] == jobs[-2:]
+
+
+async def test_a_disk_of_packages_that_hangs_holds_only_its_own_threads(
+    client: httpx.AsyncClient, service: Service, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop's own threads are everybody's: no call for a package is one of theirs."""
+    threads: dict[str, str] = {}
+    store = type(service.packages)
+    for name in ("remove", "stored", "is_older"):
+        inner = getattr(store, name)
+
+        def noted(*args: Any, _inner: Any = inner, _name: str = name) -> Any:
+            threads[_name] = threading.current_thread().name
+            return _inner(*args)
+
+        monkeypatch.setattr(store, name, noted)
+    service.packages.path("f" * 64).write_bytes(b"a stray")
+    os.utime(service.packages.path("f" * 64), (0, 0))
+    now = service.now() + timedelta(days=3)
+    object.__setattr__(service, "now", lambda: now)
+    os.utime(service.packages.path(package), (0, 0))
+    await Housekeeper(service).once(sweep=True)
+    assert threads.keys() == {"remove", "stored", "is_older"}
+    assert {name: thread for name, thread in threads.items() if not thread.startswith("waiting-")} == {}
+
+
+async def test_a_disk_of_packages_that_does_not_answer_is_told_and_not_waited_for(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> Any:
+        raise BusyError("packages do not answer: 4 calls hang")
+
+    monkeypatch.setattr(service.waiting, "run", refuse)
+    again = await Housekeeper(service).once(sweep=True)
+    assert again is not None
+    assert again >= retention.AGAIN_S

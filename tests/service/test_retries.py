@@ -99,7 +99,8 @@ async def test_a_lost_cluster_costs_an_attempt_and_not_the_job(
     async with running(service, fake):
         first = await begun(fake, anonymous, job)
         generation = make_event(2, EventKind.GENERATION, "supervisor-1", generation=7, trainers=2, num_steps=3)
-        saved = make_event(3, EventKind.CHECKPOINT, "supervisor-1", url="/c/j/step-2", step=2, bytes=9, seconds=0.1)
+        two = f"{service.settings.checkpoint_place}/{job}/step-2"
+        saved = make_event(3, EventKind.CHECKPOINT, "supervisor-1", url=two, step=2, bytes=9, seconds=0.1)
         await first.uplink(events=[generation, saved], rows=[make_row(0), make_row(1)])
         replace_cluster(fake, service, "session_2")
         second = await launched(fake, anonymous, job, 2)
@@ -120,7 +121,7 @@ async def test_a_lost_cluster_costs_an_attempt_and_not_the_job(
         await second.uplink(events=again, rows=[make_row(1), make_row(2)])
         ended = await until(service, job, lambda v: v.state.ended)
         assert (ended.state, ended.steps_done, ended.generation, ended.attempts) == (JobState.SUCCEEDED, 3, 1, 2)
-        assert (ended.checkpoint, ended.checkpoint_step) == ("/c/j/step-2", 2)
+        assert (ended.checkpoint, ended.checkpoint_step) == (two, 2)
         kinds = [e["kind"] for e in (await client.get(f"/v1/jobs/{job}/events")).json()["events"]]
         assert "warning" not in kinds
 

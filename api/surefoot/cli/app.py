@@ -17,6 +17,7 @@ from surefoot.cli.removal import rm
 from surefoot.cli.session import MISTAKE, Session, exit_code, failure_text, say_error
 from surefoot.cli.submit import submit
 from surefoot.errors import SurefootError
+from surefoot.printable import printable
 
 __all__ = ["app", "main"]
 
@@ -30,11 +31,17 @@ _NO_READER = 141
 class ClearErrors(TyperGroup):
     """Ends with one clear message on standard error, never with a traceback, unless --debug asks for it."""
 
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().make_context(*args, **options)
+        except _OF_TYPER as error:
+            raise _plain(error)  # noqa: B904  it is the same one
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except _OF_TYPER:
-            raise
+        except _OF_TYPER as error:
+            raise _plain(error)  # noqa: B904  it is the same one
         except SurefootError as error:
             _tell(ctx, failure_text(error))
             raise typer.Exit(exit_code(error)) from None
@@ -51,6 +58,16 @@ class ClearErrors(TyperGroup):
         except Exception as error:  # noqa: BLE001  the process's edge: a mistake of ours, in a sentence
             _tell(ctx, f"this is a mistake of surefoot's own: {type(error).__name__}: {error} (--debug tells where)")
             raise typer.Exit(MISTAKE) from None
+
+
+def _plain(error: Exception) -> Exception:
+    """The error with what was typed as text alone: typer prints it itself, by no console of ours."""
+    for name, value in vars(error).items():
+        if isinstance(value, str):
+            setattr(error, name, printable(value))
+        elif isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+            setattr(error, name, type(value)(map(printable, value)))
+    return error
 
 
 def _tell(ctx: Any, sentence: str) -> None:

@@ -48,7 +48,9 @@ async def claim_attempt(attempt: AttemptId, body: ClaimRequest, service: Service
 @takes(BodyKind.UPLINK)
 async def uplink(attempt: AttemptId, batch: UplinkBatch, token: AttemptToken, service: ServiceDep) -> UplinkAck:
     """Take in events and ledger rows. The same ones again change nothing; what the answer acknowledges may be forgotten."""
-    taken, job = await service.database.write(store.take_from, attempt, token, batch, now=service.now())
+    taken, job = await service.database.write(
+        store.take_from, attempt, token, batch, max_bytes=service.settings.max_told_bytes, now=service.now()
+    )
     service.cluster.heard[attempt] = service.now()
     service.bells.ring(news_of(job))
     if taken.moved:

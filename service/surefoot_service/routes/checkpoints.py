@@ -15,7 +15,6 @@ from surefoot_service.problems import ProblemError, documented
 from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.routes.jobs import JobId
 from surefoot_service.store import events, jobs
-from surefoot_service.store.attempts import checkpoints_of
 
 router = APIRouter(prefix="/v1/jobs", tags=["checkpoints"], dependencies=[User], route_class=GuardedRoute)
 
@@ -27,14 +26,15 @@ async def list_checkpoints(
     job: JobId, service: ServiceDep, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> CheckpointList:
     """List the checkpoints that were told to be durable, newest first. Older ones may have been removed since: a job keeps a few."""
-    place = _place(service, await service.database.read(jobs.see, job))
+    _, place = await _seen(service, job)
     told = await service.database.read(events.checkpoint_events, job, limit)
     # What is told to lie elsewhere is none of this job's: whoever restores from the list is not to open it.
     return CheckpointList(checkpoints=tuple(_view(e) for e in told if belongs(str(e.data.get("url") or ""), place)))
 
 
-def _place(service: Service, view: JobView) -> str:
-    return checkpoints_of(view.id, view.spec, service.settings.checkpoint_place)
+async def _seen(service: Service, job: str) -> tuple[JobView, str]:
+    """Return the job, and where its checkpoints lie."""
+    return await service.database.read(jobs.see_with_place, job, service.settings.checkpoint_place)
 
 
 def _view(event: NumberedEvent) -> CheckpointView:
@@ -76,15 +76,15 @@ async def get_model(
     ] = None,
 ) -> StreamingResponse:
     """Download the final model: the state_dict of a tracked module, as safetensors."""
-    view = await service.database.read(jobs.see, job)
+    view, place = await _seen(service, job)
     if view.model is None:
         raise ProblemError(
             404, f"job {job} is {view.state}, and has saved no model yet: it is saved at the end of training"
         )
     source = Source(
         url=view.model,
-        place=_place(service, view),
-        storage=view.spec.checkpoint.url or service.settings.checkpoint_place,
+        place=place,
+        storage=place.rpartition("/")[0],
         protocols=service.settings.storage_protocols,
     )
     # The storage's pace is not ours: every wait for it is a thread's, those of the stream too.

@@ -13,7 +13,7 @@ from surefoot.spec import JobSpec, JobState
 from surefoot.views import Claimed
 from surefoot_service.keys import Keys, digest, same
 from surefoot_service.problems import ProblemError, conflict, not_found
-from surefoot_service.store.jobs import change_state, lock
+from surefoot_service.store.jobs import change_state, lock, own_place
 from surefoot_service.store.reading import command_of, has_ended, spec_of
 from surefoot_service.store.requests import last_command
 from surefoot_service.store.tables import AttemptRow, CommandRow, JobRow
@@ -21,7 +21,6 @@ from surefoot_service.store.uplink import Taken, take, take_again
 
 __all__ = [
     "authorize",
-    "checkpoints_of",
     "claim",
     "commands_for",
     "fence",
@@ -98,21 +97,18 @@ def claim(
     if row.claimed_at is not None:
         raise conflict(f"attempt {attempt} was claimed before; its code works once")
     row.claimed_at, row.token_hash = now, digest(token)
+    # All attempts of a job have its checkpoints in the same place, although the default is another by then.
+    job.checkpoint_place = own_place(job, checkpoints)
     # A number that was asked for since the submission is what the supervisor starts with.
     spec = JobSpec.model_validate(spec_of(job).spec.model_dump() | {"trainers": job.wanted_trainers})
     claimed = Claimed(
         token=token,
         spec=spec,
         package_uri=package_uri(spec.package),
-        checkpoints=checkpoints_of(job.id, spec, checkpoints),
+        checkpoints=job.checkpoint_place,
         rows_below=job.steps_done,
     )
     return claimed, job.id
-
-
-def checkpoints_of(job: str, spec: JobSpec, default: str) -> str:
-    """Where the job's checkpoints lie: a folder of its own in the place that its spec names, or in the service's."""
-    return f"{(spec.checkpoint.url or default).rstrip('/')}/{job}"
 
 
 def authorize(session: Session, attempt: str, token: str) -> str:
@@ -125,8 +121,13 @@ def authorize(session: Session, attempt: str, token: str) -> str:
     return row.job
 
 
-def take_from(session: Session, attempt: str, token: str, batch: UplinkBatch, *, now: datetime) -> tuple[Taken, str]:
-    """Take in an attempt's batch, if it may speak (see `authorize`). Return what it came to, and the job."""
+def take_from(
+    session: Session, attempt: str, token: str, batch: UplinkBatch, *, max_bytes: int, now: datetime
+) -> tuple[Taken, str]:
+    """Take in an attempt's batch, if it may speak (see `authorize`). Return what it came to, and the job.
+
+    `max_bytes`: how much all attempts of one job may tell; a job that tells more fails.
+    """
     authorize(session, attempt, token)
     row, job = lock_with(session, attempt)
     # again: it may have been fenced meanwhile
@@ -134,7 +135,7 @@ def take_from(session: Session, attempt: str, token: str, batch: UplinkBatch, *,
     if _has_told_all(row, job, now):
         return take_again(session, row, job, batch), job.id
     row.spoke_at = row.spoke_at or now
-    return take(session, row, job, batch, now=now), job.id
+    return take(session, row, job, batch, max_bytes=max_bytes, now=now), job.id
 
 
 def _has_told_all(attempt: AttemptRow, job: JobRow, now: datetime) -> bool:

@@ -36,8 +36,10 @@ __all__ = [
     "listing",
     "load",
     "lock",
+    "own_place",
     "place_of",
     "see",
+    "see_with_place",
     "view",
     "view_of",
     "with_states",
@@ -104,7 +106,7 @@ def _with_restore(session: Session, spec: JobSpec, checkpoints: str) -> JobSpec:
         raise unprocessable("body.restore", message)
     if other.checkpoint is None:
         raise unprocessable("body.restore", f"job {other.id} has no checkpoint yet")
-    place = place_of(other.id, other.spec, checkpoints)
+    place = own_place(other, checkpoints)
     if not belongs(other.checkpoint, place):
         message = (
             f"the checkpoint of job {other.id} was told to be {other.checkpoint!r}, which is not below its place {place!r}; "
@@ -170,6 +172,17 @@ def place_of(job: str, spec: str, default: str) -> str:
     """Where a stored job's checkpoints lie, however little of its spec can be read. Raises ValueError where that cannot."""
     policy = json.loads(spec).get("checkpoint") or {}
     return f"{str(policy.get('url') or default).rstrip('/')}/{job}"
+
+
+def own_place(row: JobRow, default: str) -> str:
+    """Where the job's checkpoints lie: where its first attempt was told, whatever is the default since; or as far as its spec is read."""
+    return row.checkpoint_place or f"{(spec_of(row).spec.checkpoint.url or default).rstrip('/')}/{row.id}"
+
+
+def see_with_place(session: Session, job: str, default: str) -> tuple[JobView, str]:
+    """As `see`, and the job's own place for checkpoints."""
+    row = load(session, job)
+    return view(session, row), own_place(row, default)
 
 
 def see(session: Session, job: str) -> JobView:

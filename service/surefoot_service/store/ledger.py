@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from sqlalchemy import bindparam, insert, select
@@ -18,6 +19,8 @@ __all__ = ["Contradiction", "are_stored", "counted_on", "take_rows"]
 log = structlog.get_logger()
 
 _LONGEST = 1000
+# what a row takes beside its JSON
+ROW_BYTES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +63,12 @@ def take_rows(session: Session, job: JobRow, attempt: str, rows: Iterable[Ledger
         found = found or _again(stored, wanted.pop(stored.step), attempt)
     if wanted:
         job.progressed = True
-        new = [
+        new: list[dict[str, Any]] = [
             {"job": job.id, "step": step, "row": row.model_dump_json(), "attempt": attempt}
             for step, row in sorted(wanted.items())
         ]
         session.execute(insert(StepRow), new)
+        job.told_bytes += sum(len(row["row"].encode()) + ROW_BYTES for row in new)
         done = job.steps_done
         while done in wanted:
             done += 1

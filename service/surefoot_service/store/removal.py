@@ -47,6 +47,8 @@ class Leftover:
     job: str
     # JobSpec as JSON
     spec: str
+    # where they lie; None: where its spec, or the default, says
+    place: str | None
     checkpoints: bool
     # nothing of it is on the cluster any more, as far as is known
     is_off_the_cluster: bool
@@ -114,6 +116,7 @@ def _leftover(session: Session, row: JobRow) -> Leftover:
     return Leftover(
         job=row.id,
         spec=row.spec,
+        place=row.checkpoint_place,
         checkpoints=row.delete_checkpoints,
         is_off_the_cluster=session.scalar(there) is None,
     )

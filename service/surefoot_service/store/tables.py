@@ -101,6 +101,10 @@ class JobRow(Base):
     deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # its checkpoints are to go too
     delete_checkpoints: Mapped[bool] = mapped_column(default=False)
+    # where all its checkpoints lie, as its first attempt was told; None: none was yet
+    checkpoint_place: Mapped[str | None] = mapped_column(Text)
+    # bytes of events and ledger rows that its attempts have told, as they are stored
+    told_bytes: Mapped[int] = mapped_column(Number, default=0)
 
 
 class AttemptRow(Base):

@@ -20,6 +20,8 @@ __all__ = ["MAX_AHEAD", "are_stored", "check_sources", "store_new", "stored_belo
 MAX_AHEAD = 100_000
 # sources of one batch: a supervisor's own, and those of the ones before it whose events it hands in
 MAX_SOURCES = 100
+# what an event takes beside its data: its other fields, and its places in the indexes
+EVENT_BYTES = 200
 
 
 def check_sources(session: Session, attempt: AttemptRow, events: Sequence[AnyTold]) -> Mapping[str, EventSourceRow]:
@@ -59,17 +61,18 @@ def _source(session: Session, attempt: AttemptRow, name: str, field: str) -> Eve
     return row
 
 
-def store_new(session: Session, job: str, events: Iterable[AnyTold]) -> list[AnyTold]:
-    """Store the events that are not yet, in their order; return them."""
+def store_new(session: Session, job: str, events: Iterable[AnyTold]) -> tuple[list[AnyTold], int]:
+    """Store the events that are not yet, in their order; return them, and the bytes that they take."""
     wanted: dict[tuple[str, int], AnyTold] = {}
     for event in events:
         wanted.setdefault((event.source, event.n), event)
     for key in _known(session, job, wanted):
         del wanted[key]
-    if wanted:
+    rows = [_row(job, event) for event in wanted.values()]
+    if rows:
         # in one statement, row by row, so that seq has the order in which they were told
-        session.execute(insert(EventRow), [_row(job, event) for event in wanted.values()])
-    return list(wanted.values())
+        session.execute(insert(EventRow), rows)
+    return list(wanted.values()), sum(len(row["data"]) + EVENT_BYTES for row in rows)
 
 
 def are_stored(session: Session, job: str, events: Iterable[AnyTold]) -> bool:

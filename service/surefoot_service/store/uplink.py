@@ -49,18 +49,24 @@ class Taken:
     moved: bool
 
 
-def take(session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch, *, now: datetime) -> Taken:
+def take(
+    session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch, *, max_bytes: int, now: datetime
+) -> Taken:
     """Store what is new in the batch of a locked job's attempt and fold it into the job; what was stored before changes nothing.
 
-    A step that is told with another result than the stored one fails the job.
+    A step that is told with another result than the stored one fails the job, and so does more than `max_bytes` in all.
     """
     before = job.state
     sources = told_events.check_sources(session, attempt, batch.events)
     contradiction = ledger.take_rows(session, job, attempt.id, batch.rows)
-    for event in told_events.store_new(session, job.id, batch.events):
+    events, num_bytes = told_events.store_new(session, job.id, batch.events)
+    job.told_bytes += num_bytes
+    for event in events:
         _fold(session, job, event, now)
     if contradiction is not None:
         _contradicted(session, job, contradiction, now)
+    elif job.told_bytes > max_bytes:
+        _told_too_much(session, job, max_bytes, now)
     elif _is_complete(job):
         attempt.closed_at = now
     session.flush()
@@ -107,7 +113,22 @@ def _contradicted(session: Session, job: JobRow, found: Contradiction, now: date
     reason = f"{found.what}; {found.who}. One of them is not this run's: neither the ledger nor the checkpoints can be trusted"
     if has_ended(job):
         job.reason = reason
-    else:
+    _end(session, job, reason, now)
+
+
+def _told_too_much(session: Session, job: JobRow, max_bytes: int, now: datetime) -> None:
+    """End the job before it fills the disk that others write to. What it has told so far stays."""
+    log.error("told_too_much", job=job.id, told_bytes=job.told_bytes, max_bytes=max_bytes)
+    reason = (
+        f"its events and ledger rows have {job.told_bytes} bytes, and a job may have {max_bytes}: log less a step, or have "
+        "SUREFOOT_MAX_TOLD_BYTES raised; its checkpoints stay, and another job can begin from them"
+    )
+    _end(session, job, reason, now)
+
+
+def _end(session: Session, job: JobRow, reason: str, now: datetime) -> None:
+    """Fail the job if it has not ended; nothing more is taken of its attempts."""
+    if not has_ended(job):
         change_state(session, job, JobState.FAILED, reason=reason, now=now)
     # What runs of it is cleaned off the cluster.
     for attempt in session.scalars(select(AttemptRow).where(AttemptRow.job == job.id, AttemptRow.fenced_at.is_(None))):
@@ -133,9 +154,9 @@ def _fold(session: Session, job: JobRow, event: AnyTold, now: datetime) -> None:
         case LengthTold(data=data):
             job.num_steps = data.num_steps or job.num_steps
         case FinishedTold(data=data):
-            _finished(job, data)
+            _finished(session, job, data, now)
         case CheckpointTold(data=data):
-            _checkpoint(job, data)
+            _checkpoint(session, job, data, now)
         case RestoredTold(data=data):
             _restored(session, job, data)
         case FailedTold(data=data):
@@ -159,16 +180,37 @@ def _generation(job: JobRow, data: GenerationData) -> None:
     job.num_steps = data.num_steps or job.num_steps
 
 
-def _finished(job: JobRow, data: FinishedData) -> None:
+def _finished(session: Session, job: JobRow, data: FinishedData, now: datetime) -> None:
     job.digest = data.digest
     job.num_steps = data.steps or job.num_steps  # fewer than were asked for, where the run was stopped
-    job.model = data.model or job.model
+    _model(session, job, data.model, now)
 
 
-def _checkpoint(job: JobRow, data: CheckpointData) -> None:
-    job.checkpoint, job.checkpoint_step = data.url, data.step
-    job.progressed = True
-    job.model = data.model or job.model
+def _checkpoint(session: Session, job: JobRow, data: CheckpointData, now: datetime) -> None:
+    if _is_its_own(session, job, "checkpoint", data.url, now):
+        job.checkpoint, job.checkpoint_step = data.url, data.step
+        job.progressed = True
+    _model(session, job, data.model, now)
+
+
+def _model(session: Session, job: JobRow, url: str | None, now: datetime) -> None:
+    if url and _is_its_own(session, job, "final model", url, now):
+        job.model = url
+
+
+def _is_its_own(session: Session, job: JobRow, what: str, url: str, now: datetime) -> bool:
+    """Whether what was told lies below the job's own place. What does not is not taken, and that is told once, not for each.
+
+    A job that was claimed before places were noted has none; what is told of it is looked at when it is used.
+    """
+    place = job.checkpoint_place
+    if place is None or belongs(url, place):
+        return True
+    log.warning("told_elsewhere", job=job.id, what=what, url=url, place=place)
+    message = f"a {what} was told to lie elsewhere than below the job's own place, {place}: it is not taken"
+    if not is_told(session, job.id, EventKind.WARNING, {"message": message}):
+        add_event(session, job.id, EventKind.WARNING, {"message": message}, now=now)
+    return False
 
 
 def _restored(session: Session, job: JobRow, data: RestoredData) -> None:
