@@ -36,6 +36,8 @@ _URGENT = frozenset({EventKind.STATE, EventKind.FAILED, EventKind.FINISHED})
 _GONE = frozenset({401, 403, 404, 410})
 _PROBLEM = "application/problem+json"
 _TOO_LARGE = 413
+# No proxy finds this too large: whoever says so is another program, and nothing is given up by its word.
+_SMALL_BYTES = 64 * 1024
 # It understands what is said, and does not take it: a fault of ours, or a newer version's word.
 _INVALID = 422
 # How it begins to be told that something could not be.
@@ -176,7 +178,7 @@ class HttpUplink:
         self.posts += 1
         self.sent_bytes += len(body)
         response = await self._ask("POST", "/uplink", content=body, headers={"Content-Type": "application/json"})
-        if _is_refused(response):
+        if _is_refused(response, len(body)):
             too_large = response.status_code == _TOO_LARGE
             give_up = self._size.too_large(batch) if too_large else self._size.refused(batch)
             if not give_up:
@@ -239,10 +241,12 @@ class HttpUplink:
             self.gone.set()
 
 
-def _is_refused(response: httpx.Response) -> bool:
-    """Whether the control plane itself, and not a proxy before it, refuses what was sent, now and always."""
+def _is_refused(response: httpx.Response, num_bytes: int) -> bool:
+    """Whether what was sent is refused, now and always: by the control plane itself, or for its size by a proxy before it."""
+    if response.status_code not in (_TOO_LARGE, _INVALID):
+        return False
     is_problem = response.headers.get("Content-Type", "").startswith(_PROBLEM)
-    return response.status_code == _TOO_LARGE or (response.status_code == _INVALID and is_problem)
+    return is_problem or (response.status_code == _TOO_LARGE and num_bytes > _SMALL_BYTES)
 
 
 class _Forgetting:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-__all__ = ["MAX_TEXT", "check", "fit", "read_object"]
+__all__ = ["MAX_TEXT", "MAX_WHOLE", "check", "fit", "read_object"]
 
 # characters of one text: a traceback is the longest
 MAX_TEXT = 100_000

@@ -73,7 +73,9 @@ def report(events: Iterable[Event], rows: Iterable[LedgerRow]) -> ChaosReport:
     to the next, so whatever is between two steps counts.
     """
     told, ledger = list(events), sorted(rows, key=lambda row: row.result.step)
-    faults = sorted((e for e in told if e.kind is EventKind.FAULT and e.data.get("kind") in _KINDS), key=lambda e: e.at)
+    faults = sorted(
+        (e for e in told if e.kind is EventKind.FAULT and str(e.data.get("kind")) in _KINDS), key=lambda e: e.at
+    )
     times = [event.at.timestamp() for event in faults]
     ideal = _ideal(ledger, times)
     steps = [row.result.step for row in ledger]

@@ -6,12 +6,12 @@ the control plane is in `surefoot.told`.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from surefoot._compat import StrEnum
+from surefoot.moments import Moment
 from surefoot.rows import Circumstances, LedgerRow, Result
 from surefoot.told import MAX_BATCH, UplinkBatch
 from surefoot.words import EventKind, FaultKind, UnknownWord
@@ -43,7 +43,7 @@ class Event(BaseModel):
 
     source: str
     n: int
-    at: datetime
+    at: Moment
     kind: Annotated[EventKind | UnknownWord, Field(union_mode="left_to_right")]
     data: dict[str, JsonValue] = Field(default_factory=dict)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from surefoot.bounds import MAX_WHOLE
 from surefoot.events import SUPERVISOR_RESTARTED, Event, EventKind, FaultKind
 from surefoot.spec import JobState
 
@@ -53,7 +54,7 @@ def troubles(events: Iterable[Event]) -> list[Trouble]:
                 lost_attempt = None
         elif event.kind is EventKind.RECOVERED:
             seconds = event.data.get("seconds")
-            if losses and isinstance(seconds, int | float):
+            if losses and isinstance(seconds, int | float) and abs(seconds) <= MAX_WHOLE:
                 found[losses[0]] = replace(found[losses[0]], seconds=float(seconds))
             losses = []
         elif event.kind in _KINDS or event.data.get("reason") == SUPERVISOR_RESTARTED:

@@ -9,13 +9,13 @@ ends.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from surefoot._compat import StrEnum
 from surefoot.events import Command, Event, FaultKind, LedgerRow
+from surefoot.moments import Moment
 from surefoot.spec import JobState
 from surefoot.stored_spec import AnySpec, RunnableSpec
 from surefoot.words import UnknownWord
@@ -60,10 +60,10 @@ class JobView(View):
     state: Annotated[JobState | UnknownWord, Field(union_mode="left_to_right")]
     # why it is in this state, in a sentence; empty when there is nothing to say
     reason: str = ""
-    created_at: datetime
+    created_at: Moment
     # when it first left the queue
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
+    started_at: Moment | None = None
+    ended_at: Moment | None = None
     # live members of the present generation; 0 before the first and after the end
     trainers: int = 0
     # how many a resize, or the spec, asks for
@@ -150,7 +150,7 @@ class CheckpointView(View):
     url: str
     # the step that training goes on with
     step: int | None = None
-    at: datetime
+    at: Moment
     bytes: int | None = None
     # from the snapshot until it was durable
     seconds: float | None = None
@@ -186,7 +186,7 @@ class AuditEntry(View):
     """One thing that was removed. It outlives what it is about."""
 
     n: Annotated[int, Field(ge=1)]
-    at: datetime
+    at: Moment
     # an AuditAction, or one that a newer service knows
     action: str
     # a job's id, or a package's hash

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tenacity import wait_none
 
 from surefoot.events import (
     Circumstances,
@@ -64,6 +65,8 @@ class ControlPlane:
             raise httpx.ConnectError("refused")
         if isinstance(answer, int) and answer != 200:
             return httpx.Response(answer, text="a problem", headers={"Content-Type": "application/problem+json"})
+        if answer == "a stranger's 413":
+            return httpx.Response(413, text="<html>too large")
         if answer == "a stranger's":
             return httpx.Response(404, text="<html>no such backend")
         self.sizes.append(len(batch.rows))
@@ -319,6 +322,20 @@ async def test_what_is_too_large_goes_in_smaller_batches(plane: ControlPlane, up
     assert await uplink.flush(LIVENESS_S)
     assert uplink.rows_below == 600
     assert max(plane.sizes) == 250
+
+
+async def test_a_strangers_word_that_a_small_batch_is_too_large_loses_nothing(
+    plane: ControlPlane, uplink: HttpUplink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program at the control plane's address may say so of anything; a proxy says so of what is large."""
+    monkeypatch.setattr(http_uplink, "wait_random_exponential", lambda **_: wait_none())
+    plane.answers = ["a stranger's 413"] * 12
+    await uplink.start()
+    uplink.event(EventKind.STATE, state="running")
+    uplink.rows([row(0)])
+    assert await uplink.flush(LIVENESS_S)
+    assert [event.kind for event in plane.events] == [EventKind.STATE]
+    assert sorted(plane.ledger) == [0]
 
 
 async def test_a_row_above_a_gap_is_sent_once(plane: ControlPlane, uplink: HttpUplink) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from surefoot.bounds import MAX_WHOLE
 from surefoot.cli.jobs import AsJson, JobRef
 from surefoot.cli.session import Session, console, say
 from surefoot.cli.words import ago, duration
@@ -89,7 +90,7 @@ def model(
 
 def size(num_bytes: int) -> str:
     """Say a size: "512 B", "3.4 MB"."""
-    value = float(num_bytes)
+    value = float(min(num_bytes, MAX_WHOLE))
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
             return f"{value:.3g} {unit}" if unit != "B" else f"{num_bytes} B"

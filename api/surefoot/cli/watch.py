@@ -65,7 +65,7 @@ def _is_end(update: object) -> bool:
     if not isinstance(update, NumberedEvent):
         return False
     ends = {state.value for state in JobState if state.ended}
-    return update.kind is EventKind.FAILED or (update.kind is EventKind.STATE and update.data.get("state") in ends)
+    return update.kind is EventKind.FAILED or (update.kind is EventKind.STATE and str(update.data.get("state")) in ends)
 
 
 def _conclude(view: JobView) -> None:

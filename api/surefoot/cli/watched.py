@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from surefoot._follow import Update
+from surefoot.bounds import MAX_WHOLE
 from surefoot.cli.words import describe, duration, number, steps
 from surefoot.events import EventKind, LedgerRow
 from surefoot.views import JobView, NumberedEvent
@@ -61,7 +62,7 @@ class Watched:
     @property
     def eta_s(self) -> float | None:
         speed = self.steps_per_s
-        return None if speed is None or self.total is None else max(0, self.total - self.done) / speed
+        return None if speed is None or self.total is None else min(max(0, self.total - self.done), MAX_WHOLE) / speed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

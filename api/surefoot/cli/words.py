@@ -8,6 +8,7 @@ from typing import Any
 
 from typing_extensions import assert_never
 
+from surefoot.bounds import MAX_WHOLE
 from surefoot.events import Event, EventKind
 from surefoot.printable import printable_line
 from surefoot.spec import JobState
@@ -33,7 +34,9 @@ def state_style(state: JobState | UnknownWord) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Say a duration: "184 ms", "4.2 s", "3 min 20 s", "5 h 3 min", "2 d 4 h"."""
+    """Say a duration: "184 ms", "4.2 s", "3 min 20 s", "5 h 3 min", "2 d 4 h"; "?" for what is none."""
+    if not abs(seconds) <= MAX_WHOLE:  # nor is what is no number
+        return "?"
     if seconds < 1:
         return f"{max(seconds, 0) * 1000:.0f} ms"
     if seconds < 59.95:
@@ -148,6 +151,6 @@ def _names(value: Any) -> str:
 
 def _recovered(data: Mapping[str, Any]) -> str:
     seconds, again = data.get("seconds"), data.get("sub_tasks_again")
-    time = f" in {seconds * 1000:.0f} ms" if isinstance(seconds, int | float) else ""
+    time = f" in {seconds * 1000:.0f} ms" if isinstance(seconds, int | float) and abs(seconds) <= MAX_WHOLE else ""
     twice = "" if again is None else f", {again} sub-task{'' if again == 1 else 's'} computed again"
     return f"recovered{_where(data)}{time}{twice}"

@@ -13,6 +13,7 @@ from surefoot.spec import JobSpec, JobState
 from surefoot.views import Claimed
 from surefoot_service.keys import Keys, digest, same
 from surefoot_service.problems import ProblemError, conflict, not_found
+from surefoot_service.store.columns import LAST_COMMAND
 from surefoot_service.store.jobs import change_state, lock, own_place
 from surefoot_service.store.reading import command_of, has_ended, spec_of
 from surefoot_service.store.requests import last_command
@@ -180,7 +181,8 @@ def commands_for(session: Session, attempt: str, token: str, after: int) -> tupl
     before = found.commands_before
     query = (
         select(CommandRow)
-        .where(CommandRow.job == job, CommandRow.n > max(after, before), CommandRow.told_at.is_(None))
+        .where(CommandRow.job == job, CommandRow.told_at.is_(None))
+        .where(CommandRow.n > max(after, before), CommandRow.n <= LAST_COMMAND)
         .order_by(CommandRow.n)
         .limit(1000)
     )

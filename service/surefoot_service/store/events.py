@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from surefoot.events import EventKind
 from surefoot.views import NumberedEvent
+from surefoot_service.store.columns import LAST_NUMBER
 from surefoot_service.store.reading import event_of, shown_row
 from surefoot_service.store.tables import EventRow, StepRow
 
@@ -23,7 +24,8 @@ SERVICE = "service"
 
 def add_event(session: Session, job: str, kind: EventKind, data: Mapping[str, Any], *, now: datetime) -> None:
     """Record an event of the control plane's own. The job is locked."""
-    last = session.scalar(select(func.max(EventRow.n)).where(EventRow.job == job, EventRow.source == SERVICE)) or 0
+    mine = (EventRow.job == job, EventRow.source == SERVICE, EventRow.n <= LAST_NUMBER)
+    last = session.scalar(select(func.max(EventRow.n)).where(*mine)) or 0
     session.add(EventRow(job=job, source=SERVICE, n=last + 1, at=now, kind=kind, data=json.dumps(data)))
     session.flush()
 

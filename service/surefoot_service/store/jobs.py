@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-import structlog
 from pydantic import ValidationError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -21,8 +20,9 @@ from surefoot.views import JobView, NumberedEvent
 from surefoot_service.lifecycle import Life, Move, move
 from surefoot_service.places import belongs
 from surefoot_service.problems import conflict, not_found, unprocessable
+from surefoot_service.store.columns import NoNumber
 from surefoot_service.store.events import add_event, state_events
-from surefoot_service.store.reading import has_ended, mend, shown_state, spec_of, state_of, text
+from surefoot_service.store.reading import has_ended, shown_state, spec_of, state_of
 from surefoot_service.store.tables import AttemptRow, JobRow, PackageRow
 
 __all__ = [
@@ -44,8 +44,6 @@ __all__ = [
     "view_of",
     "with_states",
 ]
-
-log = structlog.get_logger()
 
 LIVE = (JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.RECOVERING)
 
@@ -106,7 +104,13 @@ def _with_restore(session: Session, spec: JobSpec, checkpoints: str) -> JobSpec:
         raise unprocessable("body.restore", message)
     if other.checkpoint is None:
         raise unprocessable("body.restore", f"job {other.id} has no checkpoint yet")
-    place = own_place(other, checkpoints)
+    try:
+        place = own_place(other, checkpoints)
+    except ValueError:
+        message = (
+            f"it cannot be read where the checkpoints of job {other.id} lie; name the one that is meant by its URL"
+        )
+        raise unprocessable("body.restore", message) from None
     if not belongs(other.checkpoint, place):
         message = (
             f"the checkpoint of job {other.id} was told to be {other.checkpoint!r}, which is not below its place {place!r}; "
@@ -147,7 +151,7 @@ def lock(session: Session, job: str, *, deleted: bool = False) -> JobRow:
     query = select(JobRow).where(JobRow.id == job).with_for_update().execution_options(populate_existing=True)
     if not deleted:
         query = query.where(JobRow.deleted_at.is_(None))
-    return mend(_found(session.scalar(query), job))
+    return _found(session.scalar(query), job)
 
 
 def _found(row: JobRow | None, job: str) -> JobRow:
@@ -170,7 +174,10 @@ def listing(session: Session, *, state: JobState | None, limit: int, before: str
 
 def place_of(job: str, spec: str, default: str) -> str:
     """Where a stored job's checkpoints lie, however little of its spec can be read. Raises ValueError where that cannot."""
-    policy = json.loads(spec).get("checkpoint") or {}
+    stored = json.loads(spec)
+    policy = stored.get("checkpoint") or {} if isinstance(stored, dict) else None
+    if not isinstance(policy, dict):
+        raise ValueError(f"the spec of job {job} cannot be read")
     return f"{str(policy.get('url') or default).rstrip('/')}/{job}"
 
 
@@ -214,23 +221,6 @@ def _newest_attempts(session: Session, jobs: Sequence[str]) -> dict[str, tuple[s
 
 def view_of(row: JobRow, attempt: str | None, attempts: int) -> JobView:
     stored = spec_of(row)
-    try:
-        return _whole_view(row, stored, attempt, attempts)
-    except ValidationError as error:
-        # of the columns SQLite keeps whatever it is given: what can be shown is shown
-        log.warning("job_unreadable", job=row.id, error=str(error))
-        wrong = ", ".join(str(e["loc"][0]) for e in error.errors(include_url=False))
-        return JobView(
-            id=row.id,
-            spec=stored.spec,
-            state=shown_state(row),
-            created_at=row.created_at,
-            wanted_trainers=0,
-            unreadable=f"the stored job cannot be read: {wrong}",
-        )
-
-
-def _whole_view(row: JobRow, stored: StoredSpec, attempt: str | None, attempts: int) -> JobView:
     return JobView(
         id=row.id,
         spec=stored.spec,
@@ -255,9 +245,14 @@ def _whole_view(row: JobRow, stored: StoredSpec, attempt: str | None, attempts: 
     )
 
 
+_NUMBERS = ("trainers", "wanted_trainers", "generation", "steps_done", "num_steps", "checkpoint_step")
+
+
 def _unreadable(row: JobRow, stored: StoredSpec) -> str:
-    state = "" if state_of(row) else f"this version of surefoot knows no state {text(row.state)[:60]!r}"
-    return "; ".join(part for part in (state, stored.unreadable) if part)
+    state = "" if state_of(row) else f"this version of surefoot knows no state {row.state[:60]!r}"
+    wrong = ", ".join(name for name in _NUMBERS if isinstance(getattr(row, name), NoNumber))
+    numbers = f"what is stored of it is no number: {wrong}" if wrong else ""
+    return "; ".join(part for part in (state, stored.unreadable, numbers) if part)
 
 
 def change_state(session: Session, row: JobRow, to: JobState, *, reason: str, now: datetime, tell: bool = True) -> None:
@@ -286,9 +281,7 @@ def change_state(session: Session, row: JobRow, to: JobState, *, reason: str, no
 def _leave_unknown(row: JobRow, to: JobState, reason: str) -> None:
     """From a state that only a newer version knows, this one leads a job nowhere but to its end."""
     if not to.ended:
-        raise UnknownStateError(
-            f"job {row.id} is {text(row.state)!r}, a state that this version of surefoot does not know"
-        )
+        raise UnknownStateError(f"job {row.id} is {row.state!r}, a state that this version of surefoot does not know")
     row.state, row.reason = to, reason
 
 

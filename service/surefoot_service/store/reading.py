@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 from pydantic import ValidationError
 
-from surefoot.bounds import read_object, writable
+from surefoot.bounds import read_object
 from surefoot.events import Command, CommandKind, EventKind, FaultKind, LedgerRow
 from surefoot.spec import JobState
 from surefoot.stored_spec import StoredSpec, read_spec
@@ -20,7 +19,6 @@ __all__ = [
     "event_of",
     "has_ended",
     "ledger_row",
-    "mend",
     "shown_row",
     "shown_state",
     "spec_json",
@@ -31,18 +29,18 @@ __all__ = [
 
 def spec_of(job: JobRow) -> StoredSpec:
     """Return the job's spec, as far as this version can read it."""
-    return read_spec(text(job.spec))
+    return read_spec(job.spec)
 
 
 # Jobs are read again and again, and their specs hardly ever change. A long one is not remembered: bounded memory.
 _REMEMBERED_CHARS = 8192
 
 
-def spec_json(stored: Any) -> bytes | None:
+def spec_json(stored: str) -> bytes | None:
     """Return the JSON that a stored spec is shown as; None: this version cannot read all of it."""
-    if isinstance(stored, str) and len(stored) <= _REMEMBERED_CHARS:
+    if len(stored) <= _REMEMBERED_CHARS:
         return _remembered(stored)
-    return _spec_json(text(stored))
+    return _spec_json(stored)
 
 
 def _spec_json(stored: str) -> bytes | None:
@@ -63,7 +61,7 @@ def state_of(job: JobRow) -> JobState | None:
 
 def shown_state(job: JobRow) -> JobState | UnknownWord:
     """The same, for people."""
-    return state_of(job) or UnknownWord(text(job.state)[:60])
+    return state_of(job) or UnknownWord(job.state[:60])
 
 
 def has_ended(job: JobRow) -> bool:
@@ -78,10 +76,8 @@ def event_of(row: EventRow) -> NumberedEvent:
     try:
         kind = EventKind(row.kind)
     except ValueError:
-        kind = UnknownWord(text(row.kind)[:60])
-    return NumberedEvent(
-        seq=row.seq, source=text(row.source), n=whole(row.n), at=row.at, kind=kind, data=read_object(text(row.data))
-    )
+        kind = UnknownWord(row.kind[:60])
+    return NumberedEvent(seq=row.seq, source=row.source, n=row.n, at=row.at, kind=kind, data=read_object(row.data))
 
 
 def ledger_row(stored: str) -> LedgerRow | None:
@@ -94,17 +90,13 @@ def ledger_row(stored: str) -> LedgerRow | None:
 
 def shown_row(step: int, stored: str) -> str:
     """Return the JSON that a stored row goes out as: the row as it came in, or one without a result that says why."""
-    if _is_row(stored):
+    if ledger_row(stored) is not None:
         return stored
     return (
         f'{{"result":{{"step":{step},"first_sample":0,"num_samples":0,"digest":"","values":{{}}}},'
         f'"circumstances":{{"generation":0,"trainers":0,"seconds":0.0,"at":0.0}},'
         f'"unreadable":"the stored row of step {step} is no ledger row"}}'
     )
-
-
-def _is_row(stored: Any) -> bool:
-    return isinstance(stored, str) and ledger_row(stored) is not None
 
 
 def command_of(row: CommandRow) -> Command:
@@ -114,33 +106,9 @@ def command_of(row: CommandRow) -> Command:
     try:
         kind = CommandKind(row.kind)
     except ValueError:
-        kind = UnknownWord(text(row.kind)[:60])
+        kind = UnknownWord(row.kind[:60])
     try:
         fault = None if row.fault is None else FaultKind(row.fault)
     except ValueError:
-        fault = UnknownWord(text(row.fault)[:60])
-    return Command(n=row.n, kind=kind, trainers=None if row.trainers is None else whole(row.trainers), fault=fault)
-
-
-_WHOLE = ("trainers", "wanted_trainers", "generation", "steps_done", "losses")
-_WHOLE_OR_NONE = ("num_steps", "checkpoint_step")
-
-
-def mend(job: JobRow) -> JobRow:
-    """Make numbers of the job's that are none into some, so that what is done with it can be done."""
-    for name in _WHOLE:
-        if not isinstance(value := getattr(job, name), int):
-            setattr(job, name, whole(value))
-    for name in _WHOLE_OR_NONE:
-        if not isinstance(getattr(job, name), int | None):
-            setattr(job, name, None)
-    return job
-
-
-def text(value: Any) -> str:
-    """SQLite keeps what it is given, whatever the column says."""
-    return value if isinstance(value, str) else writable(str(value))
-
-
-def whole(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+        fault = UnknownWord(str(row.fault)[:60])
+    return Command(n=row.n, kind=kind, trainers=row.trainers, fault=fault)

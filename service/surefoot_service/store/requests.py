@@ -12,8 +12,9 @@ from surefoot.spec import JobState
 from surefoot.views import JobView
 from surefoot_service.lifecycle import after_steps
 from surefoot_service.problems import conflict, unprocessable
+from surefoot_service.store.columns import LAST_COMMAND
 from surefoot_service.store.jobs import change_state, lock, view
-from surefoot_service.store.reading import has_ended, shown_state, spec_of, state_of, text
+from surefoot_service.store.reading import has_ended, shown_state, spec_of, state_of
 from surefoot_service.store.tables import AttemptRow, CommandRow, JobRow
 
 __all__ = ["cancel", "checkpoint", "inject", "last_command", "pause", "resize", "resume"]
@@ -58,7 +59,7 @@ def cancel(session: Session, job: str, *, now: datetime) -> JobView:
 
 def _end_unknown(session: Session, row: JobRow, now: datetime) -> None:
     """End a job whose state only a newer version knows, and whatever it may have on the cluster."""
-    reason = f"cancelled while {text(row.state)[:60]!r}, a state that this version of surefoot does not know"
+    reason = f"cancelled while {row.state[:60]!r}, a state that this version of surefoot does not know"
     change_state(session, row, JobState.CANCELLED, reason=reason, now=now)
     for attempt in session.scalars(select(AttemptRow).where(AttemptRow.job == row.id, AttemptRow.fenced_at.is_(None))):
         attempt.fenced_at = now
@@ -105,7 +106,8 @@ def inject(session: Session, job: str, fault: FaultKind, *, now: datetime) -> Jo
 
 def last_command(session: Session, job: str) -> int:
     """Return the number of the job's newest command; 0 before the first."""
-    return session.scalar(select(func.max(CommandRow.n)).where(CommandRow.job == job)) or 0
+    query = select(func.max(CommandRow.n)).where(CommandRow.job == job, CommandRow.n <= LAST_COMMAND)
+    return session.scalar(query) or 0
 
 
 def _going_on(session: Session, job: str, consequence: str) -> JobRow:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, create_model
 from sqlalchemy import ColumnElement, Row, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from surefoot.spec import JobState
 from surefoot.views import JobView
 from surefoot_service.problems import not_found
+from surefoot_service.store.columns import NoNumber
 from surefoot_service.store.jobs import load, view_of
 from surefoot_service.store.reading import spec_json
 from surefoot_service.store.tables import AttemptRow, JobRow
@@ -71,12 +72,8 @@ def jobs_json(session: Session, *, state: JobState | None, limit: int, before: s
 
 def _json(row: Row[*tuple[Any, ...]]) -> bytes:
     spec = spec_json(row.spec)
-    if spec is not None and row.state in _STATES:
-        try:
-            facts = _Facts.model_validate(dict(row._mapping)).model_dump_json().encode()
-        except ValidationError:
-            pass  # of the columns SQLite keeps whatever it is given
-        else:
-            return b'{"spec":%b,%b' % (spec, facts[1:])
+    if spec is not None and row.state in _STATES and not any(isinstance(value, NoNumber) for value in row):
+        facts = _Facts.model_validate(dict(row._mapping)).model_dump_json().encode()
+        return b'{"spec":%b,%b' % (spec, facts[1:])
     # It has the columns that a view is made of, under the same names.
     return view_of(cast(JobRow, row), row.attempt, row.attempts).model_dump_json().encode()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, Integer, String, Text, UniqueConstraint
-from sqlalchemy.engine import Dialect
+from sqlalchemy import ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.types import TypeDecorator
+
+from surefoot_service.store.columns import LongWords, Number, UtcDateTime, Whole, Words
 
 __all__ = [
     "AttemptRow",
@@ -23,42 +22,9 @@ __all__ = [
     "StepRow",
 ]
 
-# SQLite numbers rows by itself only where the column's type is exactly INTEGER (of 64 bits, there).
-Number = BigInteger().with_variant(Integer(), "sqlite")
-
-
-_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime, kept in UTC: SQLite forgets time zones."""
-
-    impl = DateTime
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.astimezone(UTC).replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return None if value is None else value.replace(tzinfo=UTC)
-
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
-        """SQLite keeps times as text, any text: one that is none reads as the epoch, so that its row can be read."""
-        process = super().result_processor(dialect, coltype)
-        if process is None or dialect.name != "sqlite":
-            return process
-
-        def leniently(value: Any) -> Any:
-            try:
-                return process(value)
-            except (TypeError, ValueError):
-                return _NO_TIME
-
-        return leniently
-
 
 class Base(DeclarativeBase):
-    pass
+    type_annotation_map: ClassVar[dict[Any, Any]] = {int: Whole}
 
 
 class JobRow(Base):
@@ -69,11 +35,11 @@ class JobRow(Base):
 
     # the order of the queue
     number: Mapped[int] = mapped_column(Number, primary_key=True)
-    id: Mapped[str] = mapped_column(String(40), unique=True)
+    id: Mapped[str] = mapped_column(Words(40), unique=True)
     # JobSpec as JSON
-    spec: Mapped[str] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(String(20))
-    reason: Mapped[str] = mapped_column(Text, default="")
+    spec: Mapped[str] = mapped_column(LongWords)
+    state: Mapped[str] = mapped_column(Words(20))
+    reason: Mapped[str] = mapped_column(LongWords, default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -84,9 +50,9 @@ class JobRow(Base):
     # every step below it is in the ledger
     steps_done: Mapped[int] = mapped_column(Number, default=0)
     num_steps: Mapped[int | None] = mapped_column(Number)
-    digest: Mapped[str | None] = mapped_column(String(64))
-    traceback: Mapped[str | None] = mapped_column(Text)
-    idempotency_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    digest: Mapped[str | None] = mapped_column(Words(64))
+    traceback: Mapped[str | None] = mapped_column(LongWords)
+    idempotency_key: Mapped[str | None] = mapped_column(Words(200), unique=True)
     # attempts lost in a row, without a ledger row or a checkpoint in between
     losses: Mapped[int] = mapped_column(default=0)
     # whether the present attempt has brought a ledger row or a checkpoint
@@ -94,9 +60,9 @@ class JobRow(Base):
     # not to be started before
     retry_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # the newest durable checkpoint, the step that it goes on with, and where the final model lies
-    checkpoint: Mapped[str | None] = mapped_column(Text)
+    checkpoint: Mapped[str | None] = mapped_column(LongWords)
     checkpoint_step: Mapped[int | None] = mapped_column(Number)
-    model: Mapped[str | None] = mapped_column(Text)
+    model: Mapped[str | None] = mapped_column(LongWords)
     # from then on there is no such job: what is left of it is being removed (see store/removal.py)
     deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # its checkpoints are to go too
@@ -113,30 +79,30 @@ class AttemptRow(Base):
     __tablename__ = "attempts"
     __table_args__ = (UniqueConstraint("job", "n"),)
 
-    id: Mapped[str] = mapped_column(String(60), primary_key=True)
+    id: Mapped[str] = mapped_column(Words(60), primary_key=True)
     job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     n: Mapped[int] = mapped_column()
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     # of the claim code; what is kept of secrets are hashes (sha256, hex)
-    claim_hash: Mapped[str] = mapped_column(String(64))
+    claim_hash: Mapped[str] = mapped_column(Words(64))
     claimed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-    token_hash: Mapped[str | None] = mapped_column(String(64))
+    token_hash: Mapped[str | None] = mapped_column(Words(64))
     # of the Ray job that is its launcher
-    submission_id: Mapped[str] = mapped_column(String(80))
+    submission_id: Mapped[str] = mapped_column(Words(80))
     # when Ray confirmed the submission
     submitted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # Ray's session, so that a cluster that was replaced by another is noticed
-    session: Mapped[str | None] = mapped_column(String(200))
+    session: Mapped[str | None] = mapped_column(Words(200))
     # first word of its supervisor
     spoke_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # from then on nothing it says counts
     fenced_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     # what the job is to be once the cluster is cleaned of this attempt (queued: tried again, if it may be);
     # None: its supervisor will tell
-    verdict: Mapped[str | None] = mapped_column(String(20))
-    verdict_reason: Mapped[str | None] = mapped_column(Text)
+    verdict: Mapped[str | None] = mapped_column(Words(20))
+    verdict_reason: Mapped[str | None] = mapped_column(LongWords)
     # what the launcher printed last
-    verdict_log: Mapped[str | None] = mapped_column(Text)
+    verdict_log: Mapped[str | None] = mapped_column(LongWords)
     # the job's commands up to this one were for the attempts before
     commands_before: Mapped[int] = mapped_column(default=0)
     # nothing of it is left on the cluster
@@ -157,12 +123,12 @@ class EventRow(Base):
 
     seq: Mapped[int] = mapped_column(Number, primary_key=True)
     job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
-    source: Mapped[str] = mapped_column(String(100))
+    source: Mapped[str] = mapped_column(Words(100))
     n: Mapped[int] = mapped_column(Number)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
-    kind: Mapped[str] = mapped_column(String(30))
+    kind: Mapped[str] = mapped_column(Words(30))
     # JSON
-    data: Mapped[str] = mapped_column(Text)
+    data: Mapped[str] = mapped_column(LongWords)
 
 
 class EventSourceRow(Base):
@@ -171,9 +137,9 @@ class EventSourceRow(Base):
     __tablename__ = "event_sources"
 
     job: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    source: Mapped[str] = mapped_column(String(100), primary_key=True)
+    source: Mapped[str] = mapped_column(Words(100), primary_key=True)
     # the only one that may tell events of this source
-    attempt: Mapped[str] = mapped_column(String(60))
+    attempt: Mapped[str] = mapped_column(Words(60))
     # every event with n up to and including this is stored; there may be more
     stored: Mapped[int] = mapped_column(Number, default=0)
 
@@ -185,9 +151,9 @@ class StepRow(Base):
 
     job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     step: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=False)
-    row: Mapped[str] = mapped_column(Text)
+    row: Mapped[str] = mapped_column(LongWords)
     # who told it; None: it was stored before this was noted
-    attempt: Mapped[str | None] = mapped_column(String(60))
+    attempt: Mapped[str | None] = mapped_column(Words(60))
 
 
 class CommandRow(Base):
@@ -197,9 +163,9 @@ class CommandRow(Base):
 
     job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     n: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    kind: Mapped[str] = mapped_column(String(20))
+    kind: Mapped[str] = mapped_column(Words(20))
     trainers: Mapped[int | None] = mapped_column()
-    fault: Mapped[str | None] = mapped_column(String(20))
+    fault: Mapped[str | None] = mapped_column(Words(20))
     # when it was first handed to a supervisor; kept of faults, which are done once at most
     told_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -210,7 +176,7 @@ class PackageRow(Base):
 
     __tablename__ = "packages"
 
-    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    sha256: Mapped[str] = mapped_column(Words(64), primary_key=True)
     bytes: Mapped[int] = mapped_column(Number)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
@@ -223,9 +189,9 @@ class AuditRow(Base):
 
     n: Mapped[int] = mapped_column(Number, primary_key=True)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
-    action: Mapped[str] = mapped_column(String(40))
+    action: Mapped[str] = mapped_column(Words(40))
     # a job's id, or a package's hash
-    subject: Mapped[str] = mapped_column(String(64))
-    by: Mapped[str] = mapped_column(String(200))
+    subject: Mapped[str] = mapped_column(Words(64))
+    by: Mapped[str] = mapped_column(Words(200))
     # a sentence
-    detail: Mapped[str] = mapped_column(Text, default="")
+    detail: Mapped[str] = mapped_column(LongWords, default="")

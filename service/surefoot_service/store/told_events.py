@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session, aliased
 
 from surefoot.told import AnyTold
 from surefoot_service.problems import unprocessable
+from surefoot_service.store.columns import LAST_NUMBER
 from surefoot_service.store.tables import AttemptRow, EventRow, EventSourceRow
 
 __all__ = ["MAX_AHEAD", "are_stored", "check_sources", "store_new", "stored_below"]
@@ -42,7 +43,8 @@ def check_sources(session: Session, attempt: AttemptRow, events: Sequence[AnyTol
 
 def _check_ahead(session: Session, job: str, source: str, n: int, field: str) -> None:
     """There may be a gap: a store that was put back to an older state has one."""
-    last = session.scalar(select(func.max(EventRow.n)).where(EventRow.job == job, EventRow.source == source)) or 0
+    mine = (EventRow.job == job, EventRow.source == source, EventRow.n <= LAST_NUMBER)
+    last = session.scalar(select(func.max(EventRow.n)).where(*mine)) or 0
     if n > last + MAX_AHEAD:
         message = f"{n} is more than {MAX_AHEAD} ahead of {last}, the last event of {source} that is stored"
         raise unprocessable(field, message)
