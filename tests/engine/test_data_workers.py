@@ -328,12 +328,13 @@ OPEN: dict[str, tuple[Callable[[Path], Any], Callable[[Any, int], Any]]] = {
 }  # fmt: skip
 
 
-def offsets() -> dict[int, int]:
-    """Where this process is in each file that it has open."""
+def offsets(folder: Path) -> dict[int, int]:
+    """Where this process is in each file of this folder that it has open."""
     found = {}
     for number in map(int, os.listdir("/proc/self/fd")):
         try:
-            if number > 2 and stat.S_ISREG(os.fstat(number).st_mode):
+            inside = os.readlink(f"/proc/self/fd/{number}").startswith(str(folder))
+            if inside and stat.S_ISREG(os.fstat(number).st_mode):
                 found[number] = os.lseek(number, 0, os.SEEK_CUR)
         except OSError:
             continue  # the listing's own
@@ -345,7 +346,7 @@ def test_workers_have_offsets_of_their_own(kind: str, path: Path) -> None:
     make, read = OPEN[kind]
     file = make(path)
     data = File(file, read)
-    right, places = [record(i) for i in range(3000)], offsets()
+    right, places = [record(i) for i in range(3000)], offsets(path.parent)
 
     def use(batch: Any) -> Any:
         return [b.encode() if isinstance(b, str) else b for b in batch]
@@ -358,8 +359,8 @@ def test_workers_have_offsets_of_their_own(kind: str, path: Path) -> None:
             )
             assert [[right[i] for i in part] for part in wanted] == got
             if data_workers:
-                assert offsets() == places, "a worker moved the trainer's own place"
-            places = offsets()
+                assert offsets(path.parent) == places, "a worker moved the trainer's own place"
+            places = offsets(path.parent)
     finally:
         os.close(file) if isinstance(file, int) else getattr(file, "close", lambda: None)()
 

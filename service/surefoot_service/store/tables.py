@@ -68,7 +68,7 @@ class JobRow(Base):
     # its checkpoints are to go too
     delete_checkpoints: Mapped[bool] = mapped_column(default=False)
     # where all its checkpoints lie, as its first attempt was told; None: none was yet
-    checkpoint_place: Mapped[str | None] = mapped_column(Text)
+    checkpoint_place: Mapped[str | None] = mapped_column(LongWords)
     # bytes of events and ledger rows that its attempts have told, as they are stored
     told_bytes: Mapped[int] = mapped_column(Number, default=0)
 

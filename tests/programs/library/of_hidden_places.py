@@ -9,7 +9,7 @@ from array import array
 from decimal import Decimal
 
 import numpy as np
-import settings
+import rates
 import torch
 import torch.nn.functional as F
 from kinds import POINTS, Points, mlp, program
@@ -37,23 +37,23 @@ def begun(run, **tracked):
 
 @program(steps=6, in_suite=False)
 def variables_of_another_module(run: surefoot.Run) -> None:
-    settings.rate, settings.seen["steps"] = 0.1, 0
+    rates.rate, rates.seen["steps"] = 0.1, 0
     model, optimizer = begun(run)
     for step in run.steps(run.config["steps"]):
         inner(model, step)
-        settings.seen["steps"] += 1
-        optimizer.param_groups[0]["lr"] = settings.next_rate() / settings.seen["steps"]
+        rates.seen["steps"] += 1
+        optimizer.param_groups[0]["lr"] = rates.next_rate() / rates.seen["steps"]
         optimizer.step()
 
 
 @program(steps=6, in_suite=False)
 def class_counter_of_another_module(run: surefoot.Run) -> None:
-    settings.Registry.made = 0
+    rates.Registry.made = 0
     model, optimizer = begun(run)
     for step in run.steps(run.config["steps"]):
         inner(model, step)
-        settings.Registry.made += 1
-        optimizer.param_groups[0]["lr"] = 0.1 / settings.Registry.made
+        rates.Registry.made += 1
+        optimizer.param_groups[0]["lr"] = 0.1 / rates.Registry.made
         optimizer.step()
 
 
