@@ -174,8 +174,9 @@ def claimable(data: Path, num: int) -> list[tuple[str, str, str]]:
         made = []
         for _ in range(num):
             view, _new = await service.database.write(jobs.create, spec, idempotency_key=None, now=service.now())
-            options = {"keys": service.keys, "session_name": "s", "reason": "", "now": service.now()}
-            attempt = await service.database.write(attempts.make, view.id, **options)
+            attempt = await service.database.write(
+                attempts.make, view.id, keys=service.keys, session_name="s", reason="", now=service.now()
+            )
             assert attempt is not None
             made.append((view.id, attempt.id, service.keys.claim_code(attempt.id)))
         return made

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ WATCHERS, WATCHED_S, ROWS_A_BATCH = 200, 10.0, 25
 # a cut falls so many seconds after a first acknowledgement
 CUT_AFTER_S = (0.05, 1.0)
 MIB = 2**20
+AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 # ---- reads and submissions
@@ -219,7 +221,7 @@ class Writer:
         told = Event(
             source="supervisor-1",
             n=self.events + 1,
-            at="2026-01-01T00:00:00Z",  # type: ignore[arg-type]
+            at=AT,
             kind=EventKind.WARNING,
             data={"message": f"event {self.events + 1}"},
         )
@@ -292,7 +294,8 @@ def measure_losses(
 
     async def round_(writers: list[Writer], submitter: Submitter) -> None:
         async with asyncio.TaskGroup() as group:
-            for writer in [*writers, submitter]:
+            group.create_task(submitter.write())
+            for writer in writers:
                 group.create_task(writer.write())
             for writer in writers:
                 writer.heard.clear()
