@@ -38,7 +38,7 @@ LOST = [
 PAUSED = ["adamw_fused_channels_last", "group_added", "plain_values"]
 SEED = 7
 # long enough for a replacement to come while training goes on
-STEPS = 150
+STEPS = 300
 
 
 @pytest.fixture(scope="module")
