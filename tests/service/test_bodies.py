@@ -319,3 +319,11 @@ async def test_an_upload_that_lies_about_its_length(client: httpx.AsyncClient) -
 
     answer = await client.post("/v1/packages", content=pieces(), headers={"content-type": "application/zip"})
     assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("number", ["+0.0", "1_000", "1e1", " 1", "0x1", "١"])
+async def test_numbers_in_queries_are_written_in_digits(client: httpx.AsyncClient, number: str) -> None:
+    for path, name in (("/v1/audit", "after"), ("/v1/jobs", "limit")):
+        answer = await client.get(path, params={name: number})
+        assert answer.status_code == 422, answer.text
+        assert (await client.get(path, params={name: "1"})).status_code == 200

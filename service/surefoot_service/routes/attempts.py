@@ -14,6 +14,7 @@ from surefoot_service.context import AttemptToken, ServiceDep
 from surefoot_service.keys import new_token, same
 from surefoot_service.problems import ProblemError, documented
 from surefoot_service.rest.body import BodyKind, takes
+from surefoot_service.rest.numbers import Digits
 from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.rest.tokens import ATTEMPT_NAME
 from surefoot_service.store import attempts as store
@@ -63,7 +64,7 @@ async def poll_commands(
     attempt: AttemptId,
     token: AttemptToken,
     service: ServiceDep,
-    after: Annotated[int, Query(ge=0, lt=2**31)] = 0,
+    after: Annotated[int, Digits, Query(ge=0, lt=2**31)] = 0,
     wait_s: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False)] = 0,
 ) -> CommandPage:
     """Return commands with n above `after`, waiting up to `wait_s` for the first; a new one is answered at once."""

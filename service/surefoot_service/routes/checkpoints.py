@@ -12,6 +12,7 @@ from surefoot_service.context import Service, ServiceDep, User
 from surefoot_service.models import Source, find_model
 from surefoot_service.places import belongs
 from surefoot_service.problems import ProblemError, documented
+from surefoot_service.rest.numbers import Digits
 from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.routes.jobs import JobId
 from surefoot_service.store import events, jobs
@@ -23,7 +24,7 @@ _BYTES = {"schema": {"type": "string", "format": "binary"}}
 
 @router.get("/{job}/checkpoints", responses=documented(401, 404))
 async def list_checkpoints(
-    job: JobId, service: ServiceDep, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+    job: JobId, service: ServiceDep, limit: Annotated[int, Digits, Query(ge=1, le=1000)] = 100
 ) -> CheckpointList:
     """List the checkpoints that were told to be durable, newest first. Older ones may have been removed since: a job keeps a few."""
     _, place = await _seen(service, job)

@@ -18,6 +18,7 @@ from surefoot_service.entrypoints import check_entrypoint
 from surefoot_service.places import refusal
 from surefoot_service.problems import ProblemError, documented, unprocessable
 from surefoot_service.rest.body import BodyKind, takes
+from surefoot_service.rest.numbers import Digits
 from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.store import jobs as store
 from surefoot_service.store import packages, requests, shown
@@ -93,7 +94,7 @@ def _no_package(spec: JobSpec) -> ProblemError:
 async def list_jobs(
     service: ServiceDep,
     state: JobState | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, Digits, Query(ge=1, le=1000)] = 100,
     before: Annotated[
         str | None, Query(pattern=r"^[a-z0-9-]{1,40}$", description="a job's id: only older ones")
     ] = None,
