@@ -64,7 +64,7 @@ async def poll_commands(
     attempt: AttemptId,
     token: AttemptToken,
     service: ServiceDep,
-    after: Annotated[int, Digits, Query(ge=0, lt=2**31)] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**31), Digits] = 0,
     wait_s: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False)] = 0,
 ) -> CommandPage:
     """Return commands with n above `after`, waiting up to `wait_s` for the first; a new one is answered at once."""

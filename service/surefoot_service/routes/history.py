@@ -28,12 +28,12 @@ ROWS_AT_A_TIME = 2_000
 _VARY = {"Vary": "Accept"}
 
 # as far as JSON's numbers are whole everywhere
-Number = Annotated[int, Digits, Query(ge=0, le=2**53)]
+Number = Annotated[int, Query(ge=0, le=2**53), Digits]
 
 
 @router.get("/{job}/events", responses=documented(401, 404))
 async def list_events(
-    job: JobId, service: ServiceDep, after: Number = 0, limit: Annotated[int, Digits, Query(ge=1, le=10_000)] = 1000
+    job: JobId, service: ServiceDep, after: Number = 0, limit: Annotated[int, Query(ge=1, le=10_000), Digits] = 1000
 ) -> EventPage:
     """List a job's events in the order stored, those with seq above `after`."""
     await service.database.read(jobs.load, job)
@@ -49,7 +49,7 @@ async def read_ledger(
     job: JobId,
     service: ServiceDep,
     from_step: Number = 0,
-    limit: Annotated[int, Digits, Query(ge=1, le=100_000)] = 10_000,
+    limit: Annotated[int, Query(ge=1, le=100_000), Digits] = 10_000,
     accept: Annotated[str | None, Header(max_length=1000)] = None,
 ) -> StreamingResponse:
     """Read a job's ledger by step: as one document, or, for `Accept: application/x-ndjson`, a row a line."""

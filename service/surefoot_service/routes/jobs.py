@@ -94,7 +94,7 @@ def _no_package(spec: JobSpec) -> ProblemError:
 async def list_jobs(
     service: ServiceDep,
     state: JobState | None = None,
-    limit: Annotated[int, Digits, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, Query(ge=1, le=1000), Digits] = 100,
     before: Annotated[
         str | None, Query(pattern=r"^[a-z0-9-]{1,40}$", description="a job's id: only older ones")
     ] = None,
