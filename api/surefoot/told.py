@@ -214,9 +214,9 @@ class ToldResult(Result):
 
     model_config = ConfigDict(from_attributes=True)
 
-    step: Whole
-    first_sample: Annotated[int, Field(ge=0, le=2**90)]
-    num_samples: Annotated[int, Field(ge=1, le=bounds.MAX_WHOLE)]
+    step: Annotated[Whole, Field(strict=True)]
+    first_sample: Annotated[int, Field(ge=0, le=2**90, strict=True)]
+    num_samples: Annotated[int, Field(ge=1, le=bounds.MAX_WHOLE, strict=True)]
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     values: Annotated[dict[Name, float], Field(max_length=10_000)] = Field(default_factory=dict)
 
@@ -226,10 +226,11 @@ class ToldCircumstances(Circumstances):
 
     model_config = ConfigDict(from_attributes=True)
 
-    generation: Whole
-    trainers: Count
-    seconds: Seconds
-    at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] = 0.0
+    # numbers, not texts that could be read as such
+    generation: Annotated[Whole, Field(strict=True)]
+    trainers: Annotated[Count, Field(strict=True)]
+    seconds: Annotated[Seconds, Field(strict=True)]
+    at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False, strict=True)] = 0.0
     nondeterministic: Annotated[tuple[Name, ...], Field(max_length=1000)] = Field(
         default=(), exclude_if=lambda names: not names
     )

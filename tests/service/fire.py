@@ -69,7 +69,8 @@ class Round:
     # whether paths name what is there
     known: bool
     seed: int
-    seconds: int
+    # it goes on for so long; None: until so many examples of each operation are tried, the same ones wherever it runs
+    seconds: int | None
     examples: int
 
 
@@ -146,7 +147,8 @@ def fire(plane: Plane, how: Round) -> subprocess.CompletedProcess[str]:
         config.write_text(f"hooks = {json.dumps(str(HOOKS))}\n" + _CHECKS + _parameters(plane, known=how.known))
         command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run"]
         command += [f"{plane.url}/openapi.json", "--checks", "all", "--continue-on-failure", "--no-color"]
-        command += ["--seed", str(how.seed), "--max-time", str(how.seconds), "--max-examples", str(how.examples)]
+        command += ["--seed", str(how.seed), "--max-examples", str(how.examples)]
+        command += ["--max-time", str(how.seconds)] if how.seconds is not None else []
         command += ["--suppress-health-check", "all", "--generation-database", "none", "--no-shrink"]
         command += ["--request-timeout", str(ANSWER_S), "--warnings", "off"]
         if how.known or how.identity == "user":  # the stream of a job that is under way does not end

@@ -11,7 +11,7 @@ from .fire import Plane, Round, control_plane, fire
 pytestmark = pytest.mark.slow
 
 SEED = 20261126
-SECONDS, EXAMPLES = 15, 5
+EXAMPLES = 3
 
 
 @pytest.fixture(scope="module")
@@ -23,5 +23,5 @@ def plane() -> Iterator[Plane]:
 @pytest.mark.parametrize(("identity", "known"), [("nobody", False), ("attempt", True), ("user", False), ("user", True)])
 @pytest.mark.timeout(300)
 def test_every_answer_is_one_that_the_document_names(plane: Plane, identity: str, known: bool) -> None:
-    done = fire(plane, Round(identity=identity, known=known, seed=SEED, seconds=SECONDS, examples=EXAMPLES))
+    done = fire(plane, Round(identity=identity, known=known, seed=SEED, seconds=None, examples=EXAMPLES))
     assert done.returncode == 0, done.stdout
