@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -91,9 +92,8 @@ class Waiting:
         with self._lock:
             self._forget(numbers)
             if self._file is not None:
-                self._file.execute("BEGIN")
-                self._file.executemany("DELETE FROM waiting WHERE number = ?", [(n,) for n in numbers])
-                self._file.execute("COMMIT")
+                with _whole(self._file):
+                    self._file.executemany("DELETE FROM waiting WHERE number = ?", [(n,) for n in numbers])
 
     @property
     def memory_bytes(self) -> int:
@@ -111,19 +111,26 @@ class Waiting:
         try:
             if self._file is None:
                 self._file = _open()
-            self._file.execute("BEGIN")
-            try:
+            with _whole(self._file):
                 self._file.executemany("INSERT OR REPLACE INTO waiting VALUES (?, ?)", self._recent.items())
-                self._file.execute("COMMIT")
-            except BaseException:
-                if self._file.in_transaction:
-                    self._file.execute("ROLLBACK")
-                raise
         except sqlite3.Error as error:
             log.warning("waiting_rows_stay_in_memory", bytes=self._recent_bytes, error=str(error))
             self._spill_at = self._recent_bytes + self._most_bytes
             return
         self._recent, self._recent_bytes, self._spill_at = {}, 0, self._most_bytes
+
+
+@contextmanager
+def _whole(file: sqlite3.Connection) -> Iterator[None]:
+    """Do all of the block's writes or none; no transaction is left open, which would refuse every later one."""
+    file.execute("BEGIN")
+    try:
+        yield
+        file.execute("COMMIT")
+    except BaseException:
+        if file.in_transaction:
+            file.execute("ROLLBACK")
+        raise
 
 
 def _open() -> sqlite3.Connection:

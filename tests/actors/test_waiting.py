@@ -33,7 +33,7 @@ class Disk:
     """Opens the file behind, or fails as a full disk does."""
 
     def __init__(self) -> None:
-        self.is_full = False
+        self.is_full = self.deletes_fail = False
 
     def connect(self) -> Any:
         file = sqlite3.connect("", check_same_thread=False, isolation_level=None)
@@ -48,7 +48,9 @@ class Disk:
                 if disk.is_full and sql.startswith("INSERT"):
                     file.executemany(sql, rows[: len(rows) // 2])
                     raise sqlite3.OperationalError("database or disk is full")
-                return file.executemany(sql, rows)
+                file.executemany(sql, rows)
+                if disk.deletes_fail and sql.startswith("DELETE"):
+                    raise sqlite3.OperationalError("database or disk is full")
 
             def execute(self, *args: Any) -> Any:
                 return file.execute(*args)
@@ -83,6 +85,21 @@ def test_what_waits_is_what_was_added_and_not_dropped_whatever_the_disk_does(act
             assert waiting.empty == (not expected)
             if not disk.is_full and what == "add" and value[1]:
                 assert waiting.memory_bytes <= 4 * TINY or any(w == "disk" for w, _ in acts)
+
+
+def test_a_drop_that_fails_is_taken_back_and_can_be_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk()
+    monkeypatch.setattr(module, "_open", disk.connect)
+    waiting = Waiting(TINY)
+    for number in range(10):
+        waiting.add(number, b"x" * TINY)
+    disk.deletes_fail = True
+    with pytest.raises(sqlite3.OperationalError):
+        waiting.drop([1, 2])
+    assert [n for n, _ in waiting.lines()] == list(range(10))
+    disk.deletes_fail = False
+    waiting.drop([1, 2])
+    assert [n for n, _ in waiting.lines()] == [0, *range(3, 10)]
 
 
 def row(step: int, generation: int = 1) -> LedgerRow:
