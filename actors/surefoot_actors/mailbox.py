@@ -12,7 +12,7 @@ from surefoot.events import LedgerRow
 from surefoot.ledger import step_of
 from surefoot_actors.cluster import Inbox
 from surefoot_actors.protocol.messages import FromTrainer
-from surefoot_actors.waiting import Waiting
+from surefoot_actors.spool import Spool
 
 __all__ = ["KeptRows", "Mailbox", "row_lines"]
 
@@ -26,7 +26,7 @@ _TELL_AGAIN_AT_MOST_S = 320.0
 class KeptRows:
     """The unacknowledged rows as they were at one moment, read when they are asked for; what is acknowledged by then is left out."""
 
-    def __init__(self, waiting: Waiting, below: int) -> None:
+    def __init__(self, waiting: Spool, below: int) -> None:
         self._waiting, self._below = waiting, below
 
     def __iter__(self) -> Iterator[LedgerRow]:
@@ -51,7 +51,7 @@ class Mailbox:
         self._changed = threading.Condition()
         self._messages: deque[tuple[int, FromTrainer]] = deque()
         self._count = 0
-        self._rows, self._end = Waiting(), 0
+        self._rows, self._end = Spool(), 0
         # rows of steps below this were told; when one was acknowledged last, or all were to be told again; after how long they are
         self._told_below, self._acknowledged_at, self._patience_s = 0, 0.0, TELL_AGAIN_S
 
@@ -74,7 +74,7 @@ class Mailbox:
     def adopt(self, lines: Iterable[bytes]) -> None:
         """Keep the rows of a peer (each as JSON), in place of those kept: this trainer goes on from where that one is."""
         # another one, as whoever writes a checkpoint may still read those of before
-        rows, end = Waiting(), 0
+        rows, end = Spool(), 0
         for line in lines:
             end = step_of(line) + 1
             rows.add(end - 1, line)

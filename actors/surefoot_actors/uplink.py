@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from surefoot.bounds import fit
 from surefoot.events import Command, Event, EventKind, LedgerRow, SentBatch
-from surefoot_actors.waiting import Waiting
+from surefoot_actors.spool import Spool
 
 __all__ = ["MemoryUplink", "Outbox", "Uplink"]
 
@@ -56,8 +56,8 @@ class Outbox:
         self.rows_below = 0
         self._n = 0
         # a supervisor's own events at their numbers; those of the ones before at numbers below 1, in their order
-        self._events, self._adopted = Waiting(), dict[tuple[str, int], int]()
-        self._rows = Waiting()
+        self._events, self._adopted = Spool(), dict[tuple[str, int], int]()
+        self._rows = Spool()
         # steps at or above rows_below that are stored already: there is a gap below them
         self._stored: set[int] = set()
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import structlog
 
-__all__ = ["MEMORY_BYTES", "Waiting"]
+__all__ = ["MEMORY_BYTES", "Spool"]
 
 log = structlog.get_logger()
 
@@ -29,7 +29,7 @@ _PAGE = 1000
 _OVERHEAD_BYTES = 150
 
 
-class Waiting:
+class Spool:
     """Lines by number. Thread-safe; adding one to memory takes microseconds."""
 
     def __init__(self, memory_bytes: int = MEMORY_BYTES) -> None:

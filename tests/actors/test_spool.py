@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from surefoot.events import Circumstances, LedgerRow, Result
 from surefoot_actors import mailbox as mailboxes
-from surefoot_actors import waiting as module
+from surefoot_actors import spool as module
 from surefoot_actors.mailbox import Mailbox
-from surefoot_actors.waiting import Waiting
+from surefoot_actors.spool import Spool
 
 # so little that a few lines go to the file
 TINY = 400
@@ -64,7 +64,7 @@ def test_what_waits_is_what_was_added_and_not_dropped_whatever_the_disk_does(act
     disk = Disk()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_open", disk.connect)
-        waiting, expected = Waiting(TINY), dict[int, bytes]()
+        waiting, expected = Spool(TINY), dict[int, bytes]()
         for what, value in acts:
             if what == "add":
                 waiting.add(*value)
@@ -90,7 +90,7 @@ def test_what_waits_is_what_was_added_and_not_dropped_whatever_the_disk_does(act
 def test_a_drop_that_fails_is_taken_back_and_can_be_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
     disk = Disk()
     monkeypatch.setattr(module, "_open", disk.connect)
-    waiting = Waiting(TINY)
+    waiting = Spool(TINY)
     for number in range(10):
         waiting.add(number, b"x" * TINY)
     disk.deletes_fail = True
@@ -124,7 +124,7 @@ MailboxAct = st.one_of(
 @given(st.lists(MailboxAct, max_size=25))
 def test_a_trainer_keeps_each_row_until_it_is_acknowledged_and_tells_it(acts: list[tuple[str, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mailboxes, "Waiting", lambda: Waiting(TINY))
+        patch.setattr(mailboxes, "Spool", lambda: Spool(TINY))
         patch.setattr(mailboxes, "MAX_ROWS", 7)
         box, kept, step, told = Mailbox(), list[int](), 0, set[int]()
         for what, value in acts:
