@@ -30,13 +30,13 @@ from torch import nn
 from surefoot.contract import Run
 from surefoot.events import LedgerRow
 from surefoot_actors.checkpoint.capture import Facts, Place
-from surefoot_actors.checkpoint.saver import Saver
-from surefoot_actors.engine.fingerprint import make_deterministic
-from surefoot_actors.engine.local import LocalCoordinator
+from surefoot_actors.determinism.fingerprint import make_deterministic
+from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.ports import StateOwner
-from surefoot_actors.engine.run import RunOptions, run_training
 from surefoot_actors.engine.types import Position
+from surefoot_actors.local_run.run_local import LocalCoordinator
 from surefoot_actors.protocol.messages import Saved
+from surefoot_actors.trainer.checkpoints.saver import Saver
 
 # Typed as Any, since torch's stubs lack half of what is used here.
 dcp: Any = torch.distributed.checkpoint

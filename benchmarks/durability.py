@@ -27,7 +27,7 @@ from surefoot.spec import JobSpec
 from surefoot_service.keys import Keys
 from surefoot_service.store import attempts, jobs, packages, transactions
 from surefoot_service.store.database import Database
-from surefoot_service.store.uplink import take
+from surefoot_service.store.ingest import take
 
 ROWS = 10
 SPEC = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)

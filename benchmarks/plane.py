@@ -24,14 +24,22 @@ from sqlalchemy.orm import Session
 
 from surefoot.events import Circumstances, LedgerRow, Result
 from surefoot.spec import JobSpec
-from surefoot_service.app import open_service
+from surefoot_service.rest.app import open_service
 from surefoot_service.settings import Settings
 from surefoot_service.store import attempts
 from surefoot_service.store.tables import AttemptRow, EventRow, JobRow, StepRow
 
 __all__ = ["Disk", "Plane", "claimable", "fill", "make_row", "settings_of"]
 
-_COMMAND = [sys.executable, "-m", "uvicorn", "--factory", "surefoot_service.app:create_app", "--log-level", "warning"]
+_COMMAND = [
+    sys.executable,
+    "-m",
+    "uvicorn",
+    "--factory",
+    "surefoot_service.rest.app:create_app",
+    "--log-level",
+    "warning",
+]
 _START_S = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 

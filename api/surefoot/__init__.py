@@ -46,7 +46,7 @@ def run_local(train: TrainFunction, **options: Any) -> Any:
     URL where the state is saved at the end and every checkpoint_every steps; restore, a checkpoint or a place of some to begin from;
     keep_state.
 
-    Returns a `surefoot_actors.engine.local.LocalResult`: `rows` (ledger) and `digest` (of the final tracked state, hex).
+    Returns a `surefoot_actors.local_run.run_local.LocalResult`: `rows` (ledger) and `digest` (of the final tracked state, hex).
     Raises MissingExtraError where torch is not installed (`pip install 'surefoot[ray]'`), and whatever `train` raises.
     """
     from surefoot.plugins import load

@@ -1,4 +1,4 @@
-"""The training contract: what a train function is given. The engine implements it (`surefoot_actors.engine.run`)."""
+"""The training contract: what a train function is given. The engine implements it (`surefoot_actors.engine.contract.run`)."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def refused_module(name: str) -> str | None:
 
 
 class JobState(StrEnum):
-    """Where a job is in its life. The transitions are a table in the control plane (`surefoot_service.lifecycle`)."""
+    """Where a job is in its life. The transitions are a table in the control plane (`surefoot_service.policy.lifecycle`)."""
 
     QUEUED = "queued"
     STARTING = "starting"

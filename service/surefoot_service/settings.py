@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from surefoot_service.places import PROTOCOLS, read_place
+from surefoot_service.checkpoints.places import PROTOCOLS, read_place
 
 __all__ = ["KIB", "MIB", "Settings"]
 

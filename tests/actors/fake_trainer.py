@@ -8,7 +8,7 @@ import threading
 import time
 
 from surefoot.events import LedgerRow
-from surefoot_actors.cluster import Inbox, TrainerSetup, Where
+from surefoot_actors.cluster.ports import Inbox, TrainerSetup, Where
 from surefoot_actors.protocol.messages import End, Flag, FromTrainer, Hello, Over, Snapshot, ToTrainer
 
 __all__ = ["FailsToStart", "Fake", "SlowToStart"]

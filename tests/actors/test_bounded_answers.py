@@ -12,8 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from surefoot_actors import http_uplink, launcher
-from surefoot_actors.http_uplink import HttpUplink
+from surefoot_actors.launch import launcher
+from surefoot_actors.uplink import http as http_uplink
+from surefoot_actors.uplink.http import HttpUplink
 
 MIB = 1024 * 1024
 LONG = 256 * MIB

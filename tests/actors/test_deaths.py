@@ -8,8 +8,8 @@ import pytest
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
-from surefoot_actors.deaths import explained
-from surefoot_actors.pulse_helper import crash
+from surefoot_actors.liveness.watchdog import crash
+from surefoot_actors.supervisor.death_reasons import explained
 
 from .harness import Stage
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from surefoot_actors.journal import Journal, MemoryJournal
+from surefoot_actors.journal.journal import Journal, MemoryJournal
 
 
 def check(first: Journal, again: Journal) -> None:

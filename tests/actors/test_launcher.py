@@ -19,10 +19,10 @@ import pytest
 from surefoot.events import CommandKind, EventKind
 from surefoot.package import pack
 from surefoot.spec import JobSpec
-from surefoot_actors.journal import RayJournal
-from surefoot_actors.ray_end import place_of
-from surefoot_actors.ray_names import KEEPER, SUPERVISOR, find_actor, list_roles
-from surefoot_service.packages import for_ray
+from surefoot_actors.cluster.ray.ending import place_of
+from surefoot_actors.cluster.ray.names import KEEPER, SUPERVISOR, find_actor, list_roles
+from surefoot_actors.journal.journal import RayJournal
+from surefoot_service.packages.archive import for_ray
 
 from ..ray_head import Head, connected, ray_head
 from .control_plane import CODE, TOKEN, ControlPlane, serve
@@ -75,7 +75,7 @@ def launch(head: Head, plane: ControlPlane, attempt: str, code: str = CODE) -> s
         "SUREFOOT_ATTEMPT": attempt,
         "SUREFOOT_CLAIM": code,
     }
-    command = [sys.executable, "-P", "-m", "surefoot_actors.launcher"]
+    command = [sys.executable, "-P", "-m", "surefoot_actors.launch.launcher"]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=LIVENESS_S, check=False)
 
 

@@ -18,10 +18,10 @@ import pytest
 
 from surefoot.events import FaultKind
 from surefoot.spec import JobSpec
-from surefoot_actors.cluster import FaultRefusedError, TrainerGoneError, TrainerHandle, TrainerSetup
-from surefoot_actors.local_cluster import LocalCluster
+from surefoot_actors.cluster.local.cluster import LocalCluster
+from surefoot_actors.cluster.ports import FaultRefusedError, TrainerGoneError, TrainerHandle, TrainerSetup
+from surefoot_actors.liveness.server import Condition, PulseServer
 from surefoot_actors.protocol.messages import End, Flag, Hello, Over
-from surefoot_actors.pulse import Condition, PulseServer
 
 from ..processes import helpers
 
@@ -209,8 +209,8 @@ async def test_close_leaves_nothing() -> None:
 ABANDONED = textwrap.dedent("""
     import asyncio, os, sys
     from surefoot.spec import JobSpec
-    from surefoot_actors.cluster import TrainerSetup
-    from surefoot_actors.local_cluster import LocalCluster
+    from surefoot_actors.cluster.ports import TrainerSetup
+    from surefoot_actors.cluster.local.cluster import LocalCluster
     async def main():
         cluster = LocalCluster("a1", [sys.argv[1]], service="fake_trainer:Fake", preload=())
         spec = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)

@@ -9,8 +9,8 @@ import pytest
 
 from surefoot.events import Command, CommandKind, EventKind
 from surefoot.spec import JobState
-from surefoot_actors.attendant import COLLECT_S
-from surefoot_actors.uplink import MemoryUplink
+from surefoot_actors.supervisor.trainer_link import COLLECT_S
+from surefoot_actors.uplink.ports import MemoryUplink
 
 from .harness import Keep, Stage, Story
 

@@ -17,10 +17,18 @@ from hypothesis import strategies as st
 
 from surefoot.events import FaultKind
 from surefoot.spec import JobSpec
-from surefoot_actors.cluster import FaultRefusedError, TrainerSetup
-from surefoot_actors.pulse import SILENT_AFTER_S, STALL_AFTER_S, STOPPED_AFTER_S, Beat, Condition, PulseServer, Watch
-from surefoot_actors.pulse_trainer import start_helper
-from surefoot_actors.pulse_watch import BLIND_AFTER_S, FIRST_BEAT_S
+from surefoot_actors.cluster.ports import FaultRefusedError, TrainerSetup
+from surefoot_actors.liveness.detector import BLIND_AFTER_S, FIRST_BEAT_S
+from surefoot_actors.liveness.server import (
+    SILENT_AFTER_S,
+    STALL_AFTER_S,
+    STOPPED_AFTER_S,
+    Beat,
+    Condition,
+    PulseServer,
+    Watch,
+)
+from surefoot_actors.liveness.watchdog_process import start_helper
 from surefoot_actors.sealed import Sealed
 
 from ..kernel import memory_limit
@@ -194,8 +202,8 @@ def test_beats_in_time_are_never_suspected(gaps: list[float]) -> None:
 TRAINER = textwrap.dedent("""
     import os, sys, time, threading
     from surefoot.spec import JobSpec
-    from surefoot_actors.cluster import TrainerSetup
-    from surefoot_actors.pulse_trainer import Helper, mark
+    from surefoot_actors.cluster.ports import TrainerSetup
+    from surefoot_actors.liveness.watchdog_process import Helper, mark
     from surefoot_actors.sealed import Sealed
     port, secret, name = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     if sys.argv[4]:
@@ -459,7 +467,7 @@ def test_a_name_with_a_space_is_refused() -> None:
 
 def test_the_helper_is_light() -> None:
     code = "import sys; sys.path.insert(0, sys.argv[1]); import pulse_helper; print(*sys.modules)"
-    folder = os.path.dirname(sys.modules["surefoot_actors.pulse_helper"].__file__ or "")
+    folder = os.path.dirname(sys.modules["surefoot_actors.liveness.watchdog"].__file__ or "")
     modules = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, folder], capture_output=True, text=True, check=True
     )

@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 
-from surefoot_actors.cluster import SetupFailedError
-from surefoot_actors.ray_setup import node_of, refused_requirements, why_not_set_up
+from surefoot_actors.cluster.ports import SetupFailedError
+from surefoot_actors.cluster.ray.setup import node_of, refused_requirements, why_not_set_up
 
 HEAD = """Failed to set up runtime environment.
 Could not create the actor because its associated runtime env failed to be created.

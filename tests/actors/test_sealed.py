@@ -14,13 +14,13 @@ from tests.actors.control_plane import CODE, TOKEN, ControlPlane, serve
 
 from surefoot.events import EventKind
 from surefoot.spec import JobSpec
-from surefoot_actors.environment import without_secrets
-from surefoot_actors.http_uplink import HttpUplink
-from surefoot_actors.launcher import claim
-from surefoot_actors.pulse import PulseServer
-from surefoot_actors.pulse_trainer import Helper
-from surefoot_actors.ray_actors import Orders, SupervisorActor
+from surefoot_actors.cluster.environment import without_secrets
+from surefoot_actors.launch.launcher import claim
+from surefoot_actors.launch.supervisor_actor import Orders, SupervisorActor
+from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.liveness.watchdog_process import Helper
 from surefoot_actors.sealed import Sealed
+from surefoot_actors.uplink.http import HttpUplink
 
 SPEC = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
 SECRET = "correct horse battery staple"
@@ -120,7 +120,7 @@ async def test_a_supervisors_actor_holds_no_token(monkeypatch: pytest.MonkeyPatc
         await asyncio.Event().wait()
 
     monkeypatch.setattr(SupervisorActor, "_live_or_die", live)
-    monkeypatch.setattr("surefoot_actors.ray_actors.without_secrets", lambda env: None)
+    monkeypatch.setattr("surefoot_actors.launch.supervisor_actor.without_secrets", lambda env: None)
     actor = SupervisorActor(Orders(url="http://x", attempt="job-1", token=SECRET, spec=SPEC, package_uri=None))
     await asyncio.sleep(0)
     assert not holds(actor, SECRET)
@@ -134,7 +134,7 @@ def test_orders_do_not_show_the_token() -> None:
 
 
 async def test_neither_side_of_the_pulse_holds_its_secret() -> None:
-    from surefoot_actors.cluster import TrainerSetup
+    from surefoot_actors.cluster.ports import TrainerSetup
 
     server = PulseServer("job-1", secret=SECRET.replace(" ", "-"))
     await server.start()
@@ -186,8 +186,8 @@ async def test_not_even_where_the_control_plane_is_another_machine(
     proxied: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It belongs to the cluster: the proxy is the way out of it."""
-    monkeypatch.setattr("surefoot_actors.launcher.CLAIM_S", 0.1)
-    from surefoot_actors.launcher import LaunchError
+    monkeypatch.setattr("surefoot_actors.launch.launcher.CLAIM_S", 0.1)
+    from surefoot_actors.launch.launcher import LaunchError
 
     with pytest.raises(LaunchError, match="could not be reached"):
         await asyncio.to_thread(claim, "http://control-plane.invalid:8470", "job-1", CODE)

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot.events import Circumstances, LedgerRow, Result
-from surefoot_actors import mailbox as mailboxes
-from surefoot_actors import spool as module
-from surefoot_actors.mailbox import Mailbox
-from surefoot_actors.spool import Spool
+from surefoot_actors.trainer import mailbox as mailboxes
+from surefoot_actors.trainer.mailbox import Mailbox
+from surefoot_actors.uplink import spool as module
+from surefoot_actors.uplink.spool import Spool
 
 # so little that a few lines go to the file
 TINY = 400
@@ -176,8 +176,8 @@ _AN_HOUR = """
 import resource, sys
 from datetime import UTC, datetime
 from surefoot.events import Circumstances, EventKind, LedgerRow, Result
-from surefoot_actors.mailbox import Mailbox
-from surefoot_actors.uplink import Outbox
+from surefoot_actors.trainer.mailbox import Mailbox
+from surefoot_actors.uplink.ports import Outbox
 
 def row(step):
     values = {"loss": step / 7, "accuracy": step / 11}

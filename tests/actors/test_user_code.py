@@ -8,7 +8,7 @@ import pytest
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
-from surefoot_actors.local_cluster import LocalCluster
+from surefoot_actors.cluster.local.cluster import LocalCluster
 
 from .harness import Stage
 

@@ -24,9 +24,9 @@ from surefoot.events import Event, EventKind, SentBatch
 from surefoot.spec import JobState
 from surefoot.views import JobView
 
-uvicorn_app = pytest.importorskip("surefoot_service.app")
-from surefoot_service.context import Service  # noqa: E402
+uvicorn_app = pytest.importorskip("surefoot_service.rest.app")
 from surefoot_service.data_folder import announced, locked  # noqa: E402
+from surefoot_service.rest.dependencies import Service  # noqa: E402
 from surefoot_service.settings import Settings  # noqa: E402
 from surefoot_service.store import attempts  # noqa: E402
 

@@ -150,7 +150,7 @@ def test_a_trainer_that_imports_a_submitting_script_is_stopped(
 
 
 def test_trainers_are_told_that_they_are_trainers() -> None:
-    environment = pytest.importorskip("surefoot_actors.environment")
+    environment = pytest.importorskip("surefoot_actors.cluster.environment")
     assert environment.trainer_env(make_spec())[INSIDE_A_TRAINER]
 
 

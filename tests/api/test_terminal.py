@@ -288,7 +288,7 @@ def test_a_log_has_no_control_characters_and_no_forged_lines(capfd: pytest.Captu
 
     import structlog
 
-    logs = pytest.importorskip("surefoot_service.logs")
+    logs = pytest.importorskip("surefoot_service.up.logs")
     logs.configure()
     log = structlog.get_logger()
     log.warning("store_away", path=EVIL, error=EVIL)

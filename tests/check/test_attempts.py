@@ -8,11 +8,11 @@ import pytest
 
 from surefoot.spec import JobSpec
 from surefoot_actors.check.attempts import _ended, _Lent
-from surefoot_actors.journal import MemoryJournal
-from surefoot_actors.local_cluster import LocalCluster
-from surefoot_actors.pulse import PulseServer
-from surefoot_actors.supervisor import Supervisor
-from surefoot_actors.uplink import MemoryUplink
+from surefoot_actors.cluster.local.cluster import LocalCluster
+from surefoot_actors.journal.journal import MemoryJournal
+from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.supervisor.supervisor import Supervisor
+from surefoot_actors.uplink.ports import MemoryUplink
 
 JOBS = Path(__file__).parents[1] / "actors" / "jobs"
 

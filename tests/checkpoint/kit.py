@@ -15,7 +15,7 @@ from surefoot_actors.checkpoint.capture import Facts, HostMemory, Place, capture
 from surefoot_actors.checkpoint.manifest import Point, make_manifest
 from surefoot_actors.checkpoint.store import CheckpointStore
 from surefoot_actors.checkpoint.write import write_share
-from surefoot_actors.engine.tracked import Tracked
+from surefoot_actors.engine.state.tracked import Tracked
 
 CPU = torch.device("cpu")
 IDENTITY: dict[str, Any] = {

@@ -19,11 +19,11 @@ from surefoot.events import Circumstances, LedgerRow, Result
 from surefoot_actors.checkpoint.capture import Facts, HostMemory, Place, capture
 from surefoot_actors.checkpoint.manifest import make_manifest
 from surefoot_actors.checkpoint.read import Checkpoint, read_checkpoint
-from surefoot_actors.checkpoint.restorer import Restorer
 from surefoot_actors.checkpoint.store import CheckpointStore
 from surefoot_actors.checkpoint.write import write_share
-from surefoot_actors.engine.tracked import Tracked
+from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.protocol.messages import NotRestored, Restored
+from surefoot_actors.trainer.checkpoints.restorer import Restorer
 
 from .kit import CPU, DIGEST, FINGERPRINT, IDENTITY, build, save, tracked
 

@@ -12,11 +12,11 @@ import pytest
 from surefoot.errors import DamagedError
 from surefoot.events import EventKind
 from surefoot.spec import JobSpec
-from surefoot_actors.checkpoint import keeper as module
 from surefoot_actors.checkpoint.catalogue import Made
-from surefoot_actors.checkpoint.keeper import MOST_OPEN, CheckpointKeeper
-from surefoot_actors.protocol.membership import MembershipState
+from surefoot_actors.protocol.membership.machine import MembershipState
 from surefoot_actors.protocol.messages import Saved
+from surefoot_actors.supervisor import checkpoints as module
+from surefoot_actors.supervisor.checkpoints import MOST_OPEN, CheckpointKeeper
 
 
 class Played:

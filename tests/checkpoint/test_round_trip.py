@@ -19,8 +19,8 @@ from surefoot_actors.checkpoint.read import read_checkpoint
 from surefoot_actors.checkpoint.shares import TensorSpec, keys, parts_of
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.checkpoint.store import CheckpointStore, read_manifest
-from surefoot_actors.engine.local import run_local
-from surefoot_actors.engine.tracked import Tracked
+from surefoot_actors.engine.state.tracked import Tracked
+from surefoot_actors.local_run.run_local import run_local
 
 from .kit import CPU, FINGERPRINT, IDENTITY, Awkward, save, tracked, train
 

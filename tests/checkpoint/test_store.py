@@ -15,9 +15,9 @@ from surefoot.errors import CheckpointError
 from surefoot_actors.checkpoint.capture import Facts, Place
 from surefoot_actors.checkpoint.manifest import ShareEntry
 from surefoot_actors.checkpoint.read import read_checkpoint
-from surefoot_actors.checkpoint.saver import Parked, Saver
 from surefoot_actors.checkpoint.store import CheckpointStore, read_manifest
 from surefoot_actors.protocol.messages import Saved
+from surefoot_actors.trainer.checkpoints.saver import Parked, Saver
 
 from ..disk import small_disk
 from ..s3 import BUCKET, Wire, s3_wire
@@ -162,7 +162,7 @@ def saving(url: str, act: Callable[[Saver], None]) -> Saved:
 @contextlib.contextmanager
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Have writes wait until the gate is opened."""
-    from surefoot_actors.checkpoint import saver
+    from surefoot_actors.trainer.checkpoints import saver
 
     gate, write_share = threading.Event(), saver.write_share
 
@@ -182,7 +182,7 @@ def test_a_write_that_hangs_is_told_of_once(tmp_path: Path, monkeypatch: pytest.
         saver.snapshot(owner.survey, place(5), EMPTY)
         saver.tell_if_slow()
         assert told.all == []
-        monkeypatch.setattr("surefoot_actors.checkpoint.saver.SLOW_S", 0.0)
+        monkeypatch.setattr("surefoot_actors.trainer.checkpoints.saver.SLOW_S", 0.0)
         for _ in range(3):
             saver.tell_if_slow()
         assert [saved.error for saved in told.all] == ["its share has been in the writing for 0 s"]

@@ -35,7 +35,7 @@ _ELSEWHERE |= {"site/", "dist/", "s3://bucket/runs", "~/.surefoot/"}
 
 
 # Names that are spoken of because there is no such module, or only in a trainer.
-_NO_MODULES = {"surefoot.api", "surefoot_actors.users.queue"}
+_NO_MODULES = {"surefoot.api", "surefoot_actors.user_code.users.queue"}
 
 
 def _id(document: Path) -> str:
@@ -173,13 +173,13 @@ def test_a_walk_is_at_most_ten_places_each_named_by_module_and_function(walk: Pa
 
 
 def test_names_that_are_not_there_are_found() -> None:
-    assert is_name("surefoot_actors.engine.merge.merge_round")
-    assert is_name("surefoot_actors.trainer.TrainerProcess.put_leaf")
+    assert is_name("surefoot_actors.engine.exchange.merge.merge_round")
+    assert is_name("surefoot_actors.trainer.trainer.TrainerProcess.put_leaf")
     assert is_name("surefoot.errors")
     for gone in (
-        "surefoot_actors.engine.merge.merged_round",
+        "surefoot_actors.engine.exchange.merge.merged_round",
         "surefoot_actors.gone",
-        "surefoot_actors.trainer.TrainerProcess.put",
+        "surefoot_actors.trainer.trainer.TrainerProcess.put",
     ):
         assert not is_name(gone)
     assert is_path("engine/merge.py")

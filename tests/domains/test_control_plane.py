@@ -46,7 +46,7 @@ class ControlPlane:
 
     def start(self) -> None:
         """Returns when it answers."""
-        command = [sys.executable, "-m", "uvicorn", "--factory", "surefoot_service.app:create_app"]
+        command = [sys.executable, "-m", "uvicorn", "--factory", "surefoot_service.rest.app:create_app"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--port", str(self._port)], env=self._env, stdout=log, stderr=log

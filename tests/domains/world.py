@@ -120,7 +120,7 @@ class Attempt:
             "SUREFOOT_ATTEMPT": self.name,
             "SUREFOOT_CLAIM": CODE,
         }
-        command = [sys.executable, "-P", "-m", "surefoot_actors.launcher"]
+        command = [sys.executable, "-P", "-m", "surefoot_actors.launch.launcher"]
         return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def launch(self) -> None:
@@ -181,7 +181,7 @@ def attempt(head: Head, name: str, *others: Node, **fields: Any) -> Iterator[Att
 def _clean_up(attempt: Attempt) -> None:
     if attempt.head.process.poll() is None and (attempt.supervisors() or titled("TrainerActor", attempt.nodes)):
         env = {**attempt.head.env, "RAY_ADDRESS": attempt.head.address, "SUREFOOT_ATTEMPT": attempt.name}
-        command = [sys.executable, "-P", "-m", "surefoot_actors.cleanup"]
+        command = [sys.executable, "-P", "-m", "surefoot_actors.launch.cleanup"]
         subprocess.run(command, env=env, capture_output=True, timeout=LIVENESS_S, check=False)
 
 

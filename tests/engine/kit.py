@@ -11,12 +11,12 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from surefoot.contract import Run
-from surefoot_actors.engine.exacts import Rule, header
-from surefoot_actors.engine.folding import NodeStore
-from surefoot_actors.engine.local import LocalCoordinator, LocalResult, run_local
-from surefoot_actors.engine.merge import merge_round
-from surefoot_actors.engine.run import RunOptions, run_training
+from surefoot_actors.engine.contract.run import RunOptions, run_training
+from surefoot_actors.engine.exchange.merge import merge_round
 from surefoot_actors.engine.types import Node, Range, StateImage
+from surefoot_actors.engine.vector.exact_buffers import Rule, header
+from surefoot_actors.engine.vector.folding import NodeStore
+from surefoot_actors.local_run.run_local import LocalCoordinator, LocalResult, run_local
 from surefoot_actors.protocol.tree import mask
 
 

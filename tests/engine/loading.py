@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from surefoot_actors.engine.cuts import TrainingCut
-from surefoot_actors.engine.foresight import Key
-from surefoot_actors.engine.loader import Loader, Source
-from surefoot_actors.engine.rng import Streams
-from surefoot_actors.engine.sampler import Sampler
+from surefoot_actors.determinism.rng import Streams
+from surefoot_actors.engine.data.loader import Loader, Source
+from surefoot_actors.engine.data.partition import TrainingCut
+from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.data.sampler import Sampler
 
 NUM_SUB_TASKS = 2
 

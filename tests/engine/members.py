@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from surefoot_actors import faults
-from surefoot_actors.engine import exchange
-from surefoot_actors.engine.agreement import StateTable
-from surefoot_actors.engine.digest import make_layout
-from surefoot_actors.engine.exacts import Rule, header
-from surefoot_actors.engine.group import Group, StoreHost
-from surefoot_actors.engine.merge import BufferPool, MergeResult, merge_alone, merge_round
-from surefoot_actors.engine.transfer import recv_merged, recv_state, send_merged, send_state
+from surefoot_actors.engine.exchange import messages as exchange
+from surefoot_actors.engine.exchange.agreement import StateTable
+from surefoot_actors.engine.exchange.merge import BufferPool, MergeResult, merge_alone, merge_round
+from surefoot_actors.engine.exchange.transfer import recv_merged, recv_state, send_merged, send_state
+from surefoot_actors.engine.group.group import Group, StoreHost
 from surefoot_actors.engine.types import Layout, Merged, Node, Range, StateImage
+from surefoot_actors.engine.vector.digest import make_layout
+from surefoot_actors.engine.vector.exact_buffers import Rule, header
+from surefoot_actors.faults import points as faults
 from surefoot_actors.protocol.tree import cover, fold
 
 _LIMIT_S = 90
@@ -239,7 +239,9 @@ class Members:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["surefoot_actors.engine.merge", "surefoot_actors.engine.transfer"])
+        self._context.set_forkserver_preload(
+            ["surefoot_actors.engine.exchange.merge", "surefoot_actors.engine.exchange.transfer"]
+        )
         self._host = StoreHost()
         self._all: list[Member] = []
         self._groups = 0

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import TensorDataset, default_collate
 
+from surefoot_actors.engine.data.datasets import fetcher
 from surefoot_actors.engine.data.memory import settle
 from surefoot_actors.engine.data.packing import carry, pack
-from surefoot_actors.engine.datasets import fetcher
 
 from .loading import described, loaded
 

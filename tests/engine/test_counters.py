@@ -15,10 +15,10 @@ from torch import nn
 
 from surefoot.contract import Run
 from surefoot.errors import ContractError
-from surefoot_actors.engine.buffers import BufferWatch
-from surefoot_actors.engine.exacts import Rule, combine, first_conflict, unpack
-from surefoot_actors.engine.folding import LeafPool
-from surefoot_actors.engine.vector import LeafMaker
+from surefoot_actors.engine.vector.buffers import BufferWatch
+from surefoot_actors.engine.vector.exact_buffers import Rule, combine, first_conflict, unpack
+from surefoot_actors.engine.vector.folding import LeafPool
+from surefoot_actors.engine.vector.leaves import LeafMaker
 
 from .kit import pack, points, run_local
 from .test_gradients import keeps_the_promise

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.digest import chunk_digests, chunk_numel, make_layout, merged_digest
-from surefoot_actors.engine.exchange import Plan
-from surefoot_actors.engine.sums import merge_heads, merge_part, slice_of
+from surefoot_actors.engine.exchange.messages import Plan
+from surefoot_actors.engine.exchange.reduce import merge_heads, merge_part, slice_of
 from surefoot_actors.engine.types import Bucket, Range
+from surefoot_actors.engine.vector.digest import chunk_digests, chunk_numel, make_layout, merged_digest
 from surefoot_actors.protocol.tree import cover
 
 from .members import alone, layout, leaf

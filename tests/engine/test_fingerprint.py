@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from surefoot_actors.engine.fingerprint import fingerprint
+from surefoot_actors.determinism.fingerprint import fingerprint
 
 
 @pytest.mark.process

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surefoot_actors.engine.digest import make_layout
-from surefoot_actors.engine.folding import LeafPool, NodeStore
 from surefoot_actors.engine.types import Layout, Node, Range
+from surefoot_actors.engine.vector.digest import make_layout
+from surefoot_actors.engine.vector.folding import LeafPool, NodeStore
 from surefoot_actors.protocol import tree
 
 CPU = torch.device("cpu")

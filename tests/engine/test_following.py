@@ -18,8 +18,8 @@ from surefoot.contract import Run
 from surefoot.errors import ContractError
 from surefoot_actors.engine.data import following
 from surefoot_actors.engine.data.changes import apply, compare, survey
+from surefoot_actors.engine.data.loader import Loader
 from surefoot_actors.engine.data.pool import Pool
-from surefoot_actors.engine.loader import Loader
 
 from .kit import run_local, same
 from .loading import a_cut, loaded
@@ -336,13 +336,13 @@ def test_what_was_loaded_ahead_of_a_change_is_not_handed_out() -> None:
 
 
 def _streams() -> Any:
-    from surefoot_actors.engine.rng import Streams
+    from surefoot_actors.determinism.rng import Streams
 
     return Streams(3, torch.device("cpu")), 3
 
 
 def _key(step: int, sub_task: int) -> Any:
-    from surefoot_actors.engine.foresight import Key
+    from surefoot_actors.engine.data.prefetch import Key
 
     return Key(step, 0, sub_task, 0)
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from surefoot_actors.engine.group import Group, GroupClosedError, StoreHost
-from surefoot_actors.engine.wire import Message
+from surefoot_actors.engine.group.group import Group, GroupClosedError, StoreHost
+from surefoot_actors.engine.group.wire import Message
 
 _LIMIT_S = 60
 

@@ -21,12 +21,12 @@ from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
 from surefoot.contract import Run
 from surefoot.errors import SurefootError
-from surefoot_actors.engine.cuts import EvaluationCut, TrainingCut
-from surefoot_actors.engine.datasets import fetcher
-from surefoot_actors.engine.foresight import Foresight, Key
-from surefoot_actors.engine.loader import Loader
-from surefoot_actors.engine.rng import Purpose, Streams
-from surefoot_actors.engine.sampler import Sampler, evaluation_slice
+from surefoot_actors.determinism.rng import Purpose, Streams
+from surefoot_actors.engine.data.datasets import fetcher
+from surefoot_actors.engine.data.loader import Loader
+from surefoot_actors.engine.data.partition import EvaluationCut, TrainingCut
+from surefoot_actors.engine.data.prefetch import Foresight, Key
+from surefoot_actors.engine.data.sampler import Sampler, evaluation_slice
 
 from .kit import classify, points, results, run_local, run_scripted, same
 

@@ -15,9 +15,9 @@ from torch import nn
 
 from surefoot.contract import Run, Step
 from surefoot.errors import ContractError
-from surefoot_actors.engine.local import LocalCoordinator
+from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.ports import TrainerExit
-from surefoot_actors.engine.run import RunOptions, run_training
+from surefoot_actors.local_run.run_local import LocalCoordinator
 
 from .kit import points, results, run_local, run_scripted, same
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.onces import OnceCalls
-from surefoot_actors.engine.rng import Streams
+from surefoot_actors.determinism.rng import Streams
+from surefoot_actors.engine.contract.once import OnceCalls
 
 
 def calls() -> tuple[OnceCalls, list[str], Callable[..., None]]:

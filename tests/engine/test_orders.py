@@ -27,8 +27,8 @@ from torch.utils.data import (
 from surefoot.contract import Run
 from surefoot.errors import ContractError
 from surefoot_actors.engine.data.orders import Orders
+from surefoot_actors.engine.data.sampler import Sampler as Stream
 from surefoot_actors.engine.data.shuffle import LARGEST_LIST, Shuffle, permute, uniform
-from surefoot_actors.engine.sampler import Sampler as Stream
 
 from .kit import run_local, same
 from .loading import loaded

@@ -19,9 +19,9 @@ from torch import nn
 
 from surefoot.contract import Run
 from surefoot.errors import ContractError
-from surefoot_actors.engine.local import run_local
 from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.portable import digest_of, dump, load
+from surefoot_actors.local_run.run_local import run_local
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5)
 VALUES = st.recursive(

@@ -15,8 +15,8 @@ from torch.nn.utils import parametrizations, parametrize
 from surefoot.contract import Run
 from surefoot.errors import ContractError
 from surefoot.events import Circumstances, LedgerRow
-from surefoot_actors.engine.fingerprint import make_deterministic
-from surefoot_actors.engine.settings import SettingsWatch
+from surefoot_actors.determinism.fingerprint import make_deterministic
+from surefoot_actors.engine.contract.settings import SettingsWatch
 
 from .kit import Net, points, run_local
 from .test_gradients import keeps_the_promise

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine import stripes
-from surefoot_actors.engine.tracked import Tracked
+from surefoot_actors.engine.state import digest as stripes
+from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.engine.types import StateImage
 
 from .kit import Net
@@ -166,7 +166,7 @@ def test_digest_is_the_same_in_another_process() -> None:
     """Another hash seed, another order of sets: the digest is of values."""
     code = (
         "from tests.engine.test_tracked import build; from tests.engine.test_tracked import odd_values;"
-        "from surefoot_actors.engine.stripes import canonical;"
+        "from surefoot_actors.engine.state.digest import canonical;"
         "print(build(1, 2)[0].digest().hex(), canonical(odd_values()).hex())"
     )
     env = {**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": str(torch.get_num_threads())}

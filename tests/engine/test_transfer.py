@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from surefoot_actors.engine.transfer import _pieces
+from surefoot_actors.engine.exchange.transfer import _pieces
 
 from .members import Members, alone, image, told
 

@@ -26,8 +26,8 @@ from torch.optim.swa_utils import SWALR, AveragedModel
 
 from surefoot.contract import Run
 from surefoot.errors import ContractError
-from surefoot_actors.engine.local import LocalCoordinator
-from surefoot_actors.engine.run import RunOptions, run_training
+from surefoot_actors.engine.contract.run import RunOptions, run_training
+from surefoot_actors.local_run.run_local import LocalCoordinator
 
 from .kit import Net, points, run_local
 

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from surefoot.contract import Run
-from surefoot_actors.engine.buffers import BufferWatch
-from surefoot_actors.engine.fingerprint import fingerprint, make_deterministic
-from surefoot_actors.engine.local import LocalCoordinator
-from surefoot_actors.engine.run import RunOptions, run_training
-from surefoot_actors.engine.vector import Part, cut_buckets
+from surefoot_actors.determinism.fingerprint import fingerprint, make_deterministic
+from surefoot_actors.engine.contract.run import RunOptions, run_training
+from surefoot_actors.engine.vector.buffers import BufferWatch
+from surefoot_actors.engine.vector.leaves import Part, cut_buckets
+from surefoot_actors.local_run.run_local import LocalCoordinator
 
 from .kit import Net, classify, points, run_local
 
@@ -213,7 +213,7 @@ def test_fingerprint_names_what_decides_the_bits() -> None:
 @pytest.mark.process
 def test_fingerprint_tells_settings_apart() -> None:
     code = (
-        "import torch; from surefoot_actors.engine.fingerprint import *;"
+        "import torch; from surefoot_actors.determinism.fingerprint import *;"
         "d = torch.device('cpu'); a = fingerprint(d, 1); make_deterministic(1); print(a == fingerprint(d, 1))"
     )
     env = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"}

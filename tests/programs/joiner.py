@@ -16,14 +16,14 @@ import torch
 
 from surefoot.contract import Run
 from surefoot.events import LedgerRow
-from surefoot_actors.engine.fingerprint import make_deterministic
-from surefoot_actors.engine.folding import NodeStore
-from surefoot_actors.engine.local import LocalResult, _settings
-from surefoot_actors.engine.merge import merge_alone
+from surefoot_actors.determinism.fingerprint import make_deterministic
+from surefoot_actors.engine.contract.run import RunOptions, run_training
+from surefoot_actors.engine.exchange.merge import merge_alone
+from surefoot_actors.engine.exchange.transfer import _image_digest
 from surefoot_actors.engine.ports import StateOwner, TrainerExit
-from surefoot_actors.engine.run import RunOptions, run_training
-from surefoot_actors.engine.transfer import _image_digest
 from surefoot_actors.engine.types import Merged, Node, Position, Range, StateImage
+from surefoot_actors.engine.vector.folding import NodeStore
+from surefoot_actors.local_run.run_local import LocalResult, _settings
 
 from .fiber import Ended, Fiber
 

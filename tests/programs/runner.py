@@ -30,7 +30,7 @@ from kinds import CATALOGUE, Program  # noqa: E402
 
 from surefoot.errors import SurefootError  # noqa: E402
 from surefoot_actors.checkpoint.store import CheckpointStore  # noqa: E402
-from surefoot_actors.engine.local import LocalResult, run_local  # noqa: E402
+from surefoot_actors.local_run.run_local import LocalResult, run_local  # noqa: E402
 
 if __package__:
     from .joiner import Loss, Parted, Story, act

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.buffers import BufferWatch
-from surefoot_actors.engine.run import TrainRun
+from surefoot_actors.engine.contract.run import TrainRun
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer
+from surefoot_actors.engine.vector.buffers import BufferWatch
 
 from . import fuzz
 from .fuzz import Case, Recipe, cases, look, simplest, trouble

@@ -12,8 +12,8 @@ import pytest
 
 from surefoot.events import Command, CommandKind, EventKind
 from surefoot.spec import JobState
-from surefoot_actors.engine.local import LocalResult, run_local
-from surefoot_actors.uplink import MemoryUplink
+from surefoot_actors.local_run.run_local import LocalResult, run_local
+from surefoot_actors.uplink.ports import MemoryUplink
 
 from ..actors.harness import Keep, Stage, Story
 from ..actors.test_matrix import told

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from surefoot_actors.protocol import member
-from surefoot_actors.protocol.member import At
-from surefoot_actors.protocol.membership import Phase
+from surefoot_actors.protocol.member import machine as member
+from surefoot_actors.protocol.member.machine import At
+from surefoot_actors.protocol.membership.machine import Phase
 from surefoot_actors.protocol.messages import Conclude, Flag, Leaving, Restore
 
 from .machines import Machines

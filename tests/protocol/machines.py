@@ -9,10 +9,11 @@ from collections.abc import Hashable, Mapping
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
-from surefoot_actors.protocol import member, membership
-from surefoot_actors.protocol.member import MemberState
-from surefoot_actors.protocol.membership import Came, MembershipState
-from surefoot_actors.protocol.membership import Outcome as MembershipOutcome
+from surefoot_actors.protocol.member import machine as member
+from surefoot_actors.protocol.member.machine import MemberState
+from surefoot_actors.protocol.membership import machine as membership
+from surefoot_actors.protocol.membership.machine import Came, MembershipState
+from surefoot_actors.protocol.membership.machine import Outcome as MembershipOutcome
 from surefoot_actors.protocol.messages import Generation
 
 __all__ = ["Machines", "Outcome"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from surefoot_actors.protocol import membership
-from surefoot_actors.protocol.member import At, MemberState
-from surefoot_actors.protocol.membership import (
+from surefoot_actors.protocol.member.machine import At, MemberState
+from surefoot_actors.protocol.membership import machine as membership
+from surefoot_actors.protocol.membership.machine import (
     Committed,
     Finish,
     Found,

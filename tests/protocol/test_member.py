@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from surefoot_actors.protocol.member import (
+from surefoot_actors.protocol.member.machine import (
     At,
     AtBoundary,
     Close,

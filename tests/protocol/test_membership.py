@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from surefoot.events import EventKind
-from surefoot_actors.protocol.membership import (
+from surefoot_actors.protocol.membership.machine import (
     Came,
     Cancelled,
     Committed,

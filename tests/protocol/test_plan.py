@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surefoot_actors.protocol.messages import Generation, Member
-from surefoot_actors.protocol.plan import Holding, assign, covers, owned, spans
+from surefoot_actors.protocol.spans import Holding, assign, covers, owned, spans
 from surefoot_actors.protocol.tree import Range, mask
 
 

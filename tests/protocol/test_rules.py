@@ -11,11 +11,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from surefoot_actors.protocol import changing, ending, founding, member, membership, raising
-from surefoot_actors.protocol.member import At, MemberState, Stage
-from surefoot_actors.protocol.membership import MembershipState, Phase, Record
+from surefoot_actors.protocol.member import machine as member
+from surefoot_actors.protocol.member.machine import At, MemberState, Stage
+from surefoot_actors.protocol.membership import completion as ending
+from surefoot_actors.protocol.membership import formation as founding
+from surefoot_actors.protocol.membership import machine as membership
+from surefoot_actors.protocol.membership import raising
+from surefoot_actors.protocol.membership import regrouping as changing
+from surefoot_actors.protocol.membership.common import end
+from surefoot_actors.protocol.membership.machine import MembershipState, Phase, Record
 from surefoot_actors.protocol.messages import Raised
-from surefoot_actors.protocol.moves import end
 
 from . import supervisors, trainers
 from .explore import explore

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from surefoot_actors.protocol import member
-from surefoot_actors.protocol.member import (
+from surefoot_actors.protocol.member import machine as member
+from surefoot_actors.protocol.member.machine import (
     At,
     AtBoundary,
     AtEnd,

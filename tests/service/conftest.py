@@ -11,10 +11,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from surefoot_service import logs
-from surefoot_service.app import create_app
-from surefoot_service.context import Service
+from surefoot_service.rest.app import create_app
+from surefoot_service.rest.dependencies import Service
 from surefoot_service.settings import Settings
+from surefoot_service.up import logs
 
 from .fake_ray import FakeRay
 from .helpers import TRAIN, ZIP, Attempt, make_zip, start_attempt

@@ -27,14 +27,22 @@ from pathlib import Path
 
 import httpx
 
-from surefoot_service.app import open_service
+from surefoot_service.rest.app import open_service
 from surefoot_service.settings import Settings
 from surefoot_service.store import attempts
 
 __all__ = ["IDENTITIES", "Plane", "Round", "control_plane", "fire"]
 
 IDENTITIES = ("nobody", "user", "attempt")
-SERVER = [sys.executable, "-m", "uvicorn", "--factory", "surefoot_service.app:create_app", "--log-level", "warning"]
+SERVER = [
+    sys.executable,
+    "-m",
+    "uvicorn",
+    "--factory",
+    "surefoot_service.rest.app:create_app",
+    "--log-level",
+    "warning",
+]
 HOOKS = Path(__file__).with_name("fire_hooks.py")
 START_S = 60.0
 # An answer takes milliseconds: what takes this long hangs.

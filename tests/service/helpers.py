@@ -12,9 +12,9 @@ import httpx
 
 from surefoot.events import Circumstances, Event, EventKind, LedgerRow, Result, SentBatch
 from surefoot.views import JobView
-from surefoot_service.bells import news_of
-from surefoot_service.context import Service
+from surefoot_service.rest.dependencies import Service
 from surefoot_service.store import attempts, jobs
+from surefoot_service.wakeups import news_of
 
 TRAIN = "def train(run):\n    pass\n"
 JSON = {"content-type": "application/json"}

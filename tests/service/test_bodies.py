@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from surefoot.events import MAX_BATCH, ClaimRequest, UplinkBatch
 from surefoot.spec import MAX_CONFIG_DEPTH, JobSpec
 from surefoot.views import FaultRequest, Problem, ResizeRequest
-from surefoot_service.problems import MAX_ERRORS, MAX_PROBLEM_BYTES, ProblemError, problem_response, unprocessable
 from surefoot_service.rest.body import MAX_DEPTH, MAX_MEMBERS, MAX_VALUES, BoundedBody, parse
+from surefoot_service.rest.problems import MAX_ERRORS, MAX_PROBLEM_BYTES, ProblemError, problem_response, unprocessable
 
 from .asgi import ask
 from .helpers import JSON, Attempt, make_row
@@ -148,7 +148,7 @@ def test_no_problem_is_longer_than_a_page(messages: list[str], detail: str) -> N
 
 async def test_as_much_as_a_supervisor_sends_is_taken(attempt: Attempt) -> None:
     """The limits of lists are not below what is sent at a time."""
-    from surefoot_actors.http_uplink import MOST_ROWS
+    from surefoot_actors.uplink.http import MOST_ROWS
 
     assert MOST_ROWS <= MAX_BATCH
 

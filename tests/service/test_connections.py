@@ -23,13 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surefoot.events import EventKind
-from surefoot_service.app import create_app
-from surefoot_service.bells import news_of
-from surefoot_service.context import Service
 from surefoot_service.rest import server
+from surefoot_service.rest.app import create_app
 from surefoot_service.rest.connections import Limits, Phase, Pool, Standing
+from surefoot_service.rest.dependencies import Service
 from surefoot_service.rest.server import Server
 from surefoot_service.settings import Settings
+from surefoot_service.wakeups import news_of
 
 from .helpers import LIMIT_S, TRAIN, ZIP, make_event, make_zip, start_attempt
 
@@ -162,7 +162,7 @@ import asyncio, resource, socket, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 from surefoot_service import logs
-from surefoot_service.app import create_app
+from surefoot_service.rest.app import create_app
 from surefoot_service.rest.server import Server
 from surefoot_service.settings import Settings
 

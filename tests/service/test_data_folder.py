@@ -13,9 +13,9 @@ from sqlalchemy import text
 
 from surefoot._where import find
 from surefoot.errors import UserError
-from surefoot_service.app import open_service
+from surefoot_service.cluster.local_head import RayHead
 from surefoot_service.data_folder import announced, locked, make_private
-from surefoot_service.ray_head import RayHead
+from surefoot_service.rest.app import open_service
 from surefoot_service.settings import Settings
 
 

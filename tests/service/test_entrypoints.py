@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot.errors import EntrypointError
-from surefoot_service import entrypoints
-from surefoot_service.entrypoints import check_entrypoint
+from surefoot_service.packages import entrypoints
+from surefoot_service.packages.entrypoints import check_entrypoint
 
 from .asgi import ask
 from .helpers import JSON, ZIP, make_zip

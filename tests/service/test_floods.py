@@ -12,8 +12,8 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surefoot_service import logs
-from surefoot_service.flood import Flood
+from surefoot_service.up import logs
+from surefoot_service.up.flood import Flood
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3)), max_size=200))

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from surefoot.events import CommandKind, EventKind
-from surefoot_actors.http_uplink import HttpUplink
-from surefoot_service.context import Service
+from surefoot_actors.uplink.http import HttpUplink
+from surefoot_service.rest.dependencies import Service
 from surefoot_service.settings import Settings
 
 from .helpers import LIMIT_S, Attempt, make_row
@@ -23,7 +23,15 @@ from .helpers import LIMIT_S, Attempt, make_row
 pytestmark = pytest.mark.slow
 
 KILLS, ROWS_A_KILL = 3, 300
-COMMAND = [sys.executable, "-m", "uvicorn", "--factory", "surefoot_service.app:create_app", "--log-level", "warning"]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "uvicorn",
+    "--factory",
+    "surefoot_service.rest.app:create_app",
+    "--log-level",
+    "warning",
+]
 
 
 class ControlPlane:

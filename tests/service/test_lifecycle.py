@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 
 from surefoot.spec import JobState
-from surefoot_service.lifecycle import TRANSITIONS, Life, Move, TransitionError, move
+from surefoot_service.policy.lifecycle import TRANSITIONS, Life, Move, TransitionError, move
 
 AT = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 

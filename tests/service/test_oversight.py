@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from surefoot.spec import JobState
-from surefoot_service.oversight import Action, Facts, Patience, judge
-from surefoot_service.ray_jobs import RayJob, RayStatus
+from surefoot_service.cluster.jobs_api import RayJob, RayStatus
+from surefoot_service.policy.attempts import Action, Facts, Patience, judge
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 PATIENCE = Patience()

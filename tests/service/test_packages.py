@@ -18,9 +18,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from surefoot_service import packages
-from surefoot_service.context import Service
-from surefoot_service.packages import Limits, PackageStore
+from surefoot_service.packages import archive as packages
+from surefoot_service.packages.archive import Limits, PackageStore
+from surefoot_service.rest.dependencies import Service
 from surefoot_service.settings import Settings
 from surefoot_service.waiting import Waiting
 

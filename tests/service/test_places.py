@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surefoot_service.places import PROTOCOLS, RefusedUrlError, belongs, read_place, refusal
+from surefoot_service.checkpoints.places import PROTOCOLS, RefusedUrlError, belongs, read_place, refusal
 
 NAME = st.text("abcXYZ019._- ", min_size=1, max_size=8).filter(lambda n: n not in (".", ".."))
 

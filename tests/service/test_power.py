@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from surefoot_service.context import Service
 from surefoot_service.keys import open_keys
+from surefoot_service.rest.dependencies import Service
 
 from .helpers import TRAIN, ZIP, make_zip
 

@@ -8,7 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from surefoot_service.ray_jobs import Node, RayJobs, RayRefusedError, RayStatus, RayUnavailableError, open_ray_jobs
+from surefoot_service.cluster.jobs_api import (
+    Node,
+    RayJobs,
+    RayRefusedError,
+    RayStatus,
+    RayUnavailableError,
+    open_ray_jobs,
+)
 
 from .fake_ray import TOKEN, FakeRay
 

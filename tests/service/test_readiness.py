@@ -15,9 +15,9 @@ import pytest
 from fastapi import FastAPI
 
 from surefoot.views import NotReady, Ready
-from surefoot_service.context import Service
-from surefoot_service.ray_jobs import RayUnavailableError
+from surefoot_service.cluster.jobs_api import RayUnavailableError
 from surefoot_service.rest import probes
+from surefoot_service.rest.dependencies import Service
 from surefoot_service.rest.readiness import NotReadyError, Readiness, in_thread
 from surefoot_service.settings import Settings
 

@@ -13,13 +13,13 @@ import pytest
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
-from surefoot_service.bells import RECONCILER, Listener
-from surefoot_service.context import Service
-from surefoot_service.launch import Launch
-from surefoot_service.oversight import Patience
-from surefoot_service.ray_jobs import RayJobs
-from surefoot_service.reconciler import Reconciler
+from surefoot_service.cluster.jobs_api import RayJobs
+from surefoot_service.policy.attempts import Patience
+from surefoot_service.reconciler.launch import Launch
+from surefoot_service.reconciler.loop import Reconciler
+from surefoot_service.rest.dependencies import Service
 from surefoot_service.store import attempts
+from surefoot_service.wakeups import RECONCILER, Listener
 
 from .fake_ray import TOKEN, FakeRay
 from .helpers import LIMIT_S, ZIP, Attempt, make_event, make_row, make_zip, until
@@ -62,7 +62,7 @@ async def test_a_job_from_the_queue_to_its_end(
 ) -> None:
     attempt = await launched(fake, anonymous, job)
     submission = fake.submissions[f"surefoot-{job}-1"]
-    assert submission.entrypoint == "python -P -m surefoot_actors.launcher"
+    assert submission.entrypoint == "python -P -m surefoot_actors.launch.launcher"
     assert set(submission.env) == {"SUREFOOT_URL", "SUREFOOT_ATTEMPT", "SUREFOOT_CLAIM"}
     assert list(fake.packages) == [f"surefoot_{(await until(service, job, lambda _: True)).spec.package}.zip"]
     assert (await attempt.claim()).status_code == 200
@@ -162,7 +162,7 @@ async def test_cancel_that_nobody_confirms_is_cleaned_up(
         await client.post(f"/v1/jobs/{job}/cancel")
         name = f"surefoot-{job}-1-cleanup"
         submission = await fake.submitted(name)
-        assert submission.entrypoint == "python -P -m surefoot_actors.cleanup"
+        assert submission.entrypoint == "python -P -m surefoot_actors.launch.cleanup"
         assert submission.env["SUREFOOT_ATTEMPT"] == attempt.name
         assert "SUREFOOT_CLAIM" not in submission.env
         # fenced already: what it says no longer counts

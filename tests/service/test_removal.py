@@ -19,11 +19,12 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from surefoot.events import EventKind
-from surefoot_service import checkpoint_removal, retention
-from surefoot_service.checkpoint_removal import KeptError, is_below, remove_place
-from surefoot_service.context import Service
-from surefoot_service.places import PROTOCOLS
-from surefoot_service.retention import Housekeeper
+from surefoot_service.checkpoints import removal as checkpoint_removal
+from surefoot_service.checkpoints.places import PROTOCOLS
+from surefoot_service.checkpoints.removal import KeptError, is_below, remove_place
+from surefoot_service.reconciler import retention
+from surefoot_service.reconciler.retention import Housekeeper
+from surefoot_service.rest.dependencies import Service
 from surefoot_service.store import packages, removal
 from surefoot_service.store.tables import AttemptRow, Base, JobRow, PackageRow
 from surefoot_service.waiting import BusyError
@@ -35,7 +36,7 @@ FILES = ("step-000000003/manifest.json", "step-000000003/a.safetensors", "model/
 
 @pytest.fixture(autouse=True)
 def _no_housekeeper_but_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("surefoot_service.app.housekeeping", lambda _service: contextlib.nullcontext())
+    monkeypatch.setattr("surefoot_service.rest.app.housekeeping", lambda _service: contextlib.nullcontext())
 
 
 @pytest.fixture
@@ -195,7 +196,7 @@ async def test_the_streams_of_a_deleted_job_end(
     client: httpx.AsyncClient, service: Service, app: FastAPI, attempt: Attempt
 ) -> None:
     """Over its generator: httpx's ASGI transport gives no part of an answer before its end."""
-    from surefoot_service import stream
+    from surefoot_service.rest import stream
 
     await attempt.uplink(events=[make_event(1, EventKind.STATE, state="running")])
     messages = stream.follow(service, attempt.job, stream.Cursor())
@@ -210,7 +211,7 @@ async def test_the_streams_of_a_deleted_job_end(
 async def test_a_page_of_a_ledger_that_is_deleted_meanwhile_is_not_taken_for_the_whole(
     client: httpx.AsyncClient, service: Service, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from surefoot_service.routes import history
+    from surefoot_service.rest.routes import history
 
     monkeypatch.setattr(history, "ROWS_AT_A_TIME", 2)
     job = await end(attempt, rows=9)
@@ -592,7 +593,7 @@ async def test_a_file_that_comes_while_it_is_removed_stays(service: Service, cli
 async def test_a_package_that_went_between_look_and_submission_is_asked_for(
     service: Service, client: httpx.AsyncClient, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from surefoot_service.routes import jobs as routes
+    from surefoot_service.rest.routes import jobs as routes
 
     async def looks_fine(*_: Any) -> None:
         later = with_settings(service, later=timedelta(hours=25))

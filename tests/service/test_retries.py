@@ -13,11 +13,11 @@ import pytest
 from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot.views import Claimed, JobView
-from surefoot_service.bells import RECONCILER
-from surefoot_service.context import Service
-from surefoot_service.oversight import Patience
-from surefoot_service.retries import Loss, after_loss
-from surefoot_service.store import reconcile
+from surefoot_service.policy.attempts import Patience
+from surefoot_service.policy.retries import Loss, after_loss
+from surefoot_service.rest.dependencies import Service
+from surefoot_service.store import overview as reconcile
+from surefoot_service.wakeups import RECONCILER
 
 from .fake_ray import FakeRay
 from .helpers import LIMIT_S, Attempt, make_event, make_row, until

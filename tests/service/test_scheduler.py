@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surefoot.spec import JobSpec, Resources
-from surefoot_service.scheduler import Candidate, Capacity, NodeSize, decide
+from surefoot_service.scheduler.fifo import Candidate, Capacity, NodeSize, decide
 
 
 def candidate(job: str, *, least: int = 1, wanted: int | None = None, cpus: float = 1, gpus: float = 0) -> Candidate:

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 import surefoot_service
-from surefoot_service.places import PROTOCOLS
+from surefoot_service.checkpoints.places import PROTOCOLS
 from surefoot_service.rest import server
 from surefoot_service.rest.body import BodyKind
 from surefoot_service.settings import KIB, MIB, Settings

@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session
 from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot.views import AuditAction, JobView
-from surefoot_service.context import Service
-from surefoot_service.store import audit, packages, reconcile, removal
+from surefoot_service.rest.dependencies import Service
+from surefoot_service.store import audit, packages, removal
+from surefoot_service.store import overview as reconcile
 from surefoot_service.store.columns import NoNumber, Whole
 from surefoot_service.store.tables import Base
 

@@ -9,8 +9,8 @@ import pytest
 from fastapi import FastAPI
 from tests.api.test_network import Service as Listener
 
-from surefoot_service.context import Service
-from surefoot_service.ray_jobs import open_ray_jobs
+from surefoot_service.cluster.jobs_api import open_ray_jobs
+from surefoot_service.rest.dependencies import Service
 
 from .helpers import JSON, Attempt, batch, make_event, start_attempt
 

@@ -15,10 +15,11 @@ from sqlalchemy import text
 from surefoot.spec import JobSpec, JobState
 from surefoot.stored_spec import read_spec
 from surefoot.views import EventPage, JobList, JobView, LedgerPage
-from surefoot_service import stream
-from surefoot_service.bells import RECONCILER
-from surefoot_service.context import Service
-from surefoot_service.store import jobs, reconcile
+from surefoot_service.rest import stream
+from surefoot_service.rest.dependencies import Service
+from surefoot_service.store import jobs
+from surefoot_service.store import overview as reconcile
+from surefoot_service.wakeups import RECONCILER
 
 from .fake_ray import FakeRay
 from .helpers import Attempt, make_event, make_row, start_attempt, until

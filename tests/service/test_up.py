@@ -22,7 +22,7 @@ import safetensors.torch
 
 import surefoot
 from surefoot.events import LedgerRow
-from surefoot_service.processes import kill_marked, marked
+from surefoot_service.cluster.processes import kill_marked, marked
 
 from .helpers import TRAIN, ZIP, make_zip
 

@@ -163,7 +163,7 @@ def actors(up: Up) -> list[str]:
 
 
 def launcher(up: Up) -> psutil.Process | None:
-    module = ["-m", "surefoot_actors.launcher"]
+    module = ["-m", "surefoot_actors.launch.launcher"]
     return next((process for process, line in lines(up) if line[-2:] == module), None)
 
 

@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot.views import EventPage, JobList, JobView, LedgerPage
-from surefoot_service import stream
-from surefoot_service.app import create_app
-from surefoot_service.context import Service
-from surefoot_service.launch import Launch
-from surefoot_service.oversight import Patience
-from surefoot_service.ray_jobs import RayJobs
-from surefoot_service.reconciler import Reconciler
+from surefoot_service.cluster.jobs_api import RayJobs
+from surefoot_service.policy.attempts import Patience
+from surefoot_service.reconciler.launch import Launch
+from surefoot_service.reconciler.loop import Reconciler
+from surefoot_service.rest import stream
+from surefoot_service.rest.app import create_app
+from surefoot_service.rest.dependencies import Service
 from surefoot_service.settings import Settings
-from surefoot_service.store import attempts, jobs, reconcile
+from surefoot_service.store import attempts, jobs
+from surefoot_service.store import overview as reconcile
 
 from .fake_ray import TOKEN, FakeRay
 from .helpers import JSON, TRAIN, ZIP, Attempt, make_row, make_zip

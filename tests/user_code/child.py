@@ -13,10 +13,10 @@ import torch
 from ray._private.runtime_env.packaging import unzip_package
 
 from surefoot.package import pack
-from surefoot_actors.engine.rng import Streams
-from surefoot_actors.entrypoint import load
+from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.user_code import places
-from surefoot_service.packages import for_ray
+from surefoot_actors.user_code.train_function import load
+from surefoot_service.packages.archive import for_ray
 
 __all__ = ["calling", "in_child", "lay", "unpacked"]
 

@@ -14,12 +14,12 @@ from torch import nn
 from surefoot import Run
 from surefoot.errors import ContractError
 from surefoot.package import pack
-from surefoot_actors.engine.local import LocalCoordinator, run_local
-from surefoot_actors.engine.rng import Streams
-from surefoot_actors.engine.run import RunOptions, run_training
-from surefoot_actors.entrypoint import load
+from surefoot_actors.determinism.rng import Streams
+from surefoot_actors.engine.contract.run import RunOptions, run_training
+from surefoot_actors.local_run.run_local import LocalCoordinator, run_local
 from surefoot_actors.user_code import places, tracebacks
 from surefoot_actors.user_code.advice import advice, with_advice
+from surefoot_actors.user_code.train_function import load
 
 from .child import in_child, lay, unpacked
 

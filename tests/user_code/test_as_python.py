@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from surefoot.entrypoint import locate
-from surefoot_actors.engine.rng import Streams
-from surefoot_actors.entrypoint import load
+from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.user_code import places
+from surefoot_actors.user_code.train_function import load
 
 from .child import in_child, lay, unpacked
 

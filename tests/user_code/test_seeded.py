@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from surefoot import Run
 from surefoot.events import LedgerRow
-from surefoot_actors.engine.local import LocalCoordinator, run_local
-from surefoot_actors.engine.rng import Purpose, Streams
-from surefoot_actors.engine.run import RunOptions, run_training
+from surefoot_actors.determinism.rng import Purpose, Streams
+from surefoot_actors.engine.contract.run import RunOptions, run_training
+from surefoot_actors.local_run.run_local import LocalCoordinator, run_local
 from surefoot_actors.user_code.finder import finding
 
 from .child import calling, in_child, lay

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from surefoot.spec import refused_module
-from surefoot_actors.engine.local import LocalCoordinator
-from surefoot_actors.engine.run import RunOptions, run_training
+from surefoot_actors.engine.contract.run import RunOptions, run_training
+from surefoot_actors.local_run.run_local import LocalCoordinator
 
 from .child import calling, in_child, lay
 

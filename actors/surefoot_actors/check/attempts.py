@@ -16,12 +16,12 @@ from surefoot_actors.check.extent import FEWEST_STEPS
 from surefoot_actors.check.probe import BROKEN, NO_END, RAISED, Failure, Seen
 from surefoot_actors.check.templates import QUIET
 from surefoot_actors.check.trainer import FOLDER, HOLD, OUT, STEPS
-from surefoot_actors.cluster import TrainerHandle, TrainerSetup
-from surefoot_actors.journal import MemoryJournal
-from surefoot_actors.local_cluster import LocalCluster
-from surefoot_actors.pulse import PulseServer
-from surefoot_actors.supervisor import Supervisor
-from surefoot_actors.uplink import MemoryUplink
+from surefoot_actors.cluster.local.cluster import LocalCluster
+from surefoot_actors.cluster.ports import TrainerHandle, TrainerSetup
+from surefoot_actors.journal.journal import MemoryJournal
+from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.supervisor.supervisor import Supervisor
+from surefoot_actors.uplink.ports import MemoryUplink
 
 __all__ = ["Trial", "run_attempts", "step_to_hold", "trials"]
 

@@ -18,7 +18,7 @@ from surefoot.spec import JobSpec
 from surefoot_actors.check.extent import Extent
 from surefoot_actors.check.libraries import import_all
 from surefoot_actors.check.probe import Probe, perform
-from surefoot_actors.local_template import die_with_parent
+from surefoot_actors.cluster.local.template import die_with_parent
 
 __all__ = ["IMPORTED", "Errand", "main"]
 

@@ -17,18 +17,18 @@ from surefoot.contract import Run, TrainFunction
 from surefoot.errors import ContractError, UserError
 from surefoot.events import LedgerRow
 from surefoot.spec import JobSpec
-from surefoot_actors import entrypoint
 from surefoot_actors.check.extent import Extent
 from surefoot_actors.check.pins import Factor, Pins, UserCode
 from surefoot_actors.check.source import carrying_line, set_lines
 from surefoot_actors.check.watch import Epoch, Place, Watch
-from surefoot_actors.engine.fingerprint import make_deterministic
-from surefoot_actors.engine.local import LocalCoordinator
+from surefoot_actors.determinism.fingerprint import make_deterministic
+from surefoot_actors.determinism.rng import Streams
+from surefoot_actors.engine.contract.run import RunOptions, TrainRun, run_training
 from surefoot_actors.engine.ports import StateOwner
-from surefoot_actors.engine.rng import Streams
-from surefoot_actors.engine.run import RunOptions, TrainRun, run_training
 from surefoot_actors.engine.types import Position, StateImage
+from surefoot_actors.local_run.run_local import LocalCoordinator
 from surefoot_actors.user_code import tracebacks
+from surefoot_actors.user_code import train_function as entrypoint
 from surefoot_actors.user_code.advice import with_advice
 
 __all__ = ["BROKEN", "NO_END", "RAISED", "Failure", "Held", "Probe", "Seen", "perform"]

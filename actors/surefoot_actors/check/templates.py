@@ -15,7 +15,7 @@ from typing import IO, cast
 
 from surefoot.spec import JobSpec
 from surefoot_actors.check.child import Errand
-from surefoot_actors.environment import trainer_env
+from surefoot_actors.cluster.environment import trainer_env
 
 __all__ = ["QUIET", "Template", "Templates"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from surefoot.events import LedgerRow
-from surefoot_actors.cluster import TrainerSetup
-from surefoot_actors.engine.run import RunOptions
+from surefoot_actors.cluster.ports import TrainerSetup
+from surefoot_actors.engine.contract.run import RunOptions
 from surefoot_actors.protocol.messages import Flag, ToTrainer
-from surefoot_actors.trainer import TrainerProcess
+from surefoot_actors.trainer.trainer import TrainerProcess
 
 __all__ = ["FOLDER", "HOLD", "OUT", "STEPS", "RehearsingTrainer"]
 

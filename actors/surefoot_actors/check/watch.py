@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from surefoot_actors.check.pins import UserCode
-from surefoot_actors.engine.stripes import canonical, tensor_digests
-from surefoot_actors.engine.survey import Survey
+from surefoot_actors.engine.state.digest import canonical, tensor_digests
+from surefoot_actors.engine.state.survey import Survey
 
 __all__ = ["Epoch", "Place", "Watch"]
 

@@ -14,8 +14,8 @@ from surefoot.events import LedgerRow
 from surefoot_actors.checkpoint.manifest import Point, TensorEntry
 from surefoot_actors.checkpoint.shares import TensorSpec, keys, parts_of
 from surefoot_actors.checkpoint.tensor_file import TensorFile, lay_out
-from surefoot_actors.engine.image import skeleton_of
-from surefoot_actors.engine.survey import Survey
+from surefoot_actors.engine.state.image import skeleton_of
+from surefoot_actors.engine.state.survey import Survey
 
 __all__ = ["Captured", "Facts", "HostMemory", "Place", "capture", "specs_of"]
 

@@ -11,8 +11,8 @@ from typing import Protocol
 from torch import nn
 
 from surefoot.events import LedgerRow
-from surefoot_actors.engine.agreement import StateTable
-from surefoot_actors.engine.survey import Survey
+from surefoot_actors.engine.exchange.agreement import StateTable
+from surefoot_actors.engine.state.survey import Survey
 from surefoot_actors.engine.types import Merged, Node, Position, StateImage
 
 __all__ = ["Coordinator", "StateOwner", "TrainerExit"]

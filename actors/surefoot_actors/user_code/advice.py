@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.caller import raised_line
 from surefoot_actors.user_code import places
 from surefoot_actors.user_code.absent import say_absent, text_of
+from surefoot_actors.user_code.lines import raised_line
 
 __all__ = ["advice", "refuse_wrapper", "told_exit", "with_advice"]
 

@@ -10,15 +10,14 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
-from surefoot_actors import users
-from surefoot_actors.engine.rng import Streams
-from surefoot_actors.user_code import places
+from surefoot_actors.determinism.rng import Streams
+from surefoot_actors.user_code import places, users
 from surefoot_actors.user_code.renaming import renamed
 
 __all__ = ["OWN", "UserFinder", "finding", "plain_name"]
 
 # The package that holds the user's modules whose names others have too.
-OWN = "surefoot_actors.users"
+OWN = "surefoot_actors.user_code.users"
 
 
 def plain_name(module: str) -> str:

@@ -21,8 +21,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from surefoot.views import Problem
-from surefoot_service.problems import problem_response
 from surefoot_service.rest.connections import Limits, Phase, Pool, Standing
+from surefoot_service.rest.problems import problem_response
 from surefoot_service.settings import KIB, MIB, Settings
 
 __all__ = ["BoundedProtocol", "Server"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from starlette.datastructures import Headers
 
 from surefoot_service.keys import Keys, digest, same
-from surefoot_service.problems import ProblemError
+from surefoot_service.rest.problems import ProblemError
 from surefoot_service.store import attempts
 from surefoot_service.store.database import Database
 

@@ -12,13 +12,13 @@ from surefoot.events import Command, CommandKind, UplinkBatch
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import Claimed
 from surefoot_service.keys import Keys, digest, same
-from surefoot_service.problems import ProblemError, conflict, not_found
+from surefoot_service.rest.problems import ProblemError, conflict, not_found
 from surefoot_service.store.columns import LAST_COMMAND
+from surefoot_service.store.commands import last_command
+from surefoot_service.store.ingest import Taken, take, take_again
 from surefoot_service.store.jobs import change_state, lock, own_place
 from surefoot_service.store.reading import command_of, has_ended, spec_of
-from surefoot_service.store.requests import last_command
 from surefoot_service.store.tables import AttemptRow, CommandRow, JobRow
-from surefoot_service.store.uplink import Taken, take, take_again
 
 __all__ = [
     "authorize",

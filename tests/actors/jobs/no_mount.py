@@ -6,8 +6,8 @@ from pathlib import Path
 import small
 
 import surefoot
-from surefoot_actors.checkpoint import keeping
 from surefoot_actors.checkpoint.read import read_checkpoint as _read_checkpoint
+from surefoot_actors.trainer.checkpoints import schedule as keeping
 
 
 def read_checkpoint(url, *arguments):

@@ -6,7 +6,7 @@ import time
 import small
 
 import surefoot
-from surefoot_actors.checkpoint import saver
+from surefoot_actors.trainer.checkpoints import saver
 
 _write_share = saver.write_share
 _chance = random.SystemRandom()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import surefoot
-from surefoot_actors.engine import exchange
+from surefoot_actors.engine.exchange import messages as exchange
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -116,7 +116,7 @@ def poisoned(run: surefoot.Run) -> None:
 
 def first_of(run, step, sub_task):
     """The first sample of a sub-task."""
-    from surefoot_actors.engine.sampler import Sampler
+    from surefoot_actors.engine.data.sampler import Sampler
 
     sampler = Sampler(seed=run.seed, batch_size=run.batch_size, sub_tasks=run.sub_tasks)
     return int(sampler.indices(len(Numbers()), step, sub_task)[0])

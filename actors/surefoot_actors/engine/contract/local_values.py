@@ -16,8 +16,8 @@ from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.caller import is_library
 from surefoot_actors.user_code import places
+from surefoot_actors.user_code.lines import is_library
 
 __all__ = ["check_local_values"]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import xxhash
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.foresight import Key
-from surefoot_actors.engine.image import flat_bytes
-from surefoot_actors.engine.rng import drawn
+from surefoot_actors.determinism.rng import drawn
+from surefoot_actors.engine.data.prefetch import Key
 from surefoot_actors.engine.state.attributes import Attributes
-from surefoot_actors.engine.state.memory import memory_of
+from surefoot_actors.engine.state.image import flat_bytes
 from surefoot_actors.engine.types import Node
+from surefoot_actors.engine.vector.memory import memory_of
 
 __all__ = ["Proof"]
 

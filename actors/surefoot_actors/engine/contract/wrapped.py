@@ -11,8 +11,8 @@ import itertools
 from typing import Any, Protocol
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.caller import own_line
-from surefoot_actors.engine.sight import user_frames
+from surefoot_actors.user_code.frames import user_frames
+from surefoot_actors.user_code.lines import own_line
 
 __all__ = ["Skipping", "catch_up", "check_wrapped"]
 

@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from surefoot_actors.engine.caller import is_library
+from surefoot_actors.user_code.lines import is_library
 
 __all__ = ["globals_of", "is_users", "slots_of"]
 

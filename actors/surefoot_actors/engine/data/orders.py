@@ -22,9 +22,9 @@ from torch.utils.data import (
 )
 
 from surefoot.errors import ContractError
+from surefoot_actors.determinism.rng import Purpose, stream_key
 from surefoot_actors.engine.data.changes import Survey, compare, survey
 from surefoot_actors.engine.data.shuffle import Shuffle, uniform
-from surefoot_actors.engine.rng import Purpose, stream_key
 
 __all__ = ["Order", "Orders", "Shuffled"]
 

@@ -22,8 +22,8 @@ import torch
 from surefoot.errors import SurefootError
 from surefoot_actors.engine.data.changes import Change
 from surefoot_actors.engine.data.channel import Channel, ChannelClosedError
+from surefoot_actors.engine.data.prefetch import Key
 from surefoot_actors.engine.data.worker import Answer, Load, Raised, WorkerSetup, work
-from surefoot_actors.engine.foresight import Key
 
 __all__ = ["DataWorkersLostError", "Pool"]
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 import xxhash
 
-from surefoot_actors.engine.rng import Purpose, stream_key
+from surefoot_actors.determinism.rng import Purpose, stream_key
 
 __all__ = ["LARGEST_LIST", "Shuffle", "permute", "uniform"]
 

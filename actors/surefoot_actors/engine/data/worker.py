@@ -15,14 +15,14 @@ import torch
 from torch.utils.data import _utils as torch_data
 
 from surefoot.errors import ContractError
+from surefoot_actors.determinism.rng import Purpose, Streams, drawn
 from surefoot_actors.engine.data.blocks import Blocks
 from surefoot_actors.engine.data.changes import Change, apply
 from surefoot_actors.engine.data.channel import Channel, ChannelClosedError
+from surefoot_actors.engine.data.datasets import fetcher
 from surefoot_actors.engine.data.files import reopen_files
 from surefoot_actors.engine.data.packing import pack
-from surefoot_actors.engine.datasets import fetcher
-from surefoot_actors.engine.foresight import Key
-from surefoot_actors.engine.rng import Purpose, Streams, drawn
+from surefoot_actors.engine.data.prefetch import Key
 
 __all__ = ["Answer", "Load", "Raised", "WorkerSetup", "work"]
 

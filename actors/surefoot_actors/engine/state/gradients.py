@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from surefoot_actors.engine.gradients import Gradients
-from surefoot_actors.engine.survey import Saved, Survey, TensorOf
+from surefoot_actors.engine.state.gradient_use import Gradients
+from surefoot_actors.engine.state.survey import Saved, Survey, TensorOf
 
 __all__ = ["TrackedGradients"]
 

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.observers import fit, may_grow
-from surefoot_actors.engine.state.memory import Spec, realign
-from surefoot_actors.engine.survey import Saved, Survey, TensorOf, untree
+from surefoot_actors.engine.state.survey import Saved, Survey, TensorOf, untree
+from surefoot_actors.engine.vector.memory import Spec, realign
+from surefoot_actors.engine.vector.observers import fit, may_grow
 
 __all__ = ["TrackedModule", "check_shape", "check_tensor", "overwrite"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from surefoot_actors.engine.caller import is_library
-from surefoot_actors.engine.sight import user_frames
 from surefoot_actors.engine.state.reach import Globals, Variables
+from surefoot_actors.user_code.frames import user_frames
+from surefoot_actors.user_code.lines import is_library
 
 __all__ = ["variables_in_sight"]
 

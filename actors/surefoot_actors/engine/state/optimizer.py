@@ -9,7 +9,7 @@ import torch
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine.state.module import check_shape, overwrite
-from surefoot_actors.engine.survey import Saved, Survey, TensorOf, untree
+from surefoot_actors.engine.state.survey import Saved, Survey, TensorOf, untree
 
 __all__ = ["TrackedOptimizer", "inner_optimizers"]
 

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.survey import Saved, Survey, TensorOf, untree
+from surefoot_actors.engine.state.survey import Saved, Survey, TensorOf, untree
 
 __all__ = ["TrackedDict", "TrackedOther"]
 

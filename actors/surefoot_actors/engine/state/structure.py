@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.caller import user_line
+from surefoot_actors.user_code.lines import user_line
 
 __all__ = ["REFUSED", "fixed_structure"]
 

@@ -1,0 +1,1 @@
+"""Where trainers live, as the supervisor sees it."""

@@ -1,0 +1,1 @@
+"""Trainers as processes of this machine."""

@@ -1,0 +1,1 @@
+"""Trainers as Ray actors."""

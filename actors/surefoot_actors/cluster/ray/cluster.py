@@ -1,0 +1,279 @@
+"""The cluster over Ray: a trainer is a detached, named actor that Ray never restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import ray
+import structlog
+from ray.actor import ActorHandle
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError, RuntimeEnvSetupError
+
+from surefoot.events import FaultKind
+from surefoot.spec import JobSpec
+from surefoot_actors.cluster.environment import trainer_env
+from surefoot_actors.cluster.ports import (
+    FaultRefusedError,
+    Inbox,
+    SetupFailedError,
+    TrainerGoneError,
+    TrainerHandle,
+    TrainerSetup,
+    Where,
+)
+from surefoot_actors.cluster.ray.ending import confirm_gone, draining_nodes, place_of
+from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, SUPERVISOR, actor_name, find_actor, list_roles
+from surefoot_actors.cluster.ray.setup import node_of, refused_requirements, why_not_set_up
+from surefoot_actors.launch.supervisor_actor import DEFAULT_SERVICE, TrainerActor
+from surefoot_actors.liveness.server import Condition, PulseServer
+from surefoot_actors.protocol.messages import ToTrainer
+
+__all__ = ["RayCluster", "death_reason"]
+
+# "Perhaps executed": every call may be told again, after so long.
+_RETRY_S = 0.1
+_LONGEST_REASON = 4000
+log = structlog.get_logger()
+
+_TRAINER: Any = ray.remote(concurrency_groups={"control": 1, "collect": 1})(TrainerActor)  # type: ignore[call-overload]
+# How long the end of a trainer that cannot be reached is waited for; it is fenced, and its end goes on behind.
+_SILENT_S = 2.0
+_DRAIN_POLL_S = 1.0
+# How long a node that could not be set up is avoided, where there are others.
+_TROUBLED_S = 600.0
+_NODE_DIED = re.compile(r"node (has )?died|node was (preempted|terminated)", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(r"OutOfMemory|memory (usage )?threshold|running low on memory", re.IGNORECASE)
+
+
+def death_reason(error: RayError) -> str:
+    """A sentence, or a traceback, for how an actor ended."""
+    text = str(error).strip()
+    if isinstance(error, RuntimeEnvSetupError):
+        return f"its node could not be set up: {why_not_set_up(text)}"
+    if isinstance(error, OutOfMemoryError) or _OUT_OF_MEMORY.search(text):
+        return f"out of memory: {text[-_LONGEST_REASON:]}"
+    if _NODE_DIED.search(text):
+        return f"its node died: {text[-_LONGEST_REASON:]}"
+    if "creation task" in text:
+        return f"it failed to start: {text[-_LONGEST_REASON:]}"
+    # The first lines name the actor; the guesses that Ray adds would mislead.
+    lines = [line for line in text.splitlines()[1:] if not line.startswith("\t")]
+    said = " ".join(lines).partition(" Some common causes")[0]
+    detail = said.rpartition("Worker exit detail: ")[2]
+    return f"its process died: {detail or text}"[:_LONGEST_REASON]
+
+
+def _runtime_env(spec: JobSpec, package_uri: str | None) -> dict[str, Any]:
+    """What Ray sets up for a trainer; only trainers have the user's code."""
+    env: dict[str, Any] = {"env_vars": trainer_env(spec)}
+    if package_uri is not None:
+        env["working_dir"] = package_uri
+    if spec.pip:
+        env["pip"] = list(spec.pip)
+    return env
+
+
+class _RayTrainer(TrainerHandle):
+    """The supervisor's end of one trainer actor."""
+
+    def __init__(
+        self, trainer: str, actor: ActorHandle[Any], pulse: PulseServer, ending: set[asyncio.Task[None]]
+    ) -> None:
+        """`ending` holds the tasks that see to trainers' ends, for as long as that takes."""
+        self._trainer, self._actor, self._pulse, self._ending_all = trainer, actor, pulse, ending
+        self._ending: asyncio.Task[None] | None = None
+        # id of its node, once it is known
+        self.node = ""
+
+    @property
+    def trainer(self) -> str:
+        return self._trainer
+
+    async def start(self) -> None:
+        """Return when the actor has a place and its service answers."""
+        self.node = await self._ask(self._actor.start)
+
+    async def deliver(self, message: ToTrainer) -> None:
+        await self._ask(self._actor.deliver, message)
+
+    async def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox:
+        inbox: Inbox = await self._ask(self._actor.collect, after, rows_below, wait_s)
+        return inbox
+
+    async def where(self) -> Where:
+        where: Where = await self._ask(self._actor.where)
+        return where
+
+    def refusal(self, fault: FaultKind) -> str:
+        if fault is FaultKind.NODE and self.node == ray.get_runtime_context().get_node_id():
+            return f"{self._trainer} runs on the supervisor's own node"
+        return (
+            "" if self._pulse.is_linked(self._trainer) else f"{self._trainer} has no helper that could do it at present"
+        )
+
+    async def inject(self, fault: FaultKind) -> None:
+        if refused := self.refusal(fault):
+            raise FaultRefusedError(refused)
+        await self._pulse.inject(self._trainer, fault)
+
+    async def kill(self) -> None:
+        """End the process. Where that cannot be reached this returns after a while: it is fenced, and ends when it can be."""
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end(), name=f"end-{self._trainer}")
+            self._ending_all.add(self._ending)
+            self._ending.add_done_callback(self._ending_all.discard)
+        while not self._ending.done():
+            await asyncio.wait({self._ending}, timeout=_SILENT_S)
+            if self._pulse.condition(self._trainer) in (Condition.SILENT, Condition.GONE):
+                return
+
+    async def tell_pulse(self) -> None:
+        """Have its helper beat here."""
+        place = await asyncio.to_thread(place_of, self._actor)
+        if place is not None and place.state == "ALIVE":
+            self._pulse.expect(self._trainer)
+        with contextlib.suppress(TrainerGoneError):
+            self.node = await self._ask(self._actor.pulse, self._pulse.address, self._pulse.sealed.reveal())
+
+    async def _ask(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        while True:
+            try:
+                return await method.remote(*arguments)  # type: ignore[attr-defined]
+            except ActorUnavailableError:
+                await asyncio.sleep(_RETRY_S)
+            except RayTaskError as error:
+                # the service is ours: what raises there is broken, and told as a loss
+                await self.kill()
+                raise TrainerGoneError(f"its service raised, so it was ended: {error}") from None
+            except RuntimeEnvSetupError as error:
+                text = str(error)
+                raise SetupFailedError(death_reason(error), refused_requirements(text), node_of(text)) from None
+            except RayError as error:
+                raise TrainerGoneError(death_reason(error)) from None
+
+    async def _end(self) -> None:
+        """Kill by the helper, which reaches a stopped process at once; by Ray; and make sure."""
+        try:
+            placing = asyncio.create_task(asyncio.to_thread(place_of, self._actor))
+            confirmed = await self._pulse.fence(self._trainer)
+            place = await placing
+            await asyncio.to_thread(ray.kill, self._actor, no_restart=True)
+            if not confirmed:
+                await confirm_gone(place)
+        except Exception as error:  # noqa: BLE001  the task's edge: it is fenced, and nobody waits for more
+            log.warning("end_not_confirmed", trainer=self._trainer, error=repr(error))
+
+
+def _ignore(trainer: str, reason: str) -> None:
+    pass
+
+
+class RayCluster:
+    """Trainers as actors named "attempt/trainer", found again by name. Used on one event loop, in the supervisor's actor."""
+
+    installs = True
+
+    def __init__(
+        self, attempt: str, pulse: PulseServer, *, package_uri: str | None = None, service: str = DEFAULT_SERVICE
+    ) -> None:
+        self.on_notice: Callable[[str, str], None] = _ignore
+        self._attempt, self._pulse, self._package_uri, self._service = attempt, pulse, package_uri, service
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+        # those whose nodes are watched
+        self._trainers: dict[str, _RayTrainer] = {}
+        self._watching: asyncio.Task[None] | None = None
+        # addresses of nodes that could not be set up, and when: for a while others are preferred
+        self._troubled: dict[str, float] = {}
+
+    async def start_trainer(self, setup: TrainerSetup) -> TrainerHandle:
+        creating = asyncio.create_task(asyncio.to_thread(self._create, setup))
+        try:
+            trainer = await asyncio.shield(creating)
+            await trainer.start()
+        except SetupFailedError as failed:
+            self._troubled[failed.node] = time.monotonic()
+            raise
+        except asyncio.CancelledError:
+            await (await creating).kill()
+            raise
+        self._watch([trainer])
+        return trainer
+
+    def _create(self, setup: TrainerSetup) -> _RayTrainer:
+        resources = setup.spec.resources
+        options: dict[str, Any] = {
+            "name": actor_name(self._attempt, setup.trainer),
+            "namespace": NAMESPACE,
+            "lifetime": "detached",
+            "num_cpus": resources.cpus,
+            "num_gpus": resources.gpus,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            "runtime_env": _runtime_env(setup.spec, self._package_uri),
+        }
+        if shunned := self._shunned(setup.apart_from):
+            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(shunned)})"}
+            options["fallback_strategy"] = [{"label_selector": {}}]  # there, if nowhere else
+        secret = setup.pulse_secret.reveal() if setup.pulse_secret else ""
+        actor = _TRAINER.options(**options).remote(replace(setup, pulse_secret=None), self._service, secret)
+        return self._handle(setup.trainer, actor)
+
+    def _shunned(self, trainers: tuple[str, ...]) -> list[str]:
+        """Ids of the nodes that these trainers were on, and of those that could not be set up of late."""
+        nodes = {self._trainers[t].node for t in trainers if t in self._trainers} - {""}
+        troubled = {ip for ip, at in self._troubled.items() if time.monotonic() - at < _TROUBLED_S}
+        if troubled:
+            there = ray.nodes()  # type: ignore[no-untyped-call]
+            nodes |= {str(node["NodeID"]) for node in there if node["NodeManagerAddress"] in troubled}
+        return sorted(nodes)
+
+    def _handle(self, trainer: str, actor: ActorHandle[Any]) -> _RayTrainer:
+        return _RayTrainer(trainer, actor, self._pulse, self._ending)
+
+    async def find_trainers(self) -> list[TrainerHandle]:
+        found = await asyncio.to_thread(self._find)
+        for trainer in found:
+            # not awaited: one that is stopped answers no more, and the pulse, which expects it, says so
+            telling = asyncio.create_task(trainer.tell_pulse(), name=f"pulse-{trainer.trainer}")
+            self._tasks.add(telling)
+            telling.add_done_callback(self._tasks.discard)
+        self._watch(found)
+        return list(found)
+
+    async def close(self) -> None:
+        for task in [*self._tasks, *([self._watching] if self._watching else [])]:
+            task.cancel()
+        found = await asyncio.to_thread(self._find)
+        await asyncio.gather(*(trainer.kill() for trainer in found))
+
+    async def settle(self, within_s: float) -> None:
+        """Wait, so long at most, until those that could not be reached when they were killed are gone as well."""
+        if self._ending:
+            await asyncio.wait(set(self._ending), timeout=within_s)
+
+    def _find(self) -> list[_RayTrainer]:
+        roles = [role for role in list_roles(self._attempt) if role not in (SUPERVISOR, KEEPER)]
+        actors = [(role, find_actor(self._attempt, role)) for role in roles]
+        return [self._handle(role, actor) for role, actor in actors if actor is not None]
+
+    # ---- nodes that are about to go
+
+    def _watch(self, trainers: Iterable[_RayTrainer]) -> None:
+        self._trainers.update((trainer.trainer, trainer) for trainer in trainers)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch_nodes(), name="drained-nodes")
+
+    async def _watch_nodes(self) -> None:
+        while True:
+            await asyncio.sleep(_DRAIN_POLL_S)
+            draining = await asyncio.to_thread(draining_nodes)
+            for trainer in [t for t in self._trainers.values() if t.node in draining]:
+                del self._trainers[trainer.trainer]
+                self.on_notice(trainer.trainer, "its node is being drained")

@@ -1,0 +1,38 @@
+"""How an attempt's actors are named in Ray: one namespace, "attempt/role". Calls ask Ray's control store, and wait for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+import ray.util
+from ray.actor import ActorHandle
+
+from surefoot_actors.cluster.ray.gcs import insist
+
+__all__ = ["KEEPER", "NAMESPACE", "SUPERVISOR", "actor_name", "find_actor", "list_roles"]
+
+NAMESPACE = "surefoot"
+# Roles that are no trainers. A trainer's role is its name.
+SUPERVISOR = "supervisor"
+KEEPER = "keeper"
+
+
+def actor_name(attempt: str, role: str) -> str:
+    return f"{attempt}/{role}"
+
+
+def list_roles(attempt: str) -> list[str]:
+    """The roles of the attempt's actors that live or are waiting for a place."""
+    prefix = actor_name(attempt, "")
+    named = insist(lambda: ray.util.list_named_actors(all_namespaces=True))
+    ours = [actor["name"] for actor in named if actor["namespace"] == NAMESPACE]
+    return sorted(name.removeprefix(prefix) for name in ours if name.startswith(prefix))
+
+
+def find_actor(attempt: str, role: str) -> ActorHandle[Any] | None:
+    """The actor's handle, or None where there is none."""
+    try:
+        return insist(lambda: ray.get_actor(actor_name(attempt, role), namespace=NAMESPACE))
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""What decides bits besides code and data: random streams, and how the process computes."""

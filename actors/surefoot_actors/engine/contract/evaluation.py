@@ -1,0 +1,89 @@
+"""`step.evaluate`: a round over a whole dataset, in eval mode and without gradients, that merges logged values only."""
+
+from __future__ import annotations
+
+import torch
+
+from surefoot_actors.engine.contract.rounds import Round
+from surefoot_actors.engine.contract.sub_task import Accumulated, SubTask
+from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.types import Merged, Node, Position, Range
+from surefoot_actors.engine.vector.digest import make_layout
+from surefoot_actors.engine.vector.leaves import gathers_of
+
+__all__ = ["EvaluationRound"]
+
+
+class EvaluationRound(Round):
+    """Sub-task v is the v-th slice of the dataset, in mini-batches. Its leaf has the weight of its samples."""
+
+    keeps_gradients = True
+
+    def _begin(self) -> None:
+        modules = self._run.tracked.modules.values()
+        self._modes = [(part, part.training) for module in modules for part in module.modules()]
+        for module in modules:
+            module.eval()
+        self._run.buffers.open()
+        self._grad_enabled = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)
+        self._number: int | None = None
+        self._turn = self._num_turns = 0
+        self._sum = Accumulated()
+
+    def _take_back(self) -> None:
+        assert self.sub_task is not None
+        self._sum.add(self.sub_task.logged())
+        self.sub_task = None
+
+    def _next_key(self, position: Position) -> Key | None:
+        while self._turn == self._num_turns:
+            if self._number is not None:
+                self._finish_sub_task(self._number)
+            self._number = self._run.coordinator.next_sub_task()
+            if self._number is None:
+                return None
+            self._turn, self._num_turns = 0, self._run.evaluation_cut.num_turns(self._source.length, self._number)
+        assert self._number is not None
+        key = Key(self._step, position.phase, self._number, self._turn)
+        self.sub_task = SubTask(self._number, weight=float(self._run.evaluation_cut.weight(self._source.length, key)))
+        self._turn += 1
+        return key
+
+    def _finish_sub_task(self, number: int) -> None:
+        self._run.buffers.harvest()
+        self._run.buffers.restore()
+        leaf = _values_leaf(number, self._sum, self.data)
+        self._sum = Accumulated()
+        self._put(leaf)
+
+    def _end(self, merged: Merged) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Put modes and gradient mode back as they were."""
+        torch.set_grad_enabled(self._grad_enabled)
+        for part, mode in self._modes:
+            part.training = mode
+
+
+def _values_leaf(number: int, values: Accumulated, data: str) -> Node:
+    names, gathered = sorted(values.sums), values.gathered()
+    layout = make_layout(
+        buckets=(),
+        num_presence=0,
+        scalars=names,
+        exact_bytes=0,
+        description=[data] + [f"log {name}  # {values.lines[name]}" for name in names],
+        gathers=gathers_of(gathered),
+    )
+    return Node(
+        range=Range(number, number + 1),
+        layout=layout,
+        buckets=[],
+        weight=values.weight,
+        scalars=tuple(values.sums[name] for name in names),
+        presence=0,
+        exact=b"",
+        gathered=tuple(gathered[name] for name in sorted(gathered)),
+    )

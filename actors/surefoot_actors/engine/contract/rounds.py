@@ -1,0 +1,198 @@
+"""The inner loops: iterators that hand out this trainer's sub-tasks of a round and end when the round is merged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from surefoot.errors import ContractError
+from surefoot_actors.determinism.rng import Purpose
+from surefoot_actors.engine.contract.proof import Proof
+from surefoot_actors.engine.contract.settings import forget_casts, has_casts
+from surefoot_actors.engine.contract.sub_task import SubTask
+from surefoot_actors.engine.data.partition import Cut
+from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.exchange.agreement import Held, agree
+from surefoot_actors.engine.types import Merged, Node, Position
+from surefoot_actors.engine.vector.exact_buffers import combine, first_conflict
+from surefoot_actors.faults import points as faults
+from surefoot_actors.user_code.lines import user_line
+
+if TYPE_CHECKING:
+    from surefoot_actors.engine.contract.run import TrainRun
+
+__all__ = ["Round", "TrainingRound"]
+
+
+class Round(ABC, Iterator[Any]):
+    """One inner loop. Made by the user's call, opened by the loop's first turn, closed by its last."""
+
+    #: whether `.grad` stays as it is
+    keeps_gradients: bool
+
+    def __init__(
+        self, run: TrainRun, step: int, dataset: Any, collate: Callable[[list[Any]], Any] | None, cut: Cut
+    ) -> None:
+        self._run, self._step = run, step
+        #: the user's line that began the loop
+        self.line = user_line(3)
+        self._collate, self._cut = collate, cut
+        self._source = run.loader.source(dataset, collate, cut, self.line)
+        self._position: Position | None = None
+        self._ended = False
+        #: the sub-task that the user's code computes right now
+        self.sub_task: SubTask | None = None
+        # the first leaf made here: what a round's leaves must have in common. Its buckets may be folded away.
+        self._first: Node | None = None
+        # what of the leaves made here cannot be averaged, together
+        self._exact = b""
+
+    @property
+    def data(self) -> str:
+        """Return the line of a layout that tells what the round's samples are taken from."""
+        length = self._source.length
+        return f"data {length} samples{self._cut.described(length, self._step)}  # {self.line}"
+
+    def __next__(self) -> Any:
+        if self._ended:
+            raise StopIteration
+        if torch.is_inference_mode_enabled():
+            if not self.keeps_gradients:
+                self._run.check_mode(f"the inner loop at {self.line}")
+            # what is made here outlives the user's inference mode
+            with torch.inference_mode(False):
+                return self.__next__()
+        if self._position is None:
+            self._position = self._run.open_round(self)
+            # the dataset counts as it is now, on data workers too
+            self._source.begin(self._collate, self._cut, self.line)
+            self._begin()
+        else:
+            self._take_back()
+        key = self._next_key(self._position)
+        if key is None:
+            self._close(self._position)
+            raise StopIteration
+        batch = self._source.load(key)
+        self._loaded()
+        self._prepare()
+        if has_casts():
+            forget_casts()
+        self._run.streams.start(Purpose.COMPUTE, *key)
+        faults.point("forward", self._step)
+        return batch
+
+    def _put(self, leaf: Node) -> None:
+        """Hand over a leaf. Raises ContractError, as the merge would across trainers, when it is unlike this round's others."""
+        if self._first is None:
+            self._first, self._exact = leaf, leaf.exact
+        elif leaf.layout is not self._first.layout:
+            agree([Held(sub_task=n.range.lo, layout=n.layout) for n in (self._first, leaf)], self._step)
+        if leaf.exact != self._exact:
+            if (number := first_conflict(self._exact, leaf.exact)) is not None:
+                raise ContractError(_exact_difference(leaf, number))
+            self._exact = combine(self._exact, leaf.exact)
+        self._run.coordinator.put_leaf(leaf)
+
+    def _close(self, position: Position) -> None:
+        merged = self._run.coordinator.merged()
+        self._ended = True
+        self._end(merged)
+        self._run.close_round(self, position, merged)
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """The round is open."""
+
+    @abstractmethod
+    def _take_back(self) -> None:
+        """The user's code has worked on the batch it was given."""
+
+    @abstractmethod
+    def _next_key(self, position: Position) -> Key | None:
+        """Return the next batch to hand out, None when the round is merged."""
+
+    def _loaded(self) -> None:
+        """A batch was loaded."""
+
+    def _prepare(self) -> None:
+        """The user's code is about to get a batch."""
+
+    @abstractmethod
+    def _end(self, merged: Merged) -> None:
+        """The round is merged on this trainer."""
+
+
+class TrainingRound(Round):
+    """`step.batches`: one batch a sub-task; leaves hold gradients, buffers and logged values."""
+
+    keeps_gradients = False
+
+    def __init__(self, *args: Any, accumulate: bool) -> None:
+        super().__init__(*args)
+        #: whether the merge is added to the gradients that there are
+        self.accumulate = accumulate
+
+    def _begin(self) -> None:
+        assert self._cut.order is not None
+        self._run.learn_epoch(self._cut.order.num_samples(self._source.length))
+        self._run.leaves.open(self.data)
+        self._run.unchanged.open(self._step)
+        self._before = self._run.tracked.gradients.take(accumulate=self.accumulate)
+        self._num_computed = 0
+        self._weight = 1.0
+        self._proof = Proof(self._run.tracked.attributes, self.line) if self._run.proves(self._step) else None
+
+    def _take_back(self) -> None:
+        assert self.sub_task is not None
+        self._run.check_strays(self.line)
+        if self._run.unchanged.before is not None:
+            self._run.unchanged.check(self.line)
+        logged = self.sub_task.logged()
+        leaf = self._run.leaves.make(self.sub_task.number, logged)
+        self.sub_task = None
+        if self._proof is not None and not self._proof.end(self._key, leaf):
+            self._run.leaves.drop(leaf)
+            return
+        self._num_computed, self._weight = self._num_computed + 1, logged.weight
+        self._put(leaf)
+
+    def _next_key(self, position: Position) -> Key | None:
+        if self._proof is not None and (again := self._proof.take()) is not None:
+            self.sub_task = SubTask(again.sub_task)
+            return again
+        number = self._run.coordinator.next_sub_task()
+        if number is None:
+            return None
+        self.sub_task = SubTask(number)
+        self._key = Key(self._step, position.phase, number, 0)
+        return self._key
+
+    def _loaded(self) -> None:
+        if self._proof is not None:
+            self._proof.loaded(draws=self._source.draws)
+
+    def _prepare(self) -> None:
+        self._run.leaves.begin()
+        if self._run.unchanged.left:
+            self._run.unchanged.begin()
+
+    def _end(self, merged: Merged) -> None:
+        self._run.unchanged.close(self.line)
+        # The merge of a single sub-task of weight 1 is that sub-task's leaf: its gradients are in place.
+        in_place = self._run.sub_tasks == 1 and self._num_computed == 1 and self._weight == 1.0
+        present = self._run.leaves.deliver(merged, in_place=in_place, before=self._before)
+        self._before = {}
+        self._run.tracked.gradients.delivered(self.line, present)
+
+
+def _exact_difference(leaf: Node, number: int) -> str:
+    names = [line.split()[1] for line in leaf.layout.description if line.startswith("exact ")]
+    return (
+        f"an integer or bool buffer ends differently in sub-task {leaf.range.lo} than in those before it: {names[number]}. Such "
+        f"buffers cannot be averaged, so all sub-tasks of a round that write one must leave it equal; keep what depends on the data "
+        f"out of them"
+    )

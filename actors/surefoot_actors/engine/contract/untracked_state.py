@@ -1,0 +1,200 @@
+"""Finds state that nobody tracks among what the user's code has in sight: what differs between the first two steps' ends.
+
+Only there, so that it costs nothing afterwards. What is rebound at every step, a loss say, is no state; what lives on and changes is.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from surefoot.contract import Run, Step
+from surefoot.errors import ContractError
+from surefoot_actors.engine.contract.stepped import covered
+from surefoot_actors.engine.contract.unchanged import sample
+from surefoot_actors.engine.state.digest import canonical
+from surefoot_actors.engine.state.survey import Survey
+from surefoot_actors.engine.state.tracked import Tracked
+from surefoot_actors.user_code.frames import variables, vars_of
+
+__all__ = ["Strangers"]
+
+# Metrics only look at training; their classes are told by where they come from.
+_METRICS = ("torchmetrics", "torcheval")
+_MOST = 2000
+
+
+class Strangers:
+    """Looks at the first step's end and at the second's."""
+
+    def __init__(self, tracked: Tracked, line: str, on_warning: Callable[[str], None] | None) -> None:
+        self._tracked, self._line, self._on_warning = tracked, line, on_warning
+        self._num_looks = 0
+        self._left_alone: set[int] = set()
+        # by id: the thing, its digest, and a generator's seed
+        self._first: dict[int, tuple[Any, bytes, int]] = {}
+        self._tensors: dict[str, tuple[Any, Any, int]] = {}
+
+    def leave_alone(self, modules: Iterable[nn.Module]) -> None:
+        """These begin anew in every sub-task."""
+        self._left_alone = {id(part) for module in modules for part in module.modules()}
+
+    def look(self) -> None:
+        """A step ends. Raises ContractError at the second one for an object that has changed, and is not tracked."""
+        self._num_looks += 1
+        if self._num_looks > 2:
+            return
+        known = covered(self._tracked) | self._left_alone
+        found = dict(_things(known))
+        if self._num_looks == 1:
+            self._first = {id(thing): (thing, self._digest(thing), _seed(thing)) for thing in found.values()}
+            self._tensors = dict(self._loose())
+            return
+        for name, thing in found.items():
+            first = self._first.get(id(thing))
+            # a generator that is seeded anew at every step is in order
+            if first is not None and first[2] == _seed(thing) and self._digest(thing) != first[1]:
+                raise ContractError(self._changed(name, thing))
+        if names := self._tracked.attributes.carried_on():
+            raise ContractError(self._generator(names[0]))
+        self._warn()
+        self._first.clear()
+        self._tensors.clear()
+
+    def _changed(self, name: str, thing: Any) -> str:
+        kind = type(thing).__name__
+        if _state_of_generator(thing) is not None:
+            return (
+                f"{name} ({kind}) is carried on from step to step in the loop at {self._line}: on a trainer that joins, or after a "
+                f"restore, it would begin anew, and its draws depend on who computes what. Draw from torch, numpy's or random's global "
+                f"streams, which are seeded for every sub-task, or make the generator where it is used, seeded by step.number"
+            )
+        if hasattr(thing, "state_dict"):
+            mend = f"name it in run.track({re.findall(r'[A-Za-z_0-9]+', name)[-1]}={name}, ...)"
+        else:
+            mend = "give it state_dict and load_state_dict, and name it in run.track"
+        return (
+            f"{name} ({kind}) is not tracked, but the steps of the loop at {self._line} change it: on a trainer that joins, or in a run "
+            f"that goes on from a checkpoint, it would begin anew; {mend}"
+        )
+
+    def _generator(self, name: str) -> str:
+        return (
+            f"{name} is a generator that the steps of the loop at {self._line} carry on: on a trainer that joins, or in a run that goes "
+            f"on from a checkpoint, it would begin anew; compute the value from step.number, or keep what it counts in a variable"
+        )
+
+    def _digest(self, thing: Any) -> bytes:
+        """Return a digest of what the thing's state has besides that of tracked objects, which it may hold."""
+        generator = _state_of_generator(thing)
+        if generator is not None:
+            return canonical(generator)
+        survey = Survey()
+        tree = None
+        if isinstance(thing, nn.Module):
+            for name, tensor in (*thing.named_parameters(), *thing.named_buffers()):
+                survey.number(name, tensor)
+        else:
+            try:
+                state = thing.state_dict()
+            except Exception:  # noqa: BLE001  the edge to an object that nobody has asked for its state: there may be none yet
+                return b""
+            if isinstance(state, dict):
+                tracked = [
+                    canonical(Survey().tree("", t.state_dict()))
+                    for t in self._tracked.things
+                    if not isinstance(t, dict)
+                ]
+                state = {k: v for k, v in state.items() if canonical(Survey().tree("", v)) not in tracked}
+            tree = survey.tree("", state)
+        own = {id(entry.tensor) for entry in self._tracked.survey().entries}
+        return canonical(tree) + b"".join([sample(e.tensor) for e in survey.entries if id(e.tensor) not in own])
+
+    def _loose(self) -> Iterator[tuple[str, tuple[Any, Any, int]]]:
+        """Yield tensors that lie in objects and containers in sight, and in variables, by name: holder, tensor, version."""
+        own = {id(entry.tensor) for entry in self._tracked.survey().entries}
+        own.update(id(p.grad) for _, p in self._tracked.parameters())
+        for name, value in variables():
+            if isinstance(value, torch.Tensor):
+                held: dict[str, Any] = {name: value}
+            elif isinstance(value, (nn.Module, torch.optim.Optimizer)) or id(value) in covered(self._tracked):
+                continue
+            else:
+                held = dict(_tensors_in(name, value))
+            for path, tensor in held.items():
+                if id(tensor) not in own and not tensor.requires_grad and not tensor.is_inference():
+                    yield path, (value, tensor, tensor._version)
+
+    def _warn(self) -> None:
+        for path, (holder, tensor, version) in self._loose():
+            before = self._tensors.get(path)
+            if self._on_warning is None or before is None or before[0] is not holder:
+                continue
+            if before[1] is not tensor or before[2] != version:
+                self._on_warning(
+                    f"{path}, a tensor that is not tracked, changes from step to step in the loop at {self._line}: if training depends on "
+                    f"it, keep it in a module's buffer, or in an object with state_dict and load_state_dict, that run.track names"
+                )
+
+
+def _things(known: set[int]) -> Iterator[tuple[str, Any]]:
+    """Yield what in sight may be state, and is not tracked."""
+    for name, value in variables():
+        for path, thing in ((name, value), *((f"{name}{k}", v) for k, v in _held(value, known))):
+            if id(thing) not in known and _may_be_state(thing):
+                yield path, thing
+
+
+def _held(value: Any, known: set[int]) -> Iterator[tuple[str, Any]]:
+    if id(value) not in known and not isinstance(value, (nn.Module, torch.optim.Optimizer, Run, Step)):
+        yield from _items(value)
+
+
+def _may_be_state(thing: Any) -> bool:
+    if isinstance(thing, type) or type(thing).__module__.partition(".")[0] in _METRICS:
+        return False
+    if isinstance(thing, nn.Module) or _state_of_generator(thing) is not None:
+        return True
+    return callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None))
+
+
+def _seed(thing: Any) -> int:
+    return thing.initial_seed() if isinstance(thing, torch.Generator) else 0
+
+
+def _state_of_generator(thing: Any) -> Any:
+    """Return the state of a random generator that is the user's own; None for everything else."""
+    if isinstance(thing, torch.Generator):
+        return None if thing is torch.default_generator else thing.get_state().numpy().tobytes()
+    if isinstance(thing, np.random.Generator):
+        return thing.bit_generator.state
+    if isinstance(thing, np.random.RandomState):
+        return None if thing is np.random.mtrand._rand else thing.get_state()
+    # the system's own source has no state
+    return thing.getstate() if isinstance(thing, random.Random) and not isinstance(thing, random.SystemRandom) else None
+
+
+def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors that an object's attributes, a list or a dict hold, one level deep and one more into dicts and lists."""
+    for key, inner in _items(value):
+        if isinstance(inner, torch.Tensor):
+            yield f"{name}{key}", inner
+        else:
+            for second, tensor in _items(inner, attributes=False):
+                if isinstance(tensor, torch.Tensor):
+                    yield f"{name}{key}{second}", tensor
+
+
+def _items(value: Any, *, attributes: bool = True) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        yield from ((f"[{k!r}]", v) for k, v in list(value.items())[:_MOST])
+    elif isinstance(value, (list, tuple)):
+        yield from ((f"[{i}]", v) for i, v in enumerate(value[:_MOST]))
+    elif attributes:
+        yield from ((f".{k}", v) for k, v in vars_of(value).items())

@@ -1,0 +1,315 @@
+"""One round's merge: all V sub-task leaves of a step into one vector, the same bytes whoever holds them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from surefoot_actors.engine.exchange.agreement import (
+    DriftedRanksError,
+    StateTable,
+    agree,
+    drifted_names,
+    drifted_ranks,
+    held_layouts,
+    pack_held,
+    read_held,
+)
+from surefoot_actors.engine.exchange.gathering import Rows, join_rows, own_rows, pack_rows, read_rows
+from surefoot_actors.engine.exchange.header import ELSEWHERE, ExchangeError, Header, check_rounds
+from surefoot_actors.engine.exchange.messages import Gather, Parts, Plan, Swap, plan_exchange, post_swap, swap_bytes
+from surefoot_actors.engine.exchange.reduce import NodeHead, merge_heads, merge_part
+from surefoot_actors.engine.group.group import Group, UnexpectedMessageError
+from surefoot_actors.engine.group.wire import Message, Tag
+from surefoot_actors.engine.types import Layout, Merged, Node, Range
+from surefoot_actors.engine.vector.digest import merged_digest
+from surefoot_actors.faults import points as faults
+
+__all__ = ["BufferPool", "MergeResult", "merge_alone", "merge_round", "say_done"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeResult:
+    merged: Merged
+    # whether any member had its flag set when it sent
+    flag: bool
+    # whether any member was asked for a snapshot when it sent
+    snapshot: bool
+    # whether any member was still writing an earlier one
+    busy: bool
+    # the round's layout, equal on all members: `agreed` for the next round of this phase
+    layout: Layout
+
+
+class BufferPool:
+    """Buffers for merged vectors, kept from one round to another: fresh memory costs a page fault every 4 KiB.
+
+    Used by one thread at a time. Only complete vectors come back, so no receive of a dead generation can land in one.
+    """
+
+    def __init__(self, keep: int = 2) -> None:
+        self._keep = keep
+        self._free: dict[tuple[object, ...], list[list[torch.Tensor]]] = {}
+
+    def take(self, layout: Layout, device: torch.device) -> list[torch.Tensor]:
+        """Return uninitialised flat buffers for a merged vector."""
+        free = self._free.get(_kind(layout, device))
+        return free.pop() if free else [torch.empty(b.numel, dtype=b.dtype, device=device) for b in layout.buckets]
+
+    def give(self, merged: Merged) -> None:
+        """Take back the buffers of a merged vector that nobody reads any more."""
+        device = merged.buckets[0].device if merged.buckets else torch.device("cpu")
+        free = self._free.setdefault(_kind(merged.layout, device), [])
+        if len(free) < self._keep:
+            free.append(merged.buckets)
+
+
+def _kind(layout: Layout, device: torch.device) -> tuple[object, ...]:
+    return str(device), tuple((b.dtype, b.numel) for b in layout.buckets)
+
+
+def merge_alone(
+    *,
+    round: int,
+    step: int,
+    nodes: Mapping[Range, Node],
+    num_sub_tasks: int,
+    flag: bool = False,
+    snapshot: bool = False,
+    busy: bool = False,
+    pool: BufferPool | None = None,
+) -> MergeResult:
+    """Merge nodes that make up the whole tree, without a group. Same bits and digest as any number of members.
+
+    Raises ContractError where nodes differ in layout or exact bytes, or nothing has weight.
+    """
+    layout = agree(held_layouts(nodes.values()), step)
+    head = merge_heads({r: head_of(node) for r, node in nodes.items()}, layout, num_sub_tasks)
+    device = next(iter(nodes.values())).buckets[0].device if layout.buckets else torch.device("cpu")
+    buckets = (pool or BufferPool()).take(layout, device)
+    digests = [
+        merge_part(
+            {r: node.buckets[i] for r, node in nodes.items()},
+            buckets[i],
+            weight=head[0],
+            num_sub_tasks=num_sub_tasks,
+            chunk=bucket.chunk_numel,
+        )
+        for i, bucket in enumerate(layout.buckets)
+    ]
+    merged = finish(round, layout, buckets, head, digests, join_rows(own_rows(nodes), layout))
+    return MergeResult(merged=merged, flag=flag, snapshot=snapshot, busy=busy, layout=layout)
+
+
+def head_of(node: Node) -> NodeHead:
+    """Return what of a node is not in buckets."""
+    return node.weight, node.scalars, node.presence, node.exact
+
+
+def finish(
+    round: int,
+    layout: Layout,
+    buckets: list[torch.Tensor],
+    head: NodeHead,
+    digests: list[bytes],
+    gathered: Mapping[str, torch.Tensor],
+) -> Merged:
+    """Return the merged vector; `digests` are the joined chunk digests, one a bucket."""
+    weight, scalars, presence, exact = head
+    return Merged(
+        round=round,
+        layout=layout,
+        buckets=buckets,
+        weight=weight,
+        scalars=dict(zip(layout.scalars, scalars, strict=True)),
+        presence=presence,
+        exact=exact,
+        gathered=gathered,
+        digest=merged_digest(
+            digests,
+            scalars=scalars,
+            weight=weight,
+            presence=presence,
+            num_presence=layout.num_presence,
+            exact=exact,
+            gathered=gathered.values(),
+        ),
+    )
+
+
+def merge_round(
+    group: Group | None,
+    *,
+    round: int,
+    step: int,
+    covers: Sequence[Sequence[Range]],
+    nodes: Mapping[Range, Node],
+    num_sub_tasks: int,
+    flag: bool,
+    drift: bytes,
+    agreed: Layout | None,
+    snapshot: bool = False,
+    busy: bool = False,
+    on_exchanged: Callable[[], None] = lambda: None,
+    look: Callable[[], StateTable] | None = None,
+    pool: BufferPool | None = None,
+) -> MergeResult:
+    """Merge a round with the other members of `group` (None: alone). The same bytes on all of them.
+
+    `covers` are, by rank, the maximal tree nodes each rank holds; `nodes` are this rank's. `drift` are 16 bytes over this
+    step's stripe of the tracked state. `agreed` is the layout of this phase's last committed round, equal on all members.
+    `look` is asked where members have drifted apart, to name what differs. `on_exchanged` is called once all members' nodes are here.
+    The nodes are only read, and not at all after the return.
+
+    Raises, on every member alike: ContractError where the sub-tasks differ in layout or in integer buffers or have no weight,
+    DriftedRanksError where members hold different state. Raises GroupClosedError when the generation is over. The group is of no
+    use after an error.
+    """
+    if group is None or group.size == 1:
+        faults.point("exchange", step)
+        result = merge_alone(
+            round=round,
+            step=step,
+            nodes=nodes,
+            num_sub_tasks=num_sub_tasks,
+            flag=flag,
+            snapshot=snapshot,
+            busy=busy,
+            pool=pool,
+        )
+        on_exchanged()
+        faults.point("gather", step)
+        return result
+    assert tuple(sorted(nodes)) == tuple(covers[group.rank]), "the nodes given are not those of the rank's cover"
+    faults.point("exchange", step)
+    held = pack_held(tuple(held_layouts(nodes.values())))
+    shape = tuple(map(tuple, covers))
+    header = Header(
+        round=round,
+        flag=flag,
+        snapshot=snapshot,
+        busy=busy,
+        misfit=False,
+        drift=drift,
+        layouts_bytes=len(held),
+    )
+    plan, swap, headers = _settle(group, plan_exchange(agreed, shape), header, nodes, held, step, look)
+    assert plan.layout is not None
+    heads = {r: head for rank, own in headers.items() for r, head in zip(shape[rank], own.heads, strict=True)}
+    head = merge_heads(heads, plan.layout, num_sub_tasks)
+    buckets = (pool or BufferPool()).take(plan.layout, group.device)
+    gather = None if plan.whole else Gather(group, plan, buckets)
+    gathered = _gather_rows(group, plan, nodes, headers)
+    swap.wait_received()
+    on_exchanged()
+    digests = _merge_own(
+        plan, group.rank, {**swap.parts, **_own_parts(plan, group.rank, nodes)}, buckets, head[0], num_sub_tasks
+    )
+    faults.point("gather", step)
+    if gather is not None:
+        digests = gather.run(digests)
+    swap.wait()
+    merged = finish(round, plan.layout, buckets, head, digests, gathered)
+    return MergeResult(
+        merged=merged,
+        flag=any(h.flag for h in headers.values()),
+        snapshot=any(h.snapshot for h in headers.values()),
+        busy=any(h.busy for h in headers.values()),
+        layout=plan.layout,
+    )
+
+
+def say_done(group: Group) -> None:
+    """Send every other member a header of no round: one that waits for this one's part in a round raises ExchangeError."""
+    done = torch.zeros(1, dtype=torch.uint8)
+    group.post([Message(done, rank, Tag.HEADER) for rank in range(group.size) if rank != group.rank], [])
+
+
+def _settle(
+    group: Group,
+    plan: Plan,
+    header: Header,
+    nodes: Mapping[Range, Node],
+    held: bytes,
+    step: int,
+    look: Callable[[], StateTable] | None,
+) -> tuple[Plan, Swap, dict[int, Header]]:
+    """Exchange by the agreed layout, or agree on one and exchange then. Returns the exchange that counts, and all headers by rank."""
+    swap, headers = _swap(group, plan, header, nodes, Tag.HEADER)
+    check_rounds([headers[rank] for rank in range(group.size)])
+    _check_drift(group, [headers[rank].drift for rank in range(group.size)], step, look)
+    if plan.layout is not None and not any(h.misfit for h in headers.values()):
+        return plan, swap, headers
+    # Every rank has seen the same headers, so every rank is here.
+    swap.wait()
+    sizes = [headers[rank].layouts_bytes for rank in range(group.size)]
+    all_held = [h for data in swap_bytes(group, held, sizes, Tag.LAYOUT) for h in read_held(data)]
+    plan = plan_exchange(agree(all_held, step), plan.covers)
+    return plan, *_swap(group, plan, header, nodes, Tag.AGREED_HEADER)
+
+
+def _check_drift(group: Group, drifts: Sequence[bytes], step: int, look: Callable[[], StateTable] | None) -> None:
+    """Raise DriftedRanksError, the same on every rank, unless all have told the same. All ranks are here then: they say what they hold."""
+    ranks = drifted_ranks(drifts)
+    if not ranks:
+        return
+    own = b"" if look is None else pickle.dumps(look())
+    sizes = [
+        int.from_bytes(size, "little")
+        for size in swap_bytes(group, len(own).to_bytes(8, "little"), [8] * group.size, Tag.TABLE_BYTES)
+    ]
+    told = swap_bytes(group, own, sizes, Tag.TABLE)
+    tables = [pickle.loads(data) for data in told if data]  # noqa: S301  from fellow trainers of the same job
+    names = drifted_names(drifts, tables) if len(tables) == group.size else ()
+    raise DriftedRanksError(ranks, group.size, step, names)
+
+
+def _swap(
+    group: Group, plan: Plan, header: Header, nodes: Mapping[Range, Node], tag: Tag
+) -> tuple[Swap, dict[int, Header]]:
+    layout = plan.layout
+    fits = layout is not None and all(node.layout.signature == layout.signature for node in nodes.values())
+    heads = tuple(head_of(nodes[r]) for r in plan.covers[group.rank]) if fits else ()
+    gathered_bytes = len(pack_rows(own_rows(nodes))) if fits and layout is not None and layout.gathers else 0
+    own = replace(header, misfit=not fits, heads=heads, gathered_bytes=gathered_bytes)
+    try:
+        swap = post_swap(group, plan, own, nodes if fits else None, tag)
+        return swap, {group.rank: own, **swap.headers()}
+    except UnexpectedMessageError as error:
+        raise ExchangeError(ELSEWHERE) from error
+
+
+def _gather_rows(
+    group: Group, plan: Plan, nodes: Mapping[Range, Node], headers: Mapping[int, Header]
+) -> dict[str, torch.Tensor]:
+    """Return all rows that any member's nodes have gathered; nothing is sent where none has."""
+    layout = plan.layout
+    if layout is None or not layout.gathers:
+        return {}
+    sizes = [headers[rank].gathered_bytes for rank in range(group.size)]
+    told = swap_bytes(group, pack_rows(own_rows(nodes)), sizes, Tag.GATHERED)
+    rows: dict[Range, Rows] = {}
+    for rank, data in enumerate(told):
+        rows |= read_rows(data, plan.covers[rank], layout)
+    return join_rows(rows, layout)
+
+
+def _own_parts(plan: Plan, rank: int, nodes: Mapping[Range, Node]) -> Parts:
+    bounds = plan.bounds(rank)
+    return {(r, i): node.buckets[i][a:b] for r, node in nodes.items() for i, (a, b) in enumerate(bounds)}
+
+
+def _merge_own(
+    plan: Plan, rank: int, parts: Parts, buckets: list[torch.Tensor], weight: float, num_sub_tasks: int
+) -> list[bytes]:
+    """Merge the part of every bucket that this rank answers for, in place in `buckets`; return the joined chunk digests."""
+    assert plan.layout is not None
+    digests = []
+    for i, (bucket, (start, stop)) in enumerate(zip(plan.layout.buckets, plan.bounds(rank), strict=True)):
+        own = {r: part for (r, at), part in parts.items() if at == i}
+        out = buckets[i][start:stop]
+        digests.append(merge_part(own, out, weight=weight, num_sub_tasks=num_sub_tasks, chunk=bucket.chunk_numel))
+    return digests

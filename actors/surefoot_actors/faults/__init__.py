@@ -1,0 +1,1 @@
+"""Faults at an exact point, for tests and chaos."""

@@ -1,0 +1,1 @@
+"""Facts of an attempt that outlive its supervisor."""

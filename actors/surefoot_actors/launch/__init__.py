@@ -1,0 +1,1 @@
+"""What Ray starts: the launcher, the supervisor's actor, the clean-up."""

@@ -1,0 +1,239 @@
+"""The actors of an attempt. Light to import: what they need is imported inside them, torch in the trainer alone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import secrets
+import signal
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import ray
+import ray.actor
+import ray.exceptions
+import ray.util
+
+from surefoot.errors import CheckpointError
+from surefoot.events import EventKind
+from surefoot.spec import JobSpec, JobState
+from surefoot_actors.cluster.environment import without_secrets
+from surefoot_actors.cluster.notice import on_sigterm
+from surefoot_actors.cluster.ports import Inbox, TrainerService, TrainerSetup, Where
+from surefoot_actors.cluster.ray.names import KEEPER, find_actor
+from surefoot_actors.liveness.watchdog_process import Helper
+from surefoot_actors.protocol.messages import ToTrainer
+from surefoot_actors.sealed import Sealed
+
+if TYPE_CHECKING:
+    from surefoot_actors.cluster.ray.cluster import RayCluster
+    from surefoot_actors.journal.journal import Journal
+    from surefoot_actors.liveness.server import PulseServer
+    from surefoot_actors.uplink.http import HttpUplink
+
+__all__ = ["DEFAULT_SERVICE", "KeeperActor", "Orders", "SupervisorActor", "TrainerActor"]
+
+DEFAULT_SERVICE = "surefoot_actors.trainer.trainer:TrainerProcess"
+# A trainer that no supervisor has asked for so long ends itself.
+ORPHANED_S = 600.0
+# How long a supervisor whose attempt has ended goes on telling so, while the control plane is away.
+LAST_WORD_S = 3600.0
+# How long it then waits for the end of trainers that cannot be reached: Ray declares their node dead within a minute.
+LINGER_S = 120.0
+# Before a supervisor that failed is restarted: one that fails at once must not keep the machine busy.
+_DIE_AFTER_S = 1.0
+
+
+class TrainerActor:
+    """A trainer process: serves its TrainerService by Ray calls. "control" is never behind a waiting "collect"."""
+
+    def __init__(self, setup: TrainerSetup, service: str, pulse_secret: str) -> None:
+        without_secrets(os.environ)
+        os.environ["SUREFOOT_HOST"] = _node_address()
+        self._helper = Helper(setup, Sealed(pulse_secret))
+        self._helper.start()
+        self._asked = time.monotonic()
+        threading.Thread(target=self._end_when_orphaned, name="orphan-guard", daemon=True).start()
+        module, _, name = service.partition(":")
+        self._service: TrainerService = getattr(importlib.import_module(module), name)(setup)
+        on_sigterm(self._service.notice)
+
+    @ray.method(concurrency_group="control")
+    def start(self) -> str:
+        """Start the service; returns the node's id."""
+        self._service.start()
+        return _node_id()
+
+    @ray.method(concurrency_group="control")
+    def deliver(self, message: ToTrainer) -> None:
+        self._service.deliver(message)
+
+    @ray.method(concurrency_group="collect")
+    def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox:
+        self._asked = time.monotonic()
+        return self._service.collect(after, rows_below, wait_s)
+
+    @ray.method(concurrency_group="control")
+    def where(self) -> Where:
+        return self._service.where()
+
+    @ray.method(concurrency_group="control")
+    def pulse(self, address: tuple[str, int], secret: str) -> str:
+        """Beat to another server: a restarted supervisor's. Returns the node's id."""
+        self._helper.tell(address, secret)
+        return _node_id()
+
+    def _end_when_orphaned(self) -> None:
+        wait = threading.Event()
+        while (left := self._asked + ORPHANED_S - time.monotonic()) > 0:
+            wait.wait(left)
+        os._exit(0)
+
+
+def _node_address() -> str:
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return address
+
+
+def _node_id() -> str:
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+class KeeperActor:
+    """Carries the package's URI in its runtime environment, so that Ray keeps the package while no trainer lives."""
+
+    def __init__(self) -> None:
+        without_secrets(os.environ)
+
+    async def ready(self) -> None:
+        """Answer once the runtime environment stands."""
+
+    async def clear_up(self, attempt: str, supervisor: ray.actor.ActorHandle[SupervisorActor]) -> None:
+        """End the supervisor, which has nothing more to do, then remove the attempt's journal, and end.
+
+        In this order: a supervisor that is restarted and finds no journal would begin the run anew.
+        """
+        from surefoot_actors.journal.journal import RayJournal
+
+        ray.kill(supervisor, no_restart=True)
+        RayJournal(attempt).forget()
+        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """All that a supervisor needs, whenever Ray restarts it."""
+
+    url: str
+    attempt: str
+    # the actor keeps it sealed
+    token: str = field(repr=False)
+    spec: JobSpec
+    package_uri: str | None
+    # of all the job's attempts; empty: nowhere
+    checkpoints: str = ""
+    service: str = DEFAULT_SERVICE
+
+
+class SupervisorActor:
+    """Owns an attempt. It begins by itself, so that a restart needs nobody, and ends itself when all is told and gone."""
+
+    def __init__(self, orders: Orders) -> None:
+        without_secrets(os.environ)
+        # No attribute holds the token: whoever may use the cluster can have this actor send back what it holds.
+        self._token, self._orders = Sealed(orders.token), replace(orders, token="")
+        self._running = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._live_or_die(), name="supervisor")
+
+    async def running(self) -> None:
+        """Answer once it runs."""
+        await self._running.wait()
+
+    async def _live_or_die(self) -> None:
+        """End the process with whatever ends its work, so that Ray restarts it: half a supervisor is worse than none."""
+        try:
+            await self._live()
+        except BaseException:  # noqa: BLE001  the process's edge
+            traceback.print_exc()
+            await asyncio.sleep(_DIE_AFTER_S)
+            os._exit(1)
+
+    async def _live(self) -> None:
+        from surefoot_actors.cluster.ray.cluster import RayCluster
+        from surefoot_actors.journal.journal import RayJournal
+        from surefoot_actors.uplink.http import HttpUplink
+
+        orders = self._orders
+        source = f"{orders.attempt}/supervisor-{secrets.token_hex(4)}"
+        journal = RayJournal(orders.attempt)
+        uplink = HttpUplink(orders.url, orders.attempt, self._token, source, journal=journal)
+        pulse = await _pulse_server(orders.attempt, journal)
+        cluster = RayCluster(orders.attempt, pulse, package_uri=orders.package_uri, service=orders.service)
+        await uplink.start()
+        self._running.set()
+        await self._supervise(uplink, pulse, journal, cluster)
+        await uplink.flush(LAST_WORD_S)
+        await cluster.settle(LINGER_S)
+        await uplink.close()
+        await pulse.close()
+        await self._end()
+
+    async def _end(self) -> None:
+        """Have the keeper end this actor; where there is no keeper, only the journal stays."""
+        me = ray.get_runtime_context().current_actor
+        keeper = await asyncio.to_thread(find_actor, self._orders.attempt, KEEPER)
+        if keeper is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                await keeper.clear_up.remote(self._orders.attempt, me)
+        ray.kill(me, no_restart=True)
+
+    async def _supervise(self, uplink: HttpUplink, pulse: PulseServer, journal: Journal, cluster: RayCluster) -> None:
+        """Run the attempt, or what an earlier supervisor left of it. Afterwards every trainer is gone."""
+        from surefoot_actors.supervisor.supervisor import Supervisor
+
+        orders, spec = self._orders, self._orders.spec
+        finished = await asyncio.to_thread(journal.finished)
+        if finished not in (None, JobState.SUCCEEDED):
+            uplink.event(EventKind.STATE, state=finished, reason="it had ended when the supervisor was restarted")
+            await cluster.close()
+            return
+        faults = tuple(spec.env.get("SUREFOOT_FAULTS", "").split())
+        try:
+            supervisor = Supervisor(
+                spec, orders.attempt, cluster, uplink, journal, pulse, faults, checkpoints=orders.checkpoints, die=_die
+            )
+            await supervisor.run()
+        except Exception as error:  # the actor's edge: a fault of ours fails the job rather than repeat itself
+            if await asyncio.to_thread(journal.finished) is not None:
+                raise  # the outcome stands, and the next supervisor tells it
+            await asyncio.to_thread(journal.finish, JobState.FAILED)
+            reason = (
+                str(error)  # a place for checkpoints that cannot be opened
+                if isinstance(error, CheckpointError)
+                else f"Surefoot's supervisor failed, which is a fault of Surefoot: {error!r}"
+            )
+            uplink.event(EventKind.FAILED, reason=reason, traceback=traceback.format_exc())
+            await cluster.close()
+
+
+async def _pulse_server(attempt: str, journal: Journal) -> PulseServer:
+    """Listen where the supervisor before this one did, if that is possible: helpers keep knocking there, however frozen their trainers."""
+    from surefoot_actors.liveness.server import PulseServer
+
+    here = _node_address()
+    before = await asyncio.to_thread(journal.listening)
+    host, port, secret = before or ("", 0, "")
+    pulse = PulseServer(attempt, here, port=port, secret=secret) if host == here else PulseServer(attempt, here)
+    await pulse.start()
+    await asyncio.to_thread(journal.listen, *pulse.address, pulse.sealed.reveal())
+    return pulse
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

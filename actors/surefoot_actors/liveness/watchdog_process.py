@@ -1,0 +1,128 @@
+"""The trainer's side of the pulse: keeps its helper process, and marks the sub-task last started."""
+
+from __future__ import annotations
+
+import faulthandler
+import mmap
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from surefoot_actors.cluster.ports import TrainerSetup
+from surefoot_actors.liveness.watchdog import MARKS
+from surefoot_actors.sealed import Sealed
+
+__all__ = ["Helper", "mark", "start_helper"]
+
+# A helper that ended so soon after its start is not started anew at once.
+RESTART_S = 1.0
+_SCRIPT = Path(__file__).with_name("pulse_helper.py")
+
+_marks: mmap.mmap | None = None
+
+
+def mark(round_: int, sub_task: int) -> None:
+    """Note that a sub-task starts here: the helper tells it. Without a helper this does nothing."""
+    if _marks is not None:
+        MARKS.pack_into(_marks, 0, round_, sub_task)
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A helper process: it detaches itself, so what ties it to us are pipes."""
+
+    launched: subprocess.Popen[bytes]
+    # a pipe whose other end the helper alone has
+    life: int
+
+    def tell(self, address: tuple[str, int], secret: Sealed) -> None:
+        """Tell it where to beat from now on. One that has ended is not told."""
+        assert self.launched.stdin is not None
+        try:
+            self.launched.stdin.write(f"server {address[0]} {address[1]} {secret.reveal()}\n".encode())
+            self.launched.stdin.flush()
+        except BrokenPipeError:
+            pass
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        self.launched.wait()
+        os.read(self.life, 1)
+
+    def close(self) -> None:
+        os.close(self.life)
+        assert self.launched.stdin is not None
+        self.launched.stdin.close()
+
+
+def start_helper(setup: TrainerSetup, secret: Sealed, pid: int, marks_fd: int = -1, crash_fd: int = -1) -> _Process:
+    """Start the helper process of this process, `pid`, and tell it where to beat.
+
+    In a session of its own: what stops or ends the trainer's process group must not take the witness with it.
+    """
+    for name in (setup.attempt, setup.trainer):
+        if not name or " " in name or "\n" in name:
+            raise ValueError(f"{name!r} cannot name a trainer or an attempt: it is empty or has a space in it")
+    life, theirs = os.pipe()
+    pidfd = os.pidfd_open(pid)
+    numbers = [str(pid), str(pidfd), str(marks_fd)]
+    launched = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_SCRIPT), *numbers, setup.attempt, setup.trainer, str(crash_fd)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[number for number in (pidfd, marks_fd, crash_fd, theirs) if number >= 0],
+        start_new_session=True,
+        cwd="/",
+    )
+    for number in (pidfd, theirs):
+        os.close(number)
+    helper = _Process(launched, life)
+    helper.tell(setup.pulse, secret)
+    return helper
+
+
+class Helper:
+    """Keeps one helper process running for as long as this process lives."""
+
+    def __init__(self, setup: TrainerSetup, secret: Sealed) -> None:
+        """`secret`: of the server that the setup names."""
+        self._setup = setup
+        self._server = (setup.pulse, secret)
+        self._lock = threading.Lock()
+        self._process: _Process | None = None
+
+    def start(self) -> None:
+        """Start it, and the thread that starts it anew should it end."""
+        global _marks
+        marks_fd = os.memfd_create("surefoot-marks")
+        os.ftruncate(marks_fd, MARKS.size)
+        _marks = mmap.mmap(marks_fd, MARKS.size)
+        mark(-1, -1)
+        crash_fd = os.memfd_create("surefoot-crash")
+        faulthandler.enable(crash_fd, all_threads=False)  # the helper tells what it says
+        self._process = start_helper(self._setup, self._server[1], os.getpid(), marks_fd, crash_fd)
+        threading.Thread(target=self._keep, args=(marks_fd, crash_fd), name="pulse-helper", daemon=True).start()
+
+    def tell(self, address: tuple[str, int], secret: str) -> None:
+        """Beat to another server from now on: a restarted supervisor's."""
+        with self._lock:
+            self._server = (address, Sealed(secret))
+            if self._process is not None:
+                self._process.tell(*self._server)
+
+    def _keep(self, marks_fd: int, crash_fd: int) -> None:
+        pause = threading.Event()
+        while True:
+            assert self._process is not None
+            started = time.monotonic()
+            self._process.wait()
+            if time.monotonic() - started < RESTART_S:
+                pause.wait(RESTART_S)
+            with self._lock:
+                self._process.close()
+                self._process = start_helper(self._setup, self._server[1], os.getpid(), marks_fd, crash_fd)
+                self._process.tell(*self._server)

@@ -1,0 +1,1 @@
+"""`run_local`: the train function in this process."""

@@ -1,0 +1,1 @@
+"""A member's part of the protocol, as a pure state machine."""

@@ -1,0 +1,1 @@
+"""The supervisor's part of the protocol, as a pure state machine."""

@@ -1,0 +1,79 @@
+"""What the moves of the membership machine are made of: one after the other, the end of a generation, the end of the attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from surefoot.events import EventKind
+from surefoot_actors.protocol.membership.state import (
+    Command,
+    Emit,
+    Finish,
+    MembershipState,
+    Move,
+    Outcome,
+    Phase,
+    Reserve,
+)
+from surefoot_actors.protocol.messages import Generation
+
+__all__ = ["end", "fail", "left", "less", "lost", "names", "number", "start_over", "then", "warn"]
+
+
+def then(state: MembershipState, *moves: Move) -> Outcome:
+    """Make moves one after the other, till one ends the attempt."""
+    commands: tuple[Command, ...] = ()
+    for move in moves:
+        if state.ended:
+            break
+        state, more = move(state)
+        commands += more
+    return state, commands
+
+
+def start_over(state: MembershipState, reason: str) -> Outcome:
+    """End the generation: first the next number is made durable (R3)."""
+    state = replace(state, phase=Phase.RESERVING, reports={}, left=frozenset(), done={}, flagged=False, why=reason)
+    return state, (Reserve(),)
+
+
+def end(state: MembershipState, outcome: str, reason: str) -> Outcome:
+    return replace(state, phase=Phase.ENDED, why=reason), (Finish(outcome, reason),)
+
+
+def fail(state: MembershipState, trainer: str, reason: str) -> Outcome:
+    """Fail the job for what would happen again and again."""
+    state, commands = end(state, "failed", reason)
+    return state, (Emit(EventKind.FAILED, {"reason": reason, "traceback": "", "trainer": trainer}), *commands)
+
+
+# ---- events for people
+
+
+def lost(trainer: str, reason: str, traceback: str = "") -> Emit:
+    more = {"traceback": traceback} if traceback else {}
+    return Emit(EventKind.TRAINER_LOST, {"trainer": trainer, "reason": reason, **more})
+
+
+def left(trainer: str, step: int, reason: str) -> Emit:
+    return Emit(EventKind.TRAINER_LEFT, {"trainer": trainer, "step": step, "reason": reason})
+
+
+def warn(message: str) -> Emit:
+    return Emit(EventKind.WARNING, {"message": message})
+
+
+# ---- names and numbers
+
+
+def number(state: MembershipState) -> int:
+    return state.generation.number if state.generation else 0
+
+
+def names(generation: Generation | None) -> tuple[str, ...]:
+    return tuple(m.trainer for m in generation.members) if generation else ()
+
+
+def less(trainers: tuple[str, ...], gone: Collection[str]) -> tuple[str, ...]:
+    return tuple(t for t in trainers if t not in gone)

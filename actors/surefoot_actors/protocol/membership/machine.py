@@ -1,0 +1,274 @@
+"""The supervisor's part in the protocol of generations, as a pure state machine: `step(state, event) -> (state, commands)`.
+
+                ┌──────not whole: an older one──────┐
+                ▼                                   │
+    FORMING ──enough are ready──▶ RESTORING ──────▶ ┴ ──it has been read──┐
+       ▲  └──enough are ready, there is no checkpoint──────────────┐      │
+       │                                                           ▼      ▼
+       │                                   ┌──────────────────▶ RESERVING ──number is durable──▶ COLLECTING
+       │                 a member lost, suspected, broken;         │                              │      │
+       │                 all have left                       the first generation   all live members     │
+       │                                   │                       ▼                    reported │       │
+       │                                   └──────────────────── RUNNING ◀───────────────────────┘       │
+       └───────────────── everyone with state was lost ──────────────│───────────────────────────────────┘
+                                                                     ├──all done──▶ SAVING ──saved──▶ CONCLUDING
+                                                                     └──to be paused, all have left──▶ SAVING
+
+    CONCLUDING ──the elected one returned──▶ ENDED (succeeded);   SAVING ──saved, to be paused──▶ ENDED (paused)
+    SAVING, CONCLUDING ──a member suspected, or none left──▶ RESERVING;   any ──user error, cancel, hopeless──▶ ENDED
+
+Here is what feeds it; what it does is in modules of their own: `founding` (the first generation, restoring), `changing` (from one
+generation to the next, in `generations`), `ending` (the end, a pause), `losses` and `failures`, `staffing` (how many there should be).
+Decisions are values with a reason, told as events. Nothing here knows Ray, clocks or the network.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import assert_never
+
+from surefoot.events import SUPERVISOR_RESTARTED, EventKind
+from surefoot_actors.protocol.membership import completion as ending
+from surefoot_actors.protocol.membership import failures, losses, raising
+from surefoot_actors.protocol.membership import formation as founding
+from surefoot_actors.protocol.membership import regrouping as changing
+from surefoot_actors.protocol.membership.common import end, fail, less, start_over, then
+from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted, trim
+from surefoot_actors.protocol.membership.state import (
+    Came,
+    Cancelled,
+    Command,
+    Committed,
+    Emit,
+    Event,
+    Finish,
+    Found,
+    GraceOver,
+    Kill,
+    Lost,
+    MembershipState,
+    Outcome,
+    PauseWanted,
+    Phase,
+    Record,
+    Reserve,
+    Reserved,
+    Resized,
+    SaveState,
+    Searched,
+    Send,
+    Started,
+    StartTrainer,
+    StateSaved,
+    Stepped,
+    Suspected,
+    Trusted,
+    Withdraw,
+)
+from surefoot_actors.protocol.messages import (
+    Broken,
+    Done,
+    Ended,
+    FromTrainer,
+    Generation,
+    Hello,
+    Leaving,
+    Left,
+    Length,
+    Member,
+    NotRestored,
+    OnceAsked,
+    OnceDone,
+    Raised,
+    Report,
+    Restored,
+    Returned,
+    Saved,
+)
+
+__all__ = [
+    "Came",
+    "Cancelled",
+    "Command",
+    "Committed",
+    "Emit",
+    "Event",
+    "Finish",
+    "Found",
+    "GraceOver",
+    "Kill",
+    "Lost",
+    "MembershipState",
+    "Outcome",
+    "PauseWanted",
+    "Phase",
+    "Record",
+    "Reserve",
+    "Reserved",
+    "Resized",
+    "SaveState",
+    "Searched",
+    "Send",
+    "StartTrainer",
+    "Started",
+    "StateSaved",
+    "Stepped",
+    "Suspected",
+    "Trusted",
+    "Withdraw",
+    "begin",
+    "resume",
+    "step",
+]
+
+
+def begin(state: MembershipState) -> Outcome:
+    """Start a new attempt: ask for the trainers."""
+    return fill(state)
+
+
+def resume(state: MembershipState, found: Found) -> Outcome:
+    """Take over from a supervisor that is gone (R4): members of the newest generation survive, anyone else is ended."""
+    if found.finished:
+        finish = Finish(found.finished, "finished before this supervisor started")
+        return replace(state, phase=Phase.ENDED), (finish,)
+    strangers = tuple(t for t in found.trainers if not adopts(found, t))
+    kills = tuple(Kill(t, "not a member of the newest generation") for t in strangers)
+    seen = (int(t[1:]) + 1 for t in (*found.trainers, *found.members))
+    state = replace(state, num_started=max(found.num_started, *seen, 0), number=found.number)
+    if not found.members:
+        state, more = begin(state)
+        return state, kills + more
+    survivors = tuple(dict.fromkeys((*found.members, *(t for t in found.trainers if adopts(found, t)))))
+    members = tuple(Member(trainer=t, own=0, role="settled") for t in survivors)
+    # nobody reads of it more than who its members are; where it started is not known here
+    generation = Generation(number=found.number, nonce="", start=-1, members=members, store=("", 0))
+    lost = frozenset(found.members) - frozenset(found.trainers)
+    state, more = start_over(replace(state, generation=generation, lost=lost), SUPERVISOR_RESTARTED)
+    told = tuple(
+        Emit(EventKind.TRAINER_LOST, {"trainer": t, "reason": "it died while no supervisor lived"})
+        for t in sorted(lost)
+    )
+    return state, kills + told + more
+
+
+def adopts(found: Found, trainer: str) -> bool:
+    """R4: survivors are only members of the newest generation."""
+    return trainer in found.members
+
+
+def step(state: MembershipState, event: Event) -> Outcome:
+    """Apply one event."""
+    if state.ended:
+        return state, ()
+    match event:
+        case Came(message=message):
+            return _came(state, message)
+        case Lost():
+            return losses.lost(state, event)
+        case Suspected(trainer=trainer, reason=reason):
+            return losses.suspected(state, trainer, reason)
+        case Trusted(trainer=trainer):
+            return losses.trusted(state, trainer)
+        case Reserved(number=number, nonce=nonce):
+            return changing.reserved(state, number, nonce)
+        case Resized(target=target):
+            return then(replace(state, target=target), trim, fill, founding.form_if_enough, flag_if_wanted)
+        case Cancelled(reason=reason):
+            return end(state, "cancelled", reason)
+        case GraceOver():
+            return founding.form_if_enough(replace(state, grace_over=True))
+        case Committed(url=url):
+            return failures.committed(state, url), ()
+        case Searched(urls=urls):
+            return founding.searched(state, urls)
+        case Stepped(step=newest):
+            return failures.stepped(state, newest), ()
+        case PauseWanted():
+            return ending.pause_wanted(state)
+        case StateSaved(error=error):
+            return ending.state_saved(state, error)
+        case Started(trainer=trainer):
+            return state, (Emit(EventKind.TRAINER_STARTED, {"trainer": trainer}),)
+        case _:
+            assert_never(event)
+
+
+def _came(state: MembershipState, message: FromTrainer) -> Outcome:
+    match message:
+        case Hello():
+            return _hello(state, message)
+        case Length(num_steps=num_steps):
+            if num_steps == state.num_steps:
+                return state, ()
+            return replace(state, num_steps=num_steps), (Emit(EventKind.LENGTH, {"num_steps": num_steps}),)
+        case Report():
+            return changing.reported(state, message)
+        case Left():
+            return ending.parked(state, message)
+        case Done():
+            return ending.done(state, message)
+        case Returned(trainer=trainer):
+            # in any phase, and whichever supervisor elected it: every step was committed by then
+            if trainer != state.elected and trainer not in state.members:
+                return state, ()
+            return end(state, "succeeded", "every step is committed and the train function returned")
+        case Raised():
+            return raising.raised(state, message)
+        case Broken(trainer=trainer, generation=number, reason=reason):
+            return losses.broken(state, trainer, number, reason)
+        case Restored():
+            return founding.restored(state, message)
+        case NotRestored():
+            return founding.not_restored(state, message)
+        case Leaving(trainer=trainer, reason=reason):
+            return losses.noticed(state, trainer, reason)
+        case Ended() | Saved() | OnceAsked() | OnceDone():
+            return state, ()
+        case _:
+            assert_never(message)
+
+
+# ---- a trainer is ready
+
+
+def _hello(state: MembershipState, hello: Hello) -> Outcome:
+    trainer = hello.trainer
+    if trainer not in state.starting:
+        return state, ()
+    state = replace(state, starting=less(state.starting, (trainer,)))
+    if None not in (state.num_steps, hello.num_steps) and hello.num_steps != state.num_steps:
+        return fail(state, trainer, _OTHER_STEPS.format(trainer, hello.num_steps, state.num_steps))
+    refused = _differs(state, hello)
+    if refused:
+        event = Emit(EventKind.TRAINER_REFUSED, {"trainer": trainer, "reason": refused})
+        state = failures.count(state, (trainer,))
+        state, more = then(state, lambda s: failures.give_up_if_hopeless(s, f"{trainer} was refused: {refused}"), fill)
+        return state, (event, Kill(trainer, refused), *more)
+    state = replace(
+        state,
+        ready=(*state.ready, trainer),
+        stores={**state.stores, trainer: hello.store},
+        fingerprint=hello.fingerprint,
+        num_stillborn=0,
+        num_steps=state.num_steps if hello.num_steps is None else hello.num_steps,
+    )
+    ready = Emit(EventKind.TRAINER_READY, {"trainer": trainer, "pid": hello.pid, "node": hello.node})
+    state, more = then(state, founding.form_if_enough, flag_if_wanted)
+    return state, (ready, *more)
+
+
+def _differs(state: MembershipState, hello: Hello) -> str:
+    if state.fingerprint is None or hello.fingerprint == state.fingerprint:
+        return ""
+    ours, theirs = dict(state.fingerprint), dict(hello.fingerprint)
+    differing = sorted(k for k in ours | theirs if ours.get(k) != theirs.get(k))
+    return "another fingerprint: " + "; ".join(
+        f"{k} is {theirs.get(k)!r}, the run's {ours.get(k)!r}" for k in differing
+    )
+
+
+_OTHER_STEPS = (
+    "ContractError: {} asks for run.steps({}) where the others ask for run.steps({}): the number of steps must be the same on every "
+    "trainer; take it from run.config"
+)

@@ -1,0 +1,351 @@
+"""What the membership machine knows, what it is fed, and what it commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from pydantic import JsonValue
+
+from surefoot.events import EventKind
+from surefoot_actors.protocol.messages import Done, FromTrainer, Generation, Raised, Report, ToTrainer
+
+__all__ = [
+    "Came",
+    "Cancelled",
+    "Command",
+    "Committed",
+    "Emit",
+    "Event",
+    "Finish",
+    "Found",
+    "GraceOver",
+    "Kill",
+    "Lost",
+    "MembershipState",
+    "Move",
+    "Outcome",
+    "PauseWanted",
+    "Phase",
+    "Record",
+    "Reserve",
+    "Reserved",
+    "Resized",
+    "SaveState",
+    "Searched",
+    "Send",
+    "StartTrainer",
+    "Started",
+    "StateSaved",
+    "Stepped",
+    "Suspected",
+    "Trusted",
+    "Withdraw",
+]
+
+
+class Phase(Enum):
+    FORMING = "forming"
+    RESERVING = "reserving"
+    COLLECTING = "collecting"
+    RUNNING = "running"
+    CONCLUDING = "concluding"
+    # a checkpoint is being read by one trainer, which is to be the founder
+    RESTORING = "restoring"
+    # all are parked, after the last step or to be paused, and their state is being saved
+    SAVING = "saving"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MembershipState:
+    num_sub_tasks: int
+    # trainers wanted; min of them are enough to begin
+    target: int
+    min_trainers: int
+    incarnation: int = 1
+    # trainers wanted beside the target: ready, and no members
+    spares: int = 0
+    # losses in a row without a step in between that are borne: a trainer, its replacement, and so on
+    max_failures: int = 10
+    # whether the state is saved after the last step, before the elected one goes on
+    saves: bool = False
+    # whether the run is one that goes on from a checkpoint: without a whole one it does not begin
+    from_checkpoint: bool = False
+    # checkpoints of this job that may be whole, newest first
+    checkpoints: tuple[str, ...] = ()
+    # whether the shell is still looking for them: nothing is founded before it has told (Searched)
+    searching: bool = False
+    # who reads which of them (RESTORING), or has read it and founds the run; None: it begins anew
+    restorer: str | None = None
+    restoring: str = ""
+    # round and step that the restored founder is at
+    restored: tuple[int, int] = (0, 0)
+    # what was wrong with the newest one that was damaged
+    damage: str = ""
+    # members that were given notice, and why: they leave at the next boundary, and are replaced
+    leaving: Mapping[str, str] = field(default_factory=dict)
+    # stop at the next step boundary, save, end as paused
+    pausing: bool = False
+    # the state after the last step has been saved
+    saved: bool = False
+    # (round, sub-task): the trainers that died while they computed it, and of what
+    deaths: Mapping[tuple[int, int], Mapping[str, str]] = field(default_factory=dict)
+    # by trainer: what its code raised, of those that were lost by that, not long ago
+    raises: Mapping[str, Raised] = field(default_factory=dict)
+    # trainers in a row whose code raised before `steps()`
+    num_stillborn: int = 0
+    phase: Phase = Phase.FORMING
+    # newest reserved number; the newest decided generation
+    number: int = 0
+    nonce: str = ""
+    generation: Generation | None = None
+    # asked for, no word yet; with a word (Hello), not members
+    starting: tuple[str, ...] = ()
+    ready: tuple[str, ...] = ()
+    # of those, and of the members that have no state yet: have read a checkpoint, or joined before and were cut short. What they hold is
+    # no state to begin anew with
+    half: frozenset[str] = frozenset()
+    # where each of them would host the store
+    stores: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    num_started: int = 0
+    # members of the newest generation that are dead for certain; that do not answer at present
+    lost: frozenset[str] = frozenset()
+    suspected: frozenset[str] = frozenset()
+    # of the generation that is being ended
+    reports: Mapping[str, Report] = field(default_factory=dict)
+    # of the generation that runs
+    left: frozenset[str] = frozenset()
+    done: Mapping[str, Done] = field(default_factory=dict)
+    flagged: bool = False
+    elected: str | None = None
+    # waited long enough for the rest of `target` before the first generation
+    grace_over: bool = False
+    fingerprint: tuple[tuple[str, str], ...] | None = None
+    num_steps: int | None = None
+    # the longest row of losses since a step was last known to be new; of those asked for since then: how long the row before each was
+    fruitless: int = 0
+    replaces: Mapping[str, int] = field(default_factory=dict)
+    # the newest round known, ever, and its step; the newest step of which there is a ledger row
+    newest_round: int = 0
+    newest_step: int = 0
+    newest_row: int = -1
+    # groups that broke since then
+    num_broken: int = 0
+    why: str = ""
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Members of the newest generation that are not known to be dead, in rank order."""
+        if self.generation is None:
+            return ()
+        return tuple(m.trainer for m in self.generation.members if m.trainer not in self.lost)
+
+    @property
+    def ended(self) -> bool:
+        return self.phase is Phase.ENDED
+
+
+# ---- events
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """A trainer's message."""
+
+    message: FromTrainer
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The trainer's process is dead, for certain."""
+
+    trainer: str
+    reason: str
+    # (round, sub-task) that it was computing when it died by itself; None: it was not, or was ended from outside, with its node say
+    computing: tuple[int, int] | None = None
+    # of what its code raised; empty: it did not
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Suspected:
+    """The trainer is stopped or silent. Only ends the waiting for it (R9)."""
+
+    trainer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """The trainer that was suspected shows life again."""
+
+    trainer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """`number` is durable (R3). `nonce` names the process group together with it."""
+
+    number: int
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GraceOver:
+    """Trainers enough to begin have been waiting for the others for long enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A trainer's process runs (its train function has not reached `steps()` yet)."""
+
+    trainer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A restarted supervisor has found these trainers alive, and this generation in the journal."""
+
+    trainers: tuple[str, ...]
+    number: int
+    members: tuple[str, ...]
+    # the outcome that is recorded; empty: none
+    finished: str
+    # of the trainers that earlier supervisors asked for: their names are not used again
+    num_started: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A checkpoint is durable from now on."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """These checkpoints were there already, newest first; all are older than those Committed."""
+
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """There is a ledger row of this step. Need not be told but before a loss is: losses with steps in between are not held together."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class PauseWanted:
+    """Stop at the next step boundary. Told again to a supervisor that is restarted."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateSaved:
+    """What SaveState asked for is durable, or is given up on: then `error` says why."""
+
+    error: str = ""
+
+
+Event = (
+    Committed
+    | PauseWanted
+    | StateSaved
+    | Searched
+    | Stepped
+    | Came
+    | Lost
+    | Suspected
+    | Trusted
+    | Reserved
+    | Resized
+    | Cancelled
+    | GraceOver
+    | Started
+)
+
+# ---- commands
+
+
+@dataclass(frozen=True, slots=True)
+class StartTrainer:
+    trainer: str
+    # wait so long before: failures that repeat back off
+    after_s: float = 0.0
+    # on another machine than these were on, if that is possible: what they raised may be their machine's fault
+    apart_from: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Withdraw the request for a trainer that has not said a word yet."""
+
+    trainer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    trainer: str
+    message: ToTrainer
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Fence: end the process, whatever state it is in."""
+
+    trainer: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Reserve the next generation number durably, then answer with Reserved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Record the generation's members durably, before any of them is told."""
+
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    kind: EventKind
+    data: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Record the outcome durably (R8), then end all trainers. `outcome`: succeeded, failed, cancelled or paused."""
+
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SaveState:
+    """Have these parked members save the state, a share each, then answer with StateSaved. Told again, begin again with those."""
+
+    members: tuple[str, ...]
+    generation: int
+    # for a pause it is tried until it is saved; after the last step for some time
+    pausing: bool
+
+
+Command = SaveState | StartTrainer | Withdraw | Send | Kill | Reserve | Record | Emit | Finish
+Outcome = tuple[MembershipState, tuple[Command, ...]]
+Move = Callable[[MembershipState], Outcome]

@@ -1,0 +1,1 @@
+"""The supervisor: it owns membership, and everything it tells and is told."""

@@ -1,0 +1,88 @@
+"""Tells of a job that makes no progress: which trainer is where, in which step and sub-task, at which line."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from surefoot.events import EventKind
+from surefoot_actors.cluster.ports import TrainerGoneError, Where
+from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.protocol.membership.machine import MembershipState
+from surefoot_actors.supervisor import stalls
+from surefoot_actors.supervisor.ledger_intake import RowKeeper
+from surefoot_actors.supervisor.stalls import GoesOn, Stalled, StallWatch
+from surefoot_actors.supervisor.trainer_link import Attendant
+
+__all__ = ["StallTeller"]
+
+LOOK_EVERY_S = 1.0
+# A trainer that says where it is does so at once, unless its interpreter is held by native code.
+ANSWER_S = 2.0
+
+
+class StallTeller:
+    """Runs beside the supervisor, on its event loop; it only looks and tells."""
+
+    def __init__(
+        self,
+        state: Callable[[], MembershipState],
+        attendants: Mapping[str, Attendant],
+        rows: RowKeeper,
+        pulse: PulseServer,
+        tell: Callable[..., None],
+    ) -> None:
+        self._state, self._attendants, self._rows, self._pulse, self._tell = state, attendants, rows, pulse, tell
+        self._watch = StallWatch()
+
+    async def run(self) -> None:
+        """Look every second, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            running = [t for t, attendant in self._attendants.items() if attendant.handle is not None]
+            expected = stalls.awaited(self._state(), self._rows.newest, self._rows.seconds, running)
+            for change in self._watch.look(time.monotonic(), expected):
+                if isinstance(change, GoesOn):
+                    self._tell(EventKind.WARNING, message=f"{change.name} goes on, after {change.seconds:.0f} s")
+                else:
+                    await self._tell_stall(change)
+
+    async def _tell_stall(self, stalled: Stalled) -> None:
+        trainers = stalled.awaited.trainers
+        places = await asyncio.gather(*(self._place(t) for t in trainers))
+        said = [_said(t, place, self._beat(t)) for t, place in zip(trainers, places, strict=True)]
+        message = f"no progress for {stalled.seconds:.0f} s: {stalled.awaited.what}" + "".join(f"; {s}" for s in said)
+        found: list[dict[str, Any]] = [
+            {"trainer": t, "step": p.step, "sub_task": p.sub_task, "line": p.line, "waits_for": p.waits_for}
+            for t, p in zip(trainers, places, strict=True)
+            if p is not None
+        ]
+        self._tell(EventKind.WARNING, message=message, seconds=round(stalled.seconds, 1), trainers=found)
+
+    async def _place(self, trainer: str) -> Where | None:
+        """Where the trainer says that it is; None: it does not say."""
+        attendant = self._attendants.get(trainer)
+        if attendant is None or attendant.handle is None:
+            return None
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await attendant.handle.where()
+        except (TimeoutError, TrainerGoneError):
+            return None
+
+    def _beat(self, trainer: str) -> str:
+        last = self._pulse.last(trainer)
+        return "" if last is None else f" ({last.detail})"
+
+
+def _said(trainer: str, place: Where | None, beat: str) -> str:
+    if place is None:
+        return f"{trainer} does not answer: it is in native code that holds the interpreter, or cannot be reached{beat}"
+    if place.waits_for:
+        return f"{trainer} waits for {place.waits_for}" + (f", at {place.line}" if place.line else "")
+    where = f"in step {place.step}" if place.step >= 0 else "before its first step"
+    if place.sub_task >= 0:
+        where = f"in sub-task {place.sub_task} of step {place.step}"
+    return f"{trainer} is {where}, at {place.line or 'a line that is not known'}{beat}"

@@ -1,0 +1,1 @@
+"""A trainer's part in checkpoints."""

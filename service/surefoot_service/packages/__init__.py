@@ -1,0 +1,1 @@
+"""Users' code: archives, and the train function in them."""

@@ -1,0 +1,124 @@
+"""The control plane as an ASGI app."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute, iter_route_contexts
+
+from surefoot.views import NotReady, Problem
+from surefoot_service.data_folder import make_private
+from surefoot_service.keys import open_keys
+from surefoot_service.packages.archive import PackageStore, limits_of
+from surefoot_service.reconciler.loop import reconciling
+from surefoot_service.reconciler.retention import housekeeping
+from surefoot_service.rest import problems
+from surefoot_service.rest.dependencies import Service
+from surefoot_service.rest.probes import probes_of
+from surefoot_service.rest.routes import attempts, audit, checkpoints, health, history, jobs, packages
+from surefoot_service.settings import Settings
+from surefoot_service.store.database import Database
+
+__all__ = ["create_app", "open_service"]
+
+
+def open_service(settings: Settings) -> Service:
+    """Open the data folder and the database, bringing both to this version."""
+    make_private(settings.data, database=settings.database_url is None)
+    database = Database(settings.database)
+    database.migrate()
+    service = Service(
+        settings=settings,
+        database=database,
+        packages=PackageStore(settings.data / "packages", limits_of(settings)),
+        keys=open_keys(settings.data),
+    )
+    service.readiness.probes = probes_of(service)
+    return service
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the app; its lifespan opens the store and ends everything it started."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = open_service(settings)
+        app.state.service = service
+        try:
+            async with _cluster(service), housekeeping(service):
+                yield
+        finally:
+            service.bells.close()
+            service.readiness.close()
+            service.database.close()
+
+    app = FastAPI(
+        title="Surefoot",
+        version=version("surefoot"),
+        lifespan=lifespan,
+        # no pages for people, and its document is made once, not for every stranger who asks
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        # a redirect would be an answer that is documented nowhere
+        redirect_slashes=False,
+    )
+    problems.install(app)
+    for part in (packages, jobs, checkpoints, history, attempts, audit, health):
+        app.include_router(part.router)
+    _make_ready(app)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.add_route("/openapi.json", _document(app), include_in_schema=False)
+    return app
+
+
+def _make_ready(app: FastAPI) -> None:
+    """Do at the start what FastAPI does at the first requests: it would hold the loop for tenths of a second."""
+    for route in iter_route_contexts(app.routes):
+        # it tells the lines of an endpoint in its errors, and looks them up among all modules
+        if isinstance(route.original_route, APIRoute) and route.endpoint is not None:
+            inspect.getsourcelines(route.endpoint)
+
+
+def _document(app: FastAPI) -> Callable[[Request], Awaitable[Response]]:
+    @cache
+    def text() -> bytes:
+        return json.dumps(app.openapi()).encode()
+
+    async def document(_request: Request) -> Response:
+        return Response(text(), media_type="application/json")
+
+    return document
+
+
+def _cluster(service: Service) -> AbstractAsyncContextManager[None]:
+    """The loop over the cluster that the settings name; `surefoot up` runs it over its own head."""
+    settings = service.settings
+    if settings.ray_address is None:
+        return nullcontext()
+    token = settings.ray_auth_token
+    return reconciling(service, settings.ray_address, token.get_secret_value() if token else None, settings.ray_python)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's document, with our problems in place of its own validation error."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        schemas = document["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        for model in (Problem, NotReady):
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+            schemas.update(schema.pop("$defs"))
+            schemas[model.__name__] = schema
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,175 @@
+"""Jobs: submitted, seen, resized, cancelled."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Annotated
+from zipfile import BadZipFile
+
+from fastapi import APIRouter, Header, Path, Query, Response
+
+from surefoot.errors import EntrypointError
+from surefoot.spec import JobSpec, JobState
+from surefoot.views import FaultRequest, JobList, JobView, ResizeRequest
+from surefoot_service.checkpoints.places import refusal
+from surefoot_service.packages.entrypoints import check_entrypoint
+from surefoot_service.reconciler import retention
+from surefoot_service.rest.body import BodyKind, takes
+from surefoot_service.rest.dependencies import Service, ServiceDep, User
+from surefoot_service.rest.numbers import Digits
+from surefoot_service.rest.problems import ProblemError, documented, unprocessable
+from surefoot_service.rest.route import GuardedRoute
+from surefoot_service.store import commands as requests
+from surefoot_service.store import jobs as store
+from surefoot_service.store import packages, shown
+from surefoot_service.waiting import Kind
+from surefoot_service.wakeups import RECONCILER, commands_of, news_of
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[User], route_class=GuardedRoute)
+
+JobId = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,40}$")]
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={
+        200: {"description": "Submitted before with this key", "model": JobView},
+        **documented(401, 408, 409, 415),
+    },
+)
+@takes(BodyKind.SPEC)
+async def submit_job(
+    spec: JobSpec, response: Response, service: ServiceDep, idempotency_key: IdempotencyKey = None
+) -> JobView:
+    """Queue a job. With an Idempotency-Key, the same request again gives the same job."""
+    _check_places(service, spec)
+    await _check_code(service, spec)
+    view, new = await service.database.write(
+        store.create,
+        spec,
+        idempotency_key=idempotency_key,
+        now=service.now(),
+        checkpoints=service.settings.checkpoint_place,
+    )
+    if new:
+        service.bells.ring(RECONCILER)
+    else:
+        response.status_code = 200
+    return view
+
+
+def _check_places(service: Service, spec: JobSpec) -> None:
+    """Refuse URLs that lead somewhere else than they say. A `restore` that is a job's id is the store's to look up."""
+    allowed = service.settings.storage_protocols
+    if spec.checkpoint.url is not None and (why := refusal(spec.checkpoint.url, allowed)):
+        raise unprocessable("body.checkpoint.url", why)
+    if spec.restore is not None and not store.is_job_id(spec.restore) and (why := refusal(spec.restore, allowed)):
+        raise unprocessable("body.restore", why)
+
+
+async def _check_code(service: Service, spec: JobSpec) -> None:
+    size = await service.database.read(packages.size_of, spec.package)
+    try:
+        if size is None or not await service.waiting.run(Kind.PACKAGES, service.packages.has, spec.package, size):
+            raise _no_package(spec)
+        path = service.packages.path(spec.package)
+        await service.waiting.run(
+            Kind.SOURCES, check_entrypoint, path, spec.entrypoint, may_be_installed=bool(spec.pip)
+        )
+    except EntrypointError as error:
+        raise unprocessable("body.entrypoint", str(error)) from error
+    except (FileNotFoundError, BadZipFile, zlib.error) as error:
+        raise _no_package(spec) from error
+    except OSError as error:
+        raise ProblemError(503, f"package {spec.package} cannot be read from the service's disk: {error}") from error
+
+
+def _no_package(spec: JobSpec) -> ProblemError:
+    """The field tells the SDK to upload it, again perhaps: a file may be gone from the service's disk."""
+    return unprocessable("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
+
+
+@router.get("", responses={200: {"model": JobList}, **documented(401, 404)}, response_class=Response)
+async def list_jobs(
+    service: ServiceDep,
+    state: JobState | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000), Digits] = 100,
+    before: Annotated[
+        str | None, Query(pattern=r"^[a-z0-9-]{1,40}$", description="a job's id: only older ones")
+    ] = None,
+) -> Response:
+    """List jobs, newest first."""
+    found = await service.database.read(shown.jobs_json, state=state, limit=limit, before=before)
+    return Response(found, media_type="application/json")
+
+
+@router.get("/{job}", responses={200: {"model": JobView}, **documented(401, 404)}, response_class=Response)
+async def get_job(job: JobId, service: ServiceDep) -> Response:
+    """Tell how a job is."""
+    return Response(await service.database.read(shown.job_json, job), media_type="application/json")
+
+
+@router.delete("/{job}", status_code=204, responses=documented(401, 404, 409))
+async def delete_job(
+    job: JobId,
+    service: ServiceDep,
+    checkpoints: Annotated[
+        bool, Query(description="remove its checkpoints and its final model too; they go in the background")
+    ] = False,
+) -> None:
+    """Delete a job that has ended, with its history. Deleting it again changes nothing; `GET /v1/audit` tells of it."""
+    await retention.delete_job(service, job, by="the user", checkpoints=checkpoints)
+
+
+@router.post("/{job}/resize", responses=documented(401, 404, 408, 409, 415))
+async def resize_job(job: JobId, body: ResizeRequest, service: ServiceDep) -> JobView:
+    """Want another number of trainers, from now on. The result stays the same, bit for bit."""
+    view = await service.database.write(requests.resize, job, body.trainers, now=service.now())
+    _ring(service, job)
+    return view
+
+
+@router.post("/{job}/cancel", responses=documented(401, 404))
+async def cancel_job(job: JobId, service: ServiceDep) -> JobView:
+    """Ask for a job's end. Asking again changes nothing; the state is cancelled once nothing of the job is left."""
+    view = await service.database.write(requests.cancel, job, now=service.now())
+    _ring(service, job)
+    return view
+
+
+@router.post("/{job}/pause", responses=documented(401, 404, 409))
+async def pause_job(job: JobId, service: ServiceDep) -> JobView:
+    """Have a job stop at a step boundary; the state is paused once it is saved. A queued job is paused at once."""
+    view = await service.database.write(requests.pause, job, now=service.now())
+    _ring(service, job)
+    return view
+
+
+@router.post("/{job}/resume", responses=documented(401, 404, 409))
+async def resume_job(job: JobId, service: ServiceDep) -> JobView:
+    """Queue a paused job again; it goes on from its newest checkpoint, to the same result."""
+    view = await service.database.write(requests.resume, job, now=service.now())
+    _ring(service, job)
+    return view
+
+
+@router.post("/{job}/checkpoint", responses=documented(401, 404, 409))
+async def checkpoint_job(job: JobId, service: ServiceDep) -> JobView:
+    """Have a job make a checkpoint at the next step boundary; an event tells when it is durable."""
+    view = await service.database.write(requests.checkpoint, job, now=service.now())
+    _ring(service, job)
+    return view
+
+
+@router.post("/{job}/faults", status_code=202, responses=documented(401, 404, 408, 409, 415))
+async def inject_fault(job: JobId, body: FaultRequest, service: ServiceDep) -> JobView:
+    """Do a job a fault, for real; an event tells when it is done, or a warning why it cannot be. `surefoot chaos` uses it."""
+    view = await service.database.write(requests.inject, job, body.kind, now=service.now())
+    _ring(service, job)
+    return view
+
+
+def _ring(service: Service, job: str) -> None:
+    service.bells.ring(RECONCILER, commands_of(job), news_of(job))
