@@ -23,10 +23,10 @@ from workloads import WORKLOADS
 from surefoot.events import EventKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.cluster.local.cluster import LocalCluster
-from surefoot_actors.journal.journal import MemoryJournal
+from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.liveness.server import PulseServer
 from surefoot_actors.supervisor.supervisor import Outcome, Supervisor
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 __all__ = ["run_job", "spec_of"]
 

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 import torch.distributed
 
-from surefoot_actors.engine.exchange.merge import BufferPool, merge_round
+from surefoot_actors.engine.exchange.merge import merge_round
 from surefoot_actors.engine.group.group import Group, StoreHost
 from surefoot_actors.engine.types import Layout, Merged, Node, Range
 from surefoot_actors.engine.vector.digest import make_layout
+from surefoot_actors.engine.vector.pools import BufferPool
 
 # Typed as Any, since torch's stubs lack half of what is used here.
 dist: Any = torch.distributed

@@ -22,7 +22,7 @@ from elastic import run_job, spec_of
 from measure import HERE
 
 from surefoot.events import Event, EventKind, LedgerRow
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 sys.path.append(str(HERE.parent / "examples"))
 

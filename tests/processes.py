@@ -16,6 +16,6 @@ def helpers(pid: int) -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
         # while it detaches itself there are two: of which the child is the one
-        if len(line) > 4 and line[3].endswith("pulse_helper.py") and line[4] == str(pid) and process.ppid() != pid:
+        if len(line) > 4 and line[3].endswith("watchdog.py") and line[4] == str(pid) and process.ppid() != pid:
             found.append(process)
     return found

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import os
 import secrets
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from surefoot_service.durable import sync_folder
 
-__all__ = ["Keys", "digest", "new_token", "open_keys", "private_file", "same"]
+__all__ = ["Keys", "KnownTokens", "digest", "new_token", "open_keys", "private_file", "same"]
 
 
 def new_token() -> str:
@@ -66,3 +68,31 @@ def private_file(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+# tokens of attempts that are remembered as seen
+_KNOWN = 10_000
+
+
+# lookups of unknown tokens at a time: they are strangers', and the database's threads are everybody's
+_LOOKUPS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownTokens:
+    """Hashes of attempts' tokens that were right when they were looked up: they need not be looked up before every body.
+
+    It only decides whether a body is worth reading. Whether the attempt may still speak is decided where its words are stored.
+    """
+
+    hashes: OrderedDict[str, str] = field(default_factory=OrderedDict)
+    lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_LOOKUPS))
+
+    def knows(self, attempt: str, token_hash: str) -> bool:
+        return same(self.hashes.get(attempt, ""), token_hash)
+
+    def add(self, attempt: str, token_hash: str) -> None:
+        self.hashes[attempt] = token_hash
+        self.hashes.move_to_end(attempt)
+        if len(self.hashes) > _KNOWN:
+            self.hashes.popitem(last=False)

@@ -14,10 +14,10 @@ from typing import Any
 from surefoot.events import Event, EventKind, LedgerRow
 from surefoot.spec import JobSpec
 from surefoot_actors.cluster.local.cluster import LocalCluster
-from surefoot_actors.journal.journal import MemoryJournal
+from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.liveness.server import PulseServer
 from surefoot_actors.supervisor.supervisor import Outcome, Supervisor
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 JOBS = Path(__file__).parent / "jobs"
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -15,7 +15,7 @@ import torch
 from surefoot.events import Command, CommandKind, EventKind
 from surefoot.spec import JobState
 from surefoot_actors.protocol.messages import Snapshot
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 from .harness import Keep, Stage, Story
 from .test_matrix import assert_same, newest_members, told

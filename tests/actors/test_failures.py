@@ -14,7 +14,7 @@ import pytest
 from surefoot.events import Command, CommandKind, Event, EventKind, LedgerRow
 from surefoot.spec import JobState
 from surefoot_actors.supervisor import supervisor
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 from .harness import Keep, Stage, Story
 from .test_matrix import assert_same, newest_members, told

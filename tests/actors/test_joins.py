@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from surefoot.events import Command, CommandKind, EventKind
 from surefoot.spec import JobState
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 from .harness import Keep, Stage
 from .test_matrix import newest_members, told

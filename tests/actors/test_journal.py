@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from surefoot_actors.journal.journal import Journal, MemoryJournal
+from surefoot_actors.journal.journal import Journal
+from surefoot_actors.journal.memory import MemoryJournal
 
 
 def check(first: Journal, again: Journal) -> None:

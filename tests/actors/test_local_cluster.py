@@ -19,7 +19,8 @@ import pytest
 from surefoot.events import FaultKind
 from surefoot.spec import JobSpec
 from surefoot_actors.cluster.local.cluster import LocalCluster
-from surefoot_actors.cluster.ports import FaultRefusedError, TrainerGoneError, TrainerHandle, TrainerSetup
+from surefoot_actors.cluster.ports import TrainerGoneError, TrainerHandle, TrainerSetup
+from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.server import Condition, PulseServer
 from surefoot_actors.protocol.messages import End, Flag, Hello, Over
 

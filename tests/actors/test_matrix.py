@@ -10,7 +10,7 @@ import pytest
 from surefoot.events import Command, CommandKind, EventKind
 from surefoot.spec import JobState
 from surefoot_actors.supervisor.trainer_link import COLLECT_S
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 from .harness import Keep, Stage, Story
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from surefoot.events import FaultKind
 from surefoot.spec import JobSpec
-from surefoot_actors.cluster.ports import FaultRefusedError, TrainerSetup
+from surefoot_actors.cluster.ports import TrainerSetup
+from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.detector import BLIND_AFTER_S, FIRST_BEAT_S
 from surefoot_actors.liveness.server import (
     SILENT_AFTER_S,

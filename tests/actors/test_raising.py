@@ -9,7 +9,7 @@ import torch
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 from .harness import Keep, Stage, Story
 from .test_failures import kill, of

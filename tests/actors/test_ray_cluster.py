@@ -15,15 +15,17 @@ import pytest
 
 from surefoot.events import EventKind, FaultKind
 from surefoot.spec import JobSpec, JobState, Resources
-from surefoot_actors.cluster.ports import FaultRefusedError, TrainerGoneError, TrainerHandle, TrainerSetup, Where
+from surefoot_actors.cluster.ports import TrainerGoneError, TrainerHandle, TrainerSetup, Where
 from surefoot_actors.cluster.ray.cluster import RayCluster
+from surefoot_actors.cluster.ray.journal import RayJournal
 from surefoot_actors.cluster.ray.names import list_roles
-from surefoot_actors.journal.journal import MemoryJournal, RayJournal
+from surefoot_actors.faults.refused import FaultRefusedError
+from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.launch.cleanup import clean_up
 from surefoot_actors.liveness.server import Condition, PulseServer
 from surefoot_actors.protocol.messages import End, Flag, Hello, Over, Snapshot
 from surefoot_actors.supervisor.supervisor import Supervisor
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 from ..processes import helpers
 from ..ray_head import connected, ray_head

@@ -14,7 +14,7 @@ from surefoot.spec import JobState
 from surefoot_actors.protocol.membership.machine import MembershipState, Phase
 from surefoot_actors.supervisor import stall_teller, stalls
 from surefoot_actors.supervisor.stalls import Awaited, GoesOn, Stalled, StallWatch, allowed_s, awaited
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 from .harness import Keep, Stage
 from .test_failures import of

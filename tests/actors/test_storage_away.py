@@ -15,7 +15,7 @@ from surefoot.events import Command, CommandKind, Event, EventKind
 from surefoot.spec import JobState
 from surefoot_actors.checkpoint.catalogue import Catalogue
 from surefoot_actors.checkpoint.store import CheckpointStore
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 from ..disk import fill_up, small_disk
 from ..s3 import BUCKET, Wire, s3_wire

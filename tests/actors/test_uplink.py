@@ -26,10 +26,12 @@ from surefoot.events import (
     UplinkAck,
     UplinkBatch,
 )
-from surefoot_actors.journal.journal import MemoryJournal
+from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.uplink import http as http_uplink
 from surefoot_actors.uplink.http import HttpUplink
-from surefoot_actors.uplink.ports import MemoryUplink, Outbox, Uplink
+from surefoot_actors.uplink.memory import MemoryUplink
+from surefoot_actors.uplink.outbox import Outbox
+from surefoot_actors.uplink.ports import Uplink
 
 LIVENESS_S = 20.0
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

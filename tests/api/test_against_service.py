@@ -26,7 +26,7 @@ from surefoot.views import JobView
 
 uvicorn_app = pytest.importorskip("surefoot_service.rest.app")
 from surefoot_service.data_folder import announced, locked  # noqa: E402
-from surefoot_service.rest.dependencies import Service  # noqa: E402
+from surefoot_service.parts import Service  # noqa: E402
 from surefoot_service.settings import Settings  # noqa: E402
 from surefoot_service.store import attempts  # noqa: E402
 

@@ -9,10 +9,10 @@ import pytest
 from surefoot.spec import JobSpec
 from surefoot_actors.check.attempts import _ended, _Lent
 from surefoot_actors.cluster.local.cluster import LocalCluster
-from surefoot_actors.journal.journal import MemoryJournal
+from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.liveness.server import PulseServer
 from surefoot_actors.supervisor.supervisor import Supervisor
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 JOBS = Path(__file__).parents[1] / "actors" / "jobs"
 

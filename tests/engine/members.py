@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from surefoot_actors.engine.exchange import messages as exchange
-from surefoot_actors.engine.exchange.agreement import StateTable
-from surefoot_actors.engine.exchange.merge import BufferPool, MergeResult, merge_alone, merge_round
+from surefoot_actors.engine.exchange.alone import MergeResult, merge_alone
+from surefoot_actors.engine.exchange.merge import merge_round
 from surefoot_actors.engine.exchange.transfer import recv_merged, recv_state, send_merged, send_state
 from surefoot_actors.engine.group.group import Group, StoreHost
-from surefoot_actors.engine.types import Layout, Merged, Node, Range, StateImage
+from surefoot_actors.engine.types import Layout, Merged, Node, Range, StateImage, StateTable
 from surefoot_actors.engine.vector.digest import make_layout
 from surefoot_actors.engine.vector.exact_buffers import Rule, header
+from surefoot_actors.engine.vector.pools import BufferPool
 from surefoot_actors.faults import points as faults
 from surefoot_actors.protocol.tree import cover, fold
 

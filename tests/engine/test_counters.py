@@ -17,8 +17,8 @@ from surefoot.contract import Run
 from surefoot.errors import ContractError
 from surefoot_actors.engine.vector.buffers import BufferWatch
 from surefoot_actors.engine.vector.exact_buffers import Rule, combine, first_conflict, unpack
-from surefoot_actors.engine.vector.folding import LeafPool
 from surefoot_actors.engine.vector.leaves import LeafMaker
+from surefoot_actors.engine.vector.pools import LeafPool
 
 from .kit import pack, points, run_local
 from .test_gradients import keeps_the_promise

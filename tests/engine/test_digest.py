@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.exchange.messages import Plan
+from surefoot_actors.engine.exchange.plan import Plan
 from surefoot_actors.engine.exchange.reduce import merge_heads, merge_part, slice_of
 from surefoot_actors.engine.types import Bucket, Range
 from surefoot_actors.engine.vector.digest import chunk_digests, chunk_numel, make_layout, merged_digest

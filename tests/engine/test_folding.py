@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from surefoot_actors.engine.types import Layout, Node, Range
 from surefoot_actors.engine.vector.digest import make_layout
-from surefoot_actors.engine.vector.folding import LeafPool, NodeStore
+from surefoot_actors.engine.vector.folding import NodeStore
+from surefoot_actors.engine.vector.pools import LeafPool
 from surefoot_actors.protocol import tree
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from surefoot_actors.engine.exchange.agreement import StateTable
+from surefoot_actors.engine.types import StateTable
 
 from .members import ELSE, SAME, Members, alone, told
 

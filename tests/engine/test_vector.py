@@ -17,8 +17,8 @@ from torch import nn
 from surefoot.contract import Run
 from surefoot_actors.determinism.fingerprint import fingerprint, make_deterministic
 from surefoot_actors.engine.contract.run import RunOptions, run_training
+from surefoot_actors.engine.vector.buckets import Part, cut_buckets
 from surefoot_actors.engine.vector.buffers import BufferWatch
-from surefoot_actors.engine.vector.leaves import Part, cut_buckets
 from surefoot_actors.local_run.run_local import LocalCoordinator
 
 from .kit import Net, classify, points, run_local

@@ -18,7 +18,7 @@ from surefoot.contract import Run
 from surefoot.events import LedgerRow
 from surefoot_actors.determinism.fingerprint import make_deterministic
 from surefoot_actors.engine.contract.run import RunOptions, run_training
-from surefoot_actors.engine.exchange.merge import merge_alone
+from surefoot_actors.engine.exchange.alone import merge_alone
 from surefoot_actors.engine.exchange.transfer import _image_digest
 from surefoot_actors.engine.ports import StateOwner, TrainerExit
 from surefoot_actors.engine.types import Merged, Node, Position, Range, StateImage

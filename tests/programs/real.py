@@ -30,7 +30,7 @@ from surefoot.events import Command, CommandKind  # noqa: E402
 from surefoot.spec import JobState  # noqa: E402
 from surefoot_actors.checkpoint.store import CheckpointStore  # noqa: E402
 from surefoot_actors.local_run.run_local import LocalResult, run_local  # noqa: E402
-from surefoot_actors.uplink.ports import MemoryUplink  # noqa: E402
+from surefoot_actors.uplink.memory import MemoryUplink  # noqa: E402
 
 SEED = 7
 # long enough for a replacement to come while training goes on

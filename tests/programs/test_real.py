@@ -13,7 +13,7 @@ import pytest
 from surefoot.events import Command, CommandKind, EventKind
 from surefoot.spec import JobState
 from surefoot_actors.local_run.run_local import LocalResult, run_local
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 from ..actors.harness import Keep, Stage, Story
 from ..actors.test_matrix import told

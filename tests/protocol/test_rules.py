@@ -13,11 +13,8 @@ import pytest
 
 from surefoot_actors.protocol.member import machine as member
 from surefoot_actors.protocol.member.machine import At, MemberState, Stage
-from surefoot_actors.protocol.membership import completion as ending
-from surefoot_actors.protocol.membership import formation as founding
+from surefoot_actors.protocol.membership import completion, formation, raising, regrouping
 from surefoot_actors.protocol.membership import machine as membership
-from surefoot_actors.protocol.membership import raising
-from surefoot_actors.protocol.membership import regrouping as changing
 from surefoot_actors.protocol.membership.common import end
 from surefoot_actors.protocol.membership.machine import MembershipState, Phase, Record
 from surefoot_actors.protocol.messages import Raised
@@ -33,7 +30,7 @@ def count_after_the_report(state: MemberState, generation: int) -> bool:
 
 def tell_before_it_is_durable(state: MembershipState, reason: str) -> membership.Outcome:
     state = replace(state, phase=Phase.RESERVING, reports={}, left=frozenset(), done={}, flagged=False)
-    return changing.reserved(state, state.number + 1, f"n{state.number + 1}")
+    return regrouping.reserved(state, state.number + 1, f"n{state.number + 1}")
 
 
 def record_last(*args: Any, **kwargs: Any) -> membership.Outcome:
@@ -41,7 +38,7 @@ def record_last(*args: Any, **kwargs: Any) -> membership.Outcome:
     return state, tuple(sorted(commands, key=lambda command: isinstance(command, Record)))
 
 
-_enact = changing.enact
+_enact = regrouping.enact
 
 
 def always(*_: Any) -> bool:
@@ -111,16 +108,16 @@ CASES = {
         membership, "adopts", always, Bounds(freezes=1, supervisor_crashes=1), "a held leaf was given to another member"
     ),
     "R4 a generation is recorded before it is told": Case(
-        changing, "enact", record_last, Bounds(freezes=1, supervisor_crashes=1), "a held leaf was given to another"
+        regrouping, "enact", record_last, Bounds(freezes=1, supervisor_crashes=1), "a held leaf was given to another"
     ),
     "R5 state comes from parked trainers": Case(
-        changing, "gives_state", always, Bounds(crashes=1, spares=1), "I7: t2 takes stripes"
+        regrouping, "gives_state", always, Bounds(crashes=1, spares=1), "I7: t2 takes stripes"
     ),
     "R5 part of a state founds no run": Case(
-        founding, "cut_short", nobody, Bounds(trainers=1, spares=2, resizes=(2,), crashes=1), "I7: t1 founds the run"
+        formation, "cut_short", nobody, Bounds(trainers=1, spares=2, resizes=(2,), crashes=1), "I7: t1 founds the run"
     ),
     "R5 a checkpoint's state begins nothing anew": Case(
-        founding,
+        formation,
         "may_begin_anew",
         always,
         Bounds(
@@ -140,24 +137,24 @@ CASES = {
     ),
     "R7 the flag is latched": Case(member, "leaves", leave_when_wanted, Bounds(resizes=(1,)), "I4: stuck"),
     "R7 a leaver holds nothing": Case(
-        changing, "may_leave", always, Bounds(resizes=(1,), breaks=1), "I5: t0 computes (0, 1) of round 0; t1"
+        regrouping, "may_leave", always, Bounds(resizes=(1,), breaks=1), "I5: t0 computes (0, 1) of round 0; t1"
     ),
     "R7 the last one with the state does not leave": Case(
-        changing, "leavers", all_at_once, Bounds(trainers=1, notices=1, spares=1), "I7: t1 joins at 1, and nobody"
+        regrouping, "leavers", all_at_once, Bounds(trainers=1, notices=1, spares=1), "I7: t1 joins at 1, and nobody"
     ),
     "what has gone on past the end is not saved": Case(
-        changing,
+        regrouping,
         "_learned",
         learn_nothing,
         Bounds(supervisor_crashes=1, saves=True, steps=(1,)),
         "I9: saved while members are at",
     ),
-    "a pause saves first": Case(ending, "save", end_paused, Bounds(pauses=1), "I9: paused though t0 holds round 1"),
+    "a pause saves first": Case(completion, "save", end_paused, Bounds(pauses=1), "I9: paused though t0 holds round 1"),
     "R8 the end is recorded before it is told": Case(
         supervisors, "FINISH", ["end", "record"], Bounds(trainers=1, supervisor_crashes=1, steps=(1,)), "begins again"
     ),
     "R9 the last one is not given up": Case(
-        changing, "may_decide", always, Bounds(freezes=2, steps=(1,)), "I4: the run is given up though t0 lives"
+        regrouping, "may_decide", always, Bounds(freezes=2, steps=(1,)), "I4: the run is given up though t0 lives"
     ),
     "what one alone raises is its loss": Case(
         raising, "judge", believe_one, Bounds(raises=1, steps=(1,)), "I10: the run failed by what one trainer raised"

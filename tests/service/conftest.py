@@ -11,8 +11,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from surefoot_service.parts import Service
 from surefoot_service.rest.app import create_app
-from surefoot_service.rest.dependencies import Service
 from surefoot_service.settings import Settings
 from surefoot_service.up import logs
 

@@ -12,7 +12,7 @@ import httpx
 
 from surefoot.events import Circumstances, Event, EventKind, LedgerRow, Result, SentBatch
 from surefoot.views import JobView
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.store import attempts, jobs
 from surefoot_service.wakeups import news_of
 

@@ -13,7 +13,7 @@ import pytest
 from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot.views import LedgerPage
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.store import attempts, jobs
 
 from .helpers import JSON, LIMIT_S, Attempt, make_event, make_row, start_attempt

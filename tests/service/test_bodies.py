@@ -17,8 +17,9 @@ from pydantic import BaseModel
 from surefoot.events import MAX_BATCH, ClaimRequest, UplinkBatch
 from surefoot.spec import MAX_CONFIG_DEPTH, JobSpec
 from surefoot.views import FaultRequest, Problem, ResizeRequest
+from surefoot_service.errors import ProblemError, unprocessable
 from surefoot_service.rest.body import MAX_DEPTH, MAX_MEMBERS, MAX_VALUES, BoundedBody, parse
-from surefoot_service.rest.problems import MAX_ERRORS, MAX_PROBLEM_BYTES, ProblemError, problem_response, unprocessable
+from surefoot_service.rest.problems import MAX_ERRORS, MAX_PROBLEM_BYTES, problem_response
 
 from .asgi import ask
 from .helpers import JSON, Attempt, make_row

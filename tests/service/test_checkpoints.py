@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from surefoot.events import EventKind
 from surefoot.views import Claimed
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.settings import Settings
 from surefoot_service.store import jobs
 

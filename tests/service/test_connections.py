@@ -23,10 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surefoot.events import EventKind
+from surefoot_service.parts import Service
 from surefoot_service.rest import server
 from surefoot_service.rest.app import create_app
 from surefoot_service.rest.connections import Limits, Phase, Pool, Standing
-from surefoot_service.rest.dependencies import Service
 from surefoot_service.rest.server import Server
 from surefoot_service.settings import Settings
 from surefoot_service.wakeups import news_of

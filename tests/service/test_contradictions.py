@@ -6,7 +6,7 @@ import httpx
 
 from surefoot.spec import JobState
 from surefoot.views import JobView
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.store import attempts, jobs
 
 from .fake_ray import FakeRay

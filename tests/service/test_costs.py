@@ -11,7 +11,7 @@ from sqlalchemy import event, insert
 from sqlalchemy.orm import Session
 
 from surefoot.events import Event, EventKind, LedgerRow
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.store.tables import EventRow, StepRow
 
 from .helpers import AT, Attempt, make_event, make_row

@@ -17,8 +17,8 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from surefoot.spec import JobSpec
-from surefoot_service.rest.dependencies import Service
-from surefoot_service.rest.problems import ProblemError
+from surefoot_service.errors import ProblemError
+from surefoot_service.parts import Service
 from surefoot_service.settings import Settings
 from surefoot_service.store import database as store
 from surefoot_service.store import jobs

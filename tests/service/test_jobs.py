@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 
 from .helpers import JSON, Attempt, start_attempt
 

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from surefoot_service.parts import Service
 from surefoot_service.rest.app import create_app
-from surefoot_service.rest.dependencies import Service
 from surefoot_service.settings import Settings
 
 from .helpers import TRAIN, ZIP, Attempt, make_row, make_zip, start_attempt

@@ -15,7 +15,7 @@ import pytest
 
 from surefoot.events import CommandKind, EventKind
 from surefoot_actors.uplink.http import HttpUplink
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.settings import Settings
 
 from .helpers import LIMIT_S, Attempt, make_row

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 
 from surefoot_service.packages import archive as packages
 from surefoot_service.packages.archive import Limits, PackageStore
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.settings import Settings
 from surefoot_service.waiting import Waiting
 

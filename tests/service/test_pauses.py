@@ -10,7 +10,7 @@ import pytest
 from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot.views import JobView
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 
 from .fake_ray import FakeRay
 from .helpers import Attempt, make_event, make_row, until

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from surefoot_service.keys import open_keys
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 
 from .helpers import TRAIN, ZIP, make_zip
 

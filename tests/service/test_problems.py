@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from surefoot.views import Problem
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 
 
 def problem(answer: httpx.Response, status: int) -> Problem:

@@ -14,10 +14,10 @@ import pytest
 from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot_service.cluster.jobs_api import RayJobs
+from surefoot_service.parts import Service
 from surefoot_service.policy.attempts import Patience
 from surefoot_service.reconciler.launch import Launch
 from surefoot_service.reconciler.loop import Reconciler
-from surefoot_service.rest.dependencies import Service
 from surefoot_service.store import attempts
 from surefoot_service.wakeups import RECONCILER, Listener
 

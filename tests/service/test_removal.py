@@ -22,9 +22,9 @@ from surefoot.events import EventKind
 from surefoot_service.checkpoints import removal as checkpoint_removal
 from surefoot_service.checkpoints.places import PROTOCOLS
 from surefoot_service.checkpoints.removal import KeptError, is_below, remove_place
+from surefoot_service.parts import Service
 from surefoot_service.reconciler import retention
 from surefoot_service.reconciler.retention import Housekeeper
-from surefoot_service.rest.dependencies import Service
 from surefoot_service.store import packages, removal
 from surefoot_service.store.tables import AttemptRow, Base, JobRow, PackageRow
 from surefoot_service.waiting import BusyError

@@ -13,10 +13,10 @@ import pytest
 from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot.views import Claimed, JobView
+from surefoot_service.parts import Service
 from surefoot_service.policy.attempts import Patience
 from surefoot_service.policy.retries import Loss, after_loss
-from surefoot_service.rest.dependencies import Service
-from surefoot_service.store import overview as reconcile
+from surefoot_service.store import overview
 from surefoot_service.wakeups import RECONCILER
 
 from .fake_ray import FakeRay
@@ -236,8 +236,8 @@ async def test_paused_while_it_waits_to_be_tried_again(
     async with running(service, fake):
         await wait_for_retry(service, fake, job)
         assert (await client.post(f"/v1/jobs/{job}/pause")).json()["state"] == "paused"
-        overview = await service.database.read(reconcile.look, service.now() + timedelta(hours=1))
-        assert (overview.queue, overview.next_retry) == ((), None)
+        found = await service.database.read(overview.look, service.now() + timedelta(hours=1))
+        assert (found.queue, found.next_retry) == ((), None)
         assert (await client.post(f"/v1/jobs/{job}/resume")).json()["state"] == "queued"
         await fake.submitted(f"surefoot-{job}-2")
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import JobView
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.store import jobs, shown
 from surefoot_service.store.tables import AttemptRow, Base, JobRow
 

@@ -17,10 +17,10 @@ import pytest
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.settings import Settings
 from surefoot_service.store import database as store
-from surefoot_service.store import overview as reconcile
+from surefoot_service.store import overview
 from surefoot_service.wakeups import RECONCILER
 
 from .fake_ray import FakeRay
@@ -100,7 +100,7 @@ def loop_met(service: Service, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event
         try:
             return await read(function, *args, **kwargs)
         except store.StoreAwayError:
-            if function is reconcile.look:
+            if function is overview.look:
                 met.set()
             raise
 

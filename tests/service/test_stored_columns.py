@@ -16,9 +16,8 @@ from sqlalchemy.orm import Session
 from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot.views import AuditAction, JobView
-from surefoot_service.rest.dependencies import Service
-from surefoot_service.store import audit, packages, removal
-from surefoot_service.store import overview as reconcile
+from surefoot_service.parts import Service
+from surefoot_service.store import audit, overview, packages, removal
 from surefoot_service.store.columns import NoNumber, Whole
 from surefoot_service.store.tables import Base
 
@@ -96,7 +95,7 @@ async def everything(service: Service, client: httpx.AsyncClient, attempt: Attem
 
     read = service.database.read
     # the loops first: what is written may mend what they would read
-    await step("look", lambda: read(reconcile.look, service.now()))
+    await step("look", lambda: read(overview.look, service.now()))
     await step("due", lambda: read(removal.due, before=tomorrow, keep=0, limit=10))
     await step("unreferenced", lambda: read(packages.unreferenced, tomorrow))
     await step("beginners", lambda: read(removal.beginners, "other"))
@@ -127,7 +126,7 @@ async def ended(service: Service, client: httpx.AsyncClient, attempt: Attempt) -
         session.execute(text("UPDATE attempts SET fenced_at = created_at WHERE fenced_at IS NULL"))
 
     await service.database.write(fenced)
-    await service.database.write(reconcile.settle, attempt.name, note="", now=service.now())
+    await service.database.write(overview.settle, attempt.name, note="", now=service.now())
     view = JobView.model_validate_json((await client.get(f"/v1/jobs/{attempt.job}")).content)
     known = isinstance(view.state, JobState)
     assert view.ended or not known, view

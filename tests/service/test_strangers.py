@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from surefoot.events import EventKind
 from surefoot.views import Problem
 from surefoot_service.keys import digest
+from surefoot_service.parts import Service
 from surefoot_service.rest.app import create_app, open_service
-from surefoot_service.rest.dependencies import GUARDS, Service
+from surefoot_service.rest.dependencies import GUARDS
 from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.settings import Settings
 

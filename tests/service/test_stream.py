@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from httpx_sse import ServerSentEvent, aconnect_sse
 
 from surefoot.events import EventKind
+from surefoot_service.parts import Service
 from surefoot_service.rest import stream
-from surefoot_service.rest.dependencies import Service
 
 from .helpers import LIMIT_S, Attempt, make_event, make_row
 

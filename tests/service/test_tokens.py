@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from tests.api.test_network import Service as Listener
 
 from surefoot_service.cluster.jobs_api import open_ray_jobs
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 
 from .helpers import JSON, Attempt, batch, make_event, start_attempt
 

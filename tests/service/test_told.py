@@ -11,7 +11,7 @@ import pytest
 
 from surefoot.events import EventKind
 from surefoot.views import JobView
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.store import jobs
 
 from .helpers import JSON, Attempt, make_event, make_row

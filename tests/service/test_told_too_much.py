@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from surefoot.events import EventKind
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.store import jobs
 
 from .helpers import Attempt, make_event, make_row

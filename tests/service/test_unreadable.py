@@ -15,10 +15,9 @@ from sqlalchemy import text
 from surefoot.spec import JobSpec, JobState
 from surefoot.stored_spec import read_spec
 from surefoot.views import EventPage, JobList, JobView, LedgerPage
+from surefoot_service.parts import Service
 from surefoot_service.rest import stream
-from surefoot_service.rest.dependencies import Service
-from surefoot_service.store import jobs
-from surefoot_service.store import overview as reconcile
+from surefoot_service.store import jobs, overview
 from surefoot_service.wakeups import RECONCILER
 
 from .fake_ray import FakeRay
@@ -174,7 +173,7 @@ async def test_history_that_cannot_be_read_is_read_as_far_as_it_is(
         service.bells.ring(RECONCILER)
         if "verdict" not in sql:
             assert (await until(service, job, lambda v: v.ended)).state is JobState.CANCELLED
-        assert (await service.database.read(reconcile.look, service.now())) is not None
+        assert (await service.database.read(overview.look, service.now())) is not None
 
 
 async def first_messages(service: Service, job: str) -> AsyncIterator[bytes]:

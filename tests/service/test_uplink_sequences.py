@@ -20,15 +20,14 @@ from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot.views import EventPage, JobList, JobView, LedgerPage
 from surefoot_service.cluster.jobs_api import RayJobs
+from surefoot_service.parts import Service
 from surefoot_service.policy.attempts import Patience
 from surefoot_service.reconciler.launch import Launch
 from surefoot_service.reconciler.loop import Reconciler
 from surefoot_service.rest import stream
 from surefoot_service.rest.app import create_app
-from surefoot_service.rest.dependencies import Service
 from surefoot_service.settings import Settings
-from surefoot_service.store import attempts, jobs
-from surefoot_service.store import overview as reconcile
+from surefoot_service.store import attempts, jobs, overview
 
 from .fake_ray import TOKEN, FakeRay
 from .helpers import JSON, TRAIN, ZIP, Attempt, make_row, make_zip
@@ -249,7 +248,7 @@ class Story:
         """One pass of the loop, that swallows nothing."""
         plane = self.plane
         loop = Reconciler(plane.service, plane.launch, Patience(cancel=timedelta(0)))
-        await loop._mend(await plane.service.database.read(reconcile.look, plane.service.now()))
+        await loop._mend(await plane.service.database.read(overview.look, plane.service.now()))
         for name, submission in plane.fake.submissions.items():
             if submission.status not in ("SUCCEEDED", "FAILED"):
                 plane.fake.end(name, "SUCCEEDED")

@@ -19,7 +19,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from sqlalchemy.orm import Session
 
 from surefoot_service.checkpoints import models
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.settings import Settings
 from surefoot_service.store import jobs
 from surefoot_service.waiting import BusyError, HungError, Kind, Limits, Patience, Waiting

@@ -18,10 +18,10 @@ from surefoot_actors.check.templates import QUIET
 from surefoot_actors.check.trainer import FOLDER, HOLD, OUT, STEPS
 from surefoot_actors.cluster.local.cluster import LocalCluster
 from surefoot_actors.cluster.ports import TrainerHandle, TrainerSetup
-from surefoot_actors.journal.journal import MemoryJournal
+from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.liveness.server import PulseServer
 from surefoot_actors.supervisor.supervisor import Supervisor
-from surefoot_actors.uplink.ports import MemoryUplink
+from surefoot_actors.uplink.memory import MemoryUplink
 
 __all__ = ["Trial", "run_attempts", "step_to_hold", "trials"]
 

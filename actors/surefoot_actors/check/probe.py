@@ -27,8 +27,7 @@ from surefoot_actors.engine.contract.run import RunOptions, TrainRun, run_traini
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Position, StateImage
 from surefoot_actors.local_run.run_local import LocalCoordinator
-from surefoot_actors.user_code import tracebacks
-from surefoot_actors.user_code import train_function as entrypoint
+from surefoot_actors.user_code import tracebacks, train_function
 from surefoot_actors.user_code.advice import with_advice
 
 __all__ = ["BROKEN", "NO_END", "RAISED", "Failure", "Held", "Probe", "Seen", "perform"]
@@ -140,7 +139,7 @@ def perform(probe: Probe, spec: JobSpec, steps: int | Extent, folder: Path) -> S
             # what is carried between sub-tasks is found by their order, and named
             proves=False,
         )
-        train = entrypoint.load(spec.entrypoint, Streams(spec.seed, options.device))
+        train = train_function.load(spec.entrypoint, Streams(spec.seed, options.device))
         run_training(_noting(train, watch), options, Rehearsal(spec.sub_tasks, probe, watch, seen))
     except (Exception, SystemExit) as error:  # noqa: BLE001  the boundary of the process: user code may raise anything
         seen.failure = _failure(error, code)

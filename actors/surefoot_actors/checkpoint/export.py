@@ -13,8 +13,7 @@ from surefoot_actors.checkpoint.manifest import FileEntry
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.checkpoint.store import MODEL
 from surefoot_actors.checkpoint.tensor_file import Slot, header, lay_out
-from surefoot_actors.engine.state.image import flat_bytes
-from surefoot_actors.engine.vector.memory import memory_of
+from surefoot_actors.engine.vector.memory import flat_bytes, memory_of
 
 __all__ = ["export_modules"]
 

@@ -15,7 +15,7 @@ from surefoot_actors.checkpoint.export import export_modules
 from surefoot_actors.checkpoint.manifest import FileEntry, Head, ShareEntry
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.checkpoint.store import folder_of
-from surefoot_actors.trainer.mailbox import row_lines
+from surefoot_actors.uplink.kept_rows import row_lines
 
 __all__ = ["write_share"]
 

@@ -17,7 +17,6 @@ from surefoot_actors.sealed import Sealed
 
 __all__ = [
     "Cluster",
-    "FaultRefusedError",
     "Inbox",
     "SetupFailedError",
     "TrainerGoneError",
@@ -54,10 +53,6 @@ class SetupFailedError(TrainerGoneError):
         return SetupFailedError, (self.reason, self.requirements, self.node)
 
 
-class FaultRefusedError(Exception):
-    """A fault cannot be injected here; the message says why."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerSetup:
     """All that a trainer process needs to start."""
@@ -65,7 +60,7 @@ class TrainerSetup:
     attempt: str
     trainer: str
     spec: JobSpec
-    # host:port of the supervisor's pulse server (see pulse.py)
+    # host:port of the supervisor's pulse server (see liveness/server.py)
     pulse: tuple[str, int]
     # proves to the pulse server that the helper belongs to this attempt; a cluster gives it to the trainer beside the setup
     pulse_secret: Sealed | None = None
@@ -75,7 +70,7 @@ class TrainerSetup:
     run_id: str = ""
     # earlier trainers on whose machines this one should not be, if there are others
     apart_from: tuple[str, ...] = ()
-    # faults to inject, for tests: see faults.py. Empty in production.
+    # faults to inject, for tests: see faults/points.py. Empty in production.
     faults: tuple[str, ...] = ()
 
 
@@ -104,7 +99,7 @@ class Where:
 
 
 class TrainerService(Protocol):
-    """What runs in the trainer's process (trainer.py). Methods are called from control threads, at most one `collect` at a time."""
+    """What runs in the trainer's process (trainer/trainer.py). Methods are called from control threads, at most one `collect` at a time."""
 
     def start(self) -> None:
         """Start the training thread. Doubled calls do nothing."""

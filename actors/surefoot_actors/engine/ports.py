@@ -11,9 +11,8 @@ from typing import Protocol
 from torch import nn
 
 from surefoot.events import LedgerRow
-from surefoot_actors.engine.exchange.agreement import StateTable
 from surefoot_actors.engine.state.survey import Survey
-from surefoot_actors.engine.types import Merged, Node, Position, StateImage
+from surefoot_actors.engine.types import Merged, Node, Position, StateImage, StateTable
 
 __all__ = ["Coordinator", "StateOwner", "TrainerExit"]
 

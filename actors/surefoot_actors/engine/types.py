@@ -10,7 +10,7 @@ import torch
 
 from surefoot_actors.protocol.tree import Range
 
-__all__ = ["Bucket", "Gathered", "Layout", "Merged", "Node", "Position", "Range", "StateImage"]
+__all__ = ["Bucket", "Gathered", "Layout", "Merged", "Node", "Position", "Range", "StateImage", "StateTable"]
 
 
 class Position(NamedTuple):
@@ -114,3 +114,12 @@ class StateImage:
     tensors: list[torch.Tensor] = field(default_factory=list)
     # (name, 16 bytes) of every tensor, and of every object's plain values; empty where it was read from files
     digests: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateTable:
+    """Digests of one stripe of the tracked state, by name: to tell where trainers differ. Plain values are all there."""
+
+    digests: dict[str, bytes]
+    # of buffers, which sub-tasks that were computed meanwhile may have written
+    buffers: dict[str, bytes]

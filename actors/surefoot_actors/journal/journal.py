@@ -6,96 +6,17 @@ a supervisor makes them on a thread, and its event loop, with the pulse and the 
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from surefoot_actors.cluster.ray.gcs import insist
-
-__all__ = ["Journal", "MemoryJournal", "RayJournal"]
+__all__ = ["Journal"]
 
 
-class Journal(Protocol):
-    """The facts. One supervisor writes at a time."""
-
-    def next_incarnation(self) -> int:
-        """Count the supervisors of this attempt: 1 for the first."""
-
-    def incarnation(self) -> int:
-        """The newest supervisor's; another than one's own: one is out."""
-
-    def reserve(self) -> int:
-        """Return the next generation number, never to be given out again (R3)."""
-
-    def record(self, number: int, members: tuple[str, ...]) -> None:
-        """Note the newest generation; a restarted supervisor takes none but its members for survivors (R4)."""
-
-    def recorded(self) -> tuple[int, tuple[str, ...]] | None:
-        """The generation noted last."""
-
-    def start(self, num_started: int) -> None:
-        """Note how many trainers were ever asked for, before the last of them is: names are not used again."""
-
-    def num_started(self) -> int:
-        """The number noted last; 0: none."""
-
-    def listen(self, host: str, port: int, secret: str) -> None:
-        """Note where trainers' helpers beat to, and the secret that they know."""
-
-    def listening(self) -> tuple[str, int, str] | None:
-        """Where the supervisor before this one listened."""
-
-    def begin(self, url: str, step: int) -> None:
-        """Note which checkpoint of another job the run has begun from, and its step. The first stands."""
-
-    def begun(self) -> tuple[str, int] | None:
-        """Both, once noted."""
-
-    def once(self, done: Sequence[str], running: Mapping[str, str]) -> None:
-        """Note what is done of what is done once, and by key who may still be at what is not."""
-
-    def onced(self) -> tuple[list[str], dict[str, str]]:
-        """Both, as noted last."""
-
-    def run_id(self) -> str:
-        """A name of the attempt that nothing else has, on no node; the same for every supervisor."""
-
-    def want(self, trainers: int) -> None:
-        """Note how many trainers are wanted since the last resize."""
-
-    def wanted(self) -> int | None:
-        """The number noted last; None: it was never resized."""
-
-    def expect(self, num_steps: int) -> None:
-        """Note how many steps there are, and so how many rows must be stored."""
-
-    def expected(self) -> int | None:
-        """The number, once noted."""
-
-    def finish(self, outcome: str) -> None:
-        """Note that the run is complete, before anyone is told to exit (R8). The first outcome stands."""
-
-    def finished(self) -> str | None:
-        """The outcome, once noted."""
-
-    def keep(self, events: Sequence[str]) -> str:
-        """Keep events until they are stored elsewhere. Returns what `drop` takes. One call at a time."""
-
-    def drop(self, keys: Sequence[str]) -> None:
-        """Forget kept events: they are stored."""
-
-    def kept(self) -> list[tuple[str, list[str]]]:
-        """What was kept and not dropped, oldest first, with the key of each."""
-
-    def forget(self) -> None:
-        """Remove all of it."""
-
-
-class _Journal(ABC):
-    """The facts over a store of named JSON values."""
+class Journal(ABC):
+    """The facts, over a store of named JSON values. One supervisor writes at a time."""
 
     def __init__(self) -> None:
         # what this supervisor wrote last: the same fact is not written twice
@@ -114,91 +35,115 @@ class _Journal(ABC):
     def _names(self, prefix: str) -> list[str]: ...
 
     @abstractmethod
-    def forget(self) -> None: ...
+    def forget(self) -> None:
+        """Remove all of it."""
 
     def next_incarnation(self) -> int:
+        """Count the supervisors of this attempt: 1 for the first."""
         return self._count("incarnation")
 
     def incarnation(self) -> int:
+        """The newest supervisor's; another than one's own: one is out."""
         return self._get("incarnation") or 0
 
     def reserve(self) -> int:
+        """Return the next generation number, never to be given out again (R3)."""
         return self._count("number")
 
     def record(self, number: int, members: tuple[str, ...]) -> None:
+        """Note the newest generation; a restarted supervisor takes none but its members for survivors (R4)."""
         self._put("generation", [number, list(members)])
 
     def recorded(self) -> tuple[int, tuple[str, ...]] | None:
+        """The generation noted last."""
         found = self._get("generation")
         return None if found is None else (found[0], tuple(found[1]))
 
     def start(self, num_started: int) -> None:
+        """Note how many trainers were ever asked for, before the last of them is: names are not used again."""
         self._note("started", num_started)
 
     def num_started(self) -> int:
+        """The number noted last; 0: none."""
         return self._get("started") or 0
 
     def listen(self, host: str, port: int, secret: str) -> None:
+        """Note where trainers' helpers beat to, and the secret that they know."""
         self._put("pulse", [host, port, secret])
 
     def listening(self) -> tuple[str, int, str] | None:
+        """Where the supervisor before this one listened."""
         found = self._get("pulse")
         return None if found is None else tuple(found)
 
     def begin(self, url: str, step: int) -> None:
+        """Note which checkpoint of another job the run has begun from, and its step. The first stands."""
         if self.begun() is None:
             self._put("begun", [url, step])
 
     def begun(self) -> tuple[str, int] | None:
+        """Both, once noted."""
         found = self._get("begun")
         return None if found is None else (found[0], found[1])
 
     def once(self, done: Sequence[str], running: Mapping[str, str]) -> None:
+        """Note what is done of what is done once, and by key who may still be at what is not."""
         self._put("once", [list(done), dict(running)])
 
     def onced(self) -> tuple[list[str], dict[str, str]]:
+        """Both, as noted last."""
         found = self._get("once") or [[], {}]
         return found[0], found[1]
 
     def run_id(self) -> str:
+        """A name of the attempt that nothing else has, on no node; the same for every supervisor."""
         if self._get("run id") is None:
             self._put("run id", secrets.token_hex(8))
         found: str = self._get("run id")
         return found
 
     def want(self, trainers: int) -> None:
+        """Note how many trainers are wanted since the last resize."""
         self._note("wanted", trainers)
 
     def wanted(self) -> int | None:
+        """The number noted last; None: it was never resized."""
         trainers: int | None = self._get("wanted")
         return trainers
 
     def expect(self, num_steps: int) -> None:
+        """Note how many steps there are, and so how many rows must be stored."""
         self._note("expected", num_steps)
 
     def expected(self) -> int | None:
+        """The number, once noted."""
         num_steps: int | None = self._get("expected")
         return num_steps
 
     def finish(self, outcome: str) -> None:
+        """Note that the run is complete, before anyone is told to exit (R8). The first outcome stands."""
         if self.finished() is None:
             self._put("outcome", outcome)
 
     def finished(self) -> str | None:
+        """The outcome, once noted."""
         outcome: str | None = self._get("outcome")
         return outcome
 
     def keep(self, events: Sequence[str]) -> str:
+        """Keep events until they are stored elsewhere. Returns what `drop` takes. One call at a time."""
         # by the clock, for the order among supervisors: it need not be read and written, as a count
         key = f"events:{time.time_ns():020d}"
         self._put(key, list(events))
         return key
 
     def drop(self, keys: Sequence[str]) -> None:
+        """Forget kept events: they are stored."""
         for key in keys:
             self._remove(key)
 
     def kept(self) -> list[tuple[str, list[str]]]:
+        """What was kept and not dropped, oldest first, with the key of each."""
         return [(key, self._get(key) or []) for key in sorted(self._names("events:"))]
 
     def _note(self, name: str, value: Any) -> None:
@@ -210,69 +155,3 @@ class _Journal(ABC):
         value: int = (self._get(name) or 0) + 1
         self._put(name, value)
         return value
-
-
-class MemoryJournal(_Journal):
-    """For a supervisor that lives no longer than its process: `surefoot check`, tests."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._values: dict[str, str] = {}
-
-    def _get(self, name: str) -> Any:
-        return json.loads(self._values.get(name, "null"))
-
-    def _put(self, name: str, value: Any) -> None:
-        self._values[name] = json.dumps(value)
-
-    def _remove(self, name: str) -> None:
-        self._values.pop(name, None)
-
-    def _names(self, prefix: str) -> list[str]:
-        return [name for name in list(self._values) if name.startswith(prefix)]
-
-    def forget(self) -> None:
-        self._values.clear()
-        self._written.clear()
-
-
-class RayJournal(_Journal):
-    """In Ray's control store (GCS): as durable as Ray's own knowledge of the actors."""
-
-    _NAMESPACE = b"surefoot"
-
-    def __init__(self, attempt: str) -> None:
-        super().__init__()
-        self._prefix = f"journal:{attempt}:"
-
-    def _get(self, name: str) -> Any:
-        from ray.experimental.internal_kv import _internal_kv_get
-
-        found = insist(lambda: _internal_kv_get(self._key(name), namespace=self._NAMESPACE))
-        return json.loads(found or b"null")
-
-    def _put(self, name: str, value: Any) -> None:
-        from ray.experimental.internal_kv import _internal_kv_put
-
-        body = json.dumps(value).encode()
-        insist(lambda: _internal_kv_put(self._key(name), body, overwrite=True, namespace=self._NAMESPACE))
-
-    def _remove(self, name: str) -> None:
-        from ray.experimental.internal_kv import _internal_kv_del
-
-        insist(lambda: _internal_kv_del(self._key(name), namespace=self._NAMESPACE))
-
-    def _names(self, prefix: str) -> list[str]:
-        from ray.experimental.internal_kv import _internal_kv_list
-
-        found = insist(lambda: _internal_kv_list(self._key(prefix), namespace=self._NAMESPACE))
-        return [key.decode().removeprefix(self._prefix) for key in found]
-
-    def forget(self) -> None:
-        from ray.experimental.internal_kv import _internal_kv_del
-
-        insist(lambda: _internal_kv_del(self._prefix, del_by_prefix=True, namespace=self._NAMESPACE))
-        self._written.clear()
-
-    def _key(self, name: str) -> bytes:
-        return (self._prefix + name).encode()

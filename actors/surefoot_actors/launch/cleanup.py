@@ -11,8 +11,8 @@ import os
 import ray
 
 from surefoot_actors.cluster.ray.ending import end_actor
+from surefoot_actors.cluster.ray.journal import RayJournal
 from surefoot_actors.cluster.ray.names import NAMESPACE, SUPERVISOR, find_actor, list_roles
-from surefoot_actors.journal.journal import RayJournal
 
 __all__ = ["clean_up", "main"]
 

@@ -19,7 +19,9 @@ from surefoot.errors import SurefootError
 from surefoot.events import ClaimRequest
 from surefoot.views import Claimed
 from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, SUPERVISOR, actor_name, find_actor
-from surefoot_actors.launch.supervisor_actor import DEFAULT_SERVICE, KeeperActor, Orders, SupervisorActor
+from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE
+from surefoot_actors.launch.package_pin import KeeperActor
+from surefoot_actors.launch.supervisor_actor import Orders, SupervisorActor
 
 __all__ = ["launch", "main"]
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import os
 import secrets
 import signal
-import threading
-import time
 import traceback
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -23,11 +20,8 @@ from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.cluster.environment import without_secrets
-from surefoot_actors.cluster.notice import on_sigterm
-from surefoot_actors.cluster.ports import Inbox, TrainerService, TrainerSetup, Where
 from surefoot_actors.cluster.ray.names import KEEPER, find_actor
-from surefoot_actors.liveness.watchdog_process import Helper
-from surefoot_actors.protocol.messages import ToTrainer
+from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE, _node_address
 from surefoot_actors.sealed import Sealed
 
 if TYPE_CHECKING:
@@ -36,94 +30,14 @@ if TYPE_CHECKING:
     from surefoot_actors.liveness.server import PulseServer
     from surefoot_actors.uplink.http import HttpUplink
 
-__all__ = ["DEFAULT_SERVICE", "KeeperActor", "Orders", "SupervisorActor", "TrainerActor"]
+__all__ = ["Orders", "SupervisorActor"]
 
-DEFAULT_SERVICE = "surefoot_actors.trainer.trainer:TrainerProcess"
-# A trainer that no supervisor has asked for so long ends itself.
-ORPHANED_S = 600.0
 # How long a supervisor whose attempt has ended goes on telling so, while the control plane is away.
 LAST_WORD_S = 3600.0
 # How long it then waits for the end of trainers that cannot be reached: Ray declares their node dead within a minute.
 LINGER_S = 120.0
 # Before a supervisor that failed is restarted: one that fails at once must not keep the machine busy.
 _DIE_AFTER_S = 1.0
-
-
-class TrainerActor:
-    """A trainer process: serves its TrainerService by Ray calls. "control" is never behind a waiting "collect"."""
-
-    def __init__(self, setup: TrainerSetup, service: str, pulse_secret: str) -> None:
-        without_secrets(os.environ)
-        os.environ["SUREFOOT_HOST"] = _node_address()
-        self._helper = Helper(setup, Sealed(pulse_secret))
-        self._helper.start()
-        self._asked = time.monotonic()
-        threading.Thread(target=self._end_when_orphaned, name="orphan-guard", daemon=True).start()
-        module, _, name = service.partition(":")
-        self._service: TrainerService = getattr(importlib.import_module(module), name)(setup)
-        on_sigterm(self._service.notice)
-
-    @ray.method(concurrency_group="control")
-    def start(self) -> str:
-        """Start the service; returns the node's id."""
-        self._service.start()
-        return _node_id()
-
-    @ray.method(concurrency_group="control")
-    def deliver(self, message: ToTrainer) -> None:
-        self._service.deliver(message)
-
-    @ray.method(concurrency_group="collect")
-    def collect(self, after: int, rows_below: int, wait_s: float) -> Inbox:
-        self._asked = time.monotonic()
-        return self._service.collect(after, rows_below, wait_s)
-
-    @ray.method(concurrency_group="control")
-    def where(self) -> Where:
-        return self._service.where()
-
-    @ray.method(concurrency_group="control")
-    def pulse(self, address: tuple[str, int], secret: str) -> str:
-        """Beat to another server: a restarted supervisor's. Returns the node's id."""
-        self._helper.tell(address, secret)
-        return _node_id()
-
-    def _end_when_orphaned(self) -> None:
-        wait = threading.Event()
-        while (left := self._asked + ORPHANED_S - time.monotonic()) > 0:
-            wait.wait(left)
-        os._exit(0)
-
-
-def _node_address() -> str:
-    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    return address
-
-
-def _node_id() -> str:
-    node: str = ray.get_runtime_context().get_node_id()
-    return node
-
-
-class KeeperActor:
-    """Carries the package's URI in its runtime environment, so that Ray keeps the package while no trainer lives."""
-
-    def __init__(self) -> None:
-        without_secrets(os.environ)
-
-    async def ready(self) -> None:
-        """Answer once the runtime environment stands."""
-
-    async def clear_up(self, attempt: str, supervisor: ray.actor.ActorHandle[SupervisorActor]) -> None:
-        """End the supervisor, which has nothing more to do, then remove the attempt's journal, and end.
-
-        In this order: a supervisor that is restarted and finds no journal would begin the run anew.
-        """
-        from surefoot_actors.journal.journal import RayJournal
-
-        ray.kill(supervisor, no_restart=True)
-        RayJournal(attempt).forget()
-        ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +80,7 @@ class SupervisorActor:
 
     async def _live(self) -> None:
         from surefoot_actors.cluster.ray.cluster import RayCluster
-        from surefoot_actors.journal.journal import RayJournal
+        from surefoot_actors.cluster.ray.journal import RayJournal
         from surefoot_actors.uplink.http import HttpUplink
 
         orders = self._orders

@@ -1,7 +1,7 @@
 """How trainers' processes are: the supervisor's own eyes and hand, beside what the cluster says and does.
 
-A helper process beside each trainer (pulse_helper.py, started by pulse_trainer.py) connects here and beats every 100
-ms. `Watch` (pulse_watch.py) judges the beats, purely; `PulseServer` is the socket around it. Running is not lost,
+A helper process beside each trainer (liveness/watchdog.py, started by liveness/watchdog_process.py) connects here and beats every 100
+ms. `Watch` (liveness/detector.py) judges the beats, purely; `PulseServer` is the socket around it. Running is not lost,
 however long a trainer's replies take; stopped or silent is a reason for suspicion, gone is certain.
 
 The same line carries orders: "fence" kills the trainer, "inject KIND" does a fault to it or to its node for real.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from surefoot.events import FaultKind
-from surefoot_actors.cluster.ports import FaultRefusedError
+from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.detector import (
     SILENT_AFTER_S,
     STALL_AFTER_S,

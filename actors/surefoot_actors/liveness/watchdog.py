@@ -1,6 +1,6 @@
 """The helper process beside a trainer: tells the supervisor how the trainer's process is, and can end it.
 
-Run by path (`python -I -S pulse_helper.py PID PIDFD MARKS_FD ATTEMPT TRAINER CRASH_FD`), standard library only, so that it starts in
+Run by path (`python -I -S liveness/watchdog.py PID PIDFD MARKS_FD ATTEMPT TRAINER CRASH_FD`), standard library only, so that it starts in
 some 50 ms and shares nothing with the trainer that could stall it. Its standard input carries lines "server HOST PORT
 SECRET": where to beat now.
 

@@ -11,8 +11,8 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.liveness.watchdog import MARKS
 from surefoot_actors.sealed import Sealed
 
@@ -20,9 +20,23 @@ __all__ = ["Helper", "mark", "start_helper"]
 
 # A helper that ended so soon after its start is not started anew at once.
 RESTART_S = 1.0
-_SCRIPT = Path(__file__).with_name("pulse_helper.py")
+_SCRIPT = Path(__file__).with_name("watchdog.py")
 
 _marks: mmap.mmap | None = None
+
+
+class Watched(Protocol):
+    """Who is watched, and by whom: what of a trainer's setup the watchdog needs."""
+
+    @property
+    def attempt(self) -> str: ...
+
+    @property
+    def trainer(self) -> str: ...
+
+    @property
+    def pulse(self) -> tuple[str, int]:
+        """Host and port of the supervisor's liveness server."""
 
 
 def mark(round_: int, sub_task: int) -> None:
@@ -59,7 +73,7 @@ class _Process:
         self.launched.stdin.close()
 
 
-def start_helper(setup: TrainerSetup, secret: Sealed, pid: int, marks_fd: int = -1, crash_fd: int = -1) -> _Process:
+def start_helper(setup: Watched, secret: Sealed, pid: int, marks_fd: int = -1, crash_fd: int = -1) -> _Process:
     """Start the helper process of this process, `pid`, and tell it where to beat.
 
     In a session of its own: what stops or ends the trainer's process group must not take the witness with it.
@@ -88,7 +102,7 @@ def start_helper(setup: TrainerSetup, secret: Sealed, pid: int, marks_fd: int = 
 class Helper:
     """Keeps one helper process running for as long as this process lives."""
 
-    def __init__(self, setup: TrainerSetup, secret: Sealed) -> None:
+    def __init__(self, setup: Watched, secret: Sealed) -> None:
         """`secret`: of the server that the setup names."""
         self._setup = setup
         self._server = (setup.pulse, secret)

@@ -22,10 +22,11 @@ from surefoot.events import LedgerRow
 from surefoot_actors.determinism.fingerprint import make_deterministic
 from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.engine.contract.run import RunOptions, run_training
-from surefoot_actors.engine.exchange.merge import BufferPool, merge_round
+from surefoot_actors.engine.exchange.merge import merge_round
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Merged, Node, Position, Range, StateImage
 from surefoot_actors.engine.vector.folding import NodeStore
+from surefoot_actors.engine.vector.pools import BufferPool
 from surefoot_actors.local_run.checkpoints import LocalCheckpoints
 from surefoot_actors.user_code.advice import advice, told_exit
 from surefoot_actors.user_code.finder import finding

@@ -64,7 +64,7 @@ class Generation:
     start: int
     # in rank order
     members: tuple[Member, ...]
-    # where the members meet: the address that rank 0 listens on (engine/rendezvous.py)
+    # where the members meet: the address that rank 0 listens on (engine/group/rendezvous.py)
     store: tuple[str, int]
 
 
@@ -153,7 +153,7 @@ class Hello:
     """The train function has reached `steps()`: this trainer can be a member."""
 
     trainer: str
-    # where members can meet if this trainer is rank 0: it listens there (engine/rendezvous.py)
+    # where members can meet if this trainer is rank 0: it listens there (engine/group/rendezvous.py)
     store: tuple[str, int]
     # what must be equal on every trainer, as sorted (name, value) pairs
     fingerprint: tuple[tuple[str, str], ...]
@@ -194,7 +194,7 @@ class Report:
     finished: bool
     # mean seconds a sub-task takes here; 0 when unknown
     sub_task_s: float = 0.0
-    # where members can meet if this trainer is rank 0: it listens there (engine/rendezvous.py)
+    # where members can meet if this trainer is rank 0: it listens there (engine/group/rendezvous.py)
     store: tuple[str, int] = ("", 0)
     # the step that `round` is part of, and how many there are, for people
     step: int = 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from surefoot.events import EventKind, FaultKind
 from surefoot.words import UnknownWord
-from surefoot_actors.cluster.ports import FaultRefusedError
+from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.supervisor.trainer_link import Attendant
 from surefoot_actors.uplink.ports import Uplink
 

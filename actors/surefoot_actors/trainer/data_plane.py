@@ -15,11 +15,12 @@ from typing import Protocol
 import torch
 
 from surefoot_actors.checkpoint.manifest import Point
-from surefoot_actors.engine.exchange.agreement import StateTable
-from surefoot_actors.engine.exchange.merge import BufferPool, MergeResult, merge_round, say_done
+from surefoot_actors.engine.exchange.alone import MergeResult
+from surefoot_actors.engine.exchange.merge import merge_round, say_done
 from surefoot_actors.engine.exchange.transfer import recv_merged, recv_state, send_merged, send_state
 from surefoot_actors.engine.group.group import Group, GroupClosedError
-from surefoot_actors.engine.types import Layout, Merged, Node, Range, StateImage
+from surefoot_actors.engine.types import Layout, Merged, Node, Range, StateImage, StateTable
+from surefoot_actors.engine.vector.pools import BufferPool
 from surefoot_actors.faults import points as faults
 from surefoot_actors.protocol.member.machine import Form
 

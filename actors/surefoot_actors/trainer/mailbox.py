@@ -5,43 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 
 from surefoot.events import LedgerRow
 from surefoot.ledger import step_of
 from surefoot_actors.cluster.ports import Inbox
 from surefoot_actors.protocol.messages import FromTrainer
+from surefoot_actors.uplink.kept_rows import KeptRows
 from surefoot_actors.uplink.spool import Spool
 
-__all__ = ["KeptRows", "Mailbox", "row_lines"]
+__all__ = ["Mailbox"]
 
 MAX_ROWS = 10_000
 # When no row was acknowledged for this long, all that are kept are told again: the reply, or the supervisor, may be lost. Then after
 # twice as long, and so on: for all of a control plane's absence no row is acknowledged.
 TELL_AGAIN_S = 5.0
 _TELL_AGAIN_AT_MOST_S = 320.0
-
-
-class KeptRows:
-    """The unacknowledged rows as they were at one moment, read when they are asked for; what is acknowledged by then is left out."""
-
-    def __init__(self, waiting: Spool, below: int) -> None:
-        self._waiting, self._below = waiting, below
-
-    def __iter__(self) -> Iterator[LedgerRow]:
-        return (LedgerRow.model_validate_json(line) for line in self.lines())
-
-    def lines(self) -> Iterator[bytes]:
-        """Yield each row's JSON, by step."""
-        return (line for _, line in self._waiting.lines(below=self._below))
-
-
-def row_lines(rows: Iterable[LedgerRow]) -> Iterator[bytes]:
-    """Yield each row's JSON, without reading those that are kept as such."""
-    if isinstance(rows, KeptRows):
-        return rows.lines()
-    return (row.model_dump_json().encode() for row in rows)
 
 
 class Mailbox:

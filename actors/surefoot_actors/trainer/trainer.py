@@ -28,14 +28,15 @@ from surefoot_actors.determinism.fingerprint import fingerprint, make_determinis
 from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.data.pool import DataWorkersLostError
+from surefoot_actors.engine.exchange.alone import MergeResult
 from surefoot_actors.engine.exchange.header import ExchangeError
-from surefoot_actors.engine.exchange.merge import BufferPool, MergeResult
 from surefoot_actors.engine.group.group import StoreHost
 from surefoot_actors.engine.ports import StateOwner, TrainerExit
 from surefoot_actors.engine.types import Layout, Merged, Node, Position, StateImage
 from surefoot_actors.engine.vector.folding import NodeStore
+from surefoot_actors.engine.vector.pools import BufferPool
 from surefoot_actors.faults import points as faults
-from surefoot_actors.liveness import watchdog_process as pulse_trainer
+from surefoot_actors.liveness import watchdog_process
 from surefoot_actors.protocol.member import machine as member
 from surefoot_actors.protocol.member.machine import At, Close, Form, MemberState, Merge, Resume, Stop, Tell
 from surefoot_actors.protocol.messages import (
@@ -60,8 +61,7 @@ from surefoot_actors.trainer.checkpoints.schedule import Keeping
 from surefoot_actors.trainer.data_plane import Backpack, DataPlane, Round
 from surefoot_actors.trainer.mailbox import Mailbox
 from surefoot_actors.trainer.once import Onces
-from surefoot_actors.user_code import tracebacks
-from surefoot_actors.user_code import train_function as entrypoint
+from surefoot_actors.user_code import tracebacks, train_function
 from surefoot_actors.user_code.advice import told_exit, with_advice
 from surefoot_actors.user_code.lines import own_line, raised_line, user_line
 
@@ -295,7 +295,7 @@ class TrainerProcess:
                 assert sub_task is not None
                 self._began = time.monotonic()
                 self._computing = sub_task
-                pulse_trainer.mark(self._position.round, sub_task)
+                watchdog_process.mark(self._position.round, sub_task)
                 return sub_task
         faults.point("commit", self._position.step)
         return None
@@ -304,7 +304,7 @@ class TrainerProcess:
         """Hand over a leaf; nobody else's concern if it was given to another meanwhile."""
         sub_task = leaf.range.lo
         self._computing = -1
-        pulse_trainer.mark(-1, -1)
+        watchdog_process.mark(-1, -1)
         with self._changed:
             self._measure()
             if self._state.at is At.ROUND and self._state.own >> sub_task & 1:
@@ -520,7 +520,7 @@ class TrainerProcess:
         try:
             faults.point("start", -1)
             streams = Streams(self._spec.seed, self._device)
-            run_training(entrypoint.load(self._spec.entrypoint, streams), self._options(), self)
+            run_training(train_function.load(self._spec.entrypoint, streams), self._options(), self)
         except TrainerExit:
             pass
         except BaseException as error:  # noqa: BLE001  the thread's edge: user code may raise anything, even SystemExit

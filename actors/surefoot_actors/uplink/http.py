@@ -16,10 +16,11 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from surefoot._network import direct_async_client
 from surefoot.events import Command, EventKind, LedgerRow, SentBatch, UplinkAck
 from surefoot.views import CommandPage
-from surefoot_actors.journal.journal import Journal, MemoryJournal
+from surefoot_actors.journal.journal import Journal
+from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.sealed import Sealed
 from surefoot_actors.uplink.batch_size import BatchSize
-from surefoot_actors.uplink.ports import Outbox
+from surefoot_actors.uplink.outbox import Outbox
 from surefoot_actors.uplink.unsent_events import KeptEvents
 
 __all__ = ["HttpUplink"]

@@ -1,4 +1,5 @@
-"""The user's import statements, rewritten to say which module they mean: `import queue` is `import surefoot_actors.user_code.users.queue as queue`.
+"""The user's import statements, rewritten to say which module they mean: `import queue` becomes
+`import surefoot_actors.user_code.users.queue as queue`.
 
 Said in the code itself, it holds for whoever reads the code as well, as torch.compile does.
 """

@@ -2,8 +2,8 @@
 
 A script's folder comes first on sys.path, so `import queue` in a script finds the script's `queue.py`. In a trainer the same name is
 needed by torch, Ray and Surefoot, which may import it at any time. So the two get different names: under the plain name stays whatever
-would be there without the user's code; the user's module is `surefoot_actors.user_code.users.queue`, and it is what an import means that stands in
-the user's code. Only where such names exist is anything of Python's replaced.
+would be there without the user's code; the user's module is `surefoot_actors.user_code.users.queue`, and it is what an import
+means that stands in the user's code. Only where such names exist is anything of Python's replaced.
 """
 
 from __future__ import annotations

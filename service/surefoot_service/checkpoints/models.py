@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from surefoot_service.checkpoints.places import Place, RefusedUrlError, read_place
-from surefoot_service.rest.problems import ProblemError, conflict, not_found, unprocessable
+from surefoot_service.errors import ProblemError, conflict, not_found, unprocessable
 from surefoot_service.waiting import HungError, Kind, Patience, Waiting
 
 __all__ = ["ModelFile", "Source", "find_model"]

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 from surefoot_service.cluster.jobs_api import RayJob, RayJobs, RayRefusedError, RayUnavailableError
 from surefoot_service.packages.archive import for_ray
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.store.attempts import package_name
 from surefoot_service.store.overview import Watched
 from surefoot_service.waiting import BusyError, HungError, Kind

@@ -15,9 +15,9 @@ import structlog
 
 from surefoot.spec import JobState
 from surefoot_service.cluster.jobs_api import RayError, RayJob, RayRefusedError, RayStatus, open_ray_jobs
+from surefoot_service.parts import Service
 from surefoot_service.policy.attempts import Action, Facts, Patience, judge
 from surefoot_service.reconciler.launch import Launch
-from surefoot_service.rest.dependencies import Service
 from surefoot_service.scheduler.fifo import Capacity, Decision, NodeSize, decide
 from surefoot_service.store import attempts, jobs
 from surefoot_service.store import overview as store

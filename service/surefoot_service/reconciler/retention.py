@@ -19,7 +19,7 @@ from tenacity import AsyncRetrying, retry_if_not_exception_type, stop_after_atte
 
 from surefoot.views import AuditAction
 from surefoot_service.checkpoints.removal import KeptError, is_below, remove_place
-from surefoot_service.rest.dependencies import Service
+from surefoot_service.parts import Service
 from surefoot_service.store import audit, jobs, packages, removal
 from surefoot_service.store.database import StoreAwayError
 from surefoot_service.store.removal import Leftover

@@ -18,10 +18,10 @@ from surefoot.views import NotReady, Problem
 from surefoot_service.data_folder import make_private
 from surefoot_service.keys import open_keys
 from surefoot_service.packages.archive import PackageStore, limits_of
+from surefoot_service.parts import Service
 from surefoot_service.reconciler.loop import reconciling
 from surefoot_service.reconciler.retention import housekeeping
 from surefoot_service.rest import problems
-from surefoot_service.rest.dependencies import Service
 from surefoot_service.rest.probes import probes_of
 from surefoot_service.rest.routes import attempts, audit, checkpoints, health, history, jobs, packages
 from surefoot_service.settings import Settings

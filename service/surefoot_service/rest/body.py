@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from surefoot_service.rest.problems import ProblemError, unprocessable
+from surefoot_service.errors import ProblemError, unprocessable
 from surefoot_service.settings import KIB, Settings
 
 __all__ = ["MAX_DEPTH", "MAX_MEMBERS", "MAX_VALUES", "BodyKind", "BoundedBody", "JsonRequest", "parse", "takes"]

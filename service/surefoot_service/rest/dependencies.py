@@ -3,60 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 
-from surefoot_service.keys import Keys
-from surefoot_service.packages.archive import PackageStore
-from surefoot_service.rest.readiness import Readiness
-from surefoot_service.rest.tokens import KnownTokens, bearer, check_attempt, check_user
-from surefoot_service.settings import Settings
-from surefoot_service.store.database import Database
-from surefoot_service.waiting import Waiting
-from surefoot_service.wakeups import Bells
+from surefoot_service.parts import Service
+from surefoot_service.rest.tokens import bearer, check_attempt, check_user
 
-__all__ = ["GUARDS", "AttemptToken", "ClusterSight", "Guard", "Service", "ServiceDep", "User", "service_of", "utc_now"]
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
-@dataclass(slots=True, kw_only=True)
-class ClusterSight:
-    """What this process has seen of its cluster; found anew after a restart."""
-
-    # whether it answered when last asked
-    reachable: bool | None = None
-    # when each attempt's supervisor last called
-    heard: dict[str, datetime] = field(default_factory=dict)
-    # whether this process takes ended attempts off a cluster
-    watched: bool = False
-    # whether there is to be one: an app without serves what it has stored, and its jobs wait
-    expected: bool = False
-    # asks the cluster whether it is there, raising RayError where not; None: it is still starting
-    ask: Callable[[], Awaitable[object]] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """The parts of the control plane."""
-
-    settings: Settings
-    database: Database
-    packages: PackageStore
-    keys: Keys
-    bells: Bells = field(default_factory=Bells)
-    cluster: ClusterSight = field(default_factory=ClusterSight)
-    tokens: KnownTokens = field(default_factory=KnownTokens)
-    # what it needs, looked at; the probes are given once all of it is made
-    readiness: Readiness = field(default_factory=Readiness)
-    waiting: Waiting = field(default_factory=Waiting)
-    now: Callable[[], datetime] = utc_now
+__all__ = ["GUARDS", "AttemptToken", "Guard", "ServiceDep", "User", "service_of"]
 
 
 def service_of(request: Request) -> Service:

@@ -13,8 +13,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from surefoot_service.cluster.jobs_api import RayError
-from surefoot_service.rest.dependencies import Service
-from surefoot_service.rest.readiness import NotReadyError, Probe, in_thread
+from surefoot_service.parts import Service
+from surefoot_service.readiness import NotReadyError, Probe, in_thread
 
 __all__ = ["probes_of"]
 

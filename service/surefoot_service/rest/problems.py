@@ -5,7 +5,7 @@ A problem is never longer than a page, whatever was sent: texts are cut, and of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from itertools import islice
 from typing import Any
@@ -19,21 +19,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from surefoot.views import InvalidField, Problem
+from surefoot_service.errors import ProblemError
 from surefoot_service.store.database import StoreAwayError
 from surefoot_service.waiting import BusyError, HungError
 
-__all__ = [
-    "MAX_ERRORS",
-    "MAX_PROBLEM_BYTES",
-    "PROBLEM_TYPE",
-    "ProblemError",
-    "conflict",
-    "documented",
-    "install",
-    "not_found",
-    "problem_response",
-    "unprocessable",
-]
+__all__ = ["MAX_ERRORS", "MAX_PROBLEM_BYTES", "PROBLEM_TYPE", "documented", "install", "problem_response"]
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -51,31 +41,6 @@ _IN_DETAIL = 5
 _RETRY_AFTER_S = 2
 
 log = structlog.get_logger()
-
-
-class ProblemError(HTTPException):
-    """A request that cannot be done; becomes the answer.
-
-    It is an HTTPException, since FastAPI lets only that through from the reading of a body.
-    """
-
-    def __init__(
-        self, status: int, detail: str, *, errors: Sequence[InvalidField] = (), headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(status, detail, dict(headers or {}))
-        self.problem = _problem(status, detail, errors)
-
-
-def not_found(what: str, name: str) -> ProblemError:
-    return ProblemError(404, f"there is no {what} {name!r}")
-
-
-def conflict(detail: str) -> ProblemError:
-    return ProblemError(409, detail)
-
-
-def unprocessable(field: str, message: str) -> ProblemError:
-    return ProblemError(422, message, errors=[InvalidField(field=field, message=message)])
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
@@ -102,7 +67,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ProblemError)
     async def _told(_request: Request, error: ProblemError) -> Response:
-        return problem_response(error.problem, error.headers)
+        return problem_response(_problem(error.status_code, error.detail, error.errors), error.headers)
 
     @app.exception_handler(StoreAwayError)
     async def _away(request: Request, error: StoreAwayError) -> Response:

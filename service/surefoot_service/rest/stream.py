@@ -9,8 +9,8 @@ from fastapi.sse import format_sse_event
 from sqlalchemy.orm import Session
 
 from surefoot.views import JobView, NumberedEvent
-from surefoot_service.rest.dependencies import Service
-from surefoot_service.rest.problems import ProblemError
+from surefoot_service.errors import ProblemError
+from surefoot_service.parts import Service
 from surefoot_service.store import events, jobs
 from surefoot_service.store.database import StoreAwayError
 from surefoot_service.wakeups import news_of

@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections import OrderedDict
-from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 
-from surefoot_service.keys import Keys, digest, same
-from surefoot_service.rest.problems import ProblemError
+from surefoot_service.errors import ProblemError
+from surefoot_service.keys import Keys, KnownTokens, digest
 from surefoot_service.store import attempts
 from surefoot_service.store.database import Database
 
-__all__ = ["ATTEMPT_NAME", "KnownTokens", "bearer", "check_attempt", "check_user"]
+__all__ = ["ATTEMPT_NAME", "bearer", "check_attempt", "check_user"]
 
 ATTEMPT_NAME = r"^[a-z0-9-]{1,60}$"
 
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
-# tokens of attempts that are remembered as seen
-_KNOWN = 10_000
-# lookups of unknown tokens at a time: they are strangers', and the database's threads are everybody's
-_LOOKUPS = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownTokens:
-    """Hashes of attempts' tokens that were right when they were looked up: they need not be looked up before every body.
-
-    It only decides whether a body is worth reading. Whether the attempt may still speak is decided where its words are stored.
-    """
-
-    hashes: OrderedDict[str, str] = field(default_factory=OrderedDict)
-    lookups: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_LOOKUPS))
-
-    def knows(self, attempt: str, token_hash: str) -> bool:
-        return same(self.hashes.get(attempt, ""), token_hash)
-
-    def add(self, attempt: str, token_hash: str) -> None:
-        self.hashes[attempt] = token_hash
-        self.hashes.move_to_end(attempt)
-        if len(self.hashes) > _KNOWN:
-            self.hashes.popitem(last=False)
 
 
 def bearer(headers: Headers, which: str) -> str:

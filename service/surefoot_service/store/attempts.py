@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from surefoot.events import Command, CommandKind, UplinkBatch
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import Claimed
+from surefoot_service.errors import ProblemError, conflict, not_found
 from surefoot_service.keys import Keys, digest, same
-from surefoot_service.rest.problems import ProblemError, conflict, not_found
 from surefoot_service.store.columns import LAST_COMMAND
 from surefoot_service.store.commands import last_command
 from surefoot_service.store.ingest import Taken, take, take_again

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from surefoot.events import CommandKind, FaultKind
 from surefoot.spec import JobState
 from surefoot.views import JobView
+from surefoot_service.errors import conflict, unprocessable
 from surefoot_service.policy.lifecycle import after_steps
-from surefoot_service.rest.problems import conflict, unprocessable
 from surefoot_service.store.columns import LAST_COMMAND
 from surefoot_service.store.jobs import change_state, lock, view
 from surefoot_service.store.reading import has_ended, shown_state, spec_of, state_of

@@ -26,8 +26,8 @@ from surefoot.told import (
     StateTold,
 )
 from surefoot_service.checkpoints.places import belongs
+from surefoot_service.errors import ProblemError
 from surefoot_service.policy.lifecycle import TransitionError
-from surefoot_service.rest.problems import ProblemError
 from surefoot_service.store import ledger, told_events
 from surefoot_service.store.events import add_event, is_told
 from surefoot_service.store.jobs import change_state

@@ -18,8 +18,8 @@ from surefoot.spec import JobSpec, JobState
 from surefoot.stored_spec import StoredSpec
 from surefoot.views import JobView, NumberedEvent
 from surefoot_service.checkpoints.places import belongs
+from surefoot_service.errors import conflict, not_found, unprocessable
 from surefoot_service.policy.lifecycle import Life, Move, move
-from surefoot_service.rest.problems import conflict, not_found, unprocessable
 from surefoot_service.store.columns import NoNumber
 from surefoot_service.store.events import add_event, state_events
 from surefoot_service.store.reading import has_ended, shown_state, spec_of, state_of

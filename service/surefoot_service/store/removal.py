@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from surefoot.spec import JobState
 from surefoot.views import AuditAction
-from surefoot_service.rest.problems import conflict, not_found
+from surefoot_service.errors import conflict, not_found
 from surefoot_service.store import audit
 from surefoot_service.store.reading import has_ended
 from surefoot_service.store.tables import AttemptRow, Base, JobRow

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from surefoot.spec import JobState
 from surefoot.views import JobView
-from surefoot_service.rest.problems import not_found
+from surefoot_service.errors import not_found
 from surefoot_service.store.columns import NoNumber
 from surefoot_service.store.jobs import load, view_of
 from surefoot_service.store.reading import spec_json

@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session, aliased
 
 from surefoot.told import AnyTold
-from surefoot_service.rest.problems import unprocessable
+from surefoot_service.errors import unprocessable
 from surefoot_service.store.columns import LAST_NUMBER
 from surefoot_service.store.tables import AttemptRow, EventRow, EventSourceRow
 

@@ -20,12 +20,12 @@ from surefoot.errors import SurefootError, UserError
 from surefoot.spec import JobState
 from surefoot_service.cluster.local_head import RayHead, clear_leftovers
 from surefoot_service.data_folder import announced, locked
+from surefoot_service.parts import Service
 from surefoot_service.reconciler.loop import reconciling
 from surefoot_service.rest.app import create_app
-from surefoot_service.rest.dependencies import Service
 from surefoot_service.rest.server import Server
 from surefoot_service.settings import Settings
-from surefoot_service.store import overview as reconcile
+from surefoot_service.store import overview
 from surefoot_service.up import logs
 from surefoot_service.wakeups import news_of
 
@@ -157,7 +157,7 @@ async def _until_ready(head: RayHead, serving: asyncio.Task[None], told: asyncio
 
 
 async def _end_jobs(service: Service, state: JobState, reason: str) -> None:
-    for job in await service.database.write(reconcile.end_all, state, reason=reason, now=service.now()):
+    for job in await service.database.write(overview.end_all, state, reason=reason, now=service.now()):
         service.bells.ring(news_of(job))
 
 

@@ -1,6 +1,6 @@
 """A cluster of plain local processes, without Ray: for `surefoot check`, tests and benchmarks.
 
-Each trainer is a process of its own, forked from a template process (local_template.py) that has imported torch, so
+Each trainer is a process of its own, forked from a template process (cluster/local/template.py) that has imported torch, so
 that a start takes a tenth of a second. A death is told by the template, its parent, within milliseconds and with the
 reason.
 """
@@ -24,7 +24,8 @@ from typing import Any
 from surefoot.events import FaultKind
 from surefoot_actors.cluster.environment import trainer_env
 from surefoot_actors.cluster.local.trainer_process import LENGTH, Birth, Call, Reply
-from surefoot_actors.cluster.ports import FaultRefusedError, Inbox, TrainerGoneError, TrainerHandle, TrainerSetup, Where
+from surefoot_actors.cluster.ports import Inbox, TrainerGoneError, TrainerHandle, TrainerSetup, Where
+from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.server import PulseServer
 from surefoot_actors.protocol.messages import ToTrainer
 

@@ -18,7 +18,7 @@ import socket
 import sys
 import traceback
 
-from surefoot_actors.cluster.local import trainer_process as local_trainer
+from surefoot_actors.cluster.local import trainer_process
 
 __all__ = ["main"]
 
@@ -85,7 +85,7 @@ class _Template:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for number in (self._wake_read, self._wake_write, self._control.detach()):
                 os.close(number)
-            local_trainer.serve(socket.socket(fileno=fd))
+            trainer_process.serve(socket.socket(fileno=fd))
             os._exit(0)
         except BaseException:  # noqa: BLE001 (it must not run on as a second template)
             traceback.print_exc()

@@ -18,19 +18,12 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, Ra
 from surefoot.events import FaultKind
 from surefoot.spec import JobSpec
 from surefoot_actors.cluster.environment import trainer_env
-from surefoot_actors.cluster.ports import (
-    FaultRefusedError,
-    Inbox,
-    SetupFailedError,
-    TrainerGoneError,
-    TrainerHandle,
-    TrainerSetup,
-    Where,
-)
+from surefoot_actors.cluster.ports import Inbox, SetupFailedError, TrainerGoneError, TrainerHandle, TrainerSetup, Where
 from surefoot_actors.cluster.ray.ending import confirm_gone, draining_nodes, place_of
 from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, SUPERVISOR, actor_name, find_actor, list_roles
 from surefoot_actors.cluster.ray.setup import node_of, refused_requirements, why_not_set_up
-from surefoot_actors.launch.supervisor_actor import DEFAULT_SERVICE, TrainerActor
+from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE, TrainerActor
+from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.server import Condition, PulseServer
 from surefoot_actors.protocol.messages import ToTrainer
 

@@ -12,9 +12,8 @@ from surefoot.errors import ContractError
 from surefoot_actors.determinism.rng import drawn
 from surefoot_actors.engine.data.prefetch import Key
 from surefoot_actors.engine.state.attributes import Attributes
-from surefoot_actors.engine.state.image import flat_bytes
 from surefoot_actors.engine.types import Node
-from surefoot_actors.engine.vector.memory import memory_of
+from surefoot_actors.engine.vector.memory import flat_bytes, memory_of
 
 __all__ = ["Proof"]
 

@@ -37,8 +37,8 @@ from surefoot_actors.engine.state.structure import fixed_structure
 from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.engine.types import Merged, Position
 from surefoot_actors.engine.vector.buffers import BufferWatch
-from surefoot_actors.engine.vector.folding import shared_pool
 from surefoot_actors.engine.vector.leaves import LeafMaker
+from surefoot_actors.engine.vector.pools import shared_pool
 from surefoot_actors.faults import points as faults
 from surefoot_actors.user_code.advice import refuse_wrapper
 from surefoot_actors.user_code.frames import user_frames

@@ -11,9 +11,8 @@ from torch import nn
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine.state.digest import canonical
-from surefoot_actors.engine.state.image import flat_bytes
 from surefoot_actors.engine.state.tracked import GRADIENTS, Tracked
-from surefoot_actors.engine.vector.memory import memory_of
+from surefoot_actors.engine.vector.memory import flat_bytes, memory_of
 
 __all__ = ["Unchanged", "sample"]
 

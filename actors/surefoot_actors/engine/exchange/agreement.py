@@ -12,13 +12,12 @@ from typing import Any
 import torch
 
 from surefoot.errors import ContractError, DriftError
-from surefoot_actors.engine.types import Bucket, Gathered, Layout, Node
+from surefoot_actors.engine.types import Bucket, Gathered, Layout, Node, StateTable
 from surefoot_actors.engine.vector.digest import without_source
 
 __all__ = [
     "DriftedRanksError",
     "Held",
-    "StateTable",
     "agree",
     "drifted_names",
     "drifted_ranks",
@@ -46,15 +45,6 @@ class DriftedRanksError(DriftError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DriftedRanksError, (self.ranks, self.size, self.step, self.names)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateTable:
-    """Digests of one stripe of the tracked state, by name: to tell where trainers differ. Plain values are all there."""
-
-    digests: dict[str, bytes]
-    # of buffers, which sub-tasks that were computed meanwhile may have written
-    buffers: dict[str, bytes]
 
 
 def drifted_ranks(digests: Sequence[bytes]) -> tuple[int, ...]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from surefoot_actors.engine.exchange.agreement import (
     DriftedRanksError,
-    StateTable,
     agree,
     drifted_names,
     drifted_ranks,
@@ -18,126 +17,19 @@ from surefoot_actors.engine.exchange.agreement import (
     pack_held,
     read_held,
 )
+from surefoot_actors.engine.exchange.alone import MergeResult, finish, head_of, merge_alone
 from surefoot_actors.engine.exchange.gathering import Rows, join_rows, own_rows, pack_rows, read_rows
 from surefoot_actors.engine.exchange.header import ELSEWHERE, ExchangeError, Header, check_rounds
-from surefoot_actors.engine.exchange.messages import Gather, Parts, Plan, Swap, plan_exchange, post_swap, swap_bytes
-from surefoot_actors.engine.exchange.reduce import NodeHead, merge_heads, merge_part
+from surefoot_actors.engine.exchange.messages import Gather, Parts, Swap, post_swap, swap_bytes
+from surefoot_actors.engine.exchange.plan import Plan, plan_exchange
+from surefoot_actors.engine.exchange.reduce import merge_heads, merge_part
 from surefoot_actors.engine.group.group import Group, UnexpectedMessageError
 from surefoot_actors.engine.group.wire import Message, Tag
-from surefoot_actors.engine.types import Layout, Merged, Node, Range
-from surefoot_actors.engine.vector.digest import merged_digest
+from surefoot_actors.engine.types import Layout, Node, Range, StateTable
+from surefoot_actors.engine.vector.pools import BufferPool
 from surefoot_actors.faults import points as faults
 
-__all__ = ["BufferPool", "MergeResult", "merge_alone", "merge_round", "say_done"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MergeResult:
-    merged: Merged
-    # whether any member had its flag set when it sent
-    flag: bool
-    # whether any member was asked for a snapshot when it sent
-    snapshot: bool
-    # whether any member was still writing an earlier one
-    busy: bool
-    # the round's layout, equal on all members: `agreed` for the next round of this phase
-    layout: Layout
-
-
-class BufferPool:
-    """Buffers for merged vectors, kept from one round to another: fresh memory costs a page fault every 4 KiB.
-
-    Used by one thread at a time. Only complete vectors come back, so no receive of a dead generation can land in one.
-    """
-
-    def __init__(self, keep: int = 2) -> None:
-        self._keep = keep
-        self._free: dict[tuple[object, ...], list[list[torch.Tensor]]] = {}
-
-    def take(self, layout: Layout, device: torch.device) -> list[torch.Tensor]:
-        """Return uninitialised flat buffers for a merged vector."""
-        free = self._free.get(_kind(layout, device))
-        return free.pop() if free else [torch.empty(b.numel, dtype=b.dtype, device=device) for b in layout.buckets]
-
-    def give(self, merged: Merged) -> None:
-        """Take back the buffers of a merged vector that nobody reads any more."""
-        device = merged.buckets[0].device if merged.buckets else torch.device("cpu")
-        free = self._free.setdefault(_kind(merged.layout, device), [])
-        if len(free) < self._keep:
-            free.append(merged.buckets)
-
-
-def _kind(layout: Layout, device: torch.device) -> tuple[object, ...]:
-    return str(device), tuple((b.dtype, b.numel) for b in layout.buckets)
-
-
-def merge_alone(
-    *,
-    round: int,
-    step: int,
-    nodes: Mapping[Range, Node],
-    num_sub_tasks: int,
-    flag: bool = False,
-    snapshot: bool = False,
-    busy: bool = False,
-    pool: BufferPool | None = None,
-) -> MergeResult:
-    """Merge nodes that make up the whole tree, without a group. Same bits and digest as any number of members.
-
-    Raises ContractError where nodes differ in layout or exact bytes, or nothing has weight.
-    """
-    layout = agree(held_layouts(nodes.values()), step)
-    head = merge_heads({r: head_of(node) for r, node in nodes.items()}, layout, num_sub_tasks)
-    device = next(iter(nodes.values())).buckets[0].device if layout.buckets else torch.device("cpu")
-    buckets = (pool or BufferPool()).take(layout, device)
-    digests = [
-        merge_part(
-            {r: node.buckets[i] for r, node in nodes.items()},
-            buckets[i],
-            weight=head[0],
-            num_sub_tasks=num_sub_tasks,
-            chunk=bucket.chunk_numel,
-        )
-        for i, bucket in enumerate(layout.buckets)
-    ]
-    merged = finish(round, layout, buckets, head, digests, join_rows(own_rows(nodes), layout))
-    return MergeResult(merged=merged, flag=flag, snapshot=snapshot, busy=busy, layout=layout)
-
-
-def head_of(node: Node) -> NodeHead:
-    """Return what of a node is not in buckets."""
-    return node.weight, node.scalars, node.presence, node.exact
-
-
-def finish(
-    round: int,
-    layout: Layout,
-    buckets: list[torch.Tensor],
-    head: NodeHead,
-    digests: list[bytes],
-    gathered: Mapping[str, torch.Tensor],
-) -> Merged:
-    """Return the merged vector; `digests` are the joined chunk digests, one a bucket."""
-    weight, scalars, presence, exact = head
-    return Merged(
-        round=round,
-        layout=layout,
-        buckets=buckets,
-        weight=weight,
-        scalars=dict(zip(layout.scalars, scalars, strict=True)),
-        presence=presence,
-        exact=exact,
-        gathered=gathered,
-        digest=merged_digest(
-            digests,
-            scalars=scalars,
-            weight=weight,
-            presence=presence,
-            num_presence=layout.num_presence,
-            exact=exact,
-            gathered=gathered.values(),
-        ),
-    )
+__all__ = ["merge_round", "say_done"]
 
 
 def merge_round(

@@ -19,7 +19,7 @@ from surefoot_actors.engine.group.mesh import accept_peers, connect, connect_pee
 from surefoot_actors.engine.group.nccl import NcclBulk
 from surefoot_actors.engine.group.peer import Count, MessageSizeError, Peer
 from surefoot_actors.engine.group.rendezvous import Address, StoreHost, ask, listen
-from surefoot_actors.engine.group.wire import Message
+from surefoot_actors.engine.group.wire import Message, Tag
 from surefoot_actors.engine.vector.memory import memory_of
 
 __all__ = ["Group", "GroupClosedError", "Posted", "StoreHost", "UnexpectedMessageError"]
@@ -99,7 +99,16 @@ class Group:
         finally:
             self._leave()
         if self.device.type == "cuda":
-            self._nccl = NcclBulk(self, self._host)
+            self._nccl = NcclBulk(self.rank, self.size, self.device, self._host, self._told_by_the_first)
+
+    def _told_by_the_first(self, value: torch.Tensor) -> torch.Tensor:
+        """Return rank 0's value, of the same size everywhere."""
+        others = range(1, self.size)
+        if self.rank == 0:
+            self.post([Message(value, r, Tag.NCCL_STORE) for r in others], []).wait()
+        else:
+            self.post([], [Message(value, 0, Tag.NCCL_STORE)]).wait()
+        return value
 
     def post(self, sends: Sequence[Message], receives: Sequence[Message]) -> Posted:
         """Begin to send and receive; messages on a GPU are complete on return. Raises GroupClosedError.

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed
 
-from surefoot_actors.engine.group.wire import Message, Tag
-
-if TYPE_CHECKING:
-    from surefoot_actors.engine.group.group import Group
+from surefoot_actors.engine.group.wire import Message
 
 __all__ = ["NcclBulk"]
 
@@ -30,25 +27,28 @@ _ENVIRONMENT = {
 class NcclBulk:
     """Point-to-point transfers of CUDA tensors, matched by their order between two ranks: tags don't exist here. UNTESTED."""
 
-    def __init__(self, group: Group, host: str) -> None:
-        """Form the group of all ranks of `group`, over a store that rank 0 opens on `host` for this alone."""
+    def __init__(
+        self, rank: int, size: int, device: torch.device, host: str, tell: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        """Form a group of `size` ranks, over a store that rank 0 opens on `host` for this alone.
+
+        `tell`: called on every rank with a tensor of the same size; returns rank 0's, on all of them.
+        """
         os.environ.update(_ENVIRONMENT)
         # Typed as Any, since torch's stubs lack half of what is used here.
         c10d: Any = torch.distributed
-        torch.cuda.set_device(group.device)
-        self._device = group.device
+        torch.cuda.set_device(device)
+        self._device = device
         first = torch.zeros(_ADDRESS_BYTES, dtype=torch.uint8)
-        if group.rank == 0:
+        if rank == 0:
             self._store = c10d.TCPStore(host, 0, is_master=True, wait_for_workers=False)
             address = json.dumps([host, self._store.port]).encode().ljust(_ADDRESS_BYTES)
-            first = torch.frombuffer(bytearray(address), dtype=torch.uint8)
-            group.post([Message(first, r, Tag.NCCL_STORE) for r in range(1, group.size)], []).wait()
+            tell(torch.frombuffer(bytearray(address), dtype=torch.uint8))
         else:
-            group.post([], [Message(first, 0, Tag.NCCL_STORE)]).wait()
-            address, port = json.loads(first.numpy().tobytes())
+            address, port = json.loads(tell(first).numpy().tobytes())
             self._store = c10d.TCPStore(address, port, is_master=False, wait_for_workers=False)
         options = c10d.ProcessGroupNCCL.Options()
-        self._group = c10d.ProcessGroupNCCL(self._store, group.rank, group.size, options)
+        self._group = c10d.ProcessGroupNCCL(self._store, rank, size, options)
 
     def transfer(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
         """Perform all of them at once and block until they are done, or until `abort` is called elsewhere.

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import torch
 import xxhash
 
-from surefoot_actors.engine.state.image import flat_bytes
 from surefoot_actors.engine.state.survey import Entry, Survey
-from surefoot_actors.engine.vector.memory import is_default_stride, memory_of
+from surefoot_actors.engine.vector.memory import flat_bytes, is_default_stride, memory_of
 
 __all__ = ["RUN", "STRIPE_BYTES", "canonical", "digest", "names", "num_stripes", "tensor_digests", "values_of"]
 

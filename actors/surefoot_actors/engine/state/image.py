@@ -11,18 +11,9 @@ import torch
 from surefoot.errors import ContractError
 from surefoot_actors.engine.state.survey import Survey, dump_tree, load_tree
 from surefoot_actors.engine.types import StateImage
-from surefoot_actors.engine.vector.memory import Spec, make_like, write_into
+from surefoot_actors.engine.vector.memory import Spec, flat_bytes, make_like, write_into
 
-__all__ = ["SavedState", "flat_bytes", "read_image", "skeleton_of", "write_image"]
-
-
-def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor's bytes in row-major order: flat uint8 on the CPU, aliasing it where it lies so already."""
-    if tensor.is_conj() or tensor.is_neg():
-        tensor = tensor.resolve_conj().resolve_neg()
-    flat = tensor.detach().cpu().contiguous().view(-1)
-    # one element may have any stride and counts as contiguous
-    return (flat if flat.stride(0) == 1 else flat.as_strided(flat.shape, (1,))).view(torch.uint8)
+__all__ = ["SavedState", "read_image", "skeleton_of", "write_image"]
 
 
 def skeleton_of(survey: Survey) -> bytes:

@@ -16,9 +16,8 @@ import torch
 import xxhash
 from torch import nn
 
-from surefoot_actors.engine.state.image import flat_bytes
 from surefoot_actors.engine.state.survey import Survey
-from surefoot_actors.engine.vector.memory import Spec, make_like, memory_of, write_into
+from surefoot_actors.engine.vector.memory import Spec, flat_bytes, make_like, memory_of, write_into
 
 __all__ = ["PLAIN", "content_of", "digest_of", "dump", "load"]
 

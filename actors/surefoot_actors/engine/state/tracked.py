@@ -10,19 +10,19 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.exchange.agreement import StateTable
 from surefoot_actors.engine.state import digest as stripes
 from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.gradient_use import Gradients
 from surefoot_actors.engine.state.gradients import TrackedGradients
-from surefoot_actors.engine.state.image import SavedState, flat_bytes, read_image, write_image
+from surefoot_actors.engine.state.image import SavedState, read_image, write_image
 from surefoot_actors.engine.state.module import TrackedModule
 from surefoot_actors.engine.state.objects import variables_in_sight
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer, inner_optimizers
 from surefoot_actors.engine.state.other import TrackedDict, TrackedOther
 from surefoot_actors.engine.state.structure import REFUSED
 from surefoot_actors.engine.state.survey import Survey, TrackedObject
-from surefoot_actors.engine.types import StateImage
+from surefoot_actors.engine.types import StateImage, StateTable
+from surefoot_actors.engine.vector.memory import flat_bytes
 
 __all__ = ["GRADIENTS", "Tracked"]
 

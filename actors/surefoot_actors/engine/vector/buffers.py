@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.state.image import flat_bytes
 from surefoot_actors.engine.vector.exact_buffers import Rule, header
-from surefoot_actors.engine.vector.memory import memory_of, write_into
+from surefoot_actors.engine.vector.memory import flat_bytes, memory_of, write_into
 from surefoot_actors.engine.vector.observers import derive, fit, may_grow, merge_rule
 
 __all__ = ["BufferWatch", "Slot"]

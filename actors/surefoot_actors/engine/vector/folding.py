@@ -6,46 +6,12 @@ from collections.abc import Mapping
 
 import torch
 
-from surefoot_actors.engine.types import Layout, Node, Range
+from surefoot_actors.engine.types import Node, Range
 from surefoot_actors.engine.vector.exact_buffers import combine
+from surefoot_actors.engine.vector.pools import LeafPool, shared_pool
 from surefoot_actors.protocol.tree import mask, parent, sibling
 
-__all__ = ["LeafPool", "NodeStore", "shared_pool"]
-
-
-class LeafPool:
-    """Flat buffers for leaves, kept from one sub-task to another: fresh memory costs a page fault every 4 KiB.
-
-    Lists are only appended to and popped from, which is atomic: the training thread and a control thread may share a pool.
-    """
-
-    def __init__(self) -> None:
-        self._free: dict[tuple[torch.device, torch.dtype, int], list[torch.Tensor]] = {}
-
-    def take(self, layout: Layout, device: torch.device) -> list[torch.Tensor]:
-        """Return one flat buffer a bucket, contents undefined."""
-        taken = []
-        for bucket in layout.buckets:
-            free = self._free.get((device, bucket.dtype, bucket.numel))
-            taken.append(free.pop() if free else torch.empty(bucket.numel, dtype=bucket.dtype, device=device))
-        return taken
-
-    def give(self, buffers: list[torch.Tensor]) -> None:
-        """Take back buffers that nobody reads or sends any more."""
-        for buffer in buffers:
-            self._free.setdefault((buffer.device, buffer.dtype, buffer.numel()), []).append(buffer)
-
-    def forget(self) -> None:
-        """Release all memory."""
-        self._free.clear()
-
-
-_shared = LeafPool()
-
-
-def shared_pool() -> LeafPool:
-    """Return the process's pool: leaves are made by the Run and given up by the coordinator's NodeStore."""
-    return _shared
+__all__ = ["NodeStore"]
 
 
 class NodeStore:

@@ -11,16 +11,15 @@ import torch
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine.types import Gathered, Layout, Merged, Node, Range
+from surefoot_actors.engine.vector.buckets import _numel, _part, accumulation_dtype, cut_buckets
 from surefoot_actors.engine.vector.buffers import BufferWatch, Slot
 from surefoot_actors.engine.vector.digest import make_layout, without_source
 from surefoot_actors.engine.vector.exact_buffers import HEADER_BYTES, unpack
-from surefoot_actors.engine.vector.folding import LeafPool
 from surefoot_actors.engine.vector.memory import write_into
+from surefoot_actors.engine.vector.pools import LeafPool
 
-__all__ = ["LeafMaker", "Logged", "Part", "cut_buckets"]
+__all__ = ["LeafMaker", "Logged"]
 
-# A bucket is closed before it would grow beyond this; a larger parameter has one of its own.
-_BUCKET_NUMEL = 16 * 1024 * 1024
 
 # Of buckets up to this size, so many keep their views: making them takes as long as filling them. The pool keeps the buckets anyway.
 _KNOWN_NUMEL = 256 * 1024
@@ -32,8 +31,6 @@ _ALIGNMENT = 64
 # A buffer's line in a layout's description: its name and sizes.
 _SHAPED = re.compile(r"^(?:buffer|exact) (\S+) \w+\[([\d, ]*)\]$", re.MULTILINE)
 
-_DOUBLE = (torch.float64, torch.complex128)
-
 
 class Logged(NamedTuple):
     """What a sub-task logged: value and the line that logged it, by name, and the sub-task's weight."""
@@ -43,37 +40,6 @@ class Logged(NamedTuple):
     weight: float
     # rows on the CPU, by name
     gathered: dict[str, torch.Tensor] = {}  # noqa: RUF012  never modified
-
-
-class Part(NamedTuple):
-    """One tensor's place in the vector: parts of a bucket lie in order, without gaps."""
-
-    name: str
-    dtype: torch.dtype
-    # of real numbers: a complex tensor has one more dimension of size 2
-    shape: tuple[int, ...]
-
-
-def cut_buckets(parts: Sequence[Part]) -> list[list[int]]:
-    """Return the parts' numbers by bucket, in order: cut by accumulation dtype and size, so the same on every trainer."""
-    buckets: list[list[int]] = []
-    current: dict[torch.dtype, int] = {}
-    sizes: list[int] = []
-    for i, part in enumerate(parts):
-        dtype, numel = accumulation_dtype(part.dtype), _numel(part.shape)
-        at = current.get(dtype)
-        if at is None or sizes[at] + numel > _BUCKET_NUMEL:
-            at = current[dtype] = len(buckets)
-            buckets.append([])
-            sizes.append(0)
-        buckets[at].append(i)
-        sizes[at] += numel
-    return buckets
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype that gradients of `dtype` are summed in: float64 for double, else float32."""
-    return torch.float64 if dtype in _DOUBLE else torch.float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,15 +322,6 @@ def _weigh(buckets: list[torch.Tensor], scalars: list[float], weight: float) -> 
         return [0.0] * len(scalars)
     torch._foreach_mul_(buckets, weight)
     return [weight * s for s in scalars]
-
-
-def _part(name: str, tensor: torch.Tensor) -> Part:
-    shape = (*tensor.shape, 2) if tensor.is_complex() else tuple(tensor.shape)
-    return Part(name, tensor.dtype, shape)
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    return torch.Size(shape).numel()
 
 
 def _real(tensor: torch.Tensor) -> torch.Tensor:

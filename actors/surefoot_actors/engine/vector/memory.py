@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-__all__ = ["ALIGNMENT", "Spec", "is_default_stride", "make_like", "memory_of", "realign", "write_into"]
+__all__ = ["ALIGNMENT", "Spec", "flat_bytes", "is_default_stride", "make_like", "memory_of", "realign", "write_into"]
 
 # Torch's own allocations lie at multiples of this many bytes.
 ALIGNMENT = 64
@@ -104,3 +104,12 @@ def realign(tensor: torch.Tensor) -> bool:
     write_into(moved, tensor.detach())
     tensor.data = moved
     return True
+
+
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the tensor's bytes in row-major order: flat uint8 on the CPU, aliasing it where it lies so already."""
+    if tensor.is_conj() or tensor.is_neg():
+        tensor = tensor.resolve_conj().resolve_neg()
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    # one element may have any stride and counts as contiguous
+    return (flat if flat.stride(0) == 1 else flat.as_strided(flat.shape, (1,))).view(torch.uint8)

@@ -1,7 +1,7 @@
 """A trainer's part in the protocol of generations, as a pure state machine: `step(state, event) -> (state, commands)`.
 
 Three parties feed it: the supervisor (messages), the training thread (where it has come to), and the data plane (what came of a
-command). The shell (`trainer.py`) calls `step` under one lock, the commit lock, so that reporting, promising and closing the
+command). The shell (`trainer/trainer.py`) calls `step` under one lock, the commit lock, so that reporting, promising and closing the
 generation to commits are one act (R1).
 
 Where the training thread is (`At`):

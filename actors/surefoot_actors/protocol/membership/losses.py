@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from surefoot_actors.protocol.membership import common as moves
+from surefoot_actors.protocol.membership import common
 from surefoot_actors.protocol.membership.common import less, start_over, then
 from surefoot_actors.protocol.membership.completion import conclude_if_all_done, elect, pause_if_all_left, save
 from surefoot_actors.protocol.membership.failures import count, give_up_if_hopeless, poison
@@ -29,7 +29,7 @@ def lost(state: MembershipState, event: Lost) -> Outcome:
     trainer, was_member = event.trainer, event.trainer in state.members
     if not was_member and trainer not in (*state.starting, *state.ready):
         return state, ()
-    told, reason = moves.lost(trainer, event.reason, event.traceback), f"{trainer} was lost: {event.reason}"
+    told, reason = common.lost(trainer, event.reason, event.traceback), f"{trainer} was lost: {event.reason}"
     state = _forget(count(state, (trainer,)), trainer)
     state = replace(state, lost=state.lost | {trainer}) if was_member else state
     state, commands = then(
@@ -106,19 +106,19 @@ def trusted(state: MembershipState, trainer: str) -> Outcome:
 
 def broken(state: MembershipState, trainer: str, generation: int, reason: str) -> Outcome:
     """Form another group, unless they break one after the other and nothing comes of it."""
-    if state.phase is not Phase.RUNNING or generation != moves.number(state) or trainer not in state.members:
+    if state.phase is not Phase.RUNNING or generation != common.number(state) or trainer not in state.members:
         return state, ()
     reason = f"{trainer}'s process group failed: {reason}"
     state = replace(state, num_broken=state.num_broken + 1)
     if state.num_broken > MAX_BROKEN_GROUPS:
         why = f"{state.num_broken} process groups failed without a step in between; the last: {reason}"
-        return moves.end(state, "failed", why)
+        return common.end(state, "failed", why)
     return start_over(state, reason)
 
 
 def noticed(state: MembershipState, trainer: str, reason: str) -> Outcome:
     """Replace it before it is lost: a member leaves at the next boundary at which another one has the state."""
-    told = moves.left(trainer, state.newest_step, reason)
+    told = common.left(trainer, state.newest_step, reason)
     if trainer in state.starting:
         state, more = then(_forget(state, trainer), fill, form_if_enough)
         return state, (told, Withdraw(trainer), *more)
@@ -132,4 +132,4 @@ def noticed(state: MembershipState, trainer: str, reason: str) -> Outcome:
         fill,
         flag_if_wanted,
     )
-    return state, (moves.warn(f"{trainer} was given notice and leaves at a step boundary: {reason}"), *more)
+    return state, (common.warn(f"{trainer} was given notice and leaves at a step boundary: {reason}"), *more)

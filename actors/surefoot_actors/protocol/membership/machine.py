@@ -17,8 +17,8 @@
     CONCLUDING ──the elected one returned──▶ ENDED (succeeded);   SAVING ──saved, to be paused──▶ ENDED (paused)
     SAVING, CONCLUDING ──a member suspected, or none left──▶ RESERVING;   any ──user error, cancel, hopeless──▶ ENDED
 
-Here is what feeds it; what it does is in modules of their own: `founding` (the first generation, restoring), `changing` (from one
-generation to the next, in `generations`), `ending` (the end, a pause), `losses` and `failures`, `staffing` (how many there should be).
+Here is what feeds it; what it does is in modules of their own: `formation` (the first generation, restoring), `regrouping` (from one
+generation to the next, in `generation`), `completion` (the end, a pause), `losses` and `failures`, `scaling` (how many there should be).
 Decisions are values with a reason, told as events. Nothing here knows Ray, clocks or the network.
 """
 
@@ -28,10 +28,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from surefoot.events import SUPERVISOR_RESTARTED, EventKind
-from surefoot_actors.protocol.membership import completion as ending
-from surefoot_actors.protocol.membership import failures, losses, raising
-from surefoot_actors.protocol.membership import formation as founding
-from surefoot_actors.protocol.membership import regrouping as changing
+from surefoot_actors.protocol.membership import completion, failures, formation, losses, raising, regrouping
 from surefoot_actors.protocol.membership.common import end, fail, less, start_over, then
 from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted, trim
 from surefoot_actors.protocol.membership.state import (
@@ -171,23 +168,23 @@ def step(state: MembershipState, event: Event) -> Outcome:
         case Trusted(trainer=trainer):
             return losses.trusted(state, trainer)
         case Reserved(number=number, nonce=nonce):
-            return changing.reserved(state, number, nonce)
+            return regrouping.reserved(state, number, nonce)
         case Resized(target=target):
-            return then(replace(state, target=target), trim, fill, founding.form_if_enough, flag_if_wanted)
+            return then(replace(state, target=target), trim, fill, formation.form_if_enough, flag_if_wanted)
         case Cancelled(reason=reason):
             return end(state, "cancelled", reason)
         case GraceOver():
-            return founding.form_if_enough(replace(state, grace_over=True))
+            return formation.form_if_enough(replace(state, grace_over=True))
         case Committed(url=url):
             return failures.committed(state, url), ()
         case Searched(urls=urls):
-            return founding.searched(state, urls)
+            return formation.searched(state, urls)
         case Stepped(step=newest):
             return failures.stepped(state, newest), ()
         case PauseWanted():
-            return ending.pause_wanted(state)
+            return completion.pause_wanted(state)
         case StateSaved(error=error):
-            return ending.state_saved(state, error)
+            return completion.state_saved(state, error)
         case Started(trainer=trainer):
             return state, (Emit(EventKind.TRAINER_STARTED, {"trainer": trainer}),)
         case _:
@@ -203,11 +200,11 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
                 return state, ()
             return replace(state, num_steps=num_steps), (Emit(EventKind.LENGTH, {"num_steps": num_steps}),)
         case Report():
-            return changing.reported(state, message)
+            return regrouping.reported(state, message)
         case Left():
-            return ending.parked(state, message)
+            return completion.parked(state, message)
         case Done():
-            return ending.done(state, message)
+            return completion.done(state, message)
         case Returned(trainer=trainer):
             # in any phase, and whichever supervisor elected it: every step was committed by then
             if trainer != state.elected and trainer not in state.members:
@@ -218,9 +215,9 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
         case Broken(trainer=trainer, generation=number, reason=reason):
             return losses.broken(state, trainer, number, reason)
         case Restored():
-            return founding.restored(state, message)
+            return formation.restored(state, message)
         case NotRestored():
-            return founding.not_restored(state, message)
+            return formation.not_restored(state, message)
         case Leaving(trainer=trainer, reason=reason):
             return losses.noticed(state, trainer, reason)
         case Ended() | Saved() | OnceAsked() | OnceDone():
@@ -254,7 +251,7 @@ def _hello(state: MembershipState, hello: Hello) -> Outcome:
         num_steps=state.num_steps if hello.num_steps is None else hello.num_steps,
     )
     ready = Emit(EventKind.TRAINER_READY, {"trainer": trainer, "pid": hello.pid, "node": hello.node})
-    state, more = then(state, founding.form_if_enough, flag_if_wanted)
+    state, more = then(state, formation.form_if_enough, flag_if_wanted)
     return state, (ready, *more)
 
 

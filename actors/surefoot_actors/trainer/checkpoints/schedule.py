@@ -1,4 +1,4 @@
-"""A trainer's part in checkpoints: when it saves which share, and where a restored state goes. Beside `trainer.py`, under its lock."""
+"""A trainer's part in checkpoints: when it saves which share, and where a restored state goes. Under the trainer's commit lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The user's modules whose names the standard library or an installed package has too: `queue.py` is `surefoot_actors.user_code.users.queue` here.
+"""The user's modules whose names the standard library or an installed package has too: `queue.py` is
+`surefoot_actors.user_code.users.queue` here.
 
 So both exist side by side: user code that says `import queue` gets its own, all other code gets the standard library's
 (`surefoot_actors.user_code.shadows`). Empty but for its path, which is the user's: a process that unpickles a class of such a module

@@ -9,11 +9,12 @@ from fastapi import APIRouter, Path, Query
 
 from surefoot.events import ClaimRequest, CommandKind, UplinkAck, UplinkBatch
 from surefoot.views import Claimed, CommandPage
+from surefoot_service.errors import ProblemError
 from surefoot_service.keys import new_token, same
 from surefoot_service.rest.body import BodyKind, takes
 from surefoot_service.rest.dependencies import AttemptToken, ServiceDep
 from surefoot_service.rest.numbers import Digits
-from surefoot_service.rest.problems import ProblemError, documented
+from surefoot_service.rest.problems import documented
 from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.rest.tokens import ATTEMPT_NAME
 from surefoot_service.store import attempts as store

@@ -10,8 +10,9 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from surefoot.views import EventPage, LedgerPage
+from surefoot_service.parts import Service
 from surefoot_service.rest import stream
-from surefoot_service.rest.dependencies import Service, ServiceDep, User
+from surefoot_service.rest.dependencies import ServiceDep, User
 from surefoot_service.rest.numbers import Digits
 from surefoot_service.rest.problems import documented
 from surefoot_service.rest.route import GuardedRoute

@@ -12,16 +12,17 @@ from surefoot.errors import EntrypointError
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import FaultRequest, JobList, JobView, ResizeRequest
 from surefoot_service.checkpoints.places import refusal
+from surefoot_service.errors import ProblemError, unprocessable
 from surefoot_service.packages.entrypoints import check_entrypoint
+from surefoot_service.parts import Service
 from surefoot_service.reconciler import retention
 from surefoot_service.rest.body import BodyKind, takes
-from surefoot_service.rest.dependencies import Service, ServiceDep, User
+from surefoot_service.rest.dependencies import ServiceDep, User
 from surefoot_service.rest.numbers import Digits
-from surefoot_service.rest.problems import ProblemError, documented, unprocessable
+from surefoot_service.rest.problems import documented
 from surefoot_service.rest.route import GuardedRoute
-from surefoot_service.store import commands as requests
+from surefoot_service.store import commands, packages, shown
 from surefoot_service.store import jobs as store
-from surefoot_service.store import packages, shown
 from surefoot_service.waiting import Kind
 from surefoot_service.wakeups import RECONCILER, commands_of, news_of
 
@@ -126,7 +127,7 @@ async def delete_job(
 @router.post("/{job}/resize", responses=documented(401, 404, 408, 409, 415))
 async def resize_job(job: JobId, body: ResizeRequest, service: ServiceDep) -> JobView:
     """Want another number of trainers, from now on. The result stays the same, bit for bit."""
-    view = await service.database.write(requests.resize, job, body.trainers, now=service.now())
+    view = await service.database.write(commands.resize, job, body.trainers, now=service.now())
     _ring(service, job)
     return view
 
@@ -134,7 +135,7 @@ async def resize_job(job: JobId, body: ResizeRequest, service: ServiceDep) -> Jo
 @router.post("/{job}/cancel", responses=documented(401, 404))
 async def cancel_job(job: JobId, service: ServiceDep) -> JobView:
     """Ask for a job's end. Asking again changes nothing; the state is cancelled once nothing of the job is left."""
-    view = await service.database.write(requests.cancel, job, now=service.now())
+    view = await service.database.write(commands.cancel, job, now=service.now())
     _ring(service, job)
     return view
 
@@ -142,7 +143,7 @@ async def cancel_job(job: JobId, service: ServiceDep) -> JobView:
 @router.post("/{job}/pause", responses=documented(401, 404, 409))
 async def pause_job(job: JobId, service: ServiceDep) -> JobView:
     """Have a job stop at a step boundary; the state is paused once it is saved. A queued job is paused at once."""
-    view = await service.database.write(requests.pause, job, now=service.now())
+    view = await service.database.write(commands.pause, job, now=service.now())
     _ring(service, job)
     return view
 
@@ -150,7 +151,7 @@ async def pause_job(job: JobId, service: ServiceDep) -> JobView:
 @router.post("/{job}/resume", responses=documented(401, 404, 409))
 async def resume_job(job: JobId, service: ServiceDep) -> JobView:
     """Queue a paused job again; it goes on from its newest checkpoint, to the same result."""
-    view = await service.database.write(requests.resume, job, now=service.now())
+    view = await service.database.write(commands.resume, job, now=service.now())
     _ring(service, job)
     return view
 
@@ -158,7 +159,7 @@ async def resume_job(job: JobId, service: ServiceDep) -> JobView:
 @router.post("/{job}/checkpoint", responses=documented(401, 404, 409))
 async def checkpoint_job(job: JobId, service: ServiceDep) -> JobView:
     """Have a job make a checkpoint at the next step boundary; an event tells when it is durable."""
-    view = await service.database.write(requests.checkpoint, job, now=service.now())
+    view = await service.database.write(commands.checkpoint, job, now=service.now())
     _ring(service, job)
     return view
 
@@ -166,7 +167,7 @@ async def checkpoint_job(job: JobId, service: ServiceDep) -> JobView:
 @router.post("/{job}/faults", status_code=202, responses=documented(401, 404, 408, 409, 415))
 async def inject_fault(job: JobId, body: FaultRequest, service: ServiceDep) -> JobView:
     """Do a job a fault, for real; an event tells when it is done, or a warning why it cannot be. `surefoot chaos` uses it."""
-    view = await service.database.write(requests.inject, job, body.kind, now=service.now())
+    view = await service.database.write(commands.inject, job, body.kind, now=service.now())
     _ring(service, job)
     return view
 

@@ -8,10 +8,11 @@ from fastapi import APIRouter, Path, Request, Response
 
 from surefoot.errors import PackageError
 from surefoot.views import PackageView
+from surefoot_service.errors import ProblemError, not_found, unprocessable
 from surefoot_service.packages.archive import FolderError, TooLargeError
 from surefoot_service.rest.body import BodyKind, takes
 from surefoot_service.rest.dependencies import ServiceDep, User
-from surefoot_service.rest.problems import ProblemError, documented, not_found, unprocessable
+from surefoot_service.rest.problems import documented
 from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.store import packages as store
 from surefoot_service.waiting import Kind
