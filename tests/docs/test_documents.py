@@ -182,5 +182,5 @@ def test_names_that_are_not_there_are_found() -> None:
         "surefoot_actors.trainer.trainer.TrainerProcess.put",
     ):
         assert not is_name(gone)
-    assert is_path("engine/merge.py")
-    assert not is_path("engine/merged.py")
+    assert is_path("engine/exchange/merge.py")
+    assert not is_path("engine/exchange/merged.py")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from surefoot_actors.engine.exchange import messages as exchange
+from surefoot_actors.engine.exchange import plan
 from surefoot_actors.engine.exchange.alone import MergeResult, merge_alone
 from surefoot_actors.engine.exchange.merge import merge_round
 from surefoot_actors.engine.exchange.transfer import recv_merged, recv_state, send_merged, send_state
@@ -133,8 +133,8 @@ class Setup:
 
 def merge(setup: Setup, group: Group, say: Callable[[Any], None]) -> list[Any]:
     """Merge some rounds; the results, and how often `on_exchanged` came."""
-    exchange.ONE_PHASE_BYTES = -1 if setup.two_phases else exchange.ONE_PHASE_BYTES
-    exchange.PACKED_BYTES = -1 if setup.unpacked else exchange.PACKED_BYTES
+    plan.ONE_PHASE_BYTES = -1 if setup.two_phases else plan.ONE_PHASE_BYTES
+    plan.PACKED_BYTES = -1 if setup.unpacked else plan.PACKED_BYTES
     faults.arm(setup.faults, f"t{setup.rank}", setup.fired_file)
     covers, agreed, told_results, pool = covers_of(setup.owners), None, [], BufferPool()
     for round in range(setup.rounds):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import surefoot
-from surefoot_actors.engine.exchange import messages as exchange
+from surefoot_actors.engine.exchange import plan
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -43,7 +43,7 @@ def make(config):
 
 def train(run: surefoot.Run) -> None:
     if run.config.get("two_phases"):
-        exchange.ONE_PHASE_BYTES = 0
+        plan.ONE_PHASE_BYTES = 0
     model, optimizer = make(run.config)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 3, 0.7)
     run.track(model=model, optimizer=optimizer, scheduler=scheduler)
