@@ -28,8 +28,9 @@ from surefoot_actors.determinism.fingerprint import fingerprint, make_determinis
 from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.data.pool import DataWorkersLostError
-from surefoot_actors.engine.exchange.alone import MergeResult
+from surefoot_actors.engine.exchange.contribution import NO_DRIFT, Contribution, MergeResult
 from surefoot_actors.engine.exchange.header import ExchangeError
+from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.group.group import StoreHost
 from surefoot_actors.engine.ports import StateOwner, TrainerExit
 from surefoot_actors.engine.types import Layout, Merged, Node, Position, StateImage
@@ -58,7 +59,7 @@ from surefoot_actors.protocol.messages import (
 )
 from surefoot_actors.protocol.spans import covers
 from surefoot_actors.trainer.checkpoints.schedule import Keeping
-from surefoot_actors.trainer.data_plane import Backpack, DataPlane, Round
+from surefoot_actors.trainer.data_plane import Backpack, DataPlane
 from surefoot_actors.trainer.mailbox import Mailbox
 from surefoot_actors.trainer.once import Onces
 from surefoot_actors.user_code import tracebacks, train_function
@@ -69,7 +70,6 @@ __all__ = ["TrainerProcess"]
 
 # How much a new measurement of the seconds a sub-task takes weighs against the earlier ones.
 _PACE = 0.2
-_NO_DRIFT = bytes(16)
 
 
 class TrainerProcess:
@@ -92,7 +92,7 @@ class TrainerProcess:
         self._owner: StateOwner | None = None
         self._owner_lock = threading.Lock()  # one transfer of tracked state at a time
         self._position = Position(0, 0, 0)
-        self._drift = _NO_DRIFT
+        self._drift = NO_DRIFT
         # of the user's inner loop that is under way
         self._line = ""
         self._agreed: dict[int, Layout] = {}
@@ -177,7 +177,6 @@ class TrainerProcess:
                     self,
                     command,
                     self._state.rank,
-                    num_sub_tasks=self._spec.sub_tasks,
                     device=self._device,
                     address=self._address,
                 )
@@ -223,15 +222,13 @@ class TrainerProcess:
         assert self._owner is not None
         round_, step, phase = self._position
         self._plane.merge(
-            Round(
-                number=round_,
+            Contribution(
+                round=round_,
                 step=step,
-                phase=phase,
+                num_sub_tasks=self._spec.sub_tasks,
                 covers=covers(self._state.generation, round_, self._spec.sub_tasks),
                 nodes=dict(self._leaves.nodes()),
-                flag=flag,
-                snapshot=self._keeping.wanted,
-                busy=self._keeping.busy,
+                signals=Signals(flag, self._keeping.wanted, self._keeping.busy),
                 drift=self._drift,
                 look=partial(self._owner.table, step),
                 agreed=self._agreed.get(phase),
@@ -279,7 +276,7 @@ class TrainerProcess:
         """Begin a round."""
         assert self._owner is not None
         self._line = user_line()
-        drift = self._owner.stripe_digest(position.step) if position.phase == 0 else _NO_DRIFT
+        drift = self._owner.stripe_digest(position.step) if position.phase == 0 else NO_DRIFT
         with self._changed:
             self._check_stopped()
             assert position.round == self._state.round, "the training loop and the protocol count rounds differently"
@@ -486,8 +483,8 @@ class TrainerProcess:
         with self._changed:
             if member.counts(self._state, generation):
                 self._keep(result.merged, result.layout)
-                self._keeping.gathered(result.snapshot, result.busy)
-                self._feed(member.Gathered(generation, result.flag))
+                self._keeping.gathered(result.signals)
+                self._feed(member.Gathered(generation, result.signals.end_generation))
 
     def _keep(self, merged: Merged, layout: Layout) -> None:
         self._merged = self._retained = merged

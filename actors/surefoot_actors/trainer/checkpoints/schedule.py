@@ -12,6 +12,7 @@ from surefoot_actors.checkpoint.capture import Facts, Place
 from surefoot_actors.checkpoint.manifest import Point
 from surefoot_actors.checkpoint.read import Checkpoint, read_checkpoint
 from surefoot_actors.cluster.ports import TrainerSetup
+from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Position
 from surefoot_actors.protocol.member.machine import At, MemberState
@@ -83,16 +84,16 @@ class Keeping:
         """Whether this trainer still writes a snapshot."""
         return self._saver is not None and self._saver.busy
 
-    def gathered(self, snapshot: bool, busy: bool) -> None:
-        """Take note of a round's commit: with the first bit, every member that gathers it saves at this step's end.
+    def gathered(self, signals: Signals) -> None:
+        """Take note of a round's commit: where any was asked to save, every member that gathers it saves at this step's end.
 
-        With the second nobody does, since a checkpoint needs all shares: the supervisor asks again if what is being written is not what
-        it wants, and steps that are due are let pass. Members become busy at a step's end alone, so no round of a step takes back
-        what another has said.
+        Where one still writes an earlier snapshot nobody does, since a checkpoint needs all shares: the supervisor asks again if what
+        is being written is not what it wants, and steps that are due are let pass. Members become busy at a step's end alone, so no
+        round of a step takes back what another has said.
         """
-        self._busy = busy
-        if snapshot:
-            self.wanted, self._due = False, self._due or not busy
+        self._busy = signals.still_saving
+        if signals.save:
+            self.wanted, self._due = False, self._due or not signals.still_saving
 
     def end_step(self, row: LedgerRow) -> Place | None:
         """Take note of a step's end; return the share to be saved now, if any."""
