@@ -33,6 +33,10 @@ class Host(Protocol):
     def owner(self) -> StateOwner: ...
     @property
     def num_steps(self) -> int | None: ...
+
+    #: the ledger's last row
+    last: Point | None
+
     def adopt(self, checkpoint: Checkpoint) -> bool: ...
 
 
@@ -58,8 +62,6 @@ class Keeping:
         self.wanted, self._due = False, False
         # all members have gathered that somebody still writes
         self._busy = False
-        # the ledger's last row
-        self.last: Point | None = None
 
     def obey(self, message: Restore | Snapshot | Save) -> None:
         """Do what the supervisor asks, in the background. Never blocks."""
@@ -98,7 +100,7 @@ class Keeping:
     def end_step(self, row: LedgerRow) -> Place | None:
         """Take note of a step's end; return the share to be saved now, if any."""
         result = row.result
-        self.last = Point(step=result.step, digest=result.digest, values=result.values)
+        self._host.last = Point(step=result.step, digest=result.digest, values=result.values)
         due, self._due = self._due or self._due_by_step(result.step + 1), False
         if due and (self._busy or self.busy):  # its own, should it have missed the round's end
             due = False
@@ -158,7 +160,7 @@ class Keeping:
         return Facts(
             fingerprint=self._fingerprint(),
             num_steps=self._host.num_steps,
-            last=self.last,
+            last=self._host.last,
             rows=self._mailbox.kept(),
         )
 
