@@ -128,7 +128,7 @@ class Setup:
     table: StateTable | None = None
     rounds: int = 1
     two_phases: bool = False
-    unpacked: bool = False
+    several_messages: bool = False
     faults: tuple[str, ...] = ()
     fired_file: str = ""
     digest_round: int = 0
@@ -138,7 +138,7 @@ class Setup:
 def merge(setup: Setup, group: Group, say: Callable[[Any], None]) -> list[Any]:
     """Merge some rounds; the results, and how often `on_exchanged` came."""
     plan.ONE_PHASE_BYTES = -1 if setup.two_phases else plan.ONE_PHASE_BYTES
-    plan.PACKED_BYTES = -1 if setup.unpacked else plan.PACKED_BYTES
+    plan.SINGLE_MESSAGE_BYTES = -1 if setup.several_messages else plan.SINGLE_MESSAGE_BYTES
     faults.arm(setup.faults, f"t{setup.rank}", setup.fired_file)
     covers, agreed, told_results, pool = covers_of(setup.owners), None, [], BufferPool()
     for round in range(setup.rounds):

@@ -125,7 +125,7 @@ def test_two_rounds_and_a_lambda_as_collate_with_workers() -> None:
                     loss.backward()
                     step.log(loss=loss)
                 optimizer.step()
-        assert len(run.loader._opened) == 1  # type: ignore[attr-defined]
+        assert len(run._loader._opened) == 1  # type: ignore[attr-defined]
 
     inline = run_local(train, batch_size=16, sub_tasks=4)
     assert same(inline, run_local(train, batch_size=16, sub_tasks=4, data_workers=1))

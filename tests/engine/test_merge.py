@@ -32,7 +32,7 @@ def everyone() -> Iterator[Members]:
     ids=["aligned", "odd spans", "scattered", "seven", "seven on four", "several runs", "one without any"],
 )
 def test_same_bytes_as_alone(everyone: Members, owners: str, two_phases: bool) -> None:
-    outcomes = everyone.merge(owners, rounds=3, two_phases=two_phases, unpacked=two_phases)
+    outcomes = everyone.merge(owners, rounds=3, two_phases=two_phases, several_messages=two_phases)
     for outcome in outcomes:
         assert outcome[0] == "returned", outcome
         for round, result in enumerate(outcome[1]):

@@ -22,13 +22,13 @@ class ExchangeError(ContractError):
     """Members of one group are not in the same round of the same step: their code has opened other inner loops."""
 
 
-_MEND = (
+_ADVICE = (
     "Every step must have the same inner loops, step.batches() and step.evaluate(), on every trainer: decide by step.number, "
     "step.every(n) or step.merged, never by a local loss, a rank or a clock. What a decision remembers, such as the best loss so far, "
     'is state: run.track(early={"best": ...}) gives it to trainers that join'
 )
 
-ELSEWHERE = f"the trainers are not in the same round: another is in another inner loop, or has left the loop over run.steps(). {_MEND}"
+ELSEWHERE = f"the trainers are not in the same round: another is in another inner loop, or has left the loop over run.steps(). {_ADVICE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,4 +107,4 @@ def check_rounds(headers: Sequence[Header]) -> None:
     """Raise ExchangeError unless all are of the same round."""
     rounds = [header.round for header in headers]
     if len(set(rounds)) > 1:
-        raise ExchangeError(f"the trainers are in different rounds, by rank: {rounds}. {_MEND}")
+        raise ExchangeError(f"the trainers are in different rounds, by rank: {rounds}. {_ADVICE}")

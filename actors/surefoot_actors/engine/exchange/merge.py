@@ -23,7 +23,7 @@ from surefoot_actors.engine.exchange.alone import finish, head_of, merge_alone
 from surefoot_actors.engine.exchange.contribution import Contribution, MergeResult
 from surefoot_actors.engine.exchange.gathering import Rows, join_rows, own_rows, pack_rows, read_rows
 from surefoot_actors.engine.exchange.header import ELSEWHERE, ExchangeError, Header, check_rounds
-from surefoot_actors.engine.exchange.messages import Gather, Parts, Swap, post_swap, swap_bytes
+from surefoot_actors.engine.exchange.messages import AllGather, Exchange, Parts, exchange_bytes, post_exchange
 from surefoot_actors.engine.exchange.plan import Plan, plan_exchange
 from surefoot_actors.engine.exchange.reduce import merge_heads, merge_part
 from surefoot_actors.engine.group.group import Group, UnexpectedMessageError
@@ -66,21 +66,21 @@ def _merge_together(
     covers = tuple(map(tuple, contribution.covers))
     assert tuple(sorted(nodes)) == covers[group.rank], "the nodes given are not those of the rank's cover"
     faults.point("exchange", step)
-    plan, swap, headers = _settle(group, plan_exchange(contribution.agreed, covers), contribution)
+    plan, exchange, headers = _settle(group, plan_exchange(contribution.agreed, covers), contribution)
     assert plan.layout is not None
     heads = {r: head for rank, own in headers.items() for r, head in zip(covers[rank], own.heads, strict=True)}
     head = merge_heads(heads, plan.layout, num_sub_tasks)
     buckets = pool.take(plan.layout, group.device)
-    gather = None if plan.whole else Gather(group, plan, buckets)
+    all_gather = None if plan.one_phase else AllGather(group, plan, buckets)
     gathered = _gather_rows(group, plan, nodes, headers)
-    swap.wait_received()
+    exchange.wait_received()
     on_exchanged()
-    parts = {**swap.parts, **_own_parts(plan, group.rank, nodes)}
+    parts = {**exchange.parts, **_own_parts(plan, group.rank, nodes)}
     digests = _merge_own(plan, group.rank, parts, buckets, head[0], num_sub_tasks)
     faults.point("gather", step)
-    if gather is not None:
-        digests = gather.run(digests)
-    swap.wait()
+    if all_gather is not None:
+        digests = all_gather.run(digests)
+    exchange.wait()
     return MergeResult(
         merged=finish(contribution.round, plan.layout, buckets, head, digests, gathered),
         signals=reduce(or_, (h.signals for h in headers.values())),
@@ -94,7 +94,7 @@ def say_done(group: Group) -> None:
     group.post([Message(done, rank, Tag.HEADER) for rank in range(group.size) if rank != group.rank], [])
 
 
-def _settle(group: Group, plan: Plan, contribution: Contribution) -> tuple[Plan, Swap, dict[int, Header]]:
+def _settle(group: Group, plan: Plan, contribution: Contribution) -> tuple[Plan, Exchange, dict[int, Header]]:
     """Exchange by the agreed layout, or agree on one and exchange then. Returns the exchange that counts, and all headers by rank."""
     nodes, step = contribution.nodes, contribution.step
     held = pack_held(tuple(held_layouts(nodes.values())))
@@ -105,17 +105,17 @@ def _settle(group: Group, plan: Plan, contribution: Contribution) -> tuple[Plan,
         drift=contribution.drift,
         layouts_bytes=len(held),
     )
-    swap, headers = _swap(group, plan, header, nodes, Tag.HEADER)
+    exchange, headers = _exchange(group, plan, header, nodes, Tag.HEADER)
     check_rounds([headers[rank] for rank in range(group.size)])
     _check_drift(group, [headers[rank].drift for rank in range(group.size)], step, contribution.look)
     if plan.layout is not None and not any(h.misfit for h in headers.values()):
-        return plan, swap, headers
+        return plan, exchange, headers
     # Every rank has seen the same headers, so every rank is here.
-    swap.wait()
+    exchange.wait()
     sizes = [headers[rank].layouts_bytes for rank in range(group.size)]
-    all_held = [h for data in swap_bytes(group, held, sizes, Tag.LAYOUT) for h in read_held(data)]
+    all_held = [h for data in exchange_bytes(group, held, sizes, Tag.LAYOUT) for h in read_held(data)]
     plan = plan_exchange(agree(all_held, step), plan.covers)
-    return plan, *_swap(group, plan, header, nodes, Tag.AGREED_HEADER)
+    return plan, *_exchange(group, plan, header, nodes, Tag.AGREED_HEADER)
 
 
 def _check_drift(group: Group, drifts: Sequence[bytes], step: int, look: Callable[[], StateTable] | None) -> None:
@@ -126,25 +126,25 @@ def _check_drift(group: Group, drifts: Sequence[bytes], step: int, look: Callabl
     own = b"" if look is None else pickle.dumps(look())
     sizes = [
         int.from_bytes(size, "little")
-        for size in swap_bytes(group, len(own).to_bytes(8, "little"), [8] * group.size, Tag.TABLE_BYTES)
+        for size in exchange_bytes(group, len(own).to_bytes(8, "little"), [8] * group.size, Tag.TABLE_BYTES)
     ]
-    told = swap_bytes(group, own, sizes, Tag.TABLE)
+    told = exchange_bytes(group, own, sizes, Tag.TABLE)
     tables = [pickle.loads(data) for data in told if data]  # noqa: S301  from fellow trainers of the same job
     names = drifted_names(drifts, tables) if len(tables) == group.size else ()
     raise DriftedRanksError(ranks, group.size, step, names)
 
 
-def _swap(
+def _exchange(
     group: Group, plan: Plan, header: Header, nodes: Mapping[Range, Node], tag: Tag
-) -> tuple[Swap, dict[int, Header]]:
+) -> tuple[Exchange, dict[int, Header]]:
     layout = plan.layout
     fits = layout is not None and all(node.layout.signature == layout.signature for node in nodes.values())
     heads = tuple(head_of(nodes[r]) for r in plan.covers[group.rank]) if fits else ()
     gathered_bytes = len(pack_rows(own_rows(nodes))) if fits and layout is not None and layout.gathers else 0
     own = replace(header, misfit=not fits, heads=heads, gathered_bytes=gathered_bytes)
     try:
-        swap = post_swap(group, plan, own, nodes if fits else None, tag)
-        return swap, {group.rank: own, **swap.headers()}
+        exchange = post_exchange(group, plan, own, nodes if fits else None, tag)
+        return exchange, {group.rank: own, **exchange.headers()}
     except UnexpectedMessageError as error:
         raise ExchangeError(ELSEWHERE) from error
 
@@ -157,7 +157,7 @@ def _gather_rows(
     if layout is None or not layout.gathers:
         return {}
     sizes = [headers[rank].gathered_bytes for rank in range(group.size)]
-    told = swap_bytes(group, pack_rows(own_rows(nodes)), sizes, Tag.GATHERED)
+    told = exchange_bytes(group, pack_rows(own_rows(nodes)), sizes, Tag.GATHERED)
     rows: dict[Range, Rows] = {}
     for rank, data in enumerate(told):
         rows |= read_rows(data, plan.covers[rank], layout)
