@@ -20,7 +20,7 @@ import torch.distributed
 
 from surefoot_actors.engine.exchange.contribution import Contribution
 from surefoot_actors.engine.exchange.merge import merge_round
-from surefoot_actors.engine.group.group import Group, StoreHost
+from surefoot_actors.engine.group.group import Group, RendezvousHost
 from surefoot_actors.engine.types import Layout, Merged, Node, Range
 from surefoot_actors.engine.vector.digest import make_layout
 from surefoot_actors.engine.vector.pools import BufferPool
@@ -101,7 +101,7 @@ def one_merge(
 def measure(size: int, numel: int, rounds: int) -> Times:
     """Run one configuration in fresh processes; the times of rank 0, without the first rounds."""
     context = multiprocessing.get_context("spawn")
-    host = StoreHost()
+    host = RendezvousHost()
     plain = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     workers = [

@@ -21,7 +21,7 @@ from surefoot_actors.engine.exchange.contribution import Contribution
 from surefoot_actors.engine.exchange.merge import merge_round
 from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.exchange.transfer import recv_merged, recv_state, send_merged, send_state
-from surefoot_actors.engine.group.group import Group, StoreHost
+from surefoot_actors.engine.group.group import Group, RendezvousHost
 from surefoot_actors.engine.types import Layout, Merged, Node, Range, StateImage, StateTable
 from surefoot_actors.engine.vector.digest import make_layout
 from surefoot_actors.engine.vector.exact_buffers import Rule, header
@@ -253,7 +253,7 @@ class Members:
         self._context.set_forkserver_preload(
             ["surefoot_actors.engine.exchange.merge", "surefoot_actors.engine.exchange.transfer"]
         )
-        self._host = StoreHost()
+        self._host = RendezvousHost()
         self._all: list[Member] = []
         self._groups = 0
 

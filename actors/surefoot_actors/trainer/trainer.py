@@ -20,7 +20,7 @@ from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.exchange.contribution import Contribution
 from surefoot_actors.engine.exchange.signals import Signals
-from surefoot_actors.engine.group.group import StoreHost
+from surefoot_actors.engine.group.group import RendezvousHost
 from surefoot_actors.engine.ports import TrainerExit
 from surefoot_actors.faults import points as faults
 from surefoot_actors.protocol.member.machine import At, Close, Command, Form, Merge, Resume, Stop, Tell
@@ -62,8 +62,8 @@ class TrainerProcess:
         make_deterministic(setup.spec.threads)
         device = _device(setup.spec.resources.gpus)
         self._address = os.environ.get("SUREFOOT_HOST", "127.0.0.1")
-        self._store_host = StoreHost(self._address)
-        self._member = member = Member(setup, device, self._store_host.address, self._perform)
+        self._rendezvous = RendezvousHost(self._address)
+        self._member = member = Member(setup, device, self._rendezvous.address, self._perform)
         self._mailbox = member.mailbox
         self._keeping = Keeping(setup, device, member.mailbox, member.fingerprint, member)
         self._onces = Onces(setup.trainer, setup.run_id, member.commit_lock, member.mailbox.tell)

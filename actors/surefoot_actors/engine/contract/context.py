@@ -10,7 +10,7 @@ from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.engine.contract.settings import SettingsWatch
 from surefoot_actors.engine.contract.unchanged import Unchanged
 from surefoot_actors.engine.data.loader import Loader
-from surefoot_actors.engine.data.partition import EvaluationCut, TrainingCut
+from surefoot_actors.engine.data.partition import EvaluationPartition, TrainingPartition
 from surefoot_actors.engine.ports import Coordinator
 from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.engine.vector.buffers import BufferWatch
@@ -30,8 +30,8 @@ class RoundContext:
     settings: SettingsWatch
     # where batches come from, and which samples are whose
     loader: Loader
-    training_cut: TrainingCut
-    evaluation_cut: EvaluationCut
+    training_partition: TrainingPartition
+    evaluation_partition: EvaluationPartition
     # what is trained, by name; its parameters once each, as it was when the loop began
     tracked: Tracked
     parameters: list[tuple[str, torch.Tensor]]

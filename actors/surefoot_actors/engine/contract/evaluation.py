@@ -6,7 +6,7 @@ import torch
 
 from surefoot_actors.engine.contract.rounds import Round
 from surefoot_actors.engine.contract.sub_task import Accumulated, SubTask
-from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.types import Merged, Node, Position, Range
 from surefoot_actors.engine.vector.digest import make_layout
 from surefoot_actors.engine.vector.leaves import gathers_of
@@ -39,19 +39,18 @@ class EvaluationRound(Round):
         self._sum.add(self.sub_task.logged())
         self.sub_task = None
 
-    def _next_key(self, position: Position) -> Key | None:
+    def _next_key(self, position: Position) -> BatchKey | None:
+        partition = self._context.evaluation_partition
         while self._turn == self._num_turns:
             if self._number is not None:
                 self._finish_sub_task(self._number)
             self._number = self._context.coordinator.next_sub_task()
             if self._number is None:
                 return None
-            self._turn, self._num_turns = 0, self._context.evaluation_cut.num_turns(self._source.length, self._number)
+            self._turn, self._num_turns = 0, partition.num_turns(self._source.length, self._number)
         assert self._number is not None
-        key = Key(self._step, position.phase, self._number, self._turn)
-        self.sub_task = SubTask(
-            self._number, weight=float(self._context.evaluation_cut.weight(self._source.length, key))
-        )
+        key = BatchKey(self._step, position.phase, self._number, self._turn)
+        self.sub_task = SubTask(self._number, weight=float(partition.weight(self._source.length, key)))
         self._turn += 1
         return key
 

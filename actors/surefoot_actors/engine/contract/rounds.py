@@ -15,8 +15,8 @@ from surefoot_actors.engine.contract.loop import Loop, check_mode
 from surefoot_actors.engine.contract.proof import Proof
 from surefoot_actors.engine.contract.settings import forget_casts, has_casts
 from surefoot_actors.engine.contract.sub_task import SubTask
-from surefoot_actors.engine.data.partition import Cut
-from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.data.partition import Partition
+from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.exchange.agreement import Held, agree
 from surefoot_actors.engine.types import Merged, Node, Position
 from surefoot_actors.engine.vector.exact_buffers import combine, first_conflict
@@ -39,13 +39,13 @@ class Round(ABC, Iterator[Any]):
         step: int,
         dataset: Any,
         collate: Callable[[list[Any]], Any] | None,
-        cut: Cut,
+        partition: Partition,
     ) -> None:
         self._context, self._loop, self._step = context, loop, step
         #: the user's line that began the loop
         self.line = user_line(3)
-        self._collate, self._cut = collate, cut
-        self._source = context.loader.source(dataset, collate, cut, self.line)
+        self._collate, self._partition = collate, partition
+        self._source = context.loader.source(dataset, collate, partition, self.line)
         self._position: Position | None = None
         self._ended = False
         #: the sub-task that the user's code computes right now
@@ -59,7 +59,7 @@ class Round(ABC, Iterator[Any]):
     def data(self) -> str:
         """Return the line of a layout that tells what the round's samples are taken from."""
         length = self._source.length
-        return f"data {length} samples{self._cut.described(length, self._step)}  # {self.line}"
+        return f"data {length} samples{self._partition.described(length, self._step)}  # {self.line}"
 
     def __next__(self) -> Any:
         if self._ended:
@@ -75,7 +75,7 @@ class Round(ABC, Iterator[Any]):
             self._check()
             self._position = self._loop.open_round(self)
             # the dataset counts as it is now, on data workers too
-            self._source.begin(self._collate, self._cut, self.line)
+            self._source.begin(self._collate, self._partition, self.line)
             self._begin()
         else:
             self._take_back()
@@ -122,7 +122,7 @@ class Round(ABC, Iterator[Any]):
         """The user's code has worked on the batch it was given."""
 
     @abstractmethod
-    def _next_key(self, position: Position) -> Key | None:
+    def _next_key(self, position: Position) -> BatchKey | None:
         """Return the next batch to hand out, None when the round is merged."""
 
     def _loaded(self) -> None:
@@ -153,8 +153,8 @@ class TrainingRound(Round):
         self._context.tracked.gradients.open(self.line, accumulate=self.accumulate)
 
     def _begin(self) -> None:
-        assert self._cut.order is not None
-        self._loop.learn_epoch(self._cut.order.num_samples(self._source.length))
+        assert self._partition.order is not None
+        self._loop.learn_epoch(self._partition.order.num_samples(self._source.length))
         self._context.leaves.open(self.data)
         self._context.unchanged.open(self._step)
         self._before = self._context.tracked.gradients.take(accumulate=self.accumulate)
@@ -176,7 +176,7 @@ class TrainingRound(Round):
         self._num_computed, self._weight = self._num_computed + 1, logged.weight
         self._put(leaf)
 
-    def _next_key(self, position: Position) -> Key | None:
+    def _next_key(self, position: Position) -> BatchKey | None:
         if self._proof is not None and (again := self._proof.take()) is not None:
             self.sub_task = SubTask(again.sub_task)
             return again
@@ -184,7 +184,7 @@ class TrainingRound(Round):
         if number is None:
             return None
         self.sub_task = SubTask(number)
-        self._key = Key(self._step, position.phase, number, 0)
+        self._key = BatchKey(self._step, position.phase, number, 0)
         return self._key
 
     def _loaded(self) -> None:

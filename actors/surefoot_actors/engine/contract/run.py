@@ -22,7 +22,7 @@ from surefoot_actors.engine.contract.step import TrainStep
 from surefoot_actors.engine.contract.steps_iterator import StepsIterator
 from surefoot_actors.engine.contract.unchanged import Unchanged
 from surefoot_actors.engine.data.loader import Loader
-from surefoot_actors.engine.data.partition import EvaluationCut, TrainingCut
+from surefoot_actors.engine.data.partition import EvaluationPartition, TrainingPartition
 from surefoot_actors.engine.data.sampler import Sampler
 from surefoot_actors.engine.ports import Coordinator
 from surefoot_actors.engine.state.attributes import Attributes
@@ -198,8 +198,8 @@ class TrainRun(contract.Run):
             streams=self.streams,
             settings=self._settings,
             loader=self._loader,
-            training_cut=TrainingCut(sampler, self.sub_tasks),
-            evaluation_cut=EvaluationCut(self.batch_size // self.sub_tasks, self.sub_tasks),
+            training_partition=TrainingPartition(sampler, self.sub_tasks),
+            evaluation_partition=EvaluationPartition(self.batch_size // self.sub_tasks, self.sub_tasks),
             tracked=tracked,
             parameters=parameters,
             buffers=buffers,

@@ -35,13 +35,13 @@ class TrainStep(contract.Step):
         accumulate: bool = False,
     ) -> Iterator[Any]:
         self._loop.check_current(self._record)
-        cut = self._context.training_cut.ordered(sampler, user_line())
-        return TrainingRound(self._context, self._loop, self.number, dataset, collate, cut, accumulate=accumulate)
+        partition = self._context.training_partition.ordered(sampler, user_line())
+        return TrainingRound(self._context, self._loop, self.number, dataset, collate, partition, accumulate=accumulate)
 
     def evaluate(self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None) -> Iterator[Any]:
         self._loop.check_current(self._record)
-        cut = self._context.evaluation_cut
-        return EvaluationRound(self._context, self._loop, self.number, dataset, collate, cut)
+        partition = self._context.evaluation_partition
+        return EvaluationRound(self._context, self._loop, self.number, dataset, collate, partition)
 
     def log(self, **values: Any) -> None:
         if self._loop.open is not None or self._loop.record is not self._record:
