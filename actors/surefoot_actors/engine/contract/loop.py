@@ -11,17 +11,17 @@ import torch
 from surefoot.errors import ContractError
 from surefoot_actors.determinism.rng import Purpose
 from surefoot_actors.engine.contract.context import RoundContext
-from surefoot_actors.engine.contract.finite import Health
+from surefoot_actors.engine.contract.finite import FiniteCheck
 from surefoot_actors.engine.contract.hooks import watching
 from surefoot_actors.engine.contract.length import Length
 from surefoot_actors.engine.contract.local_values import check_local_values
-from surefoot_actors.engine.contract.optimizer_guard import Gate
+from surefoot_actors.engine.contract.optimizer_guard import OptimizerGuard
 from surefoot_actors.engine.contract.settings import forget_casts
 from surefoot_actors.engine.contract.step_record import StepRecord
 from surefoot_actors.engine.contract.stepped import Place, Stepped
 from surefoot_actors.engine.contract.sub_task import SubTask
 from surefoot_actors.engine.contract.untracked import UntrackedModules
-from surefoot_actors.engine.contract.untracked_state import Strangers
+from surefoot_actors.engine.contract.untracked_state import UntrackedState
 from surefoot_actors.engine.state.structure import fixed_structure
 from surefoot_actors.engine.types import Merged, Position
 from surefoot_actors.faults import points as faults
@@ -75,11 +75,11 @@ class Loop:
         #: whether the last step is made
         self.is_over = False
         self._begun = False
-        self._gate = Gate(context.tracked.gradients)
-        self._health = Health(on_warning)
-        self._strangers = Strangers(context.tracked, line, on_warning)
+        self._guard = OptimizerGuard(context.tracked.gradients)
+        self._finite_check = FiniteCheck(on_warning)
+        self._untracked_state = UntrackedState(context.tracked, line, on_warning)
         #: modules that train without being tracked
-        self.untracked = UntrackedModules(context.tracked, context.parameters, self._strangers.leave_alone)
+        self.untracked = UntrackedModules(context.tracked, context.parameters, self._untracked_state.leave_alone)
         self._num_rounds_looked_at, self._looks_at_attributes = 0, False
         self._watching = contextlib.ExitStack()
         self._hooks: list[Any] = []
@@ -96,14 +96,14 @@ class Loop:
         if self.length.is_over(number):
             return None
         self.record = StepRecord(number)
-        self._gate.begin_step()
+        self._guard.begin_step()
         forget_casts()
         self._context.streams.start(Purpose.OUTSIDE, number, 0)
         return self.record
 
     def _begin(self) -> None:
         context, tracked = self._context, self._context.tracked
-        self._gate.guard(tracked.optimizers.values())
+        self._guard.attach(tracked.optimizers.values())
         stepped = Stepped(tracked, context.settings, place=self._place, loop=self._line)
         self._watching.enter_context(watching(stepped))
         self._watching.enter_context(fixed_structure(tracked.modules.items()))
@@ -125,8 +125,8 @@ class Loop:
         tracked.check_structure(f"at the end of step {number}")
         if number == 1:
             tracked.rehearse()  # once more: now optimizers and averages have a state
-        self._health.check_state(context.parameters, number)
-        self._strangers.look()
+        self._finite_check.check_state(context.parameters, number)
+        self._untracked_state.look()
         tracked.gradients.end_step()
         self.length.values["logged"] = record.logged_outside
         coordinator = context.coordinator
@@ -160,7 +160,7 @@ class Loop:
         self._context.settings.check("")
         self.record = None
         self.is_over = True
-        self._gate.leave()
+        self._guard.detach()
         self._watching.close()
         self._context.coordinator.finish(self.position.step)
 
@@ -169,7 +169,7 @@ class Loop:
         if self.open is not None:
             self.open.abandon()
         self._watching.close()
-        self._gate.leave()
+        self._guard.detach()
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -183,7 +183,7 @@ class Loop:
             self._context.tracked.attributes.begin_round()
         self.untracked.open()
         self.open = round_
-        self._gate.open(round_.line, keeps_gradients=round_.keeps_gradients)
+        self._guard.open(round_.line, keeps_gradients=round_.keeps_gradients)
         self._context.coordinator.open_round(self.position)
         return self.position
 
@@ -197,8 +197,8 @@ class Loop:
             self._context.tracked.attributes.end_round()
         self._context.settings.check(round_.line)
         forget_casts()
-        self._gate.close(delivered=not round_.keeps_gradients)
-        self._health.check_merge(merged, position.step)
+        self._guard.close(delivered=not round_.keeps_gradients)
+        self._finite_check.check_merge(merged, position.step)
         self.record.add_round(position.phase, merged, round_.line)
         self.position = Position(position.round + 1, position.step, position.phase + 1)
         self._context.streams.start(Purpose.OUTSIDE, position.step, position.phase + 1)
