@@ -39,7 +39,8 @@ _READER = Path(__file__).with_name("entrypoint_reader.py")
 def check_entrypoint(package: Path, entrypoint: str, *, may_be_installed: bool) -> None:
     """Raise EntrypointError unless "module:function", or "folder/script.py:function", can be there. Blocks: for a thread.
 
-    Raises BusyError where too many sources are read already. `may_be_installed`: the job has pip requirements, so a module that is not in the package may come from them.
+    Raises BusyError where too many sources are read already. `may_be_installed`: the job has pip requirements, so a module that is not in
+    the package may come from them.
     """
     module, function = entrypoint.split(":")
     if named_file(entrypoint) is None and (refused := refused_module(module)):
