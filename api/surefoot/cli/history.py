@@ -197,7 +197,7 @@ def _fields(row: LedgerRow, names: Iterable[str]) -> list[object]:
 
 def _csv_line(fields: Sequence[object]) -> str:
     text = io.StringIO()
-    csv.writer(text).writerow(fields)
+    csv.writer(text, lineterminator="\n").writerow(fields)
     return text.getvalue()
 
 
