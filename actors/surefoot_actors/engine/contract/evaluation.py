@@ -19,12 +19,15 @@ class EvaluationRound(Round):
 
     keeps_gradients = True
 
+    # as it was before the round; None: nothing is set yet
+    _grad_enabled: bool | None = None
+
     def _begin(self) -> None:
-        modules = self._run.tracked.modules.values()
+        modules = self._context.tracked.modules.values()
         self._modes = [(part, part.training) for module in modules for part in module.modules()]
         for module in modules:
             module.eval()
-        self._run.buffers.open()
+        self._context.buffers.open()
         self._grad_enabled = torch.is_grad_enabled()
         torch.set_grad_enabled(False)
         self._number: int | None = None
@@ -40,28 +43,32 @@ class EvaluationRound(Round):
         while self._turn == self._num_turns:
             if self._number is not None:
                 self._finish_sub_task(self._number)
-            self._number = self._run.coordinator.next_sub_task()
+            self._number = self._context.coordinator.next_sub_task()
             if self._number is None:
                 return None
-            self._turn, self._num_turns = 0, self._run.evaluation_cut.num_turns(self._source.length, self._number)
+            self._turn, self._num_turns = 0, self._context.evaluation_cut.num_turns(self._source.length, self._number)
         assert self._number is not None
         key = Key(self._step, position.phase, self._number, self._turn)
-        self.sub_task = SubTask(self._number, weight=float(self._run.evaluation_cut.weight(self._source.length, key)))
+        self.sub_task = SubTask(
+            self._number, weight=float(self._context.evaluation_cut.weight(self._source.length, key))
+        )
         self._turn += 1
         return key
 
     def _finish_sub_task(self, number: int) -> None:
-        self._run.buffers.harvest()
-        self._run.buffers.restore()
+        self._context.buffers.harvest()
+        self._context.buffers.restore()
         leaf = _values_leaf(number, self._sum, self.data)
         self._sum = Accumulated()
         self._put(leaf)
 
     def _end(self, merged: Merged) -> None:
-        self.restore()
+        self.abandon()
 
-    def restore(self) -> None:
+    def abandon(self) -> None:
         """Put modes and gradient mode back as they were."""
+        if self._grad_enabled is None:
+            return
         torch.set_grad_enabled(self._grad_enabled)
         for part, mode in self._modes:
             part.training = mode
