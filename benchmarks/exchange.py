@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed
 
+from surefoot_actors.engine.exchange.contribution import Contribution
 from surefoot_actors.engine.exchange.merge import merge_round
 from surefoot_actors.engine.group.group import Group, StoreHost
 from surefoot_actors.engine.types import Layout, Merged, Node, Range
@@ -88,10 +89,10 @@ def one_merge(
     pool: BufferPool,
     retained: Merged | None,
 ) -> tuple[Layout, Merged]:
-    result = merge_round(
-        group, round=round, step=round, covers=covers, nodes={node.range: node}, num_sub_tasks=group.size, flag=False,
-        drift=bytes(16), agreed=agreed, pool=pool,
-    )  # fmt: skip
+    contribution = Contribution(
+        round=round, step=round, num_sub_tasks=group.size, covers=covers, nodes={node.range: node}, agreed=agreed
+    )
+    result = merge_round(group, contribution, pool=pool)
     if retained is not None:
         pool.give(retained)
     return result.layout, result.merged

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 
 from surefoot_actors.engine.exchange import plan
-from surefoot_actors.engine.exchange.alone import MergeResult, merge_alone
+from surefoot_actors.engine.exchange.alone import merge_alone
+from surefoot_actors.engine.exchange.contribution import Contribution
 from surefoot_actors.engine.exchange.merge import merge_round
+from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.exchange.transfer import recv_merged, recv_state, send_merged, send_state
 from surefoot_actors.engine.group.group import Group, StoreHost
 from surefoot_actors.engine.types import Layout, Merged, Node, Range, StateImage, StateTable
@@ -91,7 +93,9 @@ def covers_of(owners: str) -> list[tuple[Range, ...]]:
 
 def alone(num_sub_tasks: int, kind: str = "plain", round: int = 0) -> Merged:
     nodes = nodes_of([Range(v, v + 1) for v in range(num_sub_tasks)], lambda v: leaf(layout(kind), v))
-    return merge_alone(round=round, step=0, nodes=nodes, num_sub_tasks=num_sub_tasks).merged
+    covers = (tuple(sorted(nodes)),)
+    contribution = Contribution(round=round, step=0, num_sub_tasks=num_sub_tasks, covers=covers, nodes=nodes)
+    return merge_alone(contribution).merged
 
 
 def told(merged: Merged) -> dict[str, Any]:
@@ -143,15 +147,21 @@ def merge(setup: Setup, group: Group, say: Callable[[Any], None]) -> list[Any]:
         nodes = nodes_of(covers[setup.rank], lambda v, shape=shape: leaf(shape, v, setup.exact))
         before = {r: [b.clone() for b in n.buckets] for r, n in nodes.items()}
         exchanged: list[int] = []
-        result: MergeResult = merge_round(
-            group, round=round, step=round, covers=covers, nodes=nodes, num_sub_tasks=len(setup.owners),
-            flag=round in setup.flags, drift=setup.drift, agreed=agreed,
-            look=(lambda: setup.table) if setup.table else None, on_exchanged=partial(exchanged.append, 1), pool=pool,
+        contribution = Contribution(
+            round=round, step=round, covers=covers, nodes=nodes, num_sub_tasks=len(setup.owners),
+            signals=Signals(end_generation=round in setup.flags), drift=setup.drift, agreed=agreed,
+            look=(lambda: setup.table) if setup.table else None,
         )  # fmt: skip
+        result = merge_round(group, contribution, on_exchanged=partial(exchanged.append, 1), pool=pool)
         agreed = result.layout
         unmodified = all(torch.equal(a, b) for r, n in nodes.items() for a, b in zip(n.buckets, before[r], strict=True))
         told_results.append(
-            {**told(result.merged), "flag": result.flag, "exchanged": len(exchanged), "unmodified": unmodified}
+            {
+                **told(result.merged),
+                "flag": result.signals.end_generation,
+                "exchanged": len(exchanged),
+                "unmodified": unmodified,
+            }
         )
         pool.give(result.merged)
         say(("round", round))
