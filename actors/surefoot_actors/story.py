@@ -46,14 +46,25 @@ class Story:
         """Return a line an event, oldest first: the time (UTC), the event, and the commands after an arrow."""
         return tuple(_line(*entry) for entry in tuple(self._entries))
 
-    def broken(self, who: str, event: object, error: Exception) -> BrokenMachineError:
-        """Return the error to raise where an event could not be handled, and print the story to this process's log."""
-        if isinstance(error, BrokenMachineError):
-            return error
-        self.note(event)
-        found = BrokenMachineError(f"{who}: {error!r}", self.lines())
-        print("\n  ".join([f"{found}\nthe last events, oldest first:", *found.story]), file=sys.stderr, flush=True)  # noqa: T201
-        return found
+    def tell(self, who: str, error: BaseException) -> tuple[str, ...]:
+        """Print the story to this process's log, beside what went wrong, and return its lines."""
+        lines = self.lines()
+        told = (
+            f"a fault of Surefoot: {who}: {error!r}",
+            "the last events, oldest first:",
+            *(f"  {line}" for line in lines),
+        )
+        sys.stderr.write("\n".join(told) + "\n")
+        sys.stderr.flush()
+        return lines
+
+    def broken(self, who: str, error: Exception) -> BrokenMachineError:
+        """Return the error to raise where the event noted last could not be handled; the story is told."""
+        return (
+            error
+            if isinstance(error, BrokenMachineError)
+            else BrokenMachineError(f"{who}: {error!r}", self.tell(who, error))
+        )
 
 
 def _line(at: float, event: object, commands: tuple[object, ...]) -> str:

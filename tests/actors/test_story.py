@@ -35,7 +35,8 @@ def test_a_line_is_bounded() -> None:
 def test_what_breaks_is_printed_and_carried_by_the_error_across_processes(capsys: pytest.CaptureFixture[str]) -> None:
     story = Story()
     story.note(Told(1), [Told(2)])
-    error = story.broken("trainer t1", Told(3), AssertionError("counts differ"))
+    story.note(Told(3))
+    error = story.broken("trainer t1", AssertionError("counts differ"))
     again = pickle.loads(pickle.dumps(error))
     assert isinstance(again, BrokenMachineError)
     assert str(again) == str(error) == "a fault of Surefoot: trainer t1: AssertionError('counts differ')"
@@ -47,4 +48,4 @@ def test_what_breaks_is_printed_and_carried_by_the_error_across_processes(capsys
 
 def test_an_error_that_carries_a_story_keeps_it() -> None:
     first = BrokenMachineError("the first", ("a line",))
-    assert Story().broken("trainer t1", Told(1), first) is first
+    assert Story().broken("trainer t1", first) is first
