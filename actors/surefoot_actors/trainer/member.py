@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -21,6 +21,7 @@ from surefoot_actors.engine.types import Layout, Merged, Position
 from surefoot_actors.engine.vector.folding import NodeStore
 from surefoot_actors.protocol.member import machine
 from surefoot_actors.protocol.member.machine import Command, Event, MemberState
+from surefoot_actors.story import Story
 from surefoot_actors.trainer.mailbox import Mailbox
 
 __all__ = ["Member"]
@@ -44,6 +45,8 @@ class Member:
         #: notified when the training thread may have something to do
         self.commit_lock = threading.Condition(self._lock)
         self.state = MemberState(trainer=setup.trainer, num_sub_tasks=setup.spec.sub_tasks)
+        #: what the machine was fed last
+        self.story = Story()
         #: where training is
         self.position = Position(0, 0, 0)
         #: the tracked objects, once there are any; the lock: one transfer of their state at a time
@@ -70,9 +73,16 @@ class Member:
     def feed(self, event: Event) -> None:
         """Tell the machine what has happened, and perform what it commands. With the commit lock held, so that both are one act (R1)."""
         assert self._lock.locked(), "the machine is fed under the commit lock"
-        self.state, commands = machine.step(self.state, event)
-        for command in commands:
-            self._perform(command)
+        commands: Sequence[Command] = ()
+        try:
+            try:
+                self.state, commands = machine.step(self.state, event)
+            finally:
+                self.story.note(event, commands)
+            for command in commands:
+                self._perform(command)
+        except Exception as error:
+            raise self.story.broken(f"trainer {self.trainer}", error) from error
 
     def counts(self, generation: int) -> bool:
         """Whether what this generation's data plane has done still counts."""

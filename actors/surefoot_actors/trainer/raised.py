@@ -11,10 +11,11 @@ from surefoot.errors import ContractError, DriftError, EntrypointError
 from surefoot_actors.engine.data.pool import DataWorkersLostError
 from surefoot_actors.engine.exchange.header import ExchangeError
 from surefoot_actors.protocol.messages import Raised
+from surefoot_actors.story import BrokenMachineError
 from surefoot_actors.trainer.member import Member
 from surefoot_actors.user_code import tracebacks
 from surefoot_actors.user_code.advice import with_advice
-from surefoot_actors.user_code.lines import raised_line
+from surefoot_actors.user_code.lines import raised_by_surefoot, raised_line
 
 __all__ = ["lose_if_device", "named", "raised"]
 
@@ -48,4 +49,14 @@ def raised(error: BaseException, member: Member) -> Raised:
         line=raised_line(error),
         alone=isinstance(error, EntrypointError),
         fatal=isinstance(error, ContractError | DriftError),
+        story=_story(error, member),
     )
+
+
+def _story(error: BaseException, member: Member) -> tuple[str, ...]:
+    """Return what happened before an assertion of Surefoot's own failed; nothing of what the user's code raised."""
+    if isinstance(error, BrokenMachineError):
+        return error.story
+    if isinstance(error, AssertionError) and raised_by_surefoot(error):
+        return member.story.tell(f"trainer {member.trainer}", error)
+    return ()
