@@ -14,9 +14,9 @@ from surefoot.events import LedgerRow
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.engine.contract.run import RunOptions
 from surefoot_actors.protocol.messages import Flag, ToTrainer
-from surefoot_actors.trainer.checkpoints.schedule import Keeping
+from surefoot_actors.trainer.checkpoints.schedule import CheckpointSchedule
 from surefoot_actors.trainer.member import Member
-from surefoot_actors.trainer.once import Onces
+from surefoot_actors.trainer.once import OnceRequests
 from surefoot_actors.trainer.trainer import TrainerProcess
 from surefoot_actors.trainer.training_side import TrainingSide
 
@@ -40,7 +40,7 @@ class RehearsingTrainer(TrainerProcess):
 
     def _training_side(self) -> TrainingSide:
         out = Path(os.environ[OUT]) / self._setup.attempt
-        return RehearsingSide(self._member, self._keeping, self._onces, out, self._flagged)
+        return RehearsingSide(self._member, self._schedule, self._onces, out, self._flagged)
 
     def _options(self) -> RunOptions:
         # check finds what is carried between sub-tasks by itself, and says more of it
@@ -55,8 +55,10 @@ class RehearsingTrainer(TrainerProcess):
 class RehearsingSide(TrainingSide):
     """Notes the state at each step's end; `flagged`: a joiner is about to be admitted."""
 
-    def __init__(self, member: Member, keeping: Keeping, onces: Onces, out: Path, flagged: threading.Event) -> None:
-        super().__init__(member, keeping, onces)
+    def __init__(
+        self, member: Member, schedule: CheckpointSchedule, onces: OnceRequests, out: Path, flagged: threading.Event
+    ) -> None:
+        super().__init__(member, schedule, onces)
         self._out, self._flagged = out, flagged
         hold = out / HOLD
         self._hold = int(hold.read_text()) if hold.exists() else None

@@ -24,11 +24,11 @@ from surefoot_actors.engine.vector.pools import BufferPool
 from surefoot_actors.faults import points as faults
 from surefoot_actors.protocol.member.machine import Form
 
-__all__ = ["Backpack", "DataPlane", "Host"]
+__all__ = ["DataPlane", "Host", "JoinerHandover"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backpack:
+class JoinerHandover:
     """What a joiner needs besides the tracked state."""
 
     step: int
@@ -44,8 +44,8 @@ class Backpack:
 class Host(Protocol):
     """The trainer, as its data planes see it. Every call says which generation it is about; late ones are ignored."""
 
-    def capture(self) -> tuple[StateImage, Backpack, Merged | None]: ...
-    def restore(self, generation: int, image: StateImage, backpack: Backpack) -> None: ...
+    def capture(self) -> tuple[StateImage, JoinerHandover, Merged | None]: ...
+    def restore(self, generation: int, image: StateImage, handover: JoinerHandover) -> None: ...
     def retained_vector(self) -> Merged: ...
     def vector_came(self, generation: int, merged: Merged) -> None: ...
     def state_came(self, generation: int, retained: Merged | None) -> None: ...
@@ -134,9 +134,9 @@ class DataPlane:
 
     def _serve(self, group: Group) -> None:
         number, start = self._generation.number, self._generation.start
-        image, backpack, retained = self._host.capture()
+        image, handover, retained = self._host.capture()
         joiners, sources = self._form.state_to, self._sources
-        send_state(group, joiners, sources, image, number, start, pickle.dumps(backpack))
+        send_state(group, joiners, sources, image, number, start, pickle.dumps(handover))
         if retained is not None and self._rank == sources[0]:
             for rank in joiners:
                 send_merged(group, rank, retained)
@@ -145,9 +145,9 @@ class DataPlane:
     def _join(self, group: Group) -> None:
         number, start = self._generation.number, self._generation.start
         image, extra = recv_state(group, self._sources, number, start)
-        backpack: Backpack = pickle.loads(extra)  # noqa: S301  from a fellow trainer of the same job
-        retained = recv_merged(group, self._sources[0]) if backpack.retained else None
-        self._host.restore(number, image, backpack)
+        handover: JoinerHandover = pickle.loads(extra)  # noqa: S301  from a fellow trainer of the same job
+        retained = recv_merged(group, self._sources[0]) if handover.retained else None
+        self._host.restore(number, image, handover)
         self._host.state_came(number, retained)
 
     def _merge(self, contribution: Contribution) -> None:

@@ -8,8 +8,8 @@ from surefoot_actors.engine.exchange.contribution import MergeResult
 from surefoot_actors.engine.types import Layout, Merged, Position, StateImage
 from surefoot_actors.engine.vector.pools import BufferPool
 from surefoot_actors.protocol.member import machine
-from surefoot_actors.trainer.checkpoints.schedule import Keeping
-from surefoot_actors.trainer.data_plane import Backpack
+from surefoot_actors.trainer.checkpoints.schedule import CheckpointSchedule
+from surefoot_actors.trainer.data_plane import JoinerHandover
 from surefoot_actors.trainer.member import Member
 from surefoot_actors.trainer.raised import lose_if_device, named, raised
 
@@ -19,40 +19,40 @@ __all__ = ["GenerationSide"]
 class GenerationSide:
     """Implements `data_plane.Host`. What a dead generation does is ignored, under the commit lock (R1)."""
 
-    def __init__(self, member: Member, keeping: Keeping) -> None:
-        self._member, self._keeping = member, keeping
+    def __init__(self, member: Member, schedule: CheckpointSchedule) -> None:
+        self._member, self._schedule = member, schedule
 
-    def capture(self) -> tuple[StateImage, Backpack, Merged | None]:
+    def capture(self) -> tuple[StateImage, JoinerHandover, Merged | None]:
         """Return what a joiner needs. The training thread is parked meanwhile."""
         member = self._member
         if member.device.type == "cuda":
             torch.cuda.synchronize(member.device)  # the training thread may have computed on a stream of its own
         with member.owner_lock:
             retained = member.retained
-            pack = Backpack(
+            handover = JoinerHandover(
                 step=member.position.step,
                 agreed=dict(member.agreed),
                 retained=retained is not None,
                 rows=b"\n".join(member.mailbox.kept().lines()),
                 last=member.last,
             )
-            return member.owner.capture(), pack, retained
+            return member.owner.capture(), handover, retained
 
-    def restore(self, generation: int, image: StateImage, backpack: Backpack) -> None:
+    def restore(self, generation: int, image: StateImage, handover: JoinerHandover) -> None:
         """Overwrite this joiner's tracked state. It is still waiting to be admitted."""
         member = self._member
         with member.owner_lock:
             if not member.counts(generation):
                 return
-            self._keeping.overwritten()
+            self._schedule.overwritten()
             member.owner.restore(image)
             if not member.counts(generation):
                 return
-            member.agreed = dict(backpack.agreed)
-            member.mailbox.adopt(backpack.rows.splitlines())
-            member.last = backpack.last
+            member.agreed = dict(handover.agreed)
+            member.mailbox.adopt(handover.rows.splitlines())
+            member.last = handover.last
             assert member.state.generation is not None
-            member.position = Position(member.state.generation.start, backpack.step, 0)
+            member.position = Position(member.state.generation.start, handover.step, 0)
 
     def retained_vector(self) -> Merged:
         """Return the merged vector of the round before."""
@@ -94,7 +94,7 @@ class GenerationSide:
         with self._member.commit_lock:
             if self._member.counts(generation):
                 self._keep(result.merged, result.layout)
-                self._keeping.gathered(result.signals)
+                self._schedule.gathered(result.signals)
                 self._member.feed(machine.Gathered(generation, result.signals.end_generation))
 
     def _keep(self, merged: Merged, layout: Layout) -> None:

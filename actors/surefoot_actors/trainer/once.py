@@ -14,10 +14,10 @@ import xxhash
 from surefoot_actors.engine.ports import TrainerExit
 from surefoot_actors.protocol.messages import FromTrainer, OnceAsked, OnceDone, OnceTold
 
-__all__ = ["Onces"]
+__all__ = ["OnceRequests"]
 
 
-class Onces:
+class OnceRequests:
     """`commit_lock` is the member's; `told` and `stop` are called with it held."""
 
     def __init__(

@@ -39,11 +39,11 @@ from surefoot_actors.protocol.messages import (
     ToTrainer,
 )
 from surefoot_actors.protocol.spans import covers
-from surefoot_actors.trainer.checkpoints.schedule import Keeping
+from surefoot_actors.trainer.checkpoints.schedule import CheckpointSchedule
 from surefoot_actors.trainer.data_plane import DataPlane
 from surefoot_actors.trainer.generation_side import GenerationSide
 from surefoot_actors.trainer.member import Member
-from surefoot_actors.trainer.once import Onces
+from surefoot_actors.trainer.once import OnceRequests
 from surefoot_actors.trainer.raised import lose_if_device, raised
 from surefoot_actors.trainer.training_side import TrainingSide
 from surefoot_actors.user_code import train_function
@@ -65,17 +65,17 @@ class TrainerProcess:
         self._rendezvous = RendezvousHost(self._address)
         self._member = member = Member(setup, device, self._rendezvous.address, self._perform)
         self._mailbox = member.mailbox
-        self._keeping = Keeping(setup, device, member.mailbox, member.fingerprint, member)
-        self._onces = Onces(setup.trainer, setup.run_id, member.commit_lock, member.mailbox.tell)
+        self._schedule = CheckpointSchedule(setup, device, member.mailbox, member.fingerprint, member)
+        self._onces = OnceRequests(setup.trainer, setup.run_id, member.commit_lock, member.mailbox.tell)
         self._coordinator = self._training_side()
-        self._host = GenerationSide(member, self._keeping)
+        self._host = GenerationSide(member, self._schedule)
         self._plane: DataPlane | None = None
         self._thread: threading.Thread | None = None
         self._returned = False
         self.start()
 
     def _training_side(self) -> TrainingSide:
-        return TrainingSide(self._member, self._keeping, self._onces)
+        return TrainingSide(self._member, self._schedule, self._onces)
 
     def start(self) -> None:
         """Start the training thread. Doubled calls do nothing."""
@@ -96,7 +96,7 @@ class TrainerProcess:
                 return
             if isinstance(message, Restore | Snapshot | Save):
                 if message.incarnation >= member.state.incarnation:
-                    self._keeping.obey(message)
+                    self._schedule.obey(message)
                 return
             member.feed(message)
 
@@ -144,7 +144,7 @@ class TrainerProcess:
             case Resume():
                 self._member.commit_lock.notify_all()
             case Stop():
-                self._keeping.stop()
+                self._schedule.stop()
                 self._onces.stop()
                 self._member.commit_lock.notify_all()
                 if self._returned:
@@ -185,7 +185,7 @@ class TrainerProcess:
                 num_sub_tasks=self._spec.sub_tasks,
                 covers=covers(generation, round_, self._spec.sub_tasks),
                 nodes=dict(member.leaves.nodes()),
-                signals=Signals(flag, self._keeping.wanted, self._keeping.busy),
+                signals=Signals(flag, self._schedule.wanted, self._schedule.busy),
                 drift=member.drift,
                 look=partial(member.owner.table, step),
                 agreed=member.agreed.get(phase),

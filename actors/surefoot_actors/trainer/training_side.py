@@ -16,9 +16,9 @@ from surefoot_actors.liveness import watchdog_process
 from surefoot_actors.protocol.member import machine
 from surefoot_actors.protocol.member.machine import At
 from surefoot_actors.protocol.messages import Hello, Length
-from surefoot_actors.trainer.checkpoints.schedule import Keeping
+from surefoot_actors.trainer.checkpoints.schedule import CheckpointSchedule
 from surefoot_actors.trainer.member import Member
-from surefoot_actors.trainer.once import Onces
+from surefoot_actors.trainer.once import OnceRequests
 from surefoot_actors.user_code.lines import user_line
 
 __all__ = ["TrainingSide"]
@@ -30,8 +30,8 @@ _PACE = 0.2
 class TrainingSide:
     """Implements `engine.ports.Coordinator`: tells the member where training has come to, and waits for what it is to do next."""
 
-    def __init__(self, member: Member, keeping: Keeping, onces: Onces) -> None:
-        self._member, self._keeping, self._onces = member, keeping, onces
+    def __init__(self, member: Member, schedule: CheckpointSchedule, onces: OnceRequests) -> None:
+        self._member, self._schedule, self._onces = member, schedule, onces
         # when the sub-task under way began
         self._began: float | None = None
 
@@ -129,9 +129,9 @@ class TrainingSide:
         with member.commit_lock:
             member.check_stopped()
             member.position = Position(member.state.round, row.result.step + 1, 0)
-            share = self._keeping.end_step(row)
+            share = self._schedule.end_step(row)
         if share is not None:
-            self._keeping.snapshot(share)
+            self._schedule.snapshot(share)
         with member.commit_lock:
             member.check_stopped()
             member.feed(machine.AtBoundary())

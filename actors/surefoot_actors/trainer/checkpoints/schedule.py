@@ -21,7 +21,7 @@ from surefoot_actors.trainer.checkpoints.restorer import Restorer
 from surefoot_actors.trainer.checkpoints.saver import Parked, Saver
 from surefoot_actors.trainer.mailbox import Mailbox
 
-__all__ = ["Host", "Keeping"]
+__all__ = ["CheckpointSchedule", "Host"]
 
 
 class Host(Protocol):
@@ -40,7 +40,7 @@ class Host(Protocol):
     def adopt(self, checkpoint: Checkpoint) -> bool: ...
 
 
-class Keeping:
+class CheckpointSchedule:
     """`obey`, `gathered` and `end_step` are called with the commit lock held; `snapshot` on the training thread, without it."""
 
     def __init__(
