@@ -6,6 +6,7 @@ Who sends how many bytes to whom is a pure function of layout and covers, so not
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -15,6 +16,7 @@ from surefoot_actors.engine.group.group import Group, Posted
 from surefoot_actors.engine.group.wire import Message, Tag
 from surefoot_actors.engine.types import Node, Range
 from surefoot_actors.engine.vector.digest import DIGEST_BYTES
+from surefoot_actors.engine.vector.end_to_end import offsets
 
 __all__ = ["AllGather", "Exchange", "Parts", "exchange_bytes", "post_exchange"]
 
@@ -164,7 +166,7 @@ class AllGather:
         received = exchange_bytes(group, b"".join(digests), [sum(own) for own in lengths], Tag.CHUNKS)
         self._early.wait()
         posted.wait()
-        known = [_cut(data, lengths[r]) for r, data in enumerate(received)]
+        known = [_split(data, lengths[r]) for r, data in enumerate(received)]
         return [b"".join(known[r][i] for r in range(group.size)) for i in range(len(self._buckets))]
 
     def _slices(self, owner: int, peer: int) -> list[Message]:
@@ -172,9 +174,5 @@ class AllGather:
         return [Message(part, peer, Tag.MEAN + i) for i, part in enumerate(cut) if part.numel()]
 
 
-def _cut(data: bytes, lengths: Sequence[int]) -> list[bytes]:
-    pieces, at = [], 0
-    for length in lengths:
-        pieces.append(data[at : at + length])
-        at += length
-    return pieces
+def _split(data: bytes, lengths: Sequence[int]) -> list[bytes]:
+    return [data[start:stop] for start, stop in pairwise(offsets(lengths))]
