@@ -23,7 +23,7 @@ from surefoot_service.errors import ProblemError
 from surefoot_service.store.database import StoreAwayError
 from surefoot_service.waiting import BusyError, HungError
 
-__all__ = ["MAX_ERRORS", "MAX_PROBLEM_BYTES", "PROBLEM_TYPE", "documented", "install", "problem_response"]
+__all__ = ["MAX_ERRORS", "MAX_PROBLEM_BYTES", "PROBLEM_TYPE", "documented", "install", "problem_of", "problem_response"]
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -67,7 +67,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ProblemError)
     async def _told(_request: Request, error: ProblemError) -> Response:
-        return problem_response(_problem(error.status_code, error.detail, error.errors), error.headers)
+        return problem_response(problem_of(error), error.headers)
 
     @app.exception_handler(StoreAwayError)
     async def _away(request: Request, error: StoreAwayError) -> Response:
@@ -106,6 +106,10 @@ def install(app: FastAPI) -> None:
         # The boundary of the service: what went wrong is for the log, not for whoever asked.
         log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
         return problem_response(_problem(500, "the service made a mistake; its log says which"))
+
+
+def problem_of(error: ProblemError) -> Problem:
+    return _problem(error.status_code, error.detail, error.errors)
 
 
 def _problem(status: int, detail: str, errors: Iterable[InvalidField] = ()) -> Problem:

@@ -22,7 +22,7 @@ from surefoot_service.wakeups import RECONCILER, commands_of, news_of
 
 router = APIRouter(prefix="/v1/attempts", tags=["attempts"], route_class=GuardedRoute)
 
-AttemptId = Annotated[str, Path(pattern=ATTEMPT_NAME)]
+AttemptId = Annotated[str, Path(pattern=ATTEMPT_NAME, description="the attempt's name")]
 
 # how often a waiting poll looks again although nobody rang: another replica may have written
 _LOOK_AGAIN_S = 15.0
@@ -65,8 +65,10 @@ async def poll_commands(
     attempt: AttemptId,
     token: AttemptToken,
     service: ServiceDep,
-    after: Annotated[int, Query(ge=0, lt=2**31), Digits] = 0,
-    wait_s: Annotated[float, Query(ge=0, le=60, allow_inf_nan=False)] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**31, description="only commands with a higher n"), Digits] = 0,
+    wait_s: Annotated[
+        float, Query(ge=0, le=60, allow_inf_nan=False, description="seconds to wait for the first command")
+    ] = 0,
 ) -> CommandPage:
     """Return commands with n above `after`, waiting up to `wait_s` for the first; a new one is answered at once."""
     job = await service.database.read(store.authorize, attempt, token)

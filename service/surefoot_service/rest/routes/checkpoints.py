@@ -26,7 +26,9 @@ _BYTES = {"schema": {"type": "string", "format": "binary"}}
 
 @router.get("/{job}/checkpoints", responses=documented(401, 404))
 async def list_checkpoints(
-    job: JobId, service: ServiceDep, limit: Annotated[int, Query(ge=1, le=1000), Digits] = 100
+    job: JobId,
+    service: ServiceDep,
+    limit: Annotated[int, Query(ge=1, le=1000, description="at most so many checkpoints"), Digits] = 100,
 ) -> CheckpointList:
     """List the checkpoints that were told to be durable, newest first. Older ones may have been removed since: a job keeps a few."""
     _, place = await _seen(service, job)

@@ -28,8 +28,16 @@ from surefoot_service.wakeups import RECONCILER, commands_of, news_of
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[User], route_class=GuardedRoute)
 
-JobId = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,40}$")]
-IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+JobId = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,40}$", description="the job's id")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="any text: the same request again with the same one gives the same job",
+    ),
+]
 
 
 @router.post(
@@ -95,8 +103,8 @@ def _no_package(spec: JobSpec) -> ProblemError:
 @router.get("", responses={200: {"model": JobList}, **documented(401, 404)}, response_class=Response)
 async def list_jobs(
     service: ServiceDep,
-    state: JobState | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000), Digits] = 100,
+    state: Annotated[JobState | None, Query(description="only jobs in this state")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="at most so many jobs"), Digits] = 100,
     before: Annotated[
         str | None, Query(pattern=r"^[a-z0-9-]{1,40}$", description="a job's id: only older ones")
     ] = None,

@@ -19,7 +19,7 @@ from surefoot_service.waiting import Kind
 
 router = APIRouter(prefix="/v1/packages", tags=["packages"], dependencies=[User], route_class=GuardedRoute)
 
-Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the SHA-256, in hex, of the zip's bytes")]
 
 _UPLOAD = {
     "requestBody": {
