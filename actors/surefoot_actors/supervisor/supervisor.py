@@ -23,8 +23,10 @@ from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster.ports import Cluster, TrainerHandle, TrainerSetup
 from surefoot_actors.journal.journal import Journal
 from surefoot_actors.liveness.server import Condition, PulseServer
+from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.membership import machine as membership
 from surefoot_actors.protocol.membership.machine import (
+    BeginFrom,
     Came,
     Cancelled,
     CancelTimer,
@@ -212,7 +214,9 @@ class Supervisor:
     async def _look_for_checkpoints(self) -> None:
         """Nothing is founded before this has answered; members that train wait for nothing of it."""
         try:
-            self._events.put_nowait(Searched(await self._keeper.find()))
+            found = await self._keeper.find()
+            others = frozenset(url for url in found if not is_at(url, self._checkpoints))
+            self._events.put_nowait(Searched(found, others))
         except CheckpointError as error:
             self._events.put_nowait(RestoreSourceMissing(str(error)))
 
@@ -225,7 +229,7 @@ class Supervisor:
             tuple(h.trainer for h in handles),
             number,
             members,
-            finished or "",
+            JobState(finished) if finished else None,
             num_started=await asyncio.to_thread(self._journal.num_started),
         )
         await self._apply(membership.resume(self._state, found))
@@ -263,7 +267,7 @@ class Supervisor:
                 return
             case Lost():
                 reason = explained(event.reason, self._pulse.killed_by(event.trainer))
-                event = replace(event, reason=reason, computing=self._computing(event))
+                event = replace(event, reason=reason, computing=self._computing(event), cause=self._cause(event))
         if self._is_of_a_loss(event):
             self._note_loss(self._ill_since.pop(event.trainer, None) if isinstance(event, Lost | Suspected) else None)
             if self._rows.newest is not None:
@@ -292,7 +296,7 @@ class Supervisor:
         trainer = lost.trainer
         if trainer not in self._state.members or trainer in self._died or trainer in self._heard_out:
             return False
-        return self._pulse.is_linked(trainer) and "node died" not in lost.reason
+        return self._pulse.is_linked(trainer) and lost.cause is not DeathCause.NODE
 
     async def _after_its_helper(self, lost: Lost) -> None:
         await self._pulse.hear_gone(lost.trainer, WORD_S)
@@ -300,13 +304,14 @@ class Supervisor:
         self._events.put_nowait(lost)
 
     def _computing(self, lost: Lost) -> tuple[int, int] | None:
-        """What a trainer was computing that died by itself, and not with its node, as far as its helper knows."""
-        last, trainer = self._pulse.last(lost.trainer), lost.trainer
-        if last is None or last.sub_task < 0 or trainer not in self._died or trainer in self._injector.hit:
-            return None
-        if "node died" in lost.reason:
+        """What a trainer was computing that died, as far as its helper has said."""
+        last = self._pulse.last(lost.trainer)
+        if last is None or last.sub_task < 0 or lost.trainer not in self._died:
             return None
         return last.round, last.sub_task
+
+    def _cause(self, lost: Lost) -> DeathCause:
+        return DeathCause.INJECTED if lost.trainer in self._injector.hit else lost.cause
 
     async def _apply(self, outcome: membership.Outcome) -> None:
         self._state, commands = outcome
@@ -333,9 +338,8 @@ class Supervisor:
             case Record(generation=generation):
                 members = tuple(m.trainer for m in generation.members)
                 await asyncio.to_thread(self._journal.record, generation.number, members)
-            case Emit(kind=EventKind.RESTORED as kind, data=data) if not is_at(str(data["url"]), self._checkpoints):
-                await self._begin_from(str(data["url"]), int(str(data["step"])))
-                self._emit(kind, dict(data) | {"first_step": data["step"]})
+            case BeginFrom(url=url, step=step):
+                await self._begin_from(url, step)
             case Emit(kind=kind, data=data):
                 self._emit(kind, dict(data))
             case SetTimer(timer=timer, after_s=after_s):
@@ -343,7 +347,7 @@ class Supervisor:
             case CancelTimer(timer=timer):
                 self._clocks.cancel(timer)
             case Finish(outcome=outcome, reason=reason):
-                await self._finish(JobState(outcome), reason)
+                await self._finish(outcome, reason)
 
     async def _begin_from(self, url: str, step: int) -> None:
         """The run begins from another job's checkpoint: from this one whatever comes, or a later beginning would be another run."""
@@ -417,7 +421,8 @@ class Supervisor:
             self._events.put_nowait(Suspected(trainer, f"{condition}: {detail}"))
         elif condition is Condition.GONE:
             self._died.add(trainer)
-            self._spawn(self._later(WORD_S, Lost(trainer, detail)))
+            lost = Lost(trainer, detail, cause=self._pulse.cause_of_death(trainer))
+            self._spawn(self._later(WORD_S, lost))
 
     def _noticed(self, trainer: str, reason: str) -> None:
         self._events.put_nowait(Came(Leaving(trainer=trainer, reason=reason)))

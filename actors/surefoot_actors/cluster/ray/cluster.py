@@ -25,9 +25,10 @@ from surefoot_actors.cluster.ray.setup import node_of, refused_requirements, why
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE, TrainerActor
 from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.server import Condition, PulseServer
+from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.messages import ToTrainer
 
-__all__ = ["RayCluster", "death_reason"]
+__all__ = ["RayCluster", "gone"]
 
 # "Perhaps executed": every call may be told again, after so long.
 _RETRY_S = 0.1
@@ -44,17 +45,23 @@ _NODE_DIED = re.compile(r"node (has )?died|node was (preempted|terminated)", re.
 _OUT_OF_MEMORY = re.compile(r"OutOfMemory|memory (usage )?threshold|running low on memory", re.IGNORECASE)
 
 
-def death_reason(error: RayError) -> str:
-    """A sentence, or a traceback, for how an actor ended."""
+def gone(error: RayError) -> TrainerGoneError:
+    """How an actor ended: what Ray says is read here, once."""
     text = str(error).strip()
     if isinstance(error, RuntimeEnvSetupError):
-        return f"its node could not be set up: {why_not_set_up(text)}"
+        reason = f"its node could not be set up: {why_not_set_up(text)}"
+        return SetupFailedError(reason, refused_requirements(text), node_of(text))
+    last = text[-_LONGEST_REASON:]
     if isinstance(error, OutOfMemoryError) or _OUT_OF_MEMORY.search(text):
-        return f"out of memory: {text[-_LONGEST_REASON:]}"
+        return TrainerGoneError(f"out of memory: {last}", DeathCause.OUT_OF_MEMORY)
     if _NODE_DIED.search(text):
-        return f"its node died: {text[-_LONGEST_REASON:]}"
+        return TrainerGoneError(f"its node died: {last}", DeathCause.NODE)
     if "creation task" in text:
-        return f"it failed to start: {text[-_LONGEST_REASON:]}"
+        return TrainerGoneError(f"it failed to start: {last}", DeathCause.SETUP)
+    return TrainerGoneError(_process_died(text))
+
+
+def _process_died(text: str) -> str:
     # The first lines name the actor; the guesses that Ray adds would mislead.
     lines = [line for line in text.splitlines()[1:] if not line.startswith("\t")]
     said = " ".join(lines).partition(" Some common causes")[0]
@@ -144,11 +151,8 @@ class _RayTrainer(TrainerHandle):
                 # the service is ours: what raises there is broken, and told as a loss
                 await self.kill()
                 raise TrainerGoneError(f"its service raised, so it was ended: {error}") from None
-            except RuntimeEnvSetupError as error:
-                text = str(error)
-                raise SetupFailedError(death_reason(error), refused_requirements(text), node_of(text)) from None
             except RayError as error:
-                raise TrainerGoneError(death_reason(error)) from None
+                raise gone(error) from None
 
     async def _end(self) -> None:
         """Kill by the helper, which reaches a stopped process at once; by Ray; and make sure."""
