@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query
 
 from surefoot.events import ClaimRequest, CommandKind, UplinkAck, UplinkBatch
 from surefoot.views import Claimed, CommandPage
-from surefoot_service.errors import ProblemError
+from surefoot_service.errors import ClaimCodeError
 from surefoot_service.keys import new_token, same
 from surefoot_service.rest.body import BodyKind, takes
 from surefoot_service.rest.dependencies import AttemptToken, ServiceDep
@@ -33,7 +33,7 @@ async def claim_attempt(attempt: AttemptId, body: ClaimRequest, service: Service
     """Trade the single-use claim code for the attempt's token and the job's spec."""
     # The code is derived from the attempt's name: a stranger's costs no look into the database, let alone its write lock.
     if not same(body.code, service.keys.claim_code(attempt)):
-        raise ProblemError(403, "this is not the attempt's claim code")
+        raise ClaimCodeError()
     claimed, _job = await service.database.write(
         store.claim,
         attempt,
