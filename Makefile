@@ -11,7 +11,7 @@ WORKERS ?= 2
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
-BENCHMARKS := steady_state recovery domains checkpoint_stall chaos
+BENCHMARKS := steady_state recovery domains checkpoint_stall chaos service
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help

@@ -13,7 +13,7 @@ import pytest
 
 from surefoot.events import Command, CommandKind, Event, EventKind, LedgerRow
 from surefoot.spec import JobState
-from surefoot_actors.supervisor import supervisor
+from surefoot_actors.protocol.membership import deadlines
 from surefoot_actors.uplink.memory import MemoryUplink
 
 from .harness import Keep, Stage, Story
@@ -193,7 +193,7 @@ def test_the_last_that_hold_the_state_are_frozen(
     stage: Stage, undisturbed: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainers: int, saved: bool
 ) -> None:
     """They are waited for, since fencing them loses the state (R9), but not for ever: nothing else would ever end a stopped process."""
-    monkeypatch.setattr(supervisor, "PATIENCE_S" if saved else "PATIENCE_WITHOUT_CHECKPOINT_S", 0.5)
+    monkeypatch.setattr(deadlines, "PATIENCE_S" if saved else "PATIENCE_WITHOUT_CHECKPOINT_S", 0.5)
     durable = {"checkpoints": tmp_path, "checkpoint": {"every_steps": 1, "every_s": None}} if saved else {}
     story = stage.run(
         trainers=trainers,

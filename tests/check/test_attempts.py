@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from surefoot.spec import JobSpec
-from surefoot_actors.check.attempts import _ended, _Lent
+from surefoot_actors.check.attempts import _ended
 from surefoot_actors.cluster.local.cluster import LocalCluster
+from surefoot_actors.cluster.local.lent_cluster import LentCluster
 from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.liveness.server import PulseServer
 from surefoot_actors.supervisor.supervisor import Supervisor
@@ -26,7 +27,7 @@ async def test_what_one_of_two_trainers_raises_ends_the_attempt(tmp_path: Path) 
     pulse, uplink = PulseServer("a"), MemoryUplink()
     await pulse.start()
     async with LocalCluster("check", [str(JOBS)], log_dir=tmp_path) as cluster:
-        lent = _Lent(cluster)
+        lent = LentCluster(cluster)
         failure = await _ended(Supervisor(spec, "a", lent, uplink, MemoryJournal(), pulse), uplink)
         await lent.close()
     await pulse.close()

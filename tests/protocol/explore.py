@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from surefoot_actors.protocol.member import machine as member
 from surefoot_actors.protocol.member.machine import At
-from surefoot_actors.protocol.membership.machine import Phase
+from surefoot_actors.protocol.membership.machine import Phase, Timer
 from surefoot_actors.protocol.messages import Conclude, Flag, Leaving, Restore
 
 from .machines import Machines
@@ -44,6 +44,7 @@ class Explorer:
             draft = next(d for label, certain, d in self._steps(world) if certain and label[0] != "Opened")
             world = self._canonical(draft)
         bounds = self.bounds
+        world = self._supervisors.grace_over(world) if bounds.founded else world
         budget = Budget(
             bounds.crashes,
             bounds.freezes,
@@ -151,6 +152,8 @@ class Explorer:
             return False
         state = self.machines.membership(world.supervisor.machine)
         if state.phase is not Phase.RUNNING or state.pausing != world.journal.pause:
+            return False
+        if Timer.PATIENCE in world.supervisor.timers:
             return False
         return all(
             t.late is None and (t.life != "live" or t.group == world.latest) for t in world.trainers

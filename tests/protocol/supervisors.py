@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from surefoot_actors.protocol.member.machine import At, MemberState
+from surefoot_actors.protocol.membership import deadlines
 from surefoot_actors.protocol.membership import machine as membership
 from surefoot_actors.protocol.membership.machine import (
+    CancelTimer,
     Committed,
     Finish,
     Found,
@@ -22,9 +24,12 @@ from surefoot_actors.protocol.membership.machine import (
     Resized,
     SaveState,
     Send,
+    SetTimer,
     StartTrainer,
     StateSaved,
     Suspected,
+    Timer,
+    TimerFired,
     Trusted,
     Withdraw,
 )
@@ -80,6 +85,7 @@ class Supervisors:
             yield from self._watch(world, i, trainer)
         yield from self._save(world)
         yield from self._faults(world)
+        yield from self._timers(world)
 
     def _receive(self, world: World, message: tuple[str, int, int]) -> Iterator[Step]:
         _, i, number = message
@@ -116,6 +122,29 @@ class Supervisors:
         draft.supervisor = draft.supervisor._replace(saving=())
         draft.journal = draft.journal._replace(stored=draft.journal.stored | rounds)
         yield from self._handle(draft.world(), ("saved", *rounds), True, StateSaved(), even_if_ignored=True)
+
+    def _timers(self, world: World) -> Iterator[Step]:
+        """However long a timer is to run: whatever else happens may take longer."""
+        for timer in sorted(world.supervisor.timers, key=lambda timer: timer.value):
+            if timer is Timer.START_GRACE and self._is_founded(world.supervisor.machine):
+                continue  # nobody asks for it till the run is founded anew: see _handle
+            draft = Draft(world)
+            draft.supervisor = draft.supervisor._replace(timers=world.supervisor.timers - {timer})
+            yield from self._handle(
+                draft.world(), ("FIRES", timer.value), True, TimerFired(timer), even_if_ignored=True
+            )
+
+    def _is_founded(self, machine: int) -> bool:
+        return self._machines.membership(machine).generation is not None
+
+    def grace_over(self, world: World) -> World:
+        """The same world, once the grace that trainers enough to begin give the others is over, if it runs."""
+        if Timer.START_GRACE not in world.supervisor.timers:
+            return world
+        machine, commands = self._machines.step_membership(world.supervisor.machine, TimerFired(Timer.START_GRACE))
+        assert not commands
+        timers = world.supervisor.timers - {Timer.START_GRACE}
+        return world._replace(supervisor=world.supervisor._replace(machine=machine, timers=timers))
 
     def _faults(self, world: World) -> Iterator[Step]:
         state = self._machines.membership(world.supervisor.machine)
@@ -171,7 +200,8 @@ class Supervisors:
         machine, commands = self._machines.step_membership(before, event)
         if (machine, commands) == (before, ()) and not even_if_ignored:
             return
-        self._check_not_given_up(world, before, machine)
+        patient = event != TimerFired(Timer.PATIENCE)
+        self._check_not_given_up(world, before, machine, () if patient else self._given_up(world, before))
         *partly, whole = self._performed(Draft(world), machine, commands)
         # acknowledged when all is performed: what a dead supervisor left half done is told again
         whole.control -= {acknowledged}
@@ -179,8 +209,22 @@ class Supervisors:
         if world.budget.supervisor_crashes:
             for k, draft in enumerate(partly):
                 yield ("SUPERVISOR CRASHES after", k, "commands of", *label), False, self._crash(draft)
+        anew = self._is_founded(before) and not self._is_founded(whole.supervisor.machine)
+        if anew and Timer.START_GRACE in world.supervisor.timers:
+            # it may have fired at any moment since the run was founded: the last of them stands for all
+            label = (*label, "after", "FIRES", Timer.START_GRACE.value)
+            yield from self._handle(self.grace_over(world), label, certain, event, acknowledged=acknowledged)
 
-    def _check_not_given_up(self, world: World, before: int, after: int) -> None:
+    def _given_up(self, world: World, machine: int) -> tuple[str, ...]:
+        """R9: when patience is over, all are given up that have the state, each of which is told to be suspected."""
+        silent = deadlines.silent(self._machines.membership(machine))
+        for trainer in silent:
+            i = int(trainer[1:])
+            if world.trainers[i].life == "live" and not world.supervisor.told >> i & 1:
+                raise Violation(f"R9: {trainer} is given up though nobody suspects it")
+        return silent
+
+    def _check_not_given_up(self, world: World, before: int, after: int, given_up: tuple[str, ...] = ()) -> None:
         generation = self._machines.membership(before).generation
         if generation is None or self._machines.membership(after).generation is not None:
             return
@@ -188,7 +232,8 @@ class Supervisors:
             raise Violation("I4: a completed run begins again")
         for i, trainer in enumerate(world.trainers):
             member = any(m.trainer == name(i) for m in generation.members)
-            if trainer.life == "live" and member and self._machines.member(trainer.machine).round >= 0:
+            fenced = name(i) in given_up or ("kill", i, 0) in world.control
+            if trainer.life == "live" and member and not fenced and self._machines.member(trainer.machine).round >= 0:
                 raise Violation(f"I4: the run is given up though {name(i)} lives with its state")
 
     # ---- commands
@@ -198,6 +243,8 @@ class Supervisors:
         draft.supervisor = draft.supervisor._replace(machine=machine)
         if draft.supervisor.saving and self._machines.membership(machine).phase is not Phase.SAVING:
             draft.supervisor = draft.supervisor._replace(saving=())
+        if self._machines.membership(machine).ended:
+            draft.supervisor = draft.supervisor._replace(timers=frozenset())
         todo = list(commands)
         while todo:
             yield Draft(draft.world())
@@ -233,6 +280,10 @@ class Supervisors:
                 self._decided(draft, generation)
                 number = self._machines.generations.number(generation)
                 draft.journal = draft.journal._replace(recorded=number)
+            case SetTimer(timer=timer):
+                draft.supervisor = draft.supervisor._replace(timers=draft.supervisor.timers | {timer})
+            case CancelTimer(timer=timer):
+                draft.supervisor = draft.supervisor._replace(timers=draft.supervisor.timers - {timer})
             case SaveState(members=members):
                 draft.supervisor = draft.supervisor._replace(saving=members)
             case StartTrainer(trainer=trainer):
@@ -359,16 +410,8 @@ class Supervisors:
         state = self._machines.membership(supervisor.machine)
         if state.phase is Phase.ENDED:
             return world.journal.finished and not any(t.life in ("live", "starting", "raised") for t in world.trainers)
-        if state.phase is Phase.FORMING:  # waits for the cluster to have room
-            return len(state.ready) < state.target
-        # R9: all that may have the state are frozen, and not given up
-        names = {m.trainer for m in self._machines.generation(world.latest).members} if world.latest >= 0 else set()
-        live = [i for i, t in enumerate(world.trainers) if t.life == "live" and name(i) in names]
-        frozen = {i for i in live if world.frozen >> i & 1}
-        return bool(frozen) and all(i in frozen or self._round(world, i) < 0 for i in live)
-
-    def _round(self, world: World, i: int) -> int:
-        return self._machines.member(world.trainers[i].machine).round
+        # waits for the cluster to have room; everything else that is waited for has an end
+        return state.phase is Phase.FORMING and len(state.ready) < state.min_trainers
 
     def ready(self, world: World, i: int) -> Step:
         """A trainer's train function reaches `steps()`."""

@@ -45,7 +45,7 @@ BOUNDS: dict[str, Bounds] = {
     "a restore, and a supervisor's crash": Bounds(
         trainers=1, spares=1, crashes=1, supervisor_crashes=1, stored=(1,), founded=False
     ),
-    "a restore, and a freeze": Bounds(trainers=2, spares=1, freezes=1, stored=(1,), steps=(1,), founded=False),
+    "a restore, and a freeze": Bounds(trainers=2, freezes=1, stored=(1,), steps=(1,), founded=False),
     # cut short at the beginning, it waits as one that may begin anew, and later reads the checkpoint of those that went on without it
     "a joiner cut short at the beginning, and a restore": Bounds(
         trainers=2, resizes=(1,), crashes=1, breaks=1, checkpoints=1, steps=(1,), founded=False

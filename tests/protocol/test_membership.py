@@ -11,6 +11,7 @@ from surefoot.events import EventKind
 from surefoot_actors.protocol.membership.machine import (
     Came,
     Cancelled,
+    CancelTimer,
     Committed,
     Emit,
     Finish,
@@ -28,6 +29,7 @@ from surefoot_actors.protocol.membership.machine import (
     SaveState,
     Searched,
     Send,
+    SetTimer,
     StartTrainer,
     StateSaved,
     Stepped,
@@ -58,14 +60,14 @@ from surefoot_actors.protocol.messages import (
 
 
 def after(state: MembershipState, *events: Any) -> Outcome:
-    """Apply events, answering Reserve as the shell does. Return the last state and what the last event gave rise to."""
+    """Apply events, answering Reserve as the shell does. Return the last state and what the last event gave rise to, timers aside."""
     commands: tuple[Any, ...] = ()
     for event in events:
         state, commands = step(state, event)
         if Reserve() in commands:
             state, more = step(state, Reserved(state.number + 1, f"n{state.number + 1}"))
             commands += more
-    return state, tuple(c for c in commands if not isinstance(c, Emit))
+    return state, tuple(c for c in commands if not isinstance(c, Emit | SetTimer | CancelTimer))
 
 
 def hello(trainer: str, fingerprint: str = "a", num_steps: int = 9) -> Came:

@@ -13,7 +13,7 @@ import pytest
 
 from surefoot_actors.protocol.member import machine as member
 from surefoot_actors.protocol.member.machine import At, MemberState, Stage
-from surefoot_actors.protocol.membership import completion, formation, raising, regrouping
+from surefoot_actors.protocol.membership import completion, deadlines, formation, raising, regrouping
 from surefoot_actors.protocol.membership import machine as membership
 from surefoot_actors.protocol.membership.common import end
 from surefoot_actors.protocol.membership.machine import MembershipState, Phase, Record
@@ -51,6 +51,10 @@ def never(*_: Any) -> bool:
 
 def nobody(*_: Any) -> frozenset[str]:
     return frozenset()
+
+
+def whoever_has_not_reported(state: MembershipState) -> tuple[str, ...]:
+    return tuple(t for t in state.members if state.phase is Phase.COLLECTING and t not in state.reports)
 
 
 def forget_when_sending(state: MemberState, reached: Stage) -> bool:
@@ -155,6 +159,19 @@ CASES = {
     ),
     "R9 the last one is not given up": Case(
         regrouping, "may_decide", always, Bounds(freezes=2, steps=(1,)), "I4: the run is given up though t0 lives"
+    ),
+    "the silent are waited for no longer than for some time": Case(
+        deadlines, "silent", nobody, Bounds(freezes=2, steps=(1,)), "I4: stuck"
+    ),
+    "R9 nobody is given up whom nobody suspects": Case(
+        deadlines,
+        "silent",
+        whoever_has_not_reported,
+        Bounds(freezes=1, steps=(1,)),
+        "is given up though nobody suspects it",
+    ),
+    "who is enough to begin waits for the rest no longer than for some time": Case(
+        deadlines, "_waits_for_the_rest", never, Bounds(trainers=2, crashes=1, founded=False), "I4: stuck"
     ),
     "what one alone raises is its loss": Case(
         raising, "judge", believe_one, Bounds(raises=1, steps=(1,)), "I10: the run failed by what one trainer raised"

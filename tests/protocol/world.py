@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from surefoot_actors.protocol.membership.machine import Timer
+
 __all__ = [
     "ASLEEP",
     "AWAKE",
@@ -129,6 +131,8 @@ class Supervisor(NamedTuple):
     told: int = 0
     # who is saving the state (SaveState)
     saving: tuple[str, ...] = ()
+    # clocks that it was commanded to set, each of which may be over at any moment
+    timers: frozenset[Timer] = frozenset()
 
 
 class Journal(NamedTuple):

@@ -27,11 +27,11 @@ from surefoot_actors.protocol.membership import machine as membership
 from surefoot_actors.protocol.membership.machine import (
     Came,
     Cancelled,
+    CancelTimer,
     Emit,
     Event,
     Finish,
     Found,
-    GraceOver,
     Kill,
     Lost,
     MembershipState,
@@ -41,13 +41,17 @@ from surefoot_actors.protocol.membership.machine import (
     Reserve,
     Reserved,
     Resized,
+    RestoreSourceMissing,
     SaveState,
     Searched,
     Send,
+    SetTimer,
     Started,
     StartTrainer,
     Stepped,
     Suspected,
+    Timer,
+    TimerFired,
     Trusted,
     Withdraw,
 )
@@ -64,6 +68,7 @@ from surefoot_actors.protocol.messages import (
 )
 from surefoot_actors.protocol.once import Gone
 from surefoot_actors.supervisor.checkpoints import CheckpointKeeper
+from surefoot_actors.supervisor.clocks import Clocks
 from surefoot_actors.supervisor.death_reasons import explained
 from surefoot_actors.supervisor.fault_injection import Injector
 from surefoot_actors.supervisor.ledger_intake import RowKeeper
@@ -77,12 +82,6 @@ __all__ = ["Outcome", "Supervisor"]
 # How long a trainer that its helper has seen die may wait for the cluster's word, which says more of why; and the other way round, for
 # the helper knows what it was computing. Both come within milliseconds.
 WORD_S = 0.25
-# How long members that are stopped or silent are waited for, when nobody else holds the state: with a checkpoint to go on from, about as
-# long as Ray takes to call a node dead; without one as long as a trainer lives that no supervisor asks for.
-PATIENCE_S = 60.0
-PATIENCE_WITHOUT_CHECKPOINT_S = 600.0
-# How long trainers that are enough to begin wait for the rest of those that are wanted.
-START_GRACE_S = 10.0
 # How long a trainer that was told to end may take to unwind the user's code.
 END_GRACE_S = 3.0
 # How long the last rows and events may take to be acknowledged at the end.
@@ -93,20 +92,6 @@ def attempt_number(attempt: str) -> int:
     """Which of its job's attempts it is, by its name: "JOB-2" is the second."""
     number = attempt.rpartition("-")[2]
     return int(number) if number.isdecimal() else 1
-
-
-@dataclass(frozen=True, slots=True)
-class NothingToBeginWith:
-    """The job is to begin from a checkpoint that is not there."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class OutOfPatience:
-    """The members of the generation before this number were waited for long enough."""
-
-    number: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +121,8 @@ class Supervisor:
         """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process at once, for `surefoot chaos`."""
         self._spec, self._attempt, self._cluster = spec, attempt, cluster
         self._uplink, self._journal, self._pulse, self._faults = uplink, journal, pulse, faults
-        self._events: asyncio.Queue[Event | Handled | NothingToBeginWith | OutOfPatience | Gone] = asyncio.Queue()
+        self._events: asyncio.Queue[Event | Handled | Gone] = asyncio.Queue()
+        self._clocks = Clocks(self._events.put_nowait)
         self._attendants: dict[str, Attendant] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._state = MembershipState(
@@ -165,9 +151,6 @@ class Supervisor:
         self._stalls = StallTeller(lambda: self._state, self._attendants, self._rows, pulse, uplink.event)
         # events that commands gave rise to, handled before anything else
         self._due: list[Event] = []
-        self._grace: asyncio.Task[None] | None = None
-        # the number of the generation that cannot be decided for want of anybody who holds the state, when that was last so
-        self._patience_of = 0
         self._lost_at: float | None = None
         self._again = 0
         # unix time since which a trainer has not been seen running
@@ -197,6 +180,7 @@ class Supervisor:
         finally:
             for watcher in watchers:
                 watcher.cancel()
+            self._clocks.close()
             await self._keeper.close()
             await self._end_all()
 
@@ -230,7 +214,7 @@ class Supervisor:
         try:
             self._events.put_nowait(Searched(await self._keeper.find()))
         except CheckpointError as error:
-            self._events.put_nowait(NothingToBeginWith(str(error)))
+            self._events.put_nowait(RestoreSourceMissing(str(error)))
 
     async def _resume(
         self, handles: list[TrainerHandle], finished: str | None, number: int, members: tuple[str, ...]
@@ -248,14 +232,8 @@ class Supervisor:
         if not finished and set(members).difference(found.trainers):
             self._note_loss(certain=True)  # of one that died while no supervisor lived, perhaps the last
 
-    async def _handle(self, event: Event | Handled | NothingToBeginWith | OutOfPatience | Gone) -> None:
+    async def _handle(self, event: Event | Handled | Gone) -> None:
         match event:
-            case NothingToBeginWith() if self._state.generation is not None:
-                event = Searched(())  # it began long ago: peers hold the state
-            case NothingToBeginWith(reason=reason):
-                self._uplink.event(EventKind.FAILED, reason=reason, traceback="", trainer="")
-                await self._finish(JobState.FAILED, reason)
-                return
             case Handled():
                 if not event.done.done():
                     event.done.set_result(None)
@@ -278,10 +256,7 @@ class Supervisor:
             case Came(message=Done() as done):
                 await asyncio.to_thread(self._journal.expect, done.steps)
                 self._rows.expect(done.steps)
-            case OutOfPatience(number=number):
-                self._patience_of = 0  # who came back for a moment only is waited for anew
-                await self._give_up_the_silent(number)
-                self._start_patience()
+            case TimerFired() if not self._clocks.takes(event):
                 return
             case Lost() if self._waits_for_its_helper(event):
                 self._spawn(self._after_its_helper(event))
@@ -289,8 +264,8 @@ class Supervisor:
             case Lost():
                 reason = explained(event.reason, self._pulse.killed_by(event.trainer))
                 event = replace(event, reason=reason, computing=self._computing(event))
-        if isinstance(event, Lost | Suspected) and event.trainer in self._state.members:
-            self._note_loss(self._ill_since.pop(event.trainer, None))
+        if self._is_of_a_loss(event):
+            self._note_loss(self._ill_since.pop(event.trainer, None) if isinstance(event, Lost | Suspected) else None)
             if self._rows.newest is not None:
                 # losses with steps in between are not held together
                 await self._apply(membership.step(self._state, Stepped(self._rows.newest)))
@@ -301,9 +276,13 @@ class Supervisor:
                 self._note_loss()
         if isinstance(event, Lost):
             self._dismiss(event.trainer)  # dead for certain or not: nothing of it stays
-        self._start_grace()
-        self._start_patience()
         self._keeper.attend(self._state)
+
+    def _is_of_a_loss(self, event: Event) -> bool:
+        """Whether a member is lost by this, or may be."""
+        if isinstance(event, Lost | Suspected):
+            return event.trainer in self._state.members
+        return event == TimerFired(Timer.PATIENCE)
 
     def _is_restoring(self, trainer: str, url: str) -> bool:
         return self._state.phase is Phase.RESTORING and (trainer, url) == (self._state.restorer, self._state.restoring)
@@ -359,6 +338,10 @@ class Supervisor:
                 self._emit(kind, dict(data) | {"first_step": data["step"]})
             case Emit(kind=kind, data=data):
                 self._emit(kind, dict(data))
+            case SetTimer(timer=timer, after_s=after_s):
+                self._clocks.set(timer, after_s)
+            case CancelTimer(timer=timer):
+                self._clocks.cancel(timer)
             case Finish(outcome=outcome, reason=reason):
                 await self._finish(JobState(outcome), reason)
 
@@ -373,35 +356,7 @@ class Supervisor:
     def _nonce(self) -> str:
         return f"{self._attempt}-{secrets.token_hex(16)}"
 
-    def _start_grace(self) -> None:
-        state = self._state
-        if self._grace is None and state.phase is Phase.FORMING and len(state.ready) >= state.min_trainers:
-            self._grace = self._spawn(self._later(START_GRACE_S, GraceOver()))
-
-    # ---- nobody who holds the state is heard
-
-    def _silent(self) -> tuple[str, ...]:
-        """Members that are suspected and waited for, if it is for nobody else: nobody with state has reported (R9)."""
-        state = self._state
-        if state.phase is Phase.RUNNING and state.suspected.issuperset(state.members):
-            return state.members  # they had reported before they stopped
-        waited_for = tuple(t for t in state.members if t not in state.reports)
-        all_are = bool(waited_for) and state.suspected.issuperset(waited_for)
-        return waited_for if state.phase is Phase.COLLECTING and all_are else ()
-
-    def _start_patience(self) -> None:
-        if self._silent() and self._patience_of != self._state.number:
-            self._patience_of = self._state.number
-            patience_s = PATIENCE_S if self._state.checkpoints else PATIENCE_WITHOUT_CHECKPOINT_S
-            self._spawn(self._later(patience_s, OutOfPatience(self._state.number)))
-
-    async def _give_up_the_silent(self, number: int) -> None:
-        """Go on without the last ones that hold the state: from a checkpoint, or from step 0, to the same bytes."""
-        for trainer in self._silent() if self._state.number == number else ():
-            self._heard_out.add(trainer)  # its helper has nothing to say of an end that we make
-            await self._handle(Lost(trainer, "it was not seen running for too long, and nobody else holds the state"))
-
-    async def _later(self, delay_s: float, event: Event | OutOfPatience) -> None:
+    async def _later(self, delay_s: float, event: Event) -> None:
         await asyncio.sleep(delay_s)
         self._events.put_nowait(event)
 

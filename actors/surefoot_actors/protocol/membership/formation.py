@@ -35,6 +35,7 @@ __all__ = [
     "not_restored",
     "restored",
     "searched",
+    "source_missing",
 ]
 
 
@@ -71,6 +72,11 @@ def searched(state: MembershipState, urls: tuple[str, ...]) -> Outcome:
     """Take over the checkpoints that were there before this supervisor."""
     older = tuple(u for u in urls if u not in state.checkpoints)
     return form_if_enough(replace(state, searching=False, checkpoints=state.checkpoints + older))
+
+
+def source_missing(state: MembershipState, reason: str) -> Outcome:
+    """There is nothing to begin with, which matters to nobody if the run began long ago: peers hold the state."""
+    return fail(state, "", reason) if state.generation is None else searched(state, ())
 
 
 def _enough(state: MembershipState) -> bool:

@@ -18,7 +18,8 @@
     SAVING, CONCLUDING ──a member suspected, or none left──▶ RESERVING;   any ──user error, cancel, hopeless──▶ ENDED
 
 Here is what feeds it; what it does is in modules of their own: `formation` (the first generation, restoring), `regrouping` (from one
-generation to the next, in `generation`), `completion` (the end, a pause), `losses` and `failures`, `scaling` (how many there should be).
+generation to the next, in `generation`), `completion` (the end, a pause), `losses` and `failures`, `scaling` (how many there should be),
+`deadlines` (what is waited for, and how long: the machine commands timers, and is told when one has fired).
 Decisions are values with a reason, told as events. Nothing here knows Ray, clocks or the network.
 """
 
@@ -28,19 +29,19 @@ from dataclasses import replace
 from typing import assert_never
 
 from surefoot.events import SUPERVISOR_RESTARTED, EventKind
-from surefoot_actors.protocol.membership import completion, failures, formation, losses, raising, regrouping
+from surefoot_actors.protocol.membership import completion, deadlines, failures, formation, losses, raising, regrouping
 from surefoot_actors.protocol.membership.common import end, fail, less, start_over, then
 from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted, trim
 from surefoot_actors.protocol.membership.state import (
     Came,
     Cancelled,
+    CancelTimer,
     Command,
     Committed,
     Emit,
     Event,
     Finish,
     Found,
-    GraceOver,
     Kill,
     Lost,
     MembershipState,
@@ -51,14 +52,18 @@ from surefoot_actors.protocol.membership.state import (
     Reserve,
     Reserved,
     Resized,
+    RestoreSourceMissing,
     SaveState,
     Searched,
     Send,
+    SetTimer,
     Started,
     StartTrainer,
     StateSaved,
     Stepped,
     Suspected,
+    Timer,
+    TimerFired,
     Trusted,
     Withdraw,
 )
@@ -85,6 +90,7 @@ from surefoot_actors.protocol.messages import (
 
 __all__ = [
     "Came",
+    "CancelTimer",
     "Cancelled",
     "Command",
     "Committed",
@@ -92,7 +98,6 @@ __all__ = [
     "Event",
     "Finish",
     "Found",
-    "GraceOver",
     "Kill",
     "Lost",
     "MembershipState",
@@ -103,14 +108,18 @@ __all__ = [
     "Reserve",
     "Reserved",
     "Resized",
+    "RestoreSourceMissing",
     "SaveState",
     "Searched",
     "Send",
+    "SetTimer",
     "StartTrainer",
     "Started",
     "StateSaved",
     "Stepped",
     "Suspected",
+    "Timer",
+    "TimerFired",
     "Trusted",
     "Withdraw",
     "begin",
@@ -155,9 +164,11 @@ def adopts(found: Found, trainer: str) -> bool:
 
 
 def step(state: MembershipState, event: Event) -> Outcome:
-    """Apply one event."""
-    if state.ended:
-        return state, ()
+    """Apply one event; an attempt that has ended heeds none."""
+    return then(state, lambda s: _applied(s, event), deadlines.keep_timers)
+
+
+def _applied(state: MembershipState, event: Event) -> Outcome:
     match event:
         case Came(message=message):
             return _came(state, message)
@@ -173,12 +184,14 @@ def step(state: MembershipState, event: Event) -> Outcome:
             return then(replace(state, target=target), trim, fill, formation.form_if_enough, flag_if_wanted)
         case Cancelled(reason=reason):
             return end(state, "cancelled", reason)
-        case GraceOver():
-            return formation.form_if_enough(replace(state, grace_over=True))
+        case TimerFired(timer=timer):
+            return deadlines.fired(state, timer)
         case Committed(url=url):
             return failures.committed(state, url), ()
         case Searched(urls=urls):
             return formation.searched(state, urls)
+        case RestoreSourceMissing(reason=reason):
+            return formation.source_missing(state, reason)
         case Stepped(step=newest):
             return failures.stepped(state, newest), ()
         case PauseWanted():

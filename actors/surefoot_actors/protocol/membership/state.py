@@ -13,6 +13,7 @@ from surefoot_actors.protocol.messages import Done, FromTrainer, Generation, Rai
 
 __all__ = [
     "Came",
+    "CancelTimer",
     "Cancelled",
     "Command",
     "Committed",
@@ -20,7 +21,6 @@ __all__ = [
     "Event",
     "Finish",
     "Found",
-    "GraceOver",
     "Kill",
     "Lost",
     "MembershipState",
@@ -32,14 +32,18 @@ __all__ = [
     "Reserve",
     "Reserved",
     "Resized",
+    "RestoreSourceMissing",
     "SaveState",
     "Searched",
     "Send",
+    "SetTimer",
     "StartTrainer",
     "Started",
     "StateSaved",
     "Stepped",
     "Suspected",
+    "Timer",
+    "TimerFired",
     "Trusted",
     "Withdraw",
 ]
@@ -56,6 +60,15 @@ class Phase(Enum):
     # all are parked, after the last step or to be paused, and their state is being saved
     SAVING = "saving"
     ENDED = "ended"
+
+
+class Timer(Enum):
+    """What is waited for no longer than for some time (deadlines.py)."""
+
+    # for the rest of the trainers that are wanted, while there are enough to begin
+    START_GRACE = "start grace"
+    # for members that are stopped or silent, while nobody else holds the state
+    PATIENCE = "patience"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +135,8 @@ class MembershipState:
     elected: str | None = None
     # waited long enough for the rest of `target` before the first generation
     grace_over: bool = False
+    # those that are set, and have neither fired nor been cancelled
+    timers: frozenset[Timer] = frozenset()
     fingerprint: tuple[tuple[str, str], ...] | None = None
     num_steps: int | None = None
     # the longest row of losses since a step was last known to be new; of those asked for since then: how long the row before each was
@@ -167,6 +182,8 @@ class Lost:
     computing: tuple[int, int] | None = None
     # of what its code raised; empty: it did not
     traceback: str = ""
+    # the last events of its machine, a line each, where the fault is Surefoot's own
+    story: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +220,10 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
-class GraceOver:
-    """Trainers enough to begin have been waiting for the others for long enough."""
+class TimerFired:
+    """The time is over for which this was set. Not told of a timer that is cancelled, or set anew, before this is handled."""
+
+    timer: Timer
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +261,13 @@ class Searched:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreSourceMissing:
+    """Told in place of Searched: the checkpoint that the job is to begin from is not there, or is not for it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stepped:
     """There is a ledger row of this step. Need not be told but before a loss is: losses with steps in between are not held together."""
 
@@ -265,6 +291,7 @@ Event = (
     | PauseWanted
     | StateSaved
     | Searched
+    | RestoreSourceMissing
     | Stepped
     | Came
     | Lost
@@ -273,7 +300,7 @@ Event = (
     | Reserved
     | Resized
     | Cancelled
-    | GraceOver
+    | TimerFired
     | Started
 )
 
@@ -346,6 +373,21 @@ class SaveState:
     pausing: bool
 
 
-Command = SaveState | StartTrainer | Withdraw | Send | Kill | Reserve | Record | Emit | Finish
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Tell TimerFired after so long, once. One that is set already begins anew."""
+
+    timer: Timer
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    """Tell no TimerFired of this timer."""
+
+    timer: Timer
+
+
+Command = SaveState | StartTrainer | Withdraw | Send | Kill | Reserve | Record | Emit | Finish | SetTimer | CancelTimer
 Outcome = tuple[MembershipState, tuple[Command, ...]]
 Move = Callable[[MembershipState], Outcome]
