@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-
 from starlette.datastructures import Headers
 
+from surefoot.names import is_attempt
 from surefoot_service.errors import TokenError
 from surefoot_service.keys import Keys, KnownTokens, digest
 from surefoot_service.store import attempts
 from surefoot_service.store.database import Database
 
-__all__ = ["ATTEMPT_NAME", "bearer", "check_attempt", "check_user"]
-
-ATTEMPT_NAME = r"^[a-z0-9-]{1,60}$"
+__all__ = ["bearer", "check_attempt", "check_user"]
 
 
 def bearer(headers: Headers, which: str) -> str:
@@ -35,7 +32,7 @@ def check_user(headers: Headers, keys: Keys) -> None:
 async def check_attempt(headers: Headers, attempt: str, known: KnownTokens, database: Database) -> None:
     """Raise TokenError unless the request brings the attempt's token, or OverError where the attempt is over."""
     token = bearer(headers, "the attempt's token")
-    if not re.fullmatch(ATTEMPT_NAME[1:-1], attempt):
+    if not is_attempt(attempt):
         raise TokenError("this is not the attempt's token")
     token_hash = digest(token)
     if known.knows(attempt, token_hash):

@@ -9,6 +9,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from surefoot.events import Command, CommandKind, UplinkBatch
+from surefoot.names import attempt_name
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import Claimed
 from surefoot_service.errors import ClaimCodeError, ConflictError, NotFoundError, OverError, TokenError
@@ -58,7 +59,7 @@ def make(session: Session, job: str, *, keys: Keys, session_name: str, reason: s
     for attempt in earlier:
         attempt.fenced_at = attempt.fenced_at or now
     number = len(earlier) + 1
-    name = f"{job}-{number}"
+    name = attempt_name(job, number)
     made = AttemptRow(
         id=name,
         job=job,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -14,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from surefoot.errors import SurefootError
 from surefoot.events import EventKind
+from surefoot.names import is_job
 from surefoot.spec import JobSpec, JobState
 from surefoot.stored_spec import StoredSpec
 from surefoot.views import JobView, NumberedEvent
@@ -32,7 +32,6 @@ __all__ = [
     "create",
     "explain_queued",
     "has_ended",
-    "is_job_id",
     "listing",
     "load",
     "lock",
@@ -82,21 +81,12 @@ def create(
     return view(session, row), True
 
 
-# A spec's `restore` is another job's id where it is neither a path nor a URL.
-_JOB_ID = re.compile(r"^[a-z0-9-]{1,40}$")
-
-
-def is_job_id(restore: str) -> bool:
-    """Whether a spec's `restore` names a job, rather than a path or URL."""
-    return _JOB_ID.match(restore) is not None
-
-
 def _with_restore(session: Session, spec: JobSpec, checkpoints: str) -> JobSpec:
     """The spec with the checkpoint that another job's id means. It is fixed here: every attempt is to begin from the same.
 
     Raises InvalidError where there is no such job, no checkpoint of it, or one that its training code told to be somewhere else.
     """
-    if spec.restore is None or not _JOB_ID.match(spec.restore):
+    if spec.restore is None or not is_job(spec.restore):
         return spec
     other = session.scalar(select(JobRow).where(JobRow.id == spec.restore, JobRow.deleted_at.is_(None)))
     if other is None:
@@ -132,7 +122,7 @@ def _same(known: JobSpec, spec: JobSpec) -> bool:
     """Whether a stored spec is this one; which checkpoint it begins from may have been fixed since."""
     if spec.restore is None or known.restore is None:
         return known == spec
-    if _JOB_ID.match(spec.restore) or known.restore.startswith(f"{spec.restore.rstrip('/')}/"):
+    if is_job(spec.restore) or known.restore.startswith(f"{spec.restore.rstrip('/')}/"):
         spec = _with(spec, known.restore)
     return known == spec
 

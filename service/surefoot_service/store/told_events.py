@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session, aliased
 
+from surefoot.names import attempt_of
 from surefoot.told import AnyTold
 from surefoot_service.errors import InvalidError
 from surefoot_service.store.columns import LAST_NUMBER
@@ -51,7 +52,7 @@ def _check_ahead(session: Session, job: str, source: str, n: int, field: str) ->
 
 
 def _source(session: Session, attempt: AttemptRow, name: str, field: str) -> EventSourceRow:
-    owner = name.rpartition("/")[0]
+    owner = attempt_of(name)
     row = session.get(EventSourceRow, (attempt.job, name))
     if (owner and owner != attempt.id) or (row is not None and row.attempt != attempt.id):
         raise InvalidError(

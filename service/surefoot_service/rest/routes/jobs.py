@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 from fastapi import APIRouter, Header, Path, Query, Response
 
 from surefoot.errors import EntrypointError
+from surefoot.names import JOB_PATTERN, is_job
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import FaultRequest, JobList, JobView, ResizeRequest
 from surefoot_service.checkpoints.places import refusal
@@ -28,7 +29,7 @@ from surefoot_service.wakeups import RECONCILER, commands_of, news_of
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[User], route_class=GuardedRoute)
 
-JobId = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,40}$", description="the job's id")]
+JobId = Annotated[str, Path(pattern=JOB_PATTERN, description="the job's id")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -74,7 +75,7 @@ def _check_places(service: Service, spec: JobSpec) -> None:
     allowed = service.settings.storage_protocols
     if spec.checkpoint.url is not None and (why := refusal(spec.checkpoint.url, allowed)):
         raise InvalidError("body.checkpoint.url", why)
-    if spec.restore is not None and not store.is_job_id(spec.restore) and (why := refusal(spec.restore, allowed)):
+    if spec.restore is not None and not is_job(spec.restore) and (why := refusal(spec.restore, allowed)):
         raise InvalidError("body.restore", why)
 
 
@@ -105,9 +106,7 @@ async def list_jobs(
     service: ServiceDep,
     state: Annotated[JobState | None, Query(description="only jobs in this state")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="at most so many jobs"), Digits] = 100,
-    before: Annotated[
-        str | None, Query(pattern=r"^[a-z0-9-]{1,40}$", description="a job's id: only older ones")
-    ] = None,
+    before: Annotated[str | None, Query(pattern=JOB_PATTERN, description="a job's id: only older ones")] = None,
 ) -> Response:
     """List jobs, newest first."""
     found = await service.database.read(shown.jobs_json, state=state, limit=limit, before=before)
