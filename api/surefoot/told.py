@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from surefoot import bounds
+from surefoot.names import SOURCE_PATTERN
 from surefoot.payloads import (
     At,
     CheckpointData,
@@ -59,7 +60,7 @@ Source = Annotated[
     str,
     Field(
         max_length=100,
-        pattern=r"^([a-z0-9-]{1,60}/(supervisor|trainer|launcher)(-[A-Za-z0-9._-]{1,40})?|[A-Za-z0-9][A-Za-z0-9._-]{0,60})$",
+        pattern=SOURCE_PATTERN,
     ),
     AfterValidator(_not_the_service),
 ]

@@ -17,11 +17,12 @@ import psutil
 import pytest
 
 from surefoot.events import CommandKind, EventKind
+from surefoot.names import SUPERVISOR
 from surefoot.package import pack
 from surefoot.spec import JobSpec
 from surefoot_actors.cluster.ray.ending import place_of
 from surefoot_actors.cluster.ray.journal import RayJournal
-from surefoot_actors.cluster.ray.names import KEEPER, SUPERVISOR, find_actor, list_roles
+from surefoot_actors.cluster.ray.names import KEEPER, find_actor, list_roles
 from surefoot_service.packages.archive import for_ray
 
 from ..ray_head import Head, connected, ray_head

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from surefoot.events import MAX_BATCH, ClaimRequest, UplinkBatch
 from surefoot.spec import MAX_CONFIG_DEPTH, JobSpec
 from surefoot.views import FaultRequest, Problem, ResizeRequest
-from surefoot_service.errors import ProblemError, unprocessable
+from surefoot_service.errors import InvalidError
 from surefoot_service.rest.body import MAX_DEPTH, MAX_MEMBERS, MAX_VALUES, BoundedBody, parse
-from surefoot_service.rest.problems import MAX_ERRORS, MAX_PROBLEM_BYTES, problem_of, problem_response
+from surefoot_service.rest.problems import MAX_ERRORS, MAX_PROBLEM_BYTES, ProblemError, problem_of, problem_response
 
 from .asgi import ask
 from .helpers import JSON, Attempt, make_row
@@ -141,7 +141,7 @@ async def test_the_first_wrong_event_ends_it(attempt: Attempt, app: FastAPI) -> 
 
 @given(st.lists(st.text(max_size=2000), max_size=50), st.text(max_size=100_000))
 def test_no_problem_is_longer_than_a_page(messages: list[str], detail: str) -> None:
-    error = unprocessable("x".join(messages), detail)
+    error = InvalidError("x".join(messages), detail)
     answer = problem_response(problem_of(error))
     assert len(answer.body) <= MAX_PROBLEM_BYTES
     assert Problem.model_validate_json(bytes(answer.body)).status == 422

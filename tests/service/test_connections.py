@@ -161,7 +161,7 @@ SERVICE = """
 import asyncio, resource, socket, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
-from surefoot_service import logs
+from surefoot_service.up import logs
 from surefoot_service.rest.app import create_app
 from surefoot_service.rest.server import Server
 from surefoot_service.settings import Settings

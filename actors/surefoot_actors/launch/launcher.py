@@ -17,8 +17,9 @@ from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_af
 from surefoot._network import direct_client
 from surefoot.errors import SurefootError
 from surefoot.events import ClaimRequest
+from surefoot.names import SUPERVISOR, name_within
 from surefoot.views import Claimed
-from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, SUPERVISOR, actor_name, find_actor
+from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, find_actor
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE
 from surefoot_actors.launch.package_pin import KeeperActor
 from surefoot_actors.launch.supervisor_actor import Orders, SupervisorActor
@@ -74,8 +75,8 @@ def launch(orders: Orders) -> ActorHandle[Any]:
         "max_restarts": -1,
         "max_task_retries": -1,
     }
-    ray.remote(KeeperActor).options(name=actor_name(orders.attempt, KEEPER), runtime_env=package, **shared).remote()
-    supervisor = ray.remote(SupervisorActor).options(name=actor_name(orders.attempt, SUPERVISOR), **shared)
+    ray.remote(KeeperActor).options(name=name_within(orders.attempt, KEEPER), runtime_env=package, **shared).remote()
+    supervisor = ray.remote(SupervisorActor).options(name=name_within(orders.attempt, SUPERVISOR), **shared)
     made: ActorHandle[Any] = supervisor.remote(orders)  # type: ignore[assignment]
     return made
 

@@ -18,6 +18,7 @@ import ray.util
 
 from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
+from surefoot.names import SUPERVISOR, name_within
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.cluster.environment import without_secrets
 from surefoot_actors.cluster.ray.names import KEEPER, find_actor
@@ -84,7 +85,7 @@ class SupervisorActor:
         from surefoot_actors.uplink.http import HttpUplink
 
         orders = self._orders
-        source = f"{orders.attempt}/supervisor-{secrets.token_hex(4)}"
+        source = name_within(orders.attempt, f"{SUPERVISOR}-{secrets.token_hex(4)}")
         journal = RayJournal(orders.attempt)
         uplink = HttpUplink(orders.url, orders.attempt, self._token, source, journal=journal)
         pulse = await _pulse_server(orders.attempt, journal)

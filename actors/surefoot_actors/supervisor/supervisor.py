@@ -17,6 +17,7 @@ from pydantic import JsonValue
 
 from surefoot.errors import CheckpointError
 from surefoot.events import Command, CommandKind, EventKind, LedgerRow
+from surefoot.names import attempt_number, trainer_number
 from surefoot.spec import JobSpec, JobState
 from surefoot.words import UnknownWord
 from surefoot_actors.checkpoint.store import is_at
@@ -88,12 +89,6 @@ WORD_S = 0.25
 END_GRACE_S = 3.0
 # How long the last rows and events may take to be acknowledged at the end.
 FLUSH_S = 30.0
-
-
-def attempt_number(attempt: str) -> int:
-    """Which of its job's attempts it is, by its name: "JOB-2" is the second."""
-    number = attempt.rpartition("-")[2]
-    return int(number) if number.isdecimal() else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,7 +318,7 @@ class Supervisor:
     async def _perform(self, command: membership.Command) -> None:
         match command:
             case StartTrainer(trainer=trainer):
-                await asyncio.to_thread(self._journal.start, int(trainer[1:]) + 1)
+                await asyncio.to_thread(self._journal.start, trainer_number(trainer) + 1)
                 self._attend(trainer, self._started(command))
             case SaveState():
                 self._keeper.save(command, self._state)

@@ -46,7 +46,7 @@ _TRIES = 5
 
 
 async def delete_job(service: Service, job: str, *, by: str, checkpoints: bool) -> None:
-    """Delete a job that has ended: nobody sees it from the first commit on. Raises the problems of `removal.mark`."""
+    """Delete a job that has ended: nobody sees it from the first commit on. Raises as `removal.mark` does."""
     new = await service.database.write(removal.mark, job, by=by, checkpoints=checkpoints, now=service.now())
     if not new:
         return

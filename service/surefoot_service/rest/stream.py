@@ -9,7 +9,7 @@ from fastapi.sse import format_sse_event
 from sqlalchemy.orm import Session
 
 from surefoot.views import JobView, NumberedEvent
-from surefoot_service.errors import ProblemError
+from surefoot_service.errors import NotFoundError
 from surefoot_service.parts import Service
 from surefoot_service.store import events, jobs
 from surefoot_service.store.database import StoreAwayError
@@ -66,7 +66,7 @@ async def follow(service: Service, job: str, cursor: Cursor) -> AsyncIterator[by
                 found = await service.database.read(_read, job, cursor)
             except StoreAwayError:
                 return  # whoever follows comes back with the cursor
-            except ProblemError:
+            except NotFoundError:
                 return  # the job was deleted: whoever comes back is told so
             for message in _messages(found, cursor):
                 yield message

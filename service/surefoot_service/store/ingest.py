@@ -26,7 +26,7 @@ from surefoot.told import (
     StateTold,
 )
 from surefoot_service.checkpoints.places import belongs
-from surefoot_service.errors import ProblemError
+from surefoot_service.errors import OverError
 from surefoot_service.policy.lifecycle import TransitionError
 from surefoot_service.store import ledger, told_events
 from surefoot_service.store.events import add_event, is_told
@@ -75,7 +75,7 @@ def take(
 
 
 def take_again(session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch) -> Taken:
-    """Acknowledge a batch of an attempt that has told all. Raises a 410 problem for one with anything new in it."""
+    """Acknowledge a batch of an attempt that has told all. Raises OverError for one with anything new in it."""
     sources = {
         name: row
         for name in dict.fromkeys(event.source for event in batch.events)
@@ -85,7 +85,7 @@ def take_again(session: Session, attempt: AttemptRow, job: JobRow, batch: Uplink
     if not (
         mine and told_events.are_stored(session, job.id, batch.events) and ledger.are_stored(session, job, batch.rows)
     ):
-        raise ProblemError(410, f"attempt {attempt.id} is over: job {job.id} has {job.state}, and all of it was stored")
+        raise OverError(f"attempt {attempt.id} is over: job {job.id} has {job.state}, and all of it was stored")
     ack = UplinkAck(events={name: row.stored for name, row in sources.items()}, rows_below=job.steps_done)
     return Taken(ack=ack, moved=False)
 

@@ -16,11 +16,12 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError, RuntimeEnvSetupError
 
 from surefoot.events import FaultKind
+from surefoot.names import SUPERVISOR, name_within
 from surefoot.spec import JobSpec
 from surefoot_actors.cluster.environment import trainer_env
 from surefoot_actors.cluster.ports import Inbox, SetupFailedError, TrainerGoneError, TrainerHandle, TrainerSetup, Where
 from surefoot_actors.cluster.ray.ending import confirm_gone, draining_nodes, place_of
-from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, SUPERVISOR, actor_name, find_actor, list_roles
+from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, find_actor, list_roles
 from surefoot_actors.cluster.ray.setup import node_of, refused_requirements, why_not_set_up
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE, TrainerActor
 from surefoot_actors.faults.refused import FaultRefusedError
@@ -206,7 +207,7 @@ class RayCluster:
     def _create(self, setup: TrainerSetup) -> _RayTrainer:
         resources = setup.spec.resources
         options: dict[str, Any] = {
-            "name": actor_name(self._attempt, setup.trainer),
+            "name": name_within(self._attempt, setup.trainer),
             "namespace": NAMESPACE,
             "lifetime": "detached",
             "num_cpus": resources.cpus,

@@ -8,21 +8,21 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 
 from surefoot.events import ClaimRequest, CommandKind, UplinkAck, UplinkBatch
+from surefoot.names import ATTEMPT_PATTERN
 from surefoot.views import Claimed, CommandPage
-from surefoot_service.errors import ProblemError
+from surefoot_service.errors import ClaimCodeError
 from surefoot_service.keys import new_token, same
 from surefoot_service.rest.body import BodyKind, takes
 from surefoot_service.rest.dependencies import AttemptToken, ServiceDep
 from surefoot_service.rest.numbers import Digits
 from surefoot_service.rest.problems import documented
 from surefoot_service.rest.route import GuardedRoute
-from surefoot_service.rest.tokens import ATTEMPT_NAME
 from surefoot_service.store import attempts as store
 from surefoot_service.wakeups import RECONCILER, commands_of, news_of
 
 router = APIRouter(prefix="/v1/attempts", tags=["attempts"], route_class=GuardedRoute)
 
-AttemptId = Annotated[str, Path(pattern=ATTEMPT_NAME, description="the attempt's name")]
+AttemptId = Annotated[str, Path(pattern=ATTEMPT_PATTERN, description="the attempt's name")]
 
 # how often a waiting poll looks again although nobody rang: another replica may have written
 _LOOK_AGAIN_S = 15.0
@@ -33,7 +33,7 @@ async def claim_attempt(attempt: AttemptId, body: ClaimRequest, service: Service
     """Trade the single-use claim code for the attempt's token and the job's spec."""
     # The code is derived from the attempt's name: a stranger's costs no look into the database, let alone its write lock.
     if not same(body.code, service.keys.claim_code(attempt)):
-        raise ProblemError(403, "this is not the attempt's claim code")
+        raise ClaimCodeError()
     claimed, _job = await service.database.write(
         store.claim,
         attempt,

@@ -10,11 +10,10 @@ from fastapi.responses import StreamingResponse
 from surefoot.views import CheckpointList, CheckpointView, JobView, NumberedEvent
 from surefoot_service.checkpoints.models import Source, find_model
 from surefoot_service.checkpoints.places import belongs
-from surefoot_service.errors import ProblemError
 from surefoot_service.parts import Service
 from surefoot_service.rest.dependencies import ServiceDep, User
 from surefoot_service.rest.numbers import Digits
-from surefoot_service.rest.problems import documented
+from surefoot_service.rest.problems import ProblemError, documented
 from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.rest.routes.jobs import JobId
 from surefoot_service.store import events, jobs
