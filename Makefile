@@ -48,7 +48,7 @@ lint: $(READY) ## Check style, types and the dependency rule (ruff, mypy --stric
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	for folder in examples/ examples/*/ benchmarks/ docs/; do MYPYPATH=$$folder:examples $(PY) -m mypy --allow-untyped-calls $$folder*.py || exit 1; done
+	for folder in examples/ examples/*/ benchmarks/ docs/ helm/; do MYPYPATH=$$folder:examples $(PY) -m mypy --allow-untyped-calls $$folder*.py || exit 1; done
 	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 format: $(READY) ## Rewrite the code in the one style
