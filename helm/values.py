@@ -291,6 +291,11 @@ class WorkerGroup(RayPod):
     )
 
 
+def _groups() -> Any:
+    """As they are written, since a group has what it does not say from `workerDefaults`."""
+    return {"cpu": {"minReplicas": 1, "maxReplicas": 4}}
+
+
 class Ray(Part):
     enabled: bool = value(True, "Make a RayCluster; otherwise name one that is there")
     address: str = Field(
@@ -320,7 +325,7 @@ class Ray(Part):
         WorkerGroup, "What a group has that does not say otherwise; a key of the group's replaces the whole of it"
     )
     workerGroups: dict[Annotated[str, Field(pattern="^[a-z]([-a-z0-9]{0,13}[a-z0-9])?$")], WorkerGroup] = Field(
-        default_factory=lambda: {"cpu": {"minReplicas": 1, "maxReplicas": 4}},
+        default_factory=_groups,
         description="Groups of workers by name, each with the keys of `ray.workerDefaults`; `cpu: null` takes this one out. "
         "The trainers of one job have to be of one device model, so give a RayCluster one",
     )

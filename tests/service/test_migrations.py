@@ -92,7 +92,9 @@ def test_replicas_that_start_at_once_migrate_once(postgres: Postgres) -> None:
 def test_a_database_is_migrated_by_a_command(url: str, tmp_path: Path) -> None:
     """What the chart's hook runs, before the new version takes over."""
     env = {"PATH": "", "HOME": str(tmp_path), "SUREFOOT_DATABASE_URL": url}
-    done = subprocess.run([sys.executable, "-m", "surefoot_service.migrations"], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "surefoot_service.migrations"], env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     engine = create_engine(url)
     with engine.connect() as connection:
@@ -101,7 +103,9 @@ def test_a_database_is_migrated_by_a_command(url: str, tmp_path: Path) -> None:
         connection.execute(text("DROP TABLE events"))
         connection.commit()
     engine.dispose()
-    done = subprocess.run([sys.executable, "-m", "surefoot_service.migrations"], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "surefoot_service.migrations"], env=env, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert "there is no table events" in done.stderr
     assert "Traceback" not in done.stderr
