@@ -258,7 +258,9 @@ MARKETS = {
 
 class RayPod(Extras):
     resources: Object = value({}, "Resources; Ray sees the limits")
-    shmSize: Quantity = value("2Gi", "/dev/shm, for Ray's object store and data workers; counted in the memory limit")
+    shmSize: Quantity = value(
+        "2Gi", "/dev/shm: 512 MiB for Ray's object store, the rest for data workers; counted in the memory limit"
+    )
     tmpSize: Quantity = value("20Gi", "/tmp: logs, packages, `pip` environments of jobs")
 
 

@@ -283,7 +283,7 @@ def test_sigterm_reaches_ray_start() -> None:
         if "ray.io/cluster" in pod.labels:
             container = pod.spec["containers"][0]
             assert container["command"] == ["/bin/bash", "-c", "--"]
-            assert container["args"] == ["ulimit -n 65536; exec tini -- $KUBERAY_GEN_RAY_START_CMD"]
+            assert container["args"] == ['ulimit -n 65536; eval exec tini -- "$KUBERAY_GEN_RAY_START_CMD"']
 
 
 def test_what_survives_the_head() -> None:

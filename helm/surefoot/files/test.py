@@ -46,7 +46,7 @@ def check(job, view) -> None:
     kinds = [str(event.kind) for event in job.events()]
     if steps != list(range(STEPS)):
         sys.exit(f"the ledger has {len(steps)} rows of {STEPS}")
-    if "lost" not in kinds:
+    if "trainer_lost" not in kinds:
         sys.exit(f"no trainer was lost: {sorted(set(kinds))}")
     print(f"{view.state}: {STEPS} steps, each once; digest {view.digest}")
 

@@ -190,9 +190,9 @@ containers:
     image: {{ include "surefoot.image" (list $root $root.Values.ray.image) }}
     imagePullPolicy: {{ $root.Values.ray.image.pullPolicy }}
     # KubeRay's own `bash -c "ulimit ...; ray start"` keeps SIGTERM from `ray start`, which is to drain the node. tini takes in what
-    # dead trainers leave
+    # dead trainers leave; eval, since the command has variables and quotes of its own
     command: [/bin/bash, -c, --]
-    args: ['ulimit -n 65536; exec tini -- $KUBERAY_GEN_RAY_START_CMD']
+    args: ['ulimit -n 65536; eval exec tini -- "$KUBERAY_GEN_RAY_START_CMD"']
     env:
       - name: HOME
         value: /tmp
