@@ -33,6 +33,7 @@ __all__ = [
     "Seconds",
     "StateData",
     "TrainerData",
+    "TrainerLostData",
     "WarningData",
     "Whole",
 ]
@@ -52,6 +53,8 @@ Text = Annotated[str, Field(max_length=MAX_TEXT)]
 # as long as a place for checkpoints may be, and the name of one in it
 Url = Annotated[str, Field(min_length=1, max_length=2000, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Names = Annotated[tuple[Name, ...], Field(max_length=_MANY)]
+# What a state machine was fed last and what it commanded, a line an event: as much as `surefoot_actors.story` keeps.
+Story = Annotated[tuple[Annotated[str, Field(max_length=500)], ...], Field(max_length=50)]
 Digest = Annotated[str, Field(pattern=r"^[\w:.-]{1,64}$")]
 
 # Only the control plane queues a job.
@@ -106,6 +109,13 @@ class TrainerData(Payload):
     """The number of its process, on its node."""
     node: Name | None = None
     """The node that it runs on."""
+
+
+class TrainerLostData(TrainerData):
+    """A trainer is lost: its process has died, has stopped, or does not answer, or its code raised."""
+
+    story: Story | None = None
+    """Where the fault is Surefoot's: the last events that its state machine was fed, with the commands they led to, oldest first."""
 
 
 class GenerationData(Payload):
@@ -233,6 +243,9 @@ class FailedData(Payload):
     """Of the user's code, where that is what failed."""
     trainer: Name | None = None
     """The trainer on which it failed, if it was one."""
+    story: Story | None = None
+    """Where the fault is Surefoot's: the last events that the state machine in question was fed, with the commands they led to, oldest
+    first."""
 
 
 class FinishedData(Payload):

@@ -36,6 +36,7 @@ from surefoot.payloads import (
     Seconds,
     StateData,
     TrainerData,
+    TrainerLostData,
     WarningData,
     Whole,
 )
@@ -129,7 +130,7 @@ class TrainerLostTold(ToldEvent):
     """A trainer is lost."""
 
     kind: Annotated[Literal[EventKind.TRAINER_LOST], _KIND]
-    data: Annotated[TrainerData, _bounded, _DATA]
+    data: Annotated[TrainerLostData, _bounded, _DATA]
 
 
 class TrainerRefusedTold(ToldEvent):

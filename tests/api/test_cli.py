@@ -197,6 +197,37 @@ def test_show_tells_spec_reason_timeline_and_traceback(cli: Cli, fake: FakeServi
     assert (document["id"], len(document["events"]), document["spec"]["batch_size"]) == ("bad1", 2, 64)
 
 
+def test_show_debug_tells_attempts_generations_last_events_and_stories(cli: Cli, fake: FakeService) -> None:
+    failing(fake)
+    view = fake.jobs["bad1"]
+    story = [f"03:04:0{n}.000000 LeafMade(number={n}) -> Merge()" for n in range(3)] + ["\x1b[2Jcleared\nnext"]
+    told = {"source": "bad1-1/supervisor-1f0c"}
+    fake.events = [
+        make_event(1, EventKind.STATE, state="starting", reason="a place is free").model_copy(
+            update={"source": "service"}
+        ),
+        make_event(2, EventKind.TRAINER_READY, trainer="t0", pid=7, node="n1").model_copy(update=told),
+        make_event(3, EventKind.GENERATION, generation=1, trainers=["t0"], step=0).model_copy(update=told),
+        *(make_event(n, EventKind.WARNING, message=f"number {n}").model_copy(update=told) for n in range(4, 30)),
+        make_event(30, EventKind.TRAINER_LOST, trainer="t0", reason="AssertionError", story=story).model_copy(
+            update=told
+        ),
+    ]
+    assert "LeafMade" not in cli("show", view.id).stdout
+    lines = cli("show", view.id, "--debug").stdout.splitlines()
+    assert any(line.startswith("attempts: ") and "a" * 64 in line for line in lines)
+    assert "  bad1-1/supervisor-1f0c told 29 events, from +2.00 s to +30.00 s" in lines
+    assert "    +2.00 s  bad1-1: trainer t0 is ready (pid 7, node n1)" in lines
+    assert '    +3.00 s  bad1-1: {"generation": 1, "trainers": ["t0"], "step": 0}' in lines
+    begin = lines.index("the last 20 of 30 events:")
+    assert lines[begin + 1].endswith('11 bad1-1/supervisor-1f0c 11 warning: {"message": "number 11"}')
+    assert lines[begin + 20].endswith('trainer_lost: {"trainer": "t0", "reason": "AssertionError"}')
+    begin = lines.index("the story told at +30.00 s by bad1-1/supervisor-1f0c: lost trainer t0: AssertionError")
+    assert lines[begin + 1 : begin + 5] == [*(f"  {line}" for line in story[:3]), "  cleared next"]
+    document = json.loads(cli("show", view.id, "--json", "--debug").stdout)
+    assert document["events"][-1]["data"]["story"] == story
+
+
 def test_text_of_users_is_no_markup(cli: Cli, fake: FakeService) -> None:
     fake.add(make_view("j1", JobState.FAILED, reason="[bold]KeyError: '[/x]'[/bold]"))
     for command in ("ls", "show"):
