@@ -62,3 +62,13 @@ def test_nothing_is_looked_up_or_drawn_at_random() -> None:
                 if not part.startswith(("/*", "- /*"))
             )
             assert [word for word in words if word in code] == [], path
+
+
+@pytest.mark.parametrize("scenario", ALL)
+def test_the_notes_say_where_it_is_and_what_opens_it(scenario: str) -> None:
+    words = ["install", "surefoot", CHART, "--namespace", "team", "--dry-run=client", *values_of(scenario)]
+    notes = run(tool("helm"), *words).stdout.partition("\nNOTES:\n")[2]
+    assert "export SUREFOOT_URL=http" in notes
+    secret = "surefoot-token" if scenario == "existing-ray" else "surefoot-secrets"
+    assert f"export SUREFOOT_TOKEN=$(kubectl -n team get secret {secret} " in notes
+    assert ("https://surefoot.example.com" in notes) == (scenario in ("production", "existing-ray"))

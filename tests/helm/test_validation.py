@@ -37,16 +37,27 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def distinct(rendered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same objects, each once: most are the same in several scenarios."""
+    found = {
+        part.strip() for path in rendered.iterdir() for part in path.read_text().split("\n---\n") if "kind:" in part
+    }
+    file = tmp_path_factory.mktemp("distinct") / "all.yaml"
+    file.write_text("\n---\n".join(sorted(found)))
+    return file
+
+
 @pytest.mark.parametrize("version", ["1.31", "1.34", "1.37"])
-def test_every_object_is_kubernetes(rendered: Path, version: str) -> None:
-    done = run(tool("kubernetes-validate"), "--strict", "-k", version, *sorted(rendered.iterdir()), check=False)
+def test_every_object_is_kubernetes(distinct: Path, version: str) -> None:
+    done = run(tool("kubernetes-validate"), "--strict", "-k", version, distinct, check=False)
     said = (done.stdout + done.stderr).splitlines()
     bad = [
         line for line in said if not line.startswith("INFO") and not any(f"for kind {kind} " in line for kind in OTHERS)
     ]
     assert bad == []
     assert done.returncode == 0
-    assert len([line for line in said if line.startswith("INFO")]) > 100
+    assert len([line for line in said if line.startswith("INFO")]) > 80
 
 
 def _crds() -> Any:
