@@ -15,6 +15,7 @@ import ray
 import ray.actor
 import ray.exceptions
 import ray.util
+from pydantic import JsonValue
 
 from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
@@ -24,6 +25,7 @@ from surefoot_actors.cluster.environment import without_secrets
 from surefoot_actors.cluster.ray.names import KEEPER, find_actor
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE, _node_address
 from surefoot_actors.sealed import Sealed
+from surefoot_actors.story import BrokenMachineError
 
 if TYPE_CHECKING:
     from surefoot_actors.cluster.ray.cluster import RayCluster
@@ -128,13 +130,17 @@ class SupervisorActor:
             if await asyncio.to_thread(journal.finished) is not None:
                 raise  # the outcome stands, and the next supervisor tells it
             await asyncio.to_thread(journal.finish, JobState.FAILED)
-            reason = (
-                str(error)  # a place for checkpoints that cannot be opened
-                if isinstance(error, CheckpointError)
-                else f"Surefoot's supervisor failed, which is a fault of Surefoot: {error!r}"
-            )
-            uplink.event(EventKind.FAILED, reason=reason, traceback=traceback.format_exc())
+            uplink.event(EventKind.FAILED, traceback=traceback.format_exc(), **_told(error))
             await cluster.close()
+
+
+def _told(error: Exception) -> dict[str, JsonValue]:
+    """What people are told of the error that ended a supervisor."""
+    if isinstance(error, CheckpointError):
+        return {"reason": str(error)}  # a place for checkpoints that cannot be opened
+    if isinstance(error, BrokenMachineError):
+        return {"reason": str(error), "story": list(error.story)}
+    return {"reason": f"Surefoot's supervisor failed, which is a fault of Surefoot: {error!r}"}
 
 
 async def _pulse_server(attempt: str, journal: Journal) -> PulseServer:

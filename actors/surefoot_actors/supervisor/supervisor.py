@@ -59,6 +59,7 @@ from surefoot_actors.protocol.messages import (
     Saved,
 )
 from surefoot_actors.protocol.once import Gone
+from surefoot_actors.story import Story
 from surefoot_actors.supervisor.checkpoints import CheckpointKeeper
 from surefoot_actors.supervisor.clocks import Clocks
 from surefoot_actors.supervisor.commands import Commands
@@ -126,6 +127,8 @@ class Supervisor:
         # events that commands gave rise to, handled before anything else
         self._due: list[Event] = []
         self._outcome: Outcome | None = None
+        # what the machine was told last
+        self._story = Story()
         happen, tell = self._events.put_nowait, uplink.event
         self._tasks, self._clocks = Tasks("supervisor"), Clocks(happen)
         self._rows = RowKeeper(uplink)
@@ -160,7 +163,7 @@ class Supervisor:
             # not before the members are known: a fault is to hit one of them
             watchers.append(self._tasks.spawn(self._commands.obey_all()))
             while self._outcome is None:
-                await self._handle(await self._events.get())
+                await self._handle_or_tell(await self._events.get())
             return self._outcome
         finally:
             for watcher in watchers:
@@ -221,6 +224,14 @@ class Supervisor:
 
     # ---- events in
 
+    async def _handle_or_tell(self, event: Event | Handled | Gone) -> None:
+        try:
+            await self._handle(event)
+        except CheckpointError:
+            raise  # a place for checkpoints that cannot be opened is no fault of Surefoot's
+        except Exception as error:
+            raise self._story.broken("supervisor", error) from error
+
     async def _handle(self, event: Event | Handled | Gone) -> None:
         match event:
             case Handled():
@@ -258,8 +269,8 @@ class Supervisor:
             self._status.note_loss(self._state.phase, since)
             if self._rows.newest is not None:
                 # losses with steps in between are not held together
-                await self._apply(membership.step(self._state, Stepped(self._rows.newest)))
-        await self._apply(membership.step(self._state, event))
+                await self._step(Stepped(self._rows.newest))
+        await self._step(event)
         match event:
             case Came(message=Raised(trainer=trainer)) if trainer in members and not self._state.ended:
                 self._status.note_loss(self._state.phase)
@@ -278,12 +289,21 @@ class Supervisor:
 
     # ---- commands out
 
+    async def _step(self, event: Event) -> None:
+        """Tell the machine what has happened, and perform what it commands."""
+        outcome: membership.Outcome = self._state, ()
+        try:
+            outcome = membership.step(self._state, event)
+        finally:
+            self._story.note(event, outcome[1])
+        await self._apply(outcome)
+
     async def _apply(self, outcome: membership.Outcome) -> None:
         self._state, commands = outcome
         for command in commands:
             await self._perform(command)
         while self._due:
-            await self._apply(membership.step(self._state, self._due.pop(0)))
+            await self._step(self._due.pop(0))
 
     async def _perform(self, command: membership.Command) -> None:
         match command:
