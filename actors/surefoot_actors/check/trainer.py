@@ -13,7 +13,7 @@ import torch
 from surefoot.events import LedgerRow
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.engine.contract.run import RunOptions
-from surefoot_actors.protocol.messages import Flag, ToTrainer
+from surefoot_actors.protocol.messages import RequestBoundary, ToTrainer
 from surefoot_actors.trainer.trainer import TrainerProcess
 
 __all__ = ["FOLDER", "HOLD", "OUT", "STEPS", "RehearsingTrainer"]
@@ -43,7 +43,7 @@ class RehearsingTrainer(TrainerProcess):
 
     def deliver(self, message: ToTrainer) -> None:
         super().deliver(message)
-        if isinstance(message, Flag):
+        if isinstance(message, RequestBoundary):
             self._flagged.set()
 
     def end_step(self, row: LedgerRow) -> None:

@@ -42,12 +42,12 @@ from surefoot_actors.protocol.member.machine import At, Close, Form, MemberState
 from surefoot_actors.protocol.messages import (
     Done,
     Ended,
-    Enter,
+    EndGeneration,
+    EnterGeneration,
     Hello,
-    Leaving,
     Length,
+    NoticeGiven,
     OnceTold,
-    Over,
     Raised,
     Report,
     Restore,
@@ -121,8 +121,8 @@ class TrainerProcess:
 
     def deliver(self, message: ToTrainer) -> None:
         """Take a message; never blocks for long."""
-        if isinstance(message, Over | Enter):
-            faults.point("report" if isinstance(message, Over) else "enter", self._position.step)
+        if isinstance(message, EndGeneration | EnterGeneration):
+            faults.point("report" if isinstance(message, EndGeneration) else "enter", self._position.step)
         with self._changed:
             if isinstance(message, OnceTold):
                 self._onces.told(message)
@@ -139,7 +139,7 @@ class TrainerProcess:
 
     def notice(self, reason: str) -> None:
         """Ask to leave: this process, or its node, is about to go."""
-        self._mailbox.tell(Leaving(trainer=self._setup.trainer, reason=reason))
+        self._mailbox.tell(NoticeGiven(trainer=self._setup.trainer, reason=reason))
 
     def where(self) -> Where:
         """Say where the training thread is, and at which line of the user's. Takes no lock: whoever holds one may be what hangs."""
@@ -496,7 +496,7 @@ class TrainerProcess:
     def group_broke(self, generation: int, reason: str) -> None:
         """Tell the supervisor, unless the generation is over anyway."""
         with self._changed:
-            self._feed(member.GroupBroke(generation, reason))
+            self._feed(member.OwnGroupFailed(generation, reason))
 
     def plane_failed(self, generation: int, error: Exception) -> None:
         """Fail the job: the merge found that the code breaks the contract, or Surefoot has a fault of its own."""
