@@ -9,13 +9,21 @@ import time
 
 from surefoot.events import LedgerRow
 from surefoot_actors.cluster.ports import Inbox, TrainerSetup, Where
-from surefoot_actors.protocol.messages import End, Flag, FromTrainer, Hello, Over, Snapshot, ToTrainer
+from surefoot_actors.protocol.messages import (
+    End,
+    EndGeneration,
+    FromTrainer,
+    Hello,
+    RequestBoundary,
+    Snapshot,
+    ToTrainer,
+)
 
 __all__ = ["FailsToStart", "Fake", "SlowToStart"]
 
 
 class Fake:
-    """Says hello; answers each Over with another Hello; exits by End; raises at Flag; dies of a bus error at Snapshot."""
+    """Says hello; answers each EndGeneration with another; exits by End; raises at RequestBoundary; dies of a bus error at Snapshot."""
 
     def __init__(self, setup: TrainerSetup) -> None:
         self._setup = setup
@@ -31,11 +39,11 @@ class Fake:
         match message:
             case End():
                 os._exit(7)
-            case Flag():
+            case RequestBoundary():
                 raise RuntimeError("a broken service")
             case Snapshot():
                 signal.raise_signal(signal.SIGBUS)
-            case Over(number=number):
+            case EndGeneration(number=number):
                 self._say(f"over {number}")
             case _:
                 raise AssertionError(message)

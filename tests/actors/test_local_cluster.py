@@ -22,7 +22,7 @@ from surefoot_actors.cluster.local.cluster import LocalCluster
 from surefoot_actors.cluster.ports import TrainerGoneError, TrainerHandle, TrainerSetup
 from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.server import Condition, PulseServer
-from surefoot_actors.protocol.messages import End, Flag, Hello, Over
+from surefoot_actors.protocol.messages import End, EndGeneration, Hello, RequestBoundary
 
 from ..processes import helpers
 
@@ -44,7 +44,7 @@ def local(service: str = "Fake", **options: Any) -> LocalCluster:
 
 
 async def hello(trainer: TrainerHandle, number: int = 1) -> Hello:
-    await trainer.deliver(Over(number=number, incarnation=1))
+    await trainer.deliver(EndGeneration(number=number, incarnation=1))
     message = (await trainer.collect(0, 0, LIVENESS_S)).messages[-1][1]
     assert isinstance(message, Hello)
     return message
@@ -72,7 +72,7 @@ async def test_a_trainer_is_asked_and_answers(cluster: LocalCluster) -> None:
 async def test_deliver_does_not_wait_behind_collect(cluster: LocalCluster) -> None:
     trainer = await cluster.start_trainer(setup())
     waiting = asyncio.create_task(trainer.collect(0, 0, LIVENESS_S))
-    await trainer.deliver(Over(number=2, incarnation=1))
+    await trainer.deliver(EndGeneration(number=2, incarnation=1))
     [(n, _)] = (await waiting).messages
     assert n == 1
 
@@ -90,7 +90,7 @@ async def test_a_kill_is_told_mid_call_with_its_reason(cluster: LocalCluster, st
         await waiting
     assert time.monotonic() - killed < 5
     with pytest.raises(TrainerGoneError, match="signal 9"):
-        await trainer.deliver(Over(number=1, incarnation=1))
+        await trainer.deliver(EndGeneration(number=1, incarnation=1))
 
 
 async def test_kill_ends_a_stopped_process_and_may_be_doubled(cluster: LocalCluster) -> None:
@@ -136,7 +136,7 @@ async def test_a_service_that_raises_is_ended(cluster: LocalCluster) -> None:
     trainer = await cluster.start_trainer(setup())
     pid = (await hello(trainer)).pid
     with pytest.raises(TrainerGoneError, match="a broken service"):
-        await trainer.deliver(Flag(number=1, incarnation=1))
+        await trainer.deliver(RequestBoundary(number=1, incarnation=1))
     assert gone(pid)
 
 

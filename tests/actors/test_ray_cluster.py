@@ -23,7 +23,7 @@ from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.launch.cleanup import clean_up
 from surefoot_actors.liveness.server import Condition, PulseServer
-from surefoot_actors.protocol.messages import End, Flag, Hello, Over, Snapshot
+from surefoot_actors.protocol.messages import End, EndGeneration, Hello, RequestBoundary, Snapshot
 from surefoot_actors.supervisor.supervisor import Supervisor
 from surefoot_actors.uplink.memory import MemoryUplink
 
@@ -75,7 +75,7 @@ def setup(
 
 
 async def hello(trainer: TrainerHandle, number: int = 1) -> Hello:
-    await trainer.deliver(Over(number=number, incarnation=1))
+    await trainer.deliver(EndGeneration(number=number, incarnation=1))
     message = (await trainer.collect(0, 0, LIVENESS_S)).messages[-1][1]
     assert isinstance(message, Hello)
     return message
@@ -98,7 +98,7 @@ async def test_a_trainer_is_asked_and_answers(cluster: RayCluster, pulse: PulseS
     assert dict(said.fingerprint) == {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "3", "MARK": "1"}
     last = (await trainer.collect(0, 0, 0.0)).messages[-1][0]
     waiting = asyncio.create_task(trainer.collect(last, 0, LIVENESS_S))
-    await trainer.deliver(Over(number=6, incarnation=1))  # not stuck behind the collect
+    await trainer.deliver(EndGeneration(number=6, incarnation=1))  # not stuck behind the collect
     [(n, _)] = (await waiting).messages
     assert n == last + 1
     assert await trainer.where() == Where(step=3, line="train.py:12")
@@ -117,7 +117,7 @@ async def test_a_kill_is_told_mid_call(cluster: RayCluster, pulse: PulseServer) 
     assert "OOM" not in caught.value.reason
     assert time.monotonic() - killed < 10
     with pytest.raises(TrainerGoneError, match="process died"):
-        await trainer.deliver(Over(number=1, incarnation=1))
+        await trainer.deliver(EndGeneration(number=1, incarnation=1))
 
 
 async def test_a_signal_of_its_own_making_is_seen_by_its_helper(cluster: RayCluster, pulse: PulseServer) -> None:
@@ -186,7 +186,7 @@ async def test_an_exit_and_a_broken_service_are_losses(cluster: RayCluster, puls
     two = await cluster.start_trainer(setup(pulse, "t2"))
     pid = (await hello(two)).pid
     with pytest.raises(TrainerGoneError, match="a broken service"):
-        await two.deliver(Flag(number=1, incarnation=1))
+        await two.deliver(RequestBoundary(number=1, incarnation=1))
     assert gone(pid)
 
 
@@ -246,7 +246,7 @@ async def test_another_supervisor_finds_the_living_and_hears_them(cluster: RayCl
     await until(lambda: all(second.last(t) and second.last(t).state != "?" for t in ("t1", "t2")))  # type: ignore[union-attr]
     assert await second.fence("t2")
     with pytest.raises(TrainerGoneError):
-        await found[1].deliver(Over(number=1, incarnation=1))
+        await found[1].deliver(EndGeneration(number=1, incarnation=1))
     await second.close()
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from surefoot_actors.protocol.member import machine as member
 from surefoot_actors.protocol.member.machine import At
 from surefoot_actors.protocol.membership.machine import Phase, Timer
-from surefoot_actors.protocol.messages import Conclude, Flag, Leaving, Restore
+from surefoot_actors.protocol.messages import Elected, NoticeGiven, RequestBoundary, Restore
 
 from .machines import Machines
 from .supervisors import Supervisors
@@ -133,7 +133,7 @@ class Explorer:
             if world.budget.notices and not world.frozen >> i & 1:
                 draft = Draft(world)
                 draft.spend("notices")
-                notice = Leaving(trainer=f"t{i}", reason="notice")
+                notice = NoticeGiven(trainer=f"t{i}", reason="notice")
                 draft.send("from", i, self.machines.messages.number(notice))
                 yield ("NOTICE", i), False, draft
             if world.frozen >> i & 1 or world.budget.freezes:
@@ -211,9 +211,9 @@ class Explorer:
         state = self.machines.member(trainer.machine)
         if what.incarnation < state.incarnation:
             return False
-        if isinstance(what, Conclude):
+        if isinstance(what, Elected):
             return state.at not in (At.END, At.CONCLUDED)
-        return isinstance(what, Flag) and what.number > state.number
+        return isinstance(what, RequestBoundary) and what.number > state.number
 
     def describe(self, world: World) -> str:
         """The world in a line, for messages."""

@@ -34,7 +34,7 @@ from surefoot_actors.protocol.membership.machine import (
     Trusted,
     Withdraw,
 )
-from surefoot_actors.protocol.messages import End, Enter, Hello, Over, Raised, Returned
+from surefoot_actors.protocol.messages import End, EndGeneration, EnterGeneration, Hello, Raised, Returned
 
 from .machines import Machines
 from .trainers import Step, name
@@ -297,9 +297,9 @@ class Supervisors:
                     draft.put(i, Trainer(life="dead"))
 
     def _send(self, draft: Draft, i: int, message: Any) -> None:
-        if isinstance(message, Enter):
+        if isinstance(message, EnterGeneration):
             self._decided(draft, message.generation)
-        if isinstance(message, Over):
+        if isinstance(message, EndGeneration):
             self._told(draft, message.number)
         if draft.trainers[i].life == "raised" and isinstance(message, End):
             draft.put(i, Trainer(life="ended", machine=draft.trainers[i].machine))

@@ -24,7 +24,17 @@ from surefoot_actors.protocol.member.machine import (
     next_sub_task,
     step,
 )
-from surefoot_actors.protocol.messages import Conclude, End, Enter, Flag, Generation, Left, Member, Over, Report
+from surefoot_actors.protocol.messages import (
+    Elected,
+    End,
+    EndGeneration,
+    EnterGeneration,
+    Generation,
+    Member,
+    Parked,
+    Report,
+    RequestBoundary,
+)
 
 PAIR = (Member(trainer="t0", own=0b0011, role="settled"), Member(trainer="t1", own=0b1100, role="settled"))
 
@@ -33,8 +43,8 @@ def generation(number: int, start: int = 0, members: tuple[Member, ...] = PAIR) 
     return Generation(number=number, nonce=f"n{number}", start=start, members=members, store=("host", 1))
 
 
-def enter(number: int, start: int = 0, members: tuple[Member, ...] = PAIR) -> Enter:
-    return Enter(generation=generation(number, start, members), incarnation=1)
+def enter(number: int, start: int = 0, members: tuple[Member, ...] = PAIR) -> EnterGeneration:
+    return EnterGeneration(generation=generation(number, start, members), incarnation=1)
 
 
 def in_round() -> MemberState:
@@ -64,7 +74,7 @@ def test_leaves_then_exchange_then_gather_is_a_committed_round() -> None:
 
 def test_over_reports_and_closes_in_one_act() -> None:
     state, _ = step(in_round(), LeafMade(0))
-    state, commands = step(state, Over(number=2, incarnation=1))
+    state, commands = step(state, EndGeneration(number=2, incarnation=1))
     close, tell = commands
     assert close == Close(1)
     assert isinstance(tell, Tell)
@@ -75,7 +85,7 @@ def test_over_reports_and_closes_in_one_act() -> None:
 
 def test_a_computed_sub_task_survives_the_generation() -> None:
     state, _ = step(in_round(), LeafMade(0))
-    state, _ = step(state, Over(number=2, incarnation=1))
+    state, _ = step(state, EndGeneration(number=2, incarnation=1))
     assert next_sub_task(state) == 1  # it goes on with what it owns
     state, _ = step(state, LeafMade(1))
     alone = (Member(trainer="t0", own=0b1111, role="settled"),)
@@ -85,21 +95,26 @@ def test_a_computed_sub_task_survives_the_generation() -> None:
 
 
 def test_a_promise_is_kept() -> None:
-    state, _ = step(in_round(), Over(number=3, incarnation=2))
-    for late in (enter(2), Over(number=2, incarnation=2), Over(number=4, incarnation=1), End(incarnation=1, reason="")):
+    state, _ = step(in_round(), EndGeneration(number=3, incarnation=2))
+    for late in (
+        enter(2),
+        EndGeneration(number=2, incarnation=2),
+        EndGeneration(number=4, incarnation=1),
+        End(incarnation=1, reason=""),
+    ):
         assert step(state, late) == (state, ())
 
 
 def test_what_is_told_twice_counts_once() -> None:
-    state, _ = step(in_round(), Over(number=2, incarnation=1))
+    state, _ = step(in_round(), EndGeneration(number=2, incarnation=1))
     state, _ = step(state, enter(2))
     assert step(state, enter(2)) == (state, ())
-    assert step(state, Over(number=2, incarnation=1)) == (state, ())
+    assert step(state, EndGeneration(number=2, incarnation=1)) == (state, ())
 
 
 def test_who_is_behind_commits_by_the_vector_it_missed() -> None:
     state = replace(in_round(), held=0b11, stage=Stage.GATHER)
-    state, _ = step(state, Over(number=2, incarnation=1))
+    state, _ = step(state, EndGeneration(number=2, incarnation=1))
     ahead = (
         Member(trainer="t1", own=0b0011, role="settled"),
         Member(trainer="t0", own=0b1100, role="behind", source=0),
@@ -125,19 +140,19 @@ def committed(state: MemberState) -> MemberState:
 
 
 def test_a_flag_ends_the_generation_at_the_boundary_after_the_next_exchange() -> None:
-    state, _ = step(committed(in_round()), Flag(number=1, incarnation=1))
+    state, _ = step(committed(in_round()), RequestBoundary(number=1, incarnation=1))
     state, commands = step(state, AtBoundary())
     assert commands == (Resume(),)  # it came too late for the round that is over
     state, _ = step(state, Opened())
     state = committed(state)
     state, commands = step(state, AtBoundary())
-    assert commands == (Tell(Left(trainer="t0", generation=1, round=2)),)
+    assert commands == (Tell(Parked(trainer="t0", generation=1, round=2)),)
     assert state.at is At.BOUNDARY
 
 
 def test_a_flag_may_come_before_its_generation() -> None:
-    state, _ = step(in_round(), Over(number=2, incarnation=1))
-    state, _ = step(state, Flag(number=2, incarnation=1))
+    state, _ = step(in_round(), EndGeneration(number=2, incarnation=1))
+    state, _ = step(state, RequestBoundary(number=2, incarnation=1))
     state, _ = step(state, enter(2))
     state, _ = step(state, LeafMade(0))
     _, commands = step(state, LeafMade(1))
@@ -146,16 +161,16 @@ def test_a_flag_may_come_before_its_generation() -> None:
 
 def test_conclude_is_for_whoever_has_come_to_the_end() -> None:
     state = in_round()
-    assert step(state, Conclude(incarnation=1)) == (state, ())
-    state, commands = step(replace(state, at=At.END), Conclude(incarnation=1))
+    assert step(state, Elected(incarnation=1)) == (state, ())
+    state, commands = step(replace(state, at=At.END), Elected(incarnation=1))
     assert (state.at, commands) == (At.CONCLUDED, (Resume(),))
-    assert step(state, Conclude(incarnation=1)) == (state, ())
+    assert step(state, Elected(incarnation=1)) == (state, ())
 
 
 def test_who_was_elected_says_so_when_asked() -> None:
     state = replace(in_round(), at=At.END)
     for at in (At.END, At.CONCLUDED):
-        _, commands = step(replace(state, at=at), Over(number=2, incarnation=1))
+        _, commands = step(replace(state, at=at), EndGeneration(number=2, incarnation=1))
         assert isinstance(commands[1], Tell)
         assert isinstance(commands[1].message, Report)
         assert (commands[1].message.finished, commands[1].message.concluded) == (True, at is At.CONCLUDED)
@@ -179,9 +194,9 @@ def test_who_was_cut_short_as_a_joiner_may_read_a_checkpoint_and_who_has_state_m
     assert may_restore(fresh)
     joining, _ = step(fresh, enter(1, 0, joiner))
     assert not may_restore(joining), "a transfer that counts is under way"
-    cut_short, _ = step(joining, Over(number=2, incarnation=1))
+    cut_short, _ = step(joining, EndGeneration(number=2, incarnation=1))
     assert may_restore(cut_short)
     assert not may_restore(step(cut_short, End(incarnation=1, reason=""))[0])
     founder, _ = step(fresh, enter(1))
     assert not may_restore(founder)
-    assert not may_restore(step(founder, Over(number=2, incarnation=1))[0]), "it holds the run's state"
+    assert not may_restore(step(founder, EndGeneration(number=2, incarnation=1))[0]), "it holds the run's state"

@@ -44,18 +44,18 @@ from surefoot_actors.protocol.membership.machine import (
     step,
 )
 from surefoot_actors.protocol.messages import (
-    Conclude,
     Done,
+    Elected,
     End,
-    Flag,
+    EndGeneration,
     Generation,
     Hello,
-    Leaving,
-    Left,
+    NoticeGiven,
     NotRestored,
-    Over,
+    Parked,
     Raised,
     Report,
+    RequestBoundary,
     Restore,
     Restored,
     Returned,
@@ -136,7 +136,7 @@ def test_a_generation_is_recorded_before_anyone_is_told() -> None:
 def test_a_lost_trainer_is_replaced_and_its_leaves_are_divided() -> None:
     state, commands = after(founded(), Lost("t1", "killed"))
     assert StartTrainer("t2") in commands
-    assert Send("t0", Over(number=2, incarnation=1)) in commands
+    assert Send("t0", EndGeneration(number=2, incarnation=1)) in commands
     state, commands = after(state, report("t0", state, held=0b01, own=0b11))
     assert [(m.trainer, m.own) for m in made(commands).members] == [("t0", 0b1111)]
     assert state.phase is Phase.RUNNING
@@ -152,9 +152,9 @@ def test_who_is_behind_gets_the_vector_from_one_that_holds_it() -> None:
 
 def test_a_joiner_waits_for_a_step_boundary() -> None:
     state, commands = after(founded(1), Resized(2), hello("t1"))
-    assert commands == (Send("t0", Flag(number=1, incarnation=1)),)
-    state, commands = after(state, Came(Left(trainer="t0", generation=1, round=3)))
-    assert Send("t0", Over(number=2, incarnation=1)) in commands
+    assert commands == (Send("t0", RequestBoundary(number=1, incarnation=1)),)
+    state, commands = after(state, Came(Parked(trainer="t0", generation=1, round=3)))
+    assert Send("t0", EndGeneration(number=2, incarnation=1)) in commands
     _, commands = after(state, report("t0", state, parked=True))
     assert [(m.trainer, m.role) for m in made(commands).members] == [("t0", "settled"), ("t1", "joining")]
 
@@ -196,9 +196,9 @@ def test_suspicion_ends_the_waiting_but_not_without_state() -> None:
 def test_the_end_is_concluded_by_one() -> None:
     done = [Came(Done(trainer=t, generation=1, steps=9, digest="d")) for t in ("t0", "t1")]
     state, commands = after(founded(), *done)
-    assert commands == (Send("t0", Conclude(incarnation=1)),)
+    assert commands == (Send("t0", Elected(incarnation=1)),)
     state, commands = after(state, Lost("t0", "killed"))
-    assert commands == (Send("t1", Conclude(incarnation=1)),)
+    assert commands == (Send("t1", Elected(incarnation=1)),)
     _, commands = after(state, Came(Returned(trainer="t1")))
     assert isinstance(commands[0], Finish)
     assert commands[0].outcome == "succeeded"
@@ -322,7 +322,7 @@ def resumed(trainers: tuple[str, ...], members: tuple[str, ...], finished: JobSt
 def test_only_members_of_the_newest_generation_survive() -> None:
     state, commands = resumed(("t0", "t3"), ("t0", "t1"))
     assert Kill("t3", "not a member of the newest generation") in commands
-    assert Send("t0", Over(number=7, incarnation=2)) in commands
+    assert Send("t0", EndGeneration(number=7, incarnation=2)) in commands
     assert state.members == ("t0",)
 
 
@@ -358,7 +358,7 @@ def test_suspected_ones_are_asked_again_once_one_of_them_is_trusted() -> None:
     state, commands = after(state, Lost("t2", "killed"))
     assert [m.trainer for m in made(commands).members] == ["t0", "t1"]
     state, commands = after(state, Trusted("t0"))
-    assert Send("t0", Over(number=3, incarnation=1)) in commands
+    assert Send("t0", EndGeneration(number=3, incarnation=1)) in commands
 
 
 def test_a_suspected_joiner_founds_nothing() -> None:
@@ -381,7 +381,7 @@ def test_a_founder_needs_no_hello_to_this_supervisor() -> None:
 
 def test_part_of_a_lost_state_founds_no_run() -> None:
     """A joiner was cut short at round 3; then the only one with state was lost, and the joiner began from round 0."""
-    state, _ = after(founded(1), Resized(2), hello("t1"), Came(Left(trainer="t0", generation=1, round=3)))
+    state, _ = after(founded(1), Resized(2), hello("t1"), Came(Parked(trainer="t0", generation=1, round=3)))
     state, _ = after(state, report("t0", state, parked=True), Lost("t0", "killed"))
     state, commands = after(state, report("t1", state, round=-1, retained=False))
     assert Kill("t1", "it may hold part of a state that is lost") in commands
@@ -514,7 +514,7 @@ def ended(saves: bool = True) -> Outcome:
 def test_the_end_is_saved_before_the_code_after_the_loop_runs() -> None:
     state, commands = ended()
     assert commands == (SaveState(members=("t0", "t1"), generation=1, pausing=False),)
-    assert after(state, StateSaved())[1] == (Send("t0", Conclude(incarnation=1)),)
+    assert after(state, StateSaved())[1] == (Send("t0", Elected(incarnation=1)),)
     assert after(state, StateSaved("the disk is full"))[1] == (Finish(JobState.FAILED, "the disk is full"),)
     _, commands = after(state, Lost("t0", "killed"))
     assert commands == (SaveState(members=("t1",), generation=1, pausing=False),)
@@ -528,17 +528,17 @@ def test_who_has_gone_on_past_the_end_is_not_saved_again() -> None:
     state, _ = after(state, report("t1", state, finished=True, concluded=True))
     done = [Came(Done(trainer=t, generation=7, steps=9, digest="d")) for t in ("t0", "t1")]
     _, commands = after(state, *done)
-    assert commands == (Send("t1", Conclude(incarnation=2)),)
+    assert commands == (Send("t1", Elected(incarnation=2)),)
 
 
 def pausing(target: int = 2) -> MembershipState:
     state, commands = after(founded(target), PauseWanted())
-    assert commands == tuple(Send(f"t{k}", Flag(number=1, incarnation=1)) for k in range(target))
+    assert commands == tuple(Send(f"t{k}", RequestBoundary(number=1, incarnation=1)) for k in range(target))
     return state
 
 
 def test_a_pause_saves_at_the_boundary_and_ends() -> None:
-    state, commands = after(pausing(), *(Came(Left(trainer=t, generation=1, round=3)) for t in ("t0", "t1")))
+    state, commands = after(pausing(), *(Came(Parked(trainer=t, generation=1, round=3)) for t in ("t0", "t1")))
     assert commands == (SaveState(members=("t0", "t1"), generation=1, pausing=True),)
     _, commands = after(state, StateSaved())
     assert commands == (Finish(JobState.PAUSED, "stopped at a step boundary, and saved"),)
@@ -548,7 +548,7 @@ def test_a_loss_while_pausing_is_not_replaced() -> None:
     state, commands = after(pausing(), Lost("t1", "killed"))
     assert not any(isinstance(c, StartTrainer) for c in commands)
     _, commands = after(state, report("t0", state))
-    assert Send("t0", Flag(number=2, incarnation=1)) in commands
+    assert Send("t0", RequestBoundary(number=2, incarnation=1)) in commands
     _, commands = after(pausing(1), Lost("t0", "killed"))
     assert [c.outcome for c in commands if isinstance(c, Finish)] == ["paused"]
 
@@ -567,14 +567,14 @@ def test_cancel_wins_over_pause() -> None:
 
 
 def notice(trainer: str) -> Came:
-    return Came(Leaving(trainer=trainer, reason="drained"))
+    return Came(NoticeGiven(trainer=trainer, reason="drained"))
 
 
 def test_who_was_given_notice_leaves_at_the_boundary_and_is_replaced() -> None:
     state, commands = after(founded(), notice("t0"))
     assert commands[0] == StartTrainer("t2")
-    assert Send("t0", Flag(number=1, incarnation=1)) in commands
-    state, _ = after(state, *(Came(Left(trainer=t, generation=1, round=3)) for t in ("t0", "t1")))
+    assert Send("t0", RequestBoundary(number=1, incarnation=1)) in commands
+    state, _ = after(state, *(Came(Parked(trainer=t, generation=1, round=3)) for t in ("t0", "t1")))
     state, _ = after(state, report("t0", state, parked=True, step=2))
     state, commands = step(state, report("t1", state, parked=True, step=2))
     assert [m.trainer for m in made(commands).members] == ["t1"]
@@ -587,12 +587,12 @@ def test_the_only_one_stays_till_another_has_the_state() -> None:
     state, commands = after(founded(1), notice("t0"))
     assert commands == (StartTrainer("t1"),)
     state, commands = after(state, hello("t1"))
-    assert commands == (Send("t0", Flag(number=1, incarnation=1)),)
-    state, _ = after(state, Came(Left(trainer="t0", generation=1, round=3)))
+    assert commands == (Send("t0", RequestBoundary(number=1, incarnation=1)),)
+    state, _ = after(state, Came(Parked(trainer="t0", generation=1, round=3)))
     state, commands = after(state, report("t0", state, parked=True))
     assert [(m.trainer, m.role) for m in made(commands).members] == [("t0", "settled"), ("t1", "joining")]
-    assert Send("t0", Flag(number=2, incarnation=1)) in commands
-    state, _ = after(state, *(Came(Left(trainer=t, generation=2, round=4)) for t in ("t0", "t1")))
+    assert Send("t0", RequestBoundary(number=2, incarnation=1)) in commands
+    state, _ = after(state, *(Came(Parked(trainer=t, generation=2, round=4)) for t in ("t0", "t1")))
     _, commands = after(state, *(report(t, state, round=4, parked=True) for t in ("t0", "t1")))
     assert [m.trainer for m in made(commands).members] == ["t1"]
     assert Send("t0", End(incarnation=1, reason="drained")) in commands
@@ -613,7 +613,7 @@ def test_a_spare_waits_and_joins_at_the_boundary_after_a_loss() -> None:
     state, commands = after(state, Lost("t1", "killed"))
     assert StartTrainer("t3") in commands
     _, commands = after(state, report("t0", state, held=0b1))
-    assert Send("t0", Flag(number=2, incarnation=1)) in commands
+    assert Send("t0", RequestBoundary(number=2, incarnation=1)) in commands
 
 
 # ---- failures

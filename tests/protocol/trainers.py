@@ -15,11 +15,11 @@ from surefoot_actors.protocol.member.machine import (
     Exchanged,
     Form,
     Gathered,
-    GroupBroke,
     LeafMade,
     MemberState,
     Merge,
     Opened,
+    OwnGroupFailed,
     Resume,
     StateCame,
     StateServed,
@@ -147,7 +147,7 @@ class Trainers:
             draft = Draft(world)
             draft.spend("breaks")
             draft.put(i, trainer._replace(op="broken"))
-            self.feed(draft, i, GroupBroke(self._machines.generation(trainer.group).number, "injected"))
+            self.feed(draft, i, OwnGroupFailed(self._machines.generation(trainer.group).number, "injected"))
             yield ("GROUP BREAKS", i), False, draft
 
     def _in_group(self, world: World, j: int, group: int) -> bool:

@@ -13,7 +13,7 @@ import torch
 from surefoot.events import LedgerRow
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.engine.contract.run import RunOptions
-from surefoot_actors.protocol.messages import Flag, ToTrainer
+from surefoot_actors.protocol.messages import RequestBoundary, ToTrainer
 from surefoot_actors.trainer.checkpoints.schedule import CheckpointSchedule
 from surefoot_actors.trainer.member import Member
 from surefoot_actors.trainer.once import OnceRequests
@@ -48,7 +48,7 @@ class RehearsingTrainer(TrainerProcess):
 
     def deliver(self, message: ToTrainer) -> None:
         super().deliver(message)
-        if isinstance(message, Flag):
+        if isinstance(message, RequestBoundary):
             self._flagged.set()
 
 

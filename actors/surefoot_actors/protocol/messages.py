@@ -9,26 +9,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 __all__ = [
-    "Broken",
-    "Conclude",
     "Done",
+    "Elected",
     "End",
+    "EndGeneration",
     "Ended",
-    "Enter",
-    "Flag",
+    "EnterGeneration",
     "FromTrainer",
     "Generation",
+    "GroupFailed",
     "Hello",
-    "Leaving",
-    "Left",
     "Member",
     "NotRestored",
+    "NoticeGiven",
     "OnceAsked",
     "OnceDone",
     "OnceTold",
-    "Over",
+    "Parked",
     "Raised",
     "Report",
+    "RequestBoundary",
     "Restore",
     "Restored",
     "Returned",
@@ -72,7 +72,7 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Over:
+class EndGeneration:
     """The generation is over; report, promising to refuse numbers below `number` and older incarnations (R2)."""
 
     number: int
@@ -80,7 +80,7 @@ class Over:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Enter:
+class EnterGeneration:
     """A new generation, of which the receiver is a member."""
 
     generation: Generation
@@ -88,7 +88,7 @@ class Enter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Flag:
+class RequestBoundary:
     """End generation `number` at the next step boundary: a planned change."""
 
     number: int
@@ -96,7 +96,7 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conclude:
+class Elected:
     """The receiver is elected to run the code after the loop."""
 
     incarnation: int
@@ -143,7 +143,7 @@ class OnceTold:
     done: bool
 
 
-ToTrainer = Over | Enter | Flag | Conclude | End | Restore | Snapshot | Save | OnceTold
+ToTrainer = EndGeneration | EnterGeneration | RequestBoundary | Elected | End | Restore | Snapshot | Save | OnceTold
 
 # ---- trainer to supervisor
 
@@ -173,7 +173,7 @@ class Length:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The answer to Over. Taken in one act with the closing of the generation to commits (R1)."""
+    """The answer to EndGeneration. Taken in one act with the closing of the generation to commits (R1)."""
 
     trainer: str
     number: int
@@ -206,7 +206,7 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
+class Parked:
     """Parked at a step boundary because a flag was latched in this generation's exchange (R7)."""
 
     trainer: str
@@ -253,7 +253,7 @@ class Raised:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Broken:
+class GroupFailed:
     """This member's group of `generation` failed, though nobody has told that it is over: a peer is lost, or its connection."""
 
     trainer: str
@@ -316,7 +316,7 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Leaving:
+class NoticeGiven:
     """This trainer was given notice (SIGTERM, a drained node): it wants to leave at a step boundary, and be replaced."""
 
     trainer: str
@@ -344,16 +344,16 @@ FromTrainer = (
     Hello
     | Length
     | Report
-    | Left
+    | Parked
     | Done
     | Returned
     | Raised
-    | Broken
+    | GroupFailed
     | Ended
     | Restored
     | NotRestored
     | Saved
-    | Leaving
+    | NoticeGiven
     | OnceAsked
     | OnceDone
 )

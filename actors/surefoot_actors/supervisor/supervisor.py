@@ -51,7 +51,7 @@ from surefoot_actors.protocol.membership.machine import (
 from surefoot_actors.protocol.messages import (
     Done,
     End,
-    Leaving,
+    NoticeGiven,
     NotRestored,
     OnceAsked,
     OnceDone,
@@ -285,7 +285,7 @@ class Supervisor:
         return event == TimerFired(Timer.PATIENCE)
 
     def _noticed(self, trainer: str, reason: str) -> None:
-        self._events.put_nowait(Came(Leaving(trainer=trainer, reason=reason)))
+        self._events.put_nowait(Came(NoticeGiven(trainer=trainer, reason=reason)))
 
     # ---- commands out
 

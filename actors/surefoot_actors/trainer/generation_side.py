@@ -105,7 +105,7 @@ class GenerationSide:
     def group_broke(self, generation: int, reason: str) -> None:
         """Tell the supervisor, unless the generation is over anyway."""
         with self._member.commit_lock:
-            self._member.feed(machine.GroupBroke(generation, reason))
+            self._member.feed(machine.OwnGroupFailed(generation, reason))
 
     def plane_failed(self, generation: int, error: Exception) -> None:
         """Fail the job: the merge found that the code breaks the contract, or Surefoot has a fault of its own."""

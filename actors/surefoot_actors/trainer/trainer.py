@@ -27,10 +27,10 @@ from surefoot_actors.protocol.member.machine import At, Close, Command, Form, Me
 from surefoot_actors.protocol.messages import (
     Done,
     Ended,
-    Enter,
-    Leaving,
+    EndGeneration,
+    EnterGeneration,
+    NoticeGiven,
     OnceTold,
-    Over,
     Report,
     Restore,
     Returned,
@@ -88,8 +88,8 @@ class TrainerProcess:
     def deliver(self, message: ToTrainer) -> None:
         """Take a message; never blocks for long."""
         member = self._member
-        if isinstance(message, Over | Enter):
-            faults.point("report" if isinstance(message, Over) else "enter", member.position.step)
+        if isinstance(message, EndGeneration | EnterGeneration):
+            faults.point("report" if isinstance(message, EndGeneration) else "enter", member.position.step)
         with member.commit_lock:
             if isinstance(message, OnceTold):
                 self._onces.told(message)
@@ -106,7 +106,7 @@ class TrainerProcess:
 
     def notice(self, reason: str) -> None:
         """Ask to leave: this process, or its node, is about to go."""
-        self._mailbox.tell(Leaving(trainer=self._setup.trainer, reason=reason))
+        self._mailbox.tell(NoticeGiven(trainer=self._setup.trainer, reason=reason))
 
     def where(self) -> Where:
         """Say where the training thread is, and at which line of the user's. Takes no lock: whoever holds one may be what hangs."""

@@ -30,12 +30,12 @@ from surefoot_actors.protocol.member.state import (
     Exchanged,
     Form,
     Gathered,
-    GroupBroke,
     LeafMade,
     MemberState,
     Merge,
     Opened,
     Outcome,
+    OwnGroupFailed,
     Resume,
     Stage,
     StateCame,
@@ -44,7 +44,18 @@ from surefoot_actors.protocol.member.state import (
     Tell,
     VectorCame,
 )
-from surefoot_actors.protocol.messages import Broken, Conclude, Done, End, Enter, Flag, Generation, Left, Over, Report
+from surefoot_actors.protocol.messages import (
+    Done,
+    Elected,
+    End,
+    EndGeneration,
+    EnterGeneration,
+    Generation,
+    GroupFailed,
+    Parked,
+    Report,
+    RequestBoundary,
+)
 from surefoot_actors.protocol.spans import owned
 
 __all__ = [
@@ -57,11 +68,11 @@ __all__ = [
     "Exchanged",
     "Form",
     "Gathered",
-    "GroupBroke",
     "LeafMade",
     "MemberState",
     "Merge",
     "Opened",
+    "OwnGroupFailed",
     "Resume",
     "Stage",
     "StateCame",
@@ -80,11 +91,11 @@ def step(state: MemberState, event: Event) -> Outcome:
     if state.stopped:
         return state, ()
     match event:
-        case Over() | Enter() | Flag() | Conclude() | End():
+        case EndGeneration() | EnterGeneration() | RequestBoundary() | Elected() | End():
             return _message(state, event)
         case Opened() | LeafMade() | AtBoundary() | AtEnd():
             return _thread(state, event)
-        case Exchanged() | Gathered() | VectorCame() | StateCame() | StateServed() | GroupBroke():
+        case Exchanged() | Gathered() | VectorCame() | StateCame() | StateServed() | OwnGroupFailed():
             return _data_plane(state, event) if counts(state, event.generation) else (state, ())
         case _:
             assert_never(event)
@@ -147,17 +158,17 @@ def may_restore(state: MemberState) -> bool:
 # ---- messages
 
 
-def _message(state: MemberState, message: Over | Enter | Flag | Conclude | End) -> Outcome:
+def _message(state: MemberState, message: EndGeneration | EnterGeneration | RequestBoundary | Elected | End) -> Outcome:
     match message:
-        case Over():
+        case EndGeneration():
             return _over(state, message)
-        case Enter():
+        case EnterGeneration():
             return _accept(state, message)
-        case Flag():
+        case RequestBoundary():
             if message.incarnation < state.incarnation:
                 return state, ()
             return replace(state, wanted=max(state.wanted, message.number)), ()
-        case Conclude():
+        case Elected():
             if state.at is not At.END or message.incarnation < state.incarnation:
                 return state, ()
             return replace(state, at=At.CONCLUDED), (Resume(),)
@@ -170,7 +181,7 @@ def _message(state: MemberState, message: Over | Enter | Flag | Conclude | End) 
             assert_never(message)
 
 
-def _over(state: MemberState, over: Over) -> Outcome:
+def _over(state: MemberState, over: EndGeneration) -> Outcome:
     if refuses(state, over.number, over.incarnation) or already_in(state, over.number):
         return state, ()
     report = Report(
@@ -190,7 +201,7 @@ def _over(state: MemberState, over: Over) -> Outcome:
     return parked, (Close(state.number), Tell(report))
 
 
-def _accept(state: MemberState, enter: Enter) -> Outcome:
+def _accept(state: MemberState, enter: EnterGeneration) -> Outcome:
     generation = enter.generation
     if already_in(state, generation.number) or refuses(state, generation.number, enter.incarnation):
         return state, ()
@@ -294,7 +305,7 @@ def _arrive(state: MemberState) -> Outcome:
     if not state.live:
         return state, ()
     if leaves(state):
-        return state, (Tell(Left(trainer=state.trainer, generation=state.number, round=state.round)),)
+        return state, (Tell(Parked(trainer=state.trainer, generation=state.number, round=state.round)),)
     return _go_on(state)
 
 
@@ -302,7 +313,7 @@ def _arrive(state: MemberState) -> Outcome:
 
 
 def _data_plane(
-    state: MemberState, event: Exchanged | Gathered | VectorCame | StateCame | StateServed | GroupBroke
+    state: MemberState, event: Exchanged | Gathered | VectorCame | StateCame | StateServed | OwnGroupFailed
 ) -> Outcome:
     match event:
         case Exchanged():
@@ -317,8 +328,8 @@ def _data_plane(
             return _go_on(replace(state, round=start, retained=retained))
         case StateServed():
             return _go_on(replace(state, serving=False))
-        case GroupBroke(reason=reason):
-            return state, (Tell(Broken(trainer=state.trainer, generation=state.number, reason=reason)),)
+        case OwnGroupFailed(reason=reason):
+            return state, (Tell(GroupFailed(trainer=state.trainer, generation=state.number, reason=reason)),)
         case _:
             assert_never(event)
 

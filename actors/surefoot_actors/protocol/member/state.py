@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from surefoot_actors.protocol.messages import Conclude, End, Enter, Flag, FromTrainer, Generation, Over
+from surefoot_actors.protocol.messages import (
+    Elected,
+    End,
+    EndGeneration,
+    EnterGeneration,
+    FromTrainer,
+    Generation,
+    RequestBoundary,
+)
 
 __all__ = [
     "At",
@@ -18,12 +26,12 @@ __all__ = [
     "Exchanged",
     "Form",
     "Gathered",
-    "GroupBroke",
     "LeafMade",
     "MemberState",
     "Merge",
     "Opened",
     "Outcome",
+    "OwnGroupFailed",
     "Resume",
     "Stage",
     "StateCame",
@@ -162,16 +170,16 @@ class StateServed:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupBroke:
+class OwnGroupFailed:
     generation: int
     reason: str
 
 
 Event = (
-    Over
-    | Enter
-    | Flag
-    | Conclude
+    EndGeneration
+    | EnterGeneration
+    | RequestBoundary
+    | Elected
     | End
     | Opened
     | LeafMade
@@ -182,7 +190,7 @@ Event = (
     | VectorCame
     | StateCame
     | StateServed
-    | GroupBroke
+    | OwnGroupFailed
 )
 
 # ---- commands

@@ -10,7 +10,7 @@ from surefoot_actors.protocol.membership.common import end, fail, number, start_
 from surefoot_actors.protocol.membership.failures import progressed
 from surefoot_actors.protocol.membership.scaling import flag_if_wanted, staying, trim
 from surefoot_actors.protocol.membership.state import Emit, MembershipState, Outcome, Phase, SaveState, Send
-from surefoot_actors.protocol.messages import Conclude, Done, Left
+from surefoot_actors.protocol.messages import Done, Elected, Parked
 
 __all__ = [
     "conclude_if_all_done",
@@ -58,13 +58,13 @@ def elect(state: MembershipState) -> Outcome:
     """Have one member run the code after the loop: the same one as before, if it is there."""
     elected = state.elected if state.elected in state.members else (*staying(state), *state.members)[0]
     state = replace(state, phase=Phase.CONCLUDING, elected=elected)
-    return state, (Send(elected, Conclude(incarnation=state.incarnation)),)
+    return state, (Send(elected, Elected(incarnation=state.incarnation)),)
 
 
 # ---- at a boundary
 
 
-def parked(state: MembershipState, message: Left) -> Outcome:
+def parked(state: MembershipState, message: Parked) -> Outcome:
     if state.phase is not Phase.RUNNING or message.generation != number(state) or message.trainer not in state.members:
         return state, ()
     state = progressed(replace(state, left=state.left | {message.trainer}), message.round, state.newest_step)

@@ -9,7 +9,7 @@ from surefoot.events import EventKind
 from surefoot_actors.protocol.membership.common import names, then
 from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted, trim
 from surefoot_actors.protocol.membership.state import Emit, MembershipState, Outcome, Phase, Record, Send
-from surefoot_actors.protocol.messages import Enter, Generation, Member, Report
+from surefoot_actors.protocol.messages import EnterGeneration, Generation, Member, Report
 from surefoot_actors.protocol.spans import Holding, assign, owned, spans
 
 __all__ = ["computed_again", "enact", "members_of"]
@@ -90,7 +90,7 @@ def enact(
         leaving={t: why for t, why in state.leaving.items() if t in trainers},
         reports={},
     )
-    enter = Enter(generation=generation, incarnation=state.incarnation)
+    enter = EnterGeneration(generation=generation, incarnation=state.incarnation)
     sends = tuple(Send(t, enter) for t in trainers)
     state, more = then(state, trim, fill, flag_if_wanted)
     return state, (Record(generation), *sends, event, *more)

@@ -71,19 +71,19 @@ from surefoot_actors.protocol.membership.state import (
     Withdraw,
 )
 from surefoot_actors.protocol.messages import (
-    Broken,
     Done,
     Ended,
     FromTrainer,
     Generation,
+    GroupFailed,
     Hello,
-    Leaving,
-    Left,
     Length,
     Member,
+    NoticeGiven,
     NotRestored,
     OnceAsked,
     OnceDone,
+    Parked,
     Raised,
     Report,
     Restored,
@@ -218,7 +218,7 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
             return replace(state, num_steps=num_steps), (Emit(EventKind.LENGTH, {"num_steps": num_steps}),)
         case Report():
             return regrouping.reported(state, message)
-        case Left():
+        case Parked():
             return completion.parked(state, message)
         case Done():
             return completion.done(state, message)
@@ -229,13 +229,13 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
             return end(state, JobState.SUCCEEDED, "every step is committed and the train function returned")
         case Raised():
             return raising.raised(state, message)
-        case Broken(trainer=trainer, generation=number, reason=reason):
+        case GroupFailed(trainer=trainer, generation=number, reason=reason):
             return losses.broken(state, trainer, number, reason)
         case Restored():
             return formation.restored(state, message)
         case NotRestored():
             return formation.not_restored(state, message)
-        case Leaving(trainer=trainer, reason=reason):
+        case NoticeGiven(trainer=trainer, reason=reason):
             return losses.noticed(state, trainer, reason)
         case Ended() | Saved() | OnceAsked() | OnceDone():
             return state, ()

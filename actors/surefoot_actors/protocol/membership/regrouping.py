@@ -11,7 +11,7 @@ from surefoot_actors.protocol.membership.formation import cut_short, everyone_lo
 from surefoot_actors.protocol.membership.generation import computed_again, enact, members_of
 from surefoot_actors.protocol.membership.scaling import leavers
 from surefoot_actors.protocol.membership.state import Command, Kill, MembershipState, Outcome, Phase, Send
-from surefoot_actors.protocol.messages import End, Generation, Over, Report
+from surefoot_actors.protocol.messages import End, EndGeneration, Generation, Report
 
 __all__ = ["decide_if_all", "gives_state", "may_decide", "may_leave", "reported", "reserved"]
 
@@ -44,7 +44,7 @@ def reserved(state: MembershipState, number: int, nonce: str) -> Outcome:
     state = replace(state, number=number, nonce=nonce)
     if state.generation is None:
         return found(state)
-    over = Over(number=number, incarnation=state.incarnation)
+    over = EndGeneration(number=number, incarnation=state.incarnation)
     overs = tuple(Send(t, over) for t in state.members)
     state, more = decide_if_all(replace(state, phase=Phase.COLLECTING))
     return state, (*overs, *more)

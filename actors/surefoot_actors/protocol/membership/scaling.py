@@ -15,7 +15,7 @@ from surefoot_actors.protocol.membership.state import (
     StartTrainer,
     Withdraw,
 )
-from surefoot_actors.protocol.messages import End, Flag
+from surefoot_actors.protocol.messages import End, RequestBoundary
 
 __all__ = ["backoff_s", "fill", "flag_if_wanted", "leavers", "staying", "trim"]
 
@@ -77,7 +77,7 @@ def flag_if_wanted(state: MembershipState) -> Outcome:
     """Ask for the end of the generation at the next step boundary, if a change is wanted."""
     if state.phase is not Phase.RUNNING or state.flagged or not _change_wanted(state):
         return state, ()
-    flag = Flag(number=number(state), incarnation=state.incarnation)
+    flag = RequestBoundary(number=number(state), incarnation=state.incarnation)
     return replace(state, flagged=True), tuple(Send(t, flag) for t in state.members)
 
 
