@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayError, RuntimeEnvSetupError
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
+from surefoot_actors.cluster.ports import SetupFailedError, TrainerGoneError
+from surefoot_actors.cluster.ray.cluster import gone
 from surefoot_actors.liveness.watchdog import crash
+from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.supervisor.death_reasons import explained
 
 from .harness import Stage
@@ -40,6 +45,27 @@ Extension modules: numpy (total: 1)
 )
 def test_what_faulthandler_says_in_a_word(said: str, word: str) -> None:
     assert crash(said) == word
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("The actor died because its node has died. Node Id: 7", DeathCause.NODE),
+        ("The actor died.\n\tThe node was preempted", DeathCause.NODE),
+        ("Task was killed due to the node running low on memory.", DeathCause.OUT_OF_MEMORY),
+        ("The actor died because of an error raised in its creation task", DeathCause.SETUP),
+        ("The actor died unexpectedly.\nWorker exit detail: SIGKILL", DeathCause.PROCESS),
+    ],
+)
+def test_what_ray_says_of_a_death_is_read_where_it_enters(said: str, cause: DeathCause) -> None:
+    error = pickle.loads(pickle.dumps(gone(RayError(said))))
+    assert (type(error), error.cause) == (TrainerGoneError, cause)
+    assert error.reason
+
+
+def test_a_node_that_could_not_be_set_up_is_a_cause_of_its_own() -> None:
+    error = pickle.loads(pickle.dumps(gone(RuntimeEnvSetupError("no network"))))
+    assert (type(error), error.cause) == (SetupFailedError, DeathCause.SETUP)
 
 
 def test_what_the_helper_saw_is_added_to_what_the_cluster_says_once() -> None:

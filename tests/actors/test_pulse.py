@@ -30,6 +30,7 @@ from surefoot_actors.liveness.server import (
     Watch,
 )
 from surefoot_actors.liveness.watchdog_process import start_helper
+from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.sealed import Sealed
 
 from ..kernel import memory_limit
@@ -445,6 +446,7 @@ async def test_a_trainer_whose_raylet_dies_has_lost_its_node(server: PulseServer
         assert await asyncio.to_thread(raylet.wait, LIVENESS_S) == -signal.SIGKILL
         await told.wait("t1", Condition.GONE)
     assert told.details[-1].startswith("its node died")
+    assert server.cause_of_death("t1") is DeathCause.NODE
 
 
 async def test_strangers_are_not_believed(server: PulseServer) -> None:

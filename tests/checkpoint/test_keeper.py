@@ -69,8 +69,8 @@ def share(step: int, of_two: int, generation: int = 1, taken_at: float = 0.0) ->
 
 async def settled(keeper: CheckpointKeeper) -> None:
     async with asyncio.timeout(60):
-        while keeper._tasks:
-            await asyncio.wait(set(keeper._tasks))
+        await keeper._tasks.settle()
+        await keeper._removing.settle()
 
 
 async def test_a_slow_member_completes_the_oldest_of_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from surefoot.spec import JobState
 from surefoot_actors.protocol.member.machine import At, MemberState
 from surefoot_actors.protocol.membership import deadlines
 from surefoot_actors.protocol.membership import machine as membership
@@ -322,12 +323,12 @@ class Supervisors:
             raise Violation(f"I6: generation {generation.number} is made again")
         draft.latest = number
 
-    def _finish(self, draft: Draft, part: str, outcome: str) -> None:
-        if outcome == "paused" and draft.journal.pause:
+    def _finish(self, draft: Draft, part: str, outcome: JobState) -> None:
+        if outcome is JobState.PAUSED and draft.journal.pause:
             self._check_saved(draft)
-        elif outcome == "failed":
+        elif outcome is JobState.FAILED:
             self._check_failed(draft)
-        elif outcome != "succeeded":
+        elif outcome is not JobState.SUCCEEDED:
             raise Violation(f"I4: the run {outcome}")
         elif not draft.journal.finished and not any(t.returned for t in draft.trainers):
             raise Violation("I4: the run is complete, but no trainer ran the code after the loop")
@@ -342,7 +343,7 @@ class Supervisors:
 
     def _check_failed(self, draft: Draft) -> None:
         """I10: the run fails only by what two trainers raised, or when nobody is left that others could go by."""
-        if draft.journal.finished == "failed":
+        if draft.journal.finished is JobState.FAILED:
             return
         raised = [t for t in draft.trainers if t.life == "raised" or t.life == "dead"]
         if self._bounds.bug is not None and raised:

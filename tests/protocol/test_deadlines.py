@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from surefoot.events import EventKind
+from surefoot.spec import JobState
 from surefoot_actors.protocol.membership import deadlines
 from surefoot_actors.protocol.membership.machine import (
     Cancelled,
@@ -129,7 +130,7 @@ def test_one_that_is_heard_is_waited_for_without_a_timer() -> None:
 
 def test_an_attempt_that_has_ended_sets_and_cancels_nothing() -> None:
     _, commands = step(silent(1), Cancelled("asked"))
-    assert commands == (Finish("cancelled", "asked"),)
+    assert commands == (Finish(JobState.CANCELLED, "asked"),)
 
 
 def test_a_hopeless_run_is_not_given_up_twice() -> None:
@@ -143,6 +144,6 @@ def test_a_hopeless_run_is_not_given_up_twice() -> None:
 
 def test_a_run_whose_checkpoint_is_not_there_fails_unless_it_has_begun() -> None:
     state, commands = after(restoring(searching=True)[0], RestoreSourceMissing("no such place"))
-    assert commands == (Finish("failed", "no such place"),)
+    assert commands == (Finish(JobState.FAILED, "no such place"),)
     state, commands = after(replace(founded(1), searching=True), RestoreSourceMissing("no such place"))
     assert (state.searching, commands) == (False, ())

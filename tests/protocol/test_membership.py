@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from surefoot.events import EventKind
+from surefoot.spec import JobState
+from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.membership.machine import (
+    BeginFrom,
     Came,
     Cancelled,
     CancelTimer,
@@ -307,7 +310,7 @@ def test_trainers_that_only_ever_die_end_the_attempt() -> None:
 # ---- a supervisor after another
 
 
-def resumed(trainers: tuple[str, ...], members: tuple[str, ...], finished: str = "") -> Outcome:
+def resumed(trainers: tuple[str, ...], members: tuple[str, ...], finished: JobState | None = None) -> Outcome:
     fresh = MembershipState(num_sub_tasks=4, target=2, min_trainers=1, incarnation=2)
     state, commands = resume(fresh, Found(trainers, 5, members, finished))
     if Reserve() in commands:
@@ -324,7 +327,7 @@ def test_only_members_of_the_newest_generation_survive() -> None:
 
 
 def test_a_finished_job_is_not_mourned() -> None:
-    state, commands = resumed((), ("t0", "t1"), finished="succeeded")
+    state, commands = resumed((), ("t0", "t1"), finished=JobState.SUCCEEDED)
     assert state.ended
     assert [c.outcome for c in commands if isinstance(c, Finish)] == ["succeeded"]
 
@@ -415,6 +418,23 @@ def test_what_is_restored_is_told_with_its_step() -> None:
     assert told[EventKind.GENERATION]["step"] == 3
 
 
+def test_a_run_that_begins_from_another_jobs_checkpoint_makes_that_durable_before_anyone_is_told() -> None:
+    state, _ = after(restoring(searching=True)[0], Searched(("own", "other"), frozenset({"other"})))
+    state, _ = after(state, no("own", "damaged"))
+    state, _ = step(state, Came(Restored(trainer="t0", url="other", round=7, step=3)))
+    _, commands = step(state, Reserved(1, "n1"))
+    told = {"step": 3, "url": "other", "trainer": "t0", "first_step": 3}
+    assert commands[:2] == (BeginFrom("other", 3), Emit(EventKind.RESTORED, told))
+    assert isinstance(commands[2], Record)
+
+
+def test_a_run_that_goes_on_from_its_own_checkpoint_begins_nowhere_else() -> None:
+    state, _ = after(restoring(searching=True)[0], Searched(("own", "other"), frozenset({"other"})))
+    state, _ = step(state, Came(Restored(trainer="t0", url="own", round=7, step=3)))
+    _, commands = step(state, Reserved(1, "n1"))
+    assert not [c for c in commands if isinstance(c, BeginFrom)]
+
+
 def no(url: str, why: Any) -> Came:
     return Came(NotRestored(trainer="t0", url=url, why=why, reason="share 0 is cut"))
 
@@ -444,7 +464,7 @@ def test_a_checkpoint_of_another_model_fails_the_job() -> None:
     state, _ = restoring("c7", "c4")
     _, commands = step(state, no("c7", "refused"))
     assert [c.kind for c in commands if isinstance(c, Emit)] == [EventKind.FAILED]
-    assert commands[-1] == Finish("failed", "share 0 is cut")
+    assert commands[-1] == Finish(JobState.FAILED, "share 0 is cut")
 
 
 def test_a_restorer_with_another_fingerprint_makes_room_for_one_with_the_runs() -> None:
@@ -495,7 +515,7 @@ def test_the_end_is_saved_before_the_code_after_the_loop_runs() -> None:
     state, commands = ended()
     assert commands == (SaveState(members=("t0", "t1"), generation=1, pausing=False),)
     assert after(state, StateSaved())[1] == (Send("t0", Conclude(incarnation=1)),)
-    assert after(state, StateSaved("the disk is full"))[1] == (Finish("failed", "the disk is full"),)
+    assert after(state, StateSaved("the disk is full"))[1] == (Finish(JobState.FAILED, "the disk is full"),)
     _, commands = after(state, Lost("t0", "killed"))
     assert commands == (SaveState(members=("t1",), generation=1, pausing=False),)
 
@@ -521,7 +541,7 @@ def test_a_pause_saves_at_the_boundary_and_ends() -> None:
     state, commands = after(pausing(), *(Came(Left(trainer=t, generation=1, round=3)) for t in ("t0", "t1")))
     assert commands == (SaveState(members=("t0", "t1"), generation=1, pausing=True),)
     _, commands = after(state, StateSaved())
-    assert commands == (Finish("paused", "stopped at a step boundary, and saved"),)
+    assert commands == (Finish(JobState.PAUSED, "stopped at a step boundary, and saved"),)
 
 
 def test_a_loss_while_pausing_is_not_replaced() -> None:
@@ -540,7 +560,7 @@ def test_a_pause_before_anything_was_trained_is_at_once() -> None:
 
 def test_cancel_wins_over_pause() -> None:
     _, commands = after(pausing(), Cancelled("asked"))
-    assert commands == (Finish("cancelled", "asked"),)
+    assert commands == (Finish(JobState.CANCELLED, "asked"),)
 
 
 # ---- notices and spares
@@ -652,6 +672,13 @@ def test_a_step_of_one_round_each_is_named_though_nobody_has_reported_it() -> No
     assert "sub-task 2 of step 4 killed two trainers" in state.why
 
 
+@pytest.mark.parametrize("cause", [DeathCause.NODE, DeathCause.INJECTED])
+def test_a_sub_task_is_not_to_blame_for_a_death_from_outside(cause: DeathCause) -> None:
+    state, _ = after(founded(3), Lost("t0", "its node died", (3, 2), cause=cause))
+    state, _ = after(state, *(report(t, state, round=3, step=1) for t in ("t1", "t2")))
+    assert not after(state, Lost("t1", "SIGBUS", (3, 2)))[0].ended
+
+
 def test_a_sub_task_that_was_got_past_is_forgotten() -> None:
     state, _ = after(founded(3), Lost("t0", "SIGSEGV", (3, 2)))
     state, _ = after(state, *(report(t, state, round=4) for t in ("t1", "t2")))
@@ -669,10 +696,10 @@ def test_a_poisonous_sub_task_is_known_after_everyone_was_lost() -> None:
 
 def test_names_are_not_used_again() -> None:
     fresh = MembershipState(num_sub_tasks=4, target=1, min_trainers=1, incarnation=2)
-    _, commands = resume(fresh, Found((), 0, (), "", num_started=5))
+    _, commands = resume(fresh, Found((), 0, (), None, num_started=5))
     assert commands == (StartTrainer("t5"),)
 
 
 def test_a_recorded_pause_stays_one() -> None:
-    _, commands = resumed(("t0",), ("t0", "t1"), finished="paused")
+    _, commands = resumed(("t0",), ("t0", "t1"), finished=JobState.PAUSED)
     assert [c.outcome for c in commands if isinstance(c, Finish)] == ["paused"]

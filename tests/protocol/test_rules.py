@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from surefoot.spec import JobState
 from surefoot_actors.protocol.member import machine as member
 from surefoot_actors.protocol.member.machine import At, MemberState, Stage
 from surefoot_actors.protocol.membership import completion, deadlines, formation, raising, regrouping
@@ -74,7 +75,7 @@ def learn_nothing(state: MembershipState, *_: Any) -> MembershipState:
 
 
 def end_paused(state: MembershipState) -> membership.Outcome:
-    return end(state, "paused", "")
+    return end(state, JobState.PAUSED, "")
 
 
 def believe_one(state: MembershipState, message: Raised) -> raising.Verdict:

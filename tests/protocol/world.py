@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from surefoot.spec import JobState
 from surefoot_actors.protocol.membership.machine import Timer
 
 __all__ = [
@@ -143,7 +144,7 @@ class Journal(NamedTuple):
     # newest generation recorded, -1: none
     recorded: int = -1
     # the outcome
-    finished: str = ""
+    finished: JobState | None = None
     # whole checkpoints, and those that are damaged, by the round they go on with
     stored: frozenset[int] = frozenset()
     damaged: frozenset[int] = frozenset()

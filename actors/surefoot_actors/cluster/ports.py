@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from surefoot.events import FaultKind, LedgerRow
 from surefoot.spec import JobSpec
+from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.messages import FromTrainer, ToTrainer
 from surefoot_actors.sealed import Sealed
 
@@ -30,12 +31,12 @@ __all__ = [
 class TrainerGoneError(Exception):
     """The trainer's process is dead, for certain. `reason` says how, as far as is known ("killed by signal 9", "out of memory")."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, cause: DeathCause = DeathCause.PROCESS) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.cause = reason, cause
 
-    def __reduce__(self) -> tuple[type[TrainerGoneError], tuple[str, ...]]:
-        return TrainerGoneError, (self.reason,)
+    def __reduce__(self) -> tuple[type[TrainerGoneError], tuple[Any, ...]]:
+        return TrainerGoneError, (self.reason, self.cause)
 
 
 class SetupFailedError(TrainerGoneError):
@@ -46,10 +47,10 @@ class SetupFailedError(TrainerGoneError):
     """
 
     def __init__(self, reason: str, requirements: str = "", node: str = "") -> None:
-        super().__init__(reason)
+        super().__init__(reason, DeathCause.SETUP)
         self.requirements, self.node = requirements, node
 
-    def __reduce__(self) -> tuple[type[TrainerGoneError], tuple[str, ...]]:
+    def __reduce__(self) -> tuple[type[TrainerGoneError], tuple[Any, ...]]:
         return SetupFailedError, (self.reason, self.requirements, self.node)
 
 

@@ -10,9 +10,31 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Journal"]
+__all__ = ["Inherited", "Journal"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """What a supervisor finds of those before it."""
+
+    incarnation: int
+    wanted: int | None
+    run_id: str
+    # the newest generation: its number and members
+    recorded: tuple[int, tuple[str, ...]] | None
+    num_started: int
+    # checkpoint and step of another job that the run has begun from
+    begun: tuple[str, int] | None
+    expected: int | None
+    finished: str | None
+
+    @property
+    def nothing(self) -> bool:
+        """Whether the attempt begins with this supervisor."""
+        return self.incarnation == 1 and self.recorded is None
 
 
 class Journal(ABC):
@@ -37,6 +59,19 @@ class Journal(ABC):
     @abstractmethod
     def forget(self) -> None:
         """Remove all of it."""
+
+    def take_over(self) -> Inherited:
+        """Count a supervisor more, and tell it all that it must know of those before."""
+        return Inherited(
+            incarnation=self.next_incarnation(),
+            wanted=self.wanted(),
+            run_id=self.run_id(),
+            recorded=self.recorded(),
+            num_started=self.num_started(),
+            begun=self.begun(),
+            expected=self.expected(),
+            finished=self.finished(),
+        )
 
     def next_incarnation(self) -> int:
         """Count the supervisors of this attempt: 1 for the first."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from surefoot_actors.protocol.death_cause import DeathCause
+
 __all__ = [
     "SILENT_AFTER_S",
     "STALL_AFTER_S",
@@ -29,8 +31,8 @@ BLIND_AFTER_S = 0.5
 STALL_AFTER_S = 0.2
 # What a helper says of its trainer's end, where it knows.
 _CAUSES = {
-    "oom": "out of memory: the kernel's OOM killer struck where it ran",
-    "node": "its node died: the raylet is gone",
+    "oom": (DeathCause.OUT_OF_MEMORY, "out of memory: the kernel's OOM killer struck where it ran"),
+    "node": (DeathCause.NODE, "its node died: the raylet is gone"),
 }
 
 
@@ -185,6 +187,11 @@ class Watch:
         return changes
 
 
+def cause_of_death(pulse: Pulse) -> DeathCause:
+    """Return of what it died, as far as its helper knows."""
+    return _CAUSES.get(pulse.cause, (DeathCause.PROCESS, ""))[0]
+
+
 def killed_by(pulse: Pulse) -> str:
     """Return "killed by SIGBUS, at train.py:12" if its helper saw such a signal; empty: it did not."""
     name, _, line = pulse.cause.partition("@")
@@ -194,6 +201,7 @@ def killed_by(pulse: Pulse) -> str:
 
 def detail(pulse: Pulse, condition: Condition, now: float) -> str:
     if condition is Condition.GONE:
-        return _CAUSES.get(pulse.cause, killed_by(pulse) or "its process died") + pulse.beat.where
+        _, said = _CAUSES.get(pulse.cause, (DeathCause.PROCESS, killed_by(pulse) or "its process died"))
+        return said + pulse.beat.where
     heard = f"last heard {now - pulse.heard:.1f} s ago; " if condition is Condition.SILENT else ""
     return heard + pulse.beat.detail

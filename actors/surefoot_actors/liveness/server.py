@@ -28,9 +28,11 @@ from surefoot_actors.liveness.detector import (
     Condition,
     Pulse,
     Watch,
+    cause_of_death,
     killed_by,
 )
 from surefoot_actors.liveness.watchdog import proof
+from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.sealed import Sealed
 
 __all__ = [
@@ -98,6 +100,11 @@ class PulseServer:
         """The last beat of a trainer."""
         pulse = self._watch.pulses.get(trainer)
         return None if pulse is None else pulse.beat
+
+    def cause_of_death(self, trainer: str) -> DeathCause:
+        """Of what the trainer died, as far as its helper has said."""
+        pulse = self._watch.pulses.get(trainer)
+        return DeathCause.PROCESS if pulse is None else cause_of_death(pulse)
 
     def killed_by(self, trainer: str) -> str:
         """By which signal of its own making, and where, the trainer died, as far as its helper has said; empty: by none."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -23,6 +23,7 @@ from surefoot.spec import JobSpec
 from surefoot_actors.checkpoint.catalogue import Catalogue
 from surefoot_actors.protocol.membership.machine import Committed, Event, MembershipState, Phase, SaveState, StateSaved
 from surefoot_actors.protocol.messages import Save, Saved, Snapshot, ToTrainer
+from surefoot_actors.tasks import Tasks
 
 __all__ = ["CheckpointKeeper"]
 
@@ -90,7 +91,7 @@ class CheckpointKeeper:
         self._failing = False
         self._parked: _Parked | None = None
         self._saving: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks, self._removing = Tasks("checkpoints"), Tasks("retention")
 
     # ---- called by the supervisor
 
@@ -124,7 +125,7 @@ class CheckpointKeeper:
     def start(self) -> None:
         """Begin to ask for checkpoints."""
         if self._catalogue.there:
-            self._spawn(self._ask())
+            self._tasks.spawn(self._ask())
 
     def attend(self, state: MembershipState) -> None:
         """Take note of where the run is."""
@@ -161,16 +162,13 @@ class CheckpointKeeper:
         self._state = state
         if self._saving is not None:
             self._saving.cancel()
-        self._saving = self._spawn(self._save_parked(command, state))
+        self._saving = self._tasks.spawn(self._save_parked(command, state))
 
     async def close(self) -> None:
         """End what is under way; returns when nothing of it runs. What is being removed is removed first, if that is soon."""
-        if removing := [task for task in self._tasks if task.get_name() == "retention"]:
-            await asyncio.wait(removing, timeout=REMOVE_S)
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._removing.settle(REMOVE_S)
+        await self._tasks.close()
+        await self._removing.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -218,7 +216,7 @@ class CheckpointKeeper:
             self._open.pop(next(iter(self._open)))
         if len(shares) == saved.of:
             del self._open[key]
-            self._spawn(self._commit_running(tuple(shares.values())))
+            self._tasks.spawn(self._commit_running(tuple(shares.values())))
 
     async def _commit_running(self, shares: tuple[Saved, ...]) -> None:
         # who asked wants the state as it was then, or later: a snapshot that was under way is another one
@@ -252,7 +250,7 @@ class CheckpointKeeper:
             data["model"] = made.model
         self._tell(EventKind.CHECKPOINT, **data)
         self._happen(Committed(made.url))
-        self._spawn(self._retain(made.url), "retention")
+        self._removing.spawn(self._retain(made.url))
         return True
 
     async def _retain(self, committed: str) -> None:
@@ -317,9 +315,3 @@ class CheckpointKeeper:
         else:
             parked.shares[saved.share] = saved
         parked.changed.set()
-
-    def _spawn(self, work: Coroutine[None, None, None], name: str = "checkpoints") -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from surefoot_actors.cluster.ports import SetupFailedError, TrainerGoneError, TrainerHandle
+from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.membership.machine import Came, Lost
 from surefoot_actors.protocol.messages import Ended, Raised, ToTrainer
 from surefoot_actors.supervisor.ledger_intake import RowKeeper
@@ -77,14 +78,14 @@ class Attendant:
             if isinstance(first, SetupFailedError) and first.requirements:
                 self._tell_refused(first.requirements)
             else:
-                self._tell_lost(str(first))
+                self._tell_lost(str(first), first.cause if isinstance(first, TrainerGoneError) else DeathCause.PROCESS)
         except* Exception as group:  # noqa: BLE001  the task's edge: a trainer that nobody attends is a lost one
             first = _first(group)
-            self._tell_lost(f"it could not be attended: {first!r}", getattr(first, "story", ()))
+            self._tell_lost(f"it could not be attended: {first!r}", story=getattr(first, "story", ()))
 
-    def _tell_lost(self, reason: str, story: tuple[str, ...] = ()) -> None:
+    def _tell_lost(self, reason: str, cause: DeathCause = DeathCause.PROCESS, story: tuple[str, ...] = ()) -> None:
         self._gone.set()
-        self._events.put_nowait(Lost(self._trainer, reason, story=story))
+        self._events.put_nowait(Lost(self._trainer, reason, cause=cause, story=story))
 
     def _tell_refused(self, said: str) -> None:
         """The job's requirements cannot be installed: as if its code had raised that, before its first line."""

@@ -28,6 +28,7 @@ from surefoot_actors.cluster.ports import Inbox, TrainerGoneError, TrainerHandle
 from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.server import PulseServer
 from surefoot_actors.protocol.messages import ToTrainer
+from surefoot_actors.tasks import Tasks
 
 __all__ = ["LocalCluster"]
 
@@ -252,7 +253,7 @@ class LocalCluster:
         self._service, self._preload, self._log_dir = service, tuple(preload), log_dir
         self._templates: dict[tuple[tuple[str, str], ...], asyncio.Task[_Template]] = {}
         self._trainers: list[_LocalTrainer] = []
-        self._telling: set[asyncio.Task[None]] = set()
+        self._telling = Tasks("pulse")
 
     async def __aenter__(self) -> LocalCluster:
         return self
@@ -283,9 +284,7 @@ class LocalCluster:
             assert self.pulse is not None
             # not awaited: one that is stopped answers no more, and the pulse, which expects it, says so
             self.pulse.expect(trainer.trainer)
-            telling = asyncio.create_task(trainer.tell_pulse(self.pulse.address, self.pulse.sealed.reveal()))
-            self._telling.add(telling)
-            telling.add_done_callback(self._telling.discard)
+            self._telling.spawn(trainer.tell_pulse(self.pulse.address, self.pulse.sealed.reveal()))
         return list(found)
 
     async def close(self) -> None:

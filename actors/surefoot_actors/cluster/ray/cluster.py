@@ -26,9 +26,11 @@ from surefoot_actors.cluster.ray.setup import node_of, refused_requirements, why
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE, TrainerActor
 from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.server import Condition, PulseServer
+from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.messages import ToTrainer
+from surefoot_actors.tasks import Tasks
 
-__all__ = ["RayCluster", "death_reason"]
+__all__ = ["RayCluster", "gone"]
 
 # "Perhaps executed": every call may be told again, after so long.
 _RETRY_S = 0.1
@@ -45,17 +47,23 @@ _NODE_DIED = re.compile(r"node (has )?died|node was (preempted|terminated)", re.
 _OUT_OF_MEMORY = re.compile(r"OutOfMemory|memory (usage )?threshold|running low on memory", re.IGNORECASE)
 
 
-def death_reason(error: RayError) -> str:
-    """A sentence, or a traceback, for how an actor ended."""
+def gone(error: RayError) -> TrainerGoneError:
+    """How an actor ended: what Ray says is read here, once."""
     text = str(error).strip()
     if isinstance(error, RuntimeEnvSetupError):
-        return f"its node could not be set up: {why_not_set_up(text)}"
+        reason = f"its node could not be set up: {why_not_set_up(text)}"
+        return SetupFailedError(reason, refused_requirements(text), node_of(text))
+    last = text[-_LONGEST_REASON:]
     if isinstance(error, OutOfMemoryError) or _OUT_OF_MEMORY.search(text):
-        return f"out of memory: {text[-_LONGEST_REASON:]}"
+        return TrainerGoneError(f"out of memory: {last}", DeathCause.OUT_OF_MEMORY)
     if _NODE_DIED.search(text):
-        return f"its node died: {text[-_LONGEST_REASON:]}"
+        return TrainerGoneError(f"its node died: {last}", DeathCause.NODE)
     if "creation task" in text:
-        return f"it failed to start: {text[-_LONGEST_REASON:]}"
+        return TrainerGoneError(f"it failed to start: {last}", DeathCause.SETUP)
+    return TrainerGoneError(_process_died(text))
+
+
+def _process_died(text: str) -> str:
     # The first lines name the actor; the guesses that Ray adds would mislead.
     lines = [line for line in text.splitlines()[1:] if not line.startswith("\t")]
     said = " ".join(lines).partition(" Some common causes")[0]
@@ -76,9 +84,7 @@ def _runtime_env(spec: JobSpec, package_uri: str | None) -> dict[str, Any]:
 class _RayTrainer(TrainerHandle):
     """The supervisor's end of one trainer actor."""
 
-    def __init__(
-        self, trainer: str, actor: ActorHandle[Any], pulse: PulseServer, ending: set[asyncio.Task[None]]
-    ) -> None:
+    def __init__(self, trainer: str, actor: ActorHandle[Any], pulse: PulseServer, ending: Tasks) -> None:
         """`ending` holds the tasks that see to trainers' ends, for as long as that takes."""
         self._trainer, self._actor, self._pulse, self._ending_all = trainer, actor, pulse, ending
         self._ending: asyncio.Task[None] | None = None
@@ -119,9 +125,7 @@ class _RayTrainer(TrainerHandle):
     async def kill(self) -> None:
         """End the process. Where that cannot be reached this returns after a while: it is fenced, and ends when it can be."""
         if self._ending is None:
-            self._ending = asyncio.create_task(self._end(), name=f"end-{self._trainer}")
-            self._ending_all.add(self._ending)
-            self._ending.add_done_callback(self._ending_all.discard)
+            self._ending = self._ending_all.spawn(self._end(), name=f"end-{self._trainer}")
         while not self._ending.done():
             await asyncio.wait({self._ending}, timeout=_SILENT_S)
             if self._pulse.condition(self._trainer) in (Condition.SILENT, Condition.GONE):
@@ -145,11 +149,8 @@ class _RayTrainer(TrainerHandle):
                 # the service is ours: what raises there is broken, and told as a loss
                 await self.kill()
                 raise TrainerGoneError(f"its service raised, so it was ended: {error}") from None
-            except RuntimeEnvSetupError as error:
-                text = str(error)
-                raise SetupFailedError(death_reason(error), refused_requirements(text), node_of(text)) from None
             except RayError as error:
-                raise TrainerGoneError(death_reason(error)) from None
+                raise gone(error) from None
 
     async def _end(self) -> None:
         """Kill by the helper, which reaches a stopped process at once; by Ray; and make sure."""
@@ -178,11 +179,10 @@ class RayCluster:
     ) -> None:
         self.on_notice: Callable[[str, str], None] = _ignore
         self._attempt, self._pulse, self._package_uri, self._service = attempt, pulse, package_uri, service
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._tasks, self._ending = Tasks("ray cluster"), Tasks("end")
         # those whose nodes are watched
         self._trainers: dict[str, _RayTrainer] = {}
-        self._watching: asyncio.Task[None] | None = None
+        self._watching = False
         # addresses of nodes that could not be set up, and when: for a while others are preferred
         self._troubled: dict[str, float] = {}
 
@@ -235,22 +235,18 @@ class RayCluster:
         found = await asyncio.to_thread(self._find)
         for trainer in found:
             # not awaited: one that is stopped answers no more, and the pulse, which expects it, says so
-            telling = asyncio.create_task(trainer.tell_pulse(), name=f"pulse-{trainer.trainer}")
-            self._tasks.add(telling)
-            telling.add_done_callback(self._tasks.discard)
+            self._tasks.spawn(trainer.tell_pulse(), name=f"pulse-{trainer.trainer}")
         self._watch(found)
         return list(found)
 
     async def close(self) -> None:
-        for task in [*self._tasks, *([self._watching] if self._watching else [])]:
-            task.cancel()
+        self._tasks.cancel()
         found = await asyncio.to_thread(self._find)
         await asyncio.gather(*(trainer.kill() for trainer in found))
 
     async def settle(self, within_s: float) -> None:
         """Wait, so long at most, until those that could not be reached when they were killed are gone as well."""
-        if self._ending:
-            await asyncio.wait(set(self._ending), timeout=within_s)
+        await self._ending.settle(within_s)
 
     def _find(self) -> list[_RayTrainer]:
         roles = [role for role in list_roles(self._attempt) if role not in (SUPERVISOR, KEEPER)]
@@ -261,8 +257,9 @@ class RayCluster:
 
     def _watch(self, trainers: Iterable[_RayTrainer]) -> None:
         self._trainers.update((trainer.trainer, trainer) for trainer in trainers)
-        if self._watching is None:
-            self._watching = asyncio.create_task(self._watch_nodes(), name="drained-nodes")
+        if not self._watching:
+            self._watching = True
+            self._tasks.spawn(self._watch_nodes(), name="drained-nodes")
 
     async def _watch_nodes(self) -> None:
         while True:

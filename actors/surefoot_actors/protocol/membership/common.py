@@ -8,6 +8,7 @@ from dataclasses import replace
 from pydantic import JsonValue
 
 from surefoot.events import EventKind
+from surefoot.spec import JobState
 from surefoot_actors.protocol.membership.state import (
     Command,
     Emit,
@@ -40,13 +41,13 @@ def start_over(state: MembershipState, reason: str) -> Outcome:
     return state, (Reserve(),)
 
 
-def end(state: MembershipState, outcome: str, reason: str) -> Outcome:
+def end(state: MembershipState, outcome: JobState, reason: str) -> Outcome:
     return replace(state, phase=Phase.ENDED, why=reason), (Finish(outcome, reason),)
 
 
 def fail(state: MembershipState, trainer: str, reason: str) -> Outcome:
     """Fail the job for what would happen again and again."""
-    state, commands = end(state, "failed", reason)
+    state, commands = end(state, JobState.FAILED, reason)
     return state, (Emit(EventKind.FAILED, {"reason": reason, "traceback": "", "trainer": trainer}), *commands)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from surefoot.events import EventKind
+from surefoot.spec import JobState
 from surefoot_actors.protocol.membership.common import end, fail, number, start_over, then
 from surefoot_actors.protocol.membership.failures import progressed
 from surefoot_actors.protocol.membership.scaling import flag_if_wanted, staying, trim
@@ -41,7 +42,7 @@ def conclude_if_all_done(state: MembershipState) -> Outcome:
     if len(digests) > 1:
         return end(
             state,
-            "failed",
+            JobState.FAILED,
             "the trainers' final states differ: `surefoot check` on this train function tells whether its code or Surefoot is at fault",
         )
     finished = Emit(EventKind.FINISHED, {"steps": state.done[members[0]].steps, "digest": digests.pop()})
@@ -79,7 +80,7 @@ def pause_wanted(state: MembershipState) -> Outcome:
         return state, ()
     state = replace(state, pausing=True)
     if state.generation is None:
-        return end(state, "paused", "no step has been made in this attempt")
+        return end(state, JobState.PAUSED, "no step has been made in this attempt")
     return then(state, trim, flag_if_wanted)
 
 
@@ -106,5 +107,5 @@ def state_saved(state: MembershipState, error: str) -> Outcome:
         reason = (
             f"stopped at a step boundary, but not saved: {error}" if error else "stopped at a step boundary, and saved"
         )
-        return end(state, "paused", reason)
+        return end(state, JobState.PAUSED, reason)
     return fail(state, "", error) if error else elect(replace(state, saved=True))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from surefoot.spec import JobState
 from surefoot_actors.protocol.membership.common import end, fail
-from surefoot_actors.protocol.membership.state import MembershipState, Outcome
+from surefoot_actors.protocol.membership.state import Lost, MembershipState, Outcome
 
 __all__ = ["committed", "count", "give_up_if_hopeless", "poison", "progressed", "stepped"]
 
@@ -29,7 +30,7 @@ def give_up_if_hopeless(state: MembershipState, last: str) -> Outcome:
         f"{state.fruitless} times in a row a trainer was lost, or what replaced it, without a step in between "
         f"(max_failures is {state.max_failures}); the last: {last}"
     )
-    return end(state, "failed", reason)
+    return end(state, JobState.FAILED, reason)
 
 
 def progressed(state: MembershipState, round_number: int, step: int) -> MembershipState:
@@ -58,11 +59,12 @@ def _fruitful(state: MembershipState) -> MembershipState:
     return replace(state, fruitless=0, replaces={}, num_broken=0)
 
 
-def poison(state: MembershipState, trainer: str, reason: str, computing: tuple[int, int] | None) -> Outcome:
-    """Remember what a trainer died of; fail the job when another one died of the same sub-task before."""
-    if computing is None or computing[0] < state.newest_round:
+def poison(state: MembershipState, lost: Lost) -> Outcome:
+    """Remember what a member died of; fail the job when another one died of the same sub-task before."""
+    trainer, computing = lost.trainer, lost.computing
+    if computing is None or lost.cause.from_outside or computing[0] < state.newest_round:
         return state, ()
-    died = {**state.deaths.get(computing, {}), trainer: reason}
+    died = {**state.deaths.get(computing, {}), trainer: lost.reason}
     state = replace(state, deaths={**state.deaths, computing: died})
     if len(died) < 2:
         return state, ()

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from pydantic import JsonValue
+
 from surefoot.events import EventKind
 from surefoot.names import trainer_number
+from surefoot.spec import JobState
 from surefoot_actors.protocol.membership.common import end, fail, less, lost, then, warn
 from surefoot_actors.protocol.membership.failures import count, give_up_if_hopeless
 from surefoot_actors.protocol.membership.generation import enact
 from surefoot_actors.protocol.membership.scaling import fill
 from surefoot_actors.protocol.membership.state import (
+    BeginFrom,
     Command,
     Emit,
     Kill,
@@ -22,6 +26,7 @@ from surefoot_actors.protocol.membership.state import (
     Outcome,
     Phase,
     Reserve,
+    Searched,
     Send,
 )
 from surefoot_actors.protocol.messages import Generation, Member, NotRestored, Report, Restore, Restored
@@ -69,15 +74,17 @@ def form_if_enough(state: MembershipState) -> Outcome:
     return _restore(state) if _enough(state) else (state, ())
 
 
-def searched(state: MembershipState, urls: tuple[str, ...]) -> Outcome:
+def searched(state: MembershipState, found: Searched) -> Outcome:
     """Take over the checkpoints that were there before this supervisor."""
-    older = tuple(u for u in urls if u not in state.checkpoints)
-    return form_if_enough(replace(state, searching=False, checkpoints=state.checkpoints + older))
+    older = tuple(u for u in found.urls if u not in state.checkpoints)
+    return form_if_enough(
+        replace(state, searching=False, checkpoints=state.checkpoints + older, others=state.others | found.others)
+    )
 
 
 def source_missing(state: MembershipState, reason: str) -> Outcome:
     """There is nothing to begin with, which matters to nobody if the run began long ago: peers hold the state."""
-    return fail(state, "", reason) if state.generation is None else searched(state, ())
+    return fail(state, "", reason) if state.generation is None else searched(state, Searched(()))
 
 
 def _enough(state: MembershipState) -> bool:
@@ -195,14 +202,20 @@ def found(state: MembershipState) -> Outcome:
     members = tuple(Member(trainer=t, own=own[k], role="joining" if k else "settled") for k, t in enumerate(chosen))
     store = state.stores[chosen[0]]
     generation = Generation(number=state.number, nonce=state.nonce, start=start, members=members, store=store)
-    told: tuple[Command, ...] = ()
-    if not begins_anew:
-        told = (Emit(EventKind.RESTORED, {"step": at, "url": state.restoring, "trainer": chosen[0]}),)
+    told = () if begins_anew else _tell_restored(state, chosen[0], at)
     # the newest round is remembered, but it is no progress to come back to it
     newest = max((state.newest_round, state.newest_step), (start, at))
     state = replace(state, restorer=None, restoring="", newest_round=newest[0], newest_step=newest[1])
     state, commands = enact(state, generation, joined=chosen, at=at)
     return state, (*told, *commands)
+
+
+def _tell_restored(state: MembershipState, founder: str, step: int) -> tuple[Command, ...]:
+    """Tell which checkpoint the run goes on from, or begins from if it is another job's."""
+    data: dict[str, JsonValue] = {"step": step, "url": state.restoring, "trainer": founder}
+    if state.restoring not in state.others:
+        return (Emit(EventKind.RESTORED, data),)
+    return BeginFrom(state.restoring, step), Emit(EventKind.RESTORED, data | {"first_step": step})
 
 
 def _present(state: MembershipState) -> tuple[str, ...]:
@@ -213,7 +226,9 @@ def everyone_lost(state: MembershipState, stateless: Mapping[str, Report]) -> Ou
     """Nobody with state is left: go on from the newest checkpoint, or begin again. Same steps, same bytes."""
     if state.pausing:
         return end(
-            state, "paused", "every trainer that held state was lost; resuming goes on from the newest checkpoint"
+            state,
+            JobState.PAUSED,
+            "every trainer that held state was lost; resuming goes on from the newest checkpoint",
         )
     began = state.newest_round > 0 or (state.generation is not None and len(state.generation.members) == 1)
     if state.checkpoints:

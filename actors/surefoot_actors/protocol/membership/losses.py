@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
+from surefoot.spec import JobState
 from surefoot_actors.protocol.membership import common
 from surefoot_actors.protocol.membership.common import less, start_over, then
 from surefoot_actors.protocol.membership.completion import conclude_if_all_done, elect, pause_if_all_left, save
@@ -37,7 +38,7 @@ def lost(state: MembershipState, event: Lost) -> Outcome:
     state = replace(state, lost=state.lost | {trainer}) if was_member else state
     state, commands = then(
         state,
-        lambda s: poison(s, trainer, event.reason, event.computing if was_member else None),
+        lambda s: poison(s, event) if was_member else (s, ()),
         lambda s: give_up_if_hopeless(s, reason),
         fill,
         lambda s: _after_loss(s, reason) if was_member else form_if_enough(s),
@@ -115,7 +116,7 @@ def broken(state: MembershipState, trainer: str, generation: int, reason: str) -
     state = replace(state, num_broken=state.num_broken + 1)
     if state.num_broken > MAX_BROKEN_GROUPS:
         why = f"{state.num_broken} process groups failed without a step in between; the last: {reason}"
-        return common.end(state, "failed", why)
+        return common.end(state, JobState.FAILED, why)
     return start_over(state, reason)
 
 

@@ -30,10 +30,12 @@ from typing import assert_never
 
 from surefoot.events import SUPERVISOR_RESTARTED, EventKind
 from surefoot.names import trainer_number
+from surefoot.spec import JobState
 from surefoot_actors.protocol.membership import completion, deadlines, failures, formation, losses, raising, regrouping
 from surefoot_actors.protocol.membership.common import end, fail, less, start_over, then
 from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted, trim
 from surefoot_actors.protocol.membership.state import (
+    BeginFrom,
     Came,
     Cancelled,
     CancelTimer,
@@ -90,6 +92,7 @@ from surefoot_actors.protocol.messages import (
 )
 
 __all__ = [
+    "BeginFrom",
     "Came",
     "CancelTimer",
     "Cancelled",
@@ -184,13 +187,13 @@ def _applied(state: MembershipState, event: Event) -> Outcome:
         case Resized(target=target):
             return then(replace(state, target=target), trim, fill, formation.form_if_enough, flag_if_wanted)
         case Cancelled(reason=reason):
-            return end(state, "cancelled", reason)
+            return end(state, JobState.CANCELLED, reason)
         case TimerFired(timer=timer):
             return deadlines.fired(state, timer)
         case Committed(url=url):
             return failures.committed(state, url), ()
-        case Searched(urls=urls):
-            return formation.searched(state, urls)
+        case Searched():
+            return formation.searched(state, event)
         case RestoreSourceMissing(reason=reason):
             return formation.source_missing(state, reason)
         case Stepped(step=newest):
@@ -223,7 +226,7 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
             # in any phase, and whichever supervisor elected it: every step was committed by then
             if trainer != state.elected and trainer not in state.members:
                 return state, ()
-            return end(state, "succeeded", "every step is committed and the train function returned")
+            return end(state, JobState.SUCCEEDED, "every step is committed and the train function returned")
         case Raised():
             return raising.raised(state, message)
         case Broken(trainer=trainer, generation=number, reason=reason):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from surefoot.events import EventKind
+from surefoot.spec import JobState
 from surefoot_actors.protocol.membership.common import end, told
 from surefoot_actors.protocol.membership.losses import lost
 from surefoot_actors.protocol.membership.state import Emit, Kill, Lost, MembershipState, Outcome
@@ -86,7 +87,7 @@ def _confirms(earlier: Raised, message: Raised) -> bool:
 
 def _fail(state: MembershipState, first: Raised) -> Outcome:
     reason = f"{first.kind}: {first.message}"
-    state, commands = end(state, "failed", reason)
+    state, commands = end(state, JobState.FAILED, reason)
     return state, (_failed(reason, first), *commands)
 
 

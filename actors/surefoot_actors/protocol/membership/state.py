@@ -9,9 +9,12 @@ from enum import Enum
 from pydantic import JsonValue
 
 from surefoot.events import EventKind
+from surefoot.spec import JobState
+from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.messages import Done, FromTrainer, Generation, Raised, Report, ToTrainer
 
 __all__ = [
+    "BeginFrom",
     "Came",
     "CancelTimer",
     "Cancelled",
@@ -90,6 +93,8 @@ class MembershipState:
     checkpoints: tuple[str, ...] = ()
     # whether the shell is still looking for them: nothing is founded before it has told (Searched)
     searching: bool = False
+    # of these, the ones of another job
+    others: frozenset[str] = frozenset()
     # who reads which of them (RESTORING), or has read it and founds the run; None: it begins anew
     restorer: str | None = None
     restoring: str = ""
@@ -178,12 +183,13 @@ class Lost:
 
     trainer: str
     reason: str
-    # (round, sub-task) that it was computing when it died by itself; None: it was not, or was ended from outside, with its node say
+    # (round, sub-task) that it was computing when it died; None: it was not, as far as is known
     computing: tuple[int, int] | None = None
     # of what its code raised; empty: it did not
     traceback: str = ""
     # the last events of its machine, a line each, where the fault is Surefoot's own
     story: tuple[str, ...] = ()
+    cause: DeathCause = DeathCause.PROCESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +246,8 @@ class Found:
     trainers: tuple[str, ...]
     number: int
     members: tuple[str, ...]
-    # the outcome that is recorded; empty: none
-    finished: str
+    # the outcome that is recorded; None: there is none
+    finished: JobState | None
     # of the trainers that earlier supervisors asked for: their names are not used again
     num_started: int = 0
 
@@ -258,6 +264,8 @@ class Searched:
     """These checkpoints were there already, newest first; all are older than those Committed."""
 
     urls: tuple[str, ...]
+    # of those, the ones of another job: what the run may begin from
+    others: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +358,14 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class BeginFrom:
+    """The run begins from another job's checkpoint, at this step. Make that durable: a later beginning would be another run."""
+
+    url: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Emit:
     kind: EventKind
     data: Mapping[str, JsonValue]
@@ -357,9 +373,10 @@ class Emit:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Record the outcome durably (R8), then end all trainers. `outcome`: succeeded, failed, cancelled or paused."""
+    """Record the outcome durably (R8), then end all trainers."""
 
-    outcome: str
+    # one that an attempt can end in
+    outcome: JobState
     reason: str
 
 
@@ -388,6 +405,19 @@ class CancelTimer:
     timer: Timer
 
 
-Command = SaveState | StartTrainer | Withdraw | Send | Kill | Reserve | Record | Emit | Finish | SetTimer | CancelTimer
+Command = (
+    SaveState
+    | StartTrainer
+    | Withdraw
+    | Send
+    | Kill
+    | Reserve
+    | Record
+    | BeginFrom
+    | Emit
+    | Finish
+    | SetTimer
+    | CancelTimer
+)
 Outcome = tuple[MembershipState, tuple[Command, ...]]
 Move = Callable[[MembershipState], Outcome]

@@ -1,0 +1,37 @@
+"""Background tasks with an owner, who has all of them end with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+
+__all__ = ["Tasks"]
+
+
+class Tasks:
+    """Used on one event loop. The loop itself keeps no task alive that nobody holds."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._running: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[None, None, None], name: str = "") -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name or self._name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def settle(self, within_s: float | None = None) -> None:
+        """Wait, so long at most, until those that run now are done, whatever they came to."""
+        if self._running:
+            await asyncio.wait(tuple(self._running), timeout=within_s)
+
+    def cancel(self) -> None:
+        for task in tuple(self._running):
+            task.cancel()
+
+    async def close(self) -> None:
+        """Cancel all; returns when nothing of them runs."""
+        tasks = tuple(self._running)
+        self.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
