@@ -13,7 +13,7 @@ import pytest
 from tests.api.conftest import FakeService, make_event, make_row, make_spec, make_view, problem, refuse
 from typer.testing import CliRunner, Result
 
-from surefoot import _carry, plugins
+from surefoot import _transport, plugins
 from surefoot.cli import local
 from surefoot.cli.app import app
 from surefoot.cli.session import Session
@@ -27,7 +27,7 @@ Cli = Callable[..., Result]
 
 @pytest.fixture
 def cli(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setitem(_carry.RETRY, "wait", lambda state: 0.0)
+    monkeypatch.setitem(_transport.RETRY, "wait", lambda state: 0.0)
     monkeypatch.setattr("surefoot._follow.Follower.pause_s", lambda self: 0.0)
     monkeypatch.setenv("TZ", "UTC")
 

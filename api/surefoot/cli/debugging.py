@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from surefoot.cli.words import describe
+from surefoot.cli.format import describe
 from surefoot.events import Event, EventKind
 from surefoot.names import attempt_of
 from surefoot.printable import printable_line

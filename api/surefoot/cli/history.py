@@ -12,9 +12,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from surefoot.cli.format import duration, number
 from surefoot.cli.jobs import AsJson, JobRef
 from surefoot.cli.session import FAILED, Session, say
-from surefoot.cli.words import duration, number
 from surefoot.client import Client
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from surefoot.cli import watch as watching
 from surefoot.cli.debugging import debugging
+from surefoot.cli.format import ago, describe, duration, state_style, steps
 from surefoot.cli.session import Session, console, say
-from surefoot.cli.words import ago, describe, duration, state_style, steps
 from surefoot.spec import JobState
 from surefoot.timeline import troubles
 from surefoot.views import JobView, NumberedEvent

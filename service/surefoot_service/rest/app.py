@@ -55,7 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             async with _cluster(service), housekeeping(service):
                 yield
         finally:
-            service.bells.close()
+            service.wakeups.close()
             service.readiness.close()
             service.database.close()
 

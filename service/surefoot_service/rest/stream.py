@@ -60,7 +60,7 @@ class _News:
 async def follow(service: Service, job: str, cursor: Cursor) -> AsyncIterator[bytes]:
     """Yield the job's messages after the cursor until it has ended and all is sent, or the service closes."""
     seen: tuple[object, ...] | None = None
-    with service.bells.listen(news_of(job)) as news:
+    with service.wakeups.listen(news_of(job)) as news:
         while True:
             try:
                 found = await service.database.read(_read, job, cursor)
@@ -79,7 +79,7 @@ async def follow(service: Service, job: str, cursor: Cursor) -> AsyncIterator[by
             if found.view.ended:
                 return
             if not await news.wait(_QUIET_S):
-                if service.bells.closed:
+                if service.wakeups.closed:
                     return
                 yield format_sse_event(comment="quiet")
 

@@ -16,7 +16,7 @@ from surefoot_service.errors import ClaimCodeError, ConflictError, NotFoundError
 from surefoot_service.keys import Keys, digest, same
 from surefoot_service.store.columns import LAST_COMMAND
 from surefoot_service.store.commands import last_command
-from surefoot_service.store.ingest import Taken, take, take_again
+from surefoot_service.store.ingest import IngestResult, ingest, ingest_again
 from surefoot_service.store.jobs import change_state, lock, own_place
 from surefoot_service.store.reading import command_of, has_ended, spec_of
 from surefoot_service.store.tables import AttemptRow, CommandRow, JobRow
@@ -27,12 +27,12 @@ __all__ = [
     "commands_for",
     "fence",
     "hand_over",
+    "ingest_from",
     "lock_with",
     "make",
     "newest",
     "package_name",
     "package_uri",
-    "take_from",
     "unfinished",
 ]
 
@@ -121,9 +121,9 @@ def authorize(session: Session, attempt: str, token: str) -> str:
     return row.job
 
 
-def take_from(
+def ingest_from(
     session: Session, attempt: str, token: str, batch: UplinkBatch, *, max_bytes: int, now: datetime
-) -> tuple[Taken, str]:
+) -> tuple[IngestResult, str]:
     """Take in an attempt's batch, if it may speak (see `authorize`). Return what it came to, and the job.
 
     `max_bytes`: how much all attempts of one job may tell; a job that tells more fails.
@@ -133,9 +133,9 @@ def take_from(
     # again: it may have been fenced meanwhile
     authorize(session, attempt, token)
     if _has_told_all(row, job, now):
-        return take_again(session, row, job, batch), job.id
+        return ingest_again(session, row, job, batch), job.id
     row.spoke_at = row.spoke_at or now
-    return take(session, row, job, batch, max_bytes=max_bytes, now=now), job.id
+    return ingest(session, row, job, batch, max_bytes=max_bytes, now=now), job.id
 
 
 def _has_told_all(attempt: AttemptRow, job: JobRow, now: datetime) -> bool:

@@ -35,13 +35,13 @@ from surefoot_service.store.ledger import Contradiction
 from surefoot_service.store.reading import has_ended, spec_of, state_of
 from surefoot_service.store.tables import AttemptRow, EventSourceRow, JobRow
 
-__all__ = ["Taken", "take", "take_again"]
+__all__ = ["IngestResult", "ingest", "ingest_again"]
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class IngestResult:
     """What a batch came to."""
 
     ack: UplinkAck
@@ -49,9 +49,9 @@ class Taken:
     moved: bool
 
 
-def take(
+def ingest(
     session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch, *, max_bytes: int, now: datetime
-) -> Taken:
+) -> IngestResult:
     """Store what is new in the batch of a locked job's attempt and fold it into the job; what was stored before changes nothing.
 
     A step that is told with another result than the stored one fails the job, and so does more than `max_bytes` in all.
@@ -71,10 +71,10 @@ def take(
         attempt.closed_at = now
     session.flush()
     ack = UplinkAck(events=told_events.stored_below(session, sources, batch.events), rows_below=job.steps_done)
-    return Taken(ack=ack, moved=job.state != before)
+    return IngestResult(ack=ack, moved=job.state != before)
 
 
-def take_again(session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch) -> Taken:
+def ingest_again(session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch) -> IngestResult:
     """Acknowledge a batch of an attempt that has told all. Raises OverError for one with anything new in it."""
     sources = {
         name: row
@@ -87,7 +87,7 @@ def take_again(session: Session, attempt: AttemptRow, job: JobRow, batch: Uplink
     ):
         raise OverError(f"attempt {attempt.id} is over: job {job.id} has {job.state}, and all of it was stored")
     ack = UplinkAck(events={name: row.stored for name, row in sources.items()}, rows_below=job.steps_done)
-    return Taken(ack=ack, moved=False)
+    return IngestResult(ack=ack, moved=False)
 
 
 def _is_complete(job: JobRow) -> bool:

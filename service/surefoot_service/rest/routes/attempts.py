@@ -42,7 +42,7 @@ async def claim_attempt(attempt: AttemptId, body: ClaimRequest, service: Service
         checkpoints=service.settings.checkpoint_place,
         now=service.now(),
     )
-    service.bells.ring(RECONCILER)
+    service.wakeups.wake(RECONCILER)
     return claimed
 
 
@@ -50,14 +50,14 @@ async def claim_attempt(attempt: AttemptId, body: ClaimRequest, service: Service
 @takes(BodyKind.UPLINK)
 async def uplink(attempt: AttemptId, batch: UplinkBatch, token: AttemptToken, service: ServiceDep) -> UplinkAck:
     """Take in events and ledger rows. The same ones again change nothing; what the answer acknowledges may be forgotten."""
-    taken, job = await service.database.write(
-        store.take_from, attempt, token, batch, max_bytes=service.settings.max_told_bytes, now=service.now()
+    result, job = await service.database.write(
+        store.ingest_from, attempt, token, batch, max_bytes=service.settings.max_told_bytes, now=service.now()
     )
     service.cluster.heard[attempt] = service.now()
-    service.bells.ring(news_of(job))
-    if taken.moved:
-        service.bells.ring(RECONCILER)
-    return taken.ack
+    service.wakeups.wake(news_of(job))
+    if result.moved:
+        service.wakeups.wake(RECONCILER)
+    return result.ack
 
 
 @router.get("/{attempt}/commands", responses=documented(401, 410))
@@ -73,13 +73,13 @@ async def poll_commands(
     """Return commands with n above `after`, waiting up to `wait_s` for the first; a new one is answered at once."""
     job = await service.database.read(store.authorize, attempt, token)
     deadline = asyncio.get_running_loop().time() + wait_s
-    with service.bells.listen(commands_of(job)) as bell:
+    with service.wakeups.listen(commands_of(job)) as wakeup:
         while True:
             service.cluster.heard[attempt] = service.now()
             commands = await service.database.read(store.commands_for, attempt, token, after)
             if any(c.kind is CommandKind.FAULT for c in commands):
                 commands = await service.database.write(store.hand_over, attempt, token, after, now=service.now())
             left = deadline - asyncio.get_running_loop().time()
-            if commands or left <= 0 or service.bells.closed:
+            if commands or left <= 0 or service.wakeups.closed:
                 return CommandPage(commands=commands)
-            await bell.wait(min(left, _LOOK_AGAIN_S))
+            await wakeup.wait(min(left, _LOOK_AGAIN_S))

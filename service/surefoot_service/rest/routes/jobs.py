@@ -64,7 +64,7 @@ async def submit_job(
         checkpoints=service.settings.checkpoint_place,
     )
     if new:
-        service.bells.ring(RECONCILER)
+        service.wakeups.wake(RECONCILER)
     else:
         response.status_code = 200
     return view
@@ -180,4 +180,4 @@ async def inject_fault(job: JobId, body: FaultRequest, service: ServiceDep) -> J
 
 
 def _ring(service: Service, job: str) -> None:
-    service.bells.ring(RECONCILER, commands_of(job), news_of(job))
+    service.wakeups.wake(RECONCILER, commands_of(job), news_of(job))
