@@ -22,30 +22,30 @@ from surefoot_actors.liveness.server import PulseServer
 from surefoot_actors.protocol.membership import machine as membership
 from surefoot_actors.protocol.membership.machine import (
     BeginFrom,
-    Came,
+    CancelStart,
     CancelTimer,
+    CheckpointsFound,
     Emit,
     Event,
     Finish,
-    Found,
     Kill,
     Lost,
     MembershipState,
+    MessageReceived,
     Phase,
     Record,
     Reserve,
     Reserved,
     RestoreSourceMissing,
+    RowRecorded,
     SaveState,
-    Searched,
     Send,
     SetTimer,
     StartTrainer,
-    Stepped,
+    Survivors,
     Suspected,
     Timer,
     TimerFired,
-    Withdraw,
 )
 from surefoot_actors.protocol.messages import (
     Done,
@@ -204,7 +204,7 @@ class Supervisor:
         for handle in handles:
             self._trainers.adopt(handle)
         number, members = inherited.recorded or (0, ())
-        found = Found(
+        found = Survivors(
             tuple(h.trainer for h in handles),
             number,
             members,
@@ -220,7 +220,7 @@ class Supervisor:
         try:
             found = await self._keeper.find()
             others = frozenset(url for url in found if not is_at(url, self._checkpoints))
-            self._events.put_nowait(Searched(found, others))
+            self._events.put_nowait(CheckpointsFound(found, others))
         except CheckpointError as error:
             self._events.put_nowait(RestoreSourceMissing(str(error)))
 
@@ -231,9 +231,9 @@ class Supervisor:
             case Handled():
                 if not event.done.done():
                     event.done.set_result(None)
-            case (Gone() as asked) | Came(message=(OnceAsked() | OnceDone()) as asked):
+            case (Gone() as asked) | MessageReceived(message=(OnceAsked() | OnceDone()) as asked):
                 await self._once.hear(asked)
-            case Came(message=Saved() as saved):
+            case MessageReceived(message=Saved() as saved):
                 self._keeper.saved(saved)
             case TimerFired() if not self._clocks.takes(event):
                 pass
@@ -241,10 +241,10 @@ class Supervisor:
                 pass
             case Lost():
                 await self._feed(self._deaths.explained(event))
-            case Came(message=NotRestored(why="missing") as told) if await self._is_there(told):
+            case MessageReceived(message=NotRestored(why="missing") as told) if await self._is_there(told):
                 reason = f"it does not see a checkpoint that is there; is its storage mounted? {told.reason}"
                 await self._feed(Lost(told.trainer, reason))
-            case Came(message=Done() as done):
+            case MessageReceived(message=Done() as done):
                 await asyncio.to_thread(self._journal.expect, done.steps)
                 self._rows.expect(done.steps)
                 await self._feed(event)
@@ -263,10 +263,10 @@ class Supervisor:
             self._status.note_loss(self._state.phase, since)
             if self._rows.newest is not None:
                 # losses with steps in between are not held together
-                await self._apply(membership.step(self._state, Stepped(self._rows.newest)))
-        await self._apply(membership.step(self._state, event))
+                await self._apply(membership.apply(self._state, RowRecorded(self._rows.newest)))
+        await self._apply(membership.apply(self._state, event))
         match event:
-            case Came(message=Raised(trainer=trainer)) if trainer in members and not self._state.ended:
+            case MessageReceived(message=Raised(trainer=trainer)) if trainer in members and not self._state.ended:
                 self._status.note_loss(self._state.phase)
             case Lost(trainer=trainer):
                 self._trainers.dismiss(trainer)  # dead for certain or not: nothing of it stays
@@ -279,7 +279,7 @@ class Supervisor:
         return event == TimerFired(Timer.PATIENCE)
 
     def _noticed(self, trainer: str, reason: str) -> None:
-        self._events.put_nowait(Came(NoticeGiven(trainer=trainer, reason=reason)))
+        self._events.put_nowait(MessageReceived(NoticeGiven(trainer=trainer, reason=reason)))
 
     # ---- commands out
 
@@ -288,7 +288,7 @@ class Supervisor:
         for command in commands:
             await self._perform(command)
         while self._due:
-            await self._apply(membership.step(self._state, self._due.pop(0)))
+            await self._apply(membership.apply(self._state, self._due.pop(0)))
 
     async def _perform(self, command: membership.Command) -> None:
         match command:
@@ -297,7 +297,7 @@ class Supervisor:
                 self._trainers.start(command, self._setup(command))
             case SaveState():
                 self._keeper.save(command, self._state)
-            case Withdraw(trainer=trainer) | Kill(trainer=trainer):
+            case CancelStart(trainer=trainer) | Kill(trainer=trainer):
                 self._trainers.dismiss(trainer)
             case Send(trainer=trainer, message=message):
                 self._trainers.send(trainer, message)

@@ -161,7 +161,7 @@ class TrainerProcess:
     # ---- the machine: every call with the commit lock held
 
     def _feed(self, event: member.Event) -> None:
-        self._state, commands = member.step(self._state, event)
+        self._state, commands = member.apply(self._state, event)
         for command in commands:
             self._perform(command)
 
