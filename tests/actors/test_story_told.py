@@ -36,13 +36,13 @@ def test_an_assertion_that_fails_in_a_trainer_tells_its_story(stage: Stage) -> N
 def test_an_assertion_that_fails_in_the_supervisor_tells_its_story(
     stage: Stage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    sound = machine.step
+    sound = machine.apply
 
     def broken(state: Any, event: Any) -> Any:
         assert not isinstance(event, machine.Started), "broken on purpose"
         return sound(state, event)
 
-    monkeypatch.setattr(machine, "step", broken)
+    monkeypatch.setattr(machine, "apply", broken)
     with pytest.raises(BrokenMachineError, match="a fault of Surefoot: supervisor: AssertionError") as found:
         stage.run(trainers=1)
     story = found.value.story

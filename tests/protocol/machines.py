@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from surefoot_actors.protocol.member import machine as member
 from surefoot_actors.protocol.member.machine import MemberState
 from surefoot_actors.protocol.membership import machine as membership
-from surefoot_actors.protocol.membership.machine import Came, MembershipState
+from surefoot_actors.protocol.membership.machine import MembershipState, MessageReceived
 from surefoot_actors.protocol.membership.machine import Outcome as MembershipOutcome
 from surefoot_actors.protocol.messages import Generation
 
@@ -68,8 +68,8 @@ class Machines:
         state = replace(
             state,
             why="",
-            fruitless=0,
-            replaces={},
+            failures_in_row=0,
+            failure_chain={},
             newest_round=0,
             newest_step=0,
             newest_row=-1,
@@ -86,7 +86,7 @@ class Machines:
         found = self._member_steps.get(key)
         if found is None:
             event = self.messages.values[event] if isinstance(event, int) else event
-            state, commands = member.step(self.members.values[number], event)
+            state, commands = member.apply(self.members.values[number], event)
             found = self._member_steps[key] = Outcome(self.members.number(state), commands)
         return found
 
@@ -95,8 +95,8 @@ class Machines:
         key = (number, event)
         found = self._membership_steps.get(key)
         if found is None:
-            event = Came(self.messages.values[event]) if isinstance(event, int) else event
-            outcome = membership.step(self.memberships.values[number], event)
+            event = MessageReceived(self.messages.values[event]) if isinstance(event, int) else event
+            outcome = membership.apply(self.memberships.values[number], event)
             found = self._membership_steps[key] = self.add_membership(outcome)
         return found
 

@@ -10,14 +10,14 @@ from surefoot_actors.protocol.member.machine import At, MemberState
 from surefoot_actors.protocol.membership import deadlines
 from surefoot_actors.protocol.membership import machine as membership
 from surefoot_actors.protocol.membership.machine import (
+    CancelStart,
     CancelTimer,
     Committed,
     Finish,
-    Found,
     Kill,
     Lost,
     MembershipState,
-    PauseWanted,
+    PauseRequested,
     Phase,
     Record,
     Reserve,
@@ -28,11 +28,11 @@ from surefoot_actors.protocol.membership.machine import (
     SetTimer,
     StartTrainer,
     StateSaved,
+    Survivors,
     Suspected,
+    SuspicionCleared,
     Timer,
     TimerFired,
-    Trusted,
-    Withdraw,
 )
 from surefoot_actors.protocol.messages import End, EndGeneration, EnterGeneration, Hello, Raised, Returned
 
@@ -104,7 +104,7 @@ class Supervisors:
             yield from self._handle(world, ("lost", i), True, Lost(name(i), "dead"))
         frozen, told = world.frozen >> i & 1, world.supervisor.told >> i & 1
         if trainer.life == "live" and frozen != told:
-            event = Suspected(name(i), "frozen") if frozen else Trusted(name(i))
+            event = Suspected(name(i), "frozen") if frozen else SuspicionCleared(name(i))
             draft = Draft(world)
             draft.supervisor = draft.supervisor._replace(told=world.supervisor.told ^ 1 << i)
             label = (type(event).__name__, i)
@@ -159,7 +159,7 @@ class Supervisors:
             draft.journal = draft.journal._replace(pause=True)
             # once somebody has asked for it, a restarted supervisor is told too
             certain = world.journal.pause
-            yield from self._handle(draft.world(), ("PAUSE",), certain, PauseWanted(), even_if_ignored=True)
+            yield from self._handle(draft.world(), ("PAUSE",), certain, PauseRequested(), even_if_ignored=True)
         if world.budget.resizes and not ended:
             target = self._bounds.resizes[-world.budget.resizes]
             draft = Draft(world)
@@ -291,7 +291,7 @@ class Supervisors:
                 i = int(trainer[1:])
                 if i < self._bounds.room and draft.trainers[i].life in ("none", "dead"):
                     draft.put(i, Trainer(life="starting"))
-            case Withdraw(trainer=trainer):
+            case CancelStart(trainer=trainer):
                 i = int(trainer[1:])
                 if i < self._bounds.room:
                     draft.put(i, Trainer(life="dead"))
@@ -387,7 +387,7 @@ class Supervisors:
         draft.journal = draft.journal._replace(incarnation=draft.journal.incarnation + 1)
         recorded = draft.journal.recorded
         generation = self._machines.generation(recorded) if recorded >= 0 else None
-        found = Found(
+        found = Survivors(
             trainers=tuple(name(i) for i, t in enumerate(world.trainers) if t.life in ("starting", "live", "raised")),
             number=generation.number if generation else 0,
             members=tuple(m.trainer for m in generation.members) if generation else (),

@@ -26,11 +26,11 @@ from surefoot_actors.protocol.membership.machine import (
     SetTimer,
     StartTrainer,
     Suspected,
+    SuspicionCleared,
     Timer,
     TimerFired,
-    Trusted,
+    apply,
     begin,
-    step,
 )
 
 from .test_membership import after, collecting, founded, hello, report, restoring
@@ -38,7 +38,7 @@ from .test_membership import after, collecting, founded, hello, report, restorin
 
 def timers(state: MembershipState, event: Any) -> tuple[MembershipState, tuple[Command, ...]]:
     """Apply an event. Return what it commands of timers."""
-    state, commands = step(state, event)
+    state, commands = apply(state, event)
     return state, tuple(c for c in commands if isinstance(c, SetTimer | CancelTimer))
 
 
@@ -58,7 +58,7 @@ def test_who_is_enough_waits_for_the_rest_and_then_begins_without() -> None:
     assert set_ == ()
     state, set_ = timers(state, hello("t1"))
     assert set_ == (SetTimer(Timer.START_GRACE, deadlines.START_GRACE_S),)
-    state, commands = step(state, TimerFired(Timer.START_GRACE))
+    state, commands = apply(state, TimerFired(Timer.START_GRACE))
     assert commands == (Reserve(),)
     assert (state.phase, state.timers) == (Phase.RESERVING, frozenset())
 
@@ -86,7 +86,7 @@ def test_the_silent_are_given_up_when_patience_is_over() -> None:
 
 
 def test_all_that_are_silent_are_told_lost() -> None:
-    state, commands = step(silent(2), TimerFired(Timer.PATIENCE))
+    state, commands = apply(silent(2), TimerFired(Timer.PATIENCE))
     assert [c.trainer for c in commands if isinstance(c, Kill)] == ["t0", "t1"]
     lost = [c.data["trainer"] for c in commands if isinstance(c, Emit) and c.kind is EventKind.TRAINER_LOST]
     assert lost == ["t0", "t1"]
@@ -111,9 +111,9 @@ def test_patience_is_shorter_where_there_is_a_checkpoint_to_go_on_from(saved: bo
 
 
 def test_who_comes_back_is_waited_for_anew_when_it_is_silent_again() -> None:
-    state, set_ = timers(silent(1), Trusted("t0"))
+    state, set_ = timers(silent(1), SuspicionCleared("t0"))
     assert set_ == (CancelTimer(Timer.PATIENCE),)
-    assert step(state, TimerFired(Timer.PATIENCE)) == (state, ())
+    assert apply(state, TimerFired(Timer.PATIENCE)) == (state, ())
     _, set_ = timers(state, Suspected("t0", "silent"))
     assert set_ == (SetTimer(Timer.PATIENCE, deadlines.PATIENCE_WITHOUT_CHECKPOINT_S),)
 
@@ -129,7 +129,7 @@ def test_one_that_is_heard_is_waited_for_without_a_timer() -> None:
 
 
 def test_an_attempt_that_has_ended_sets_and_cancels_nothing() -> None:
-    _, commands = step(silent(1), Cancelled("asked"))
+    _, commands = apply(silent(1), Cancelled("asked"))
     assert commands == (Finish(JobState.CANCELLED, "asked"),)
 
 

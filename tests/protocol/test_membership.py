@@ -12,36 +12,36 @@ from surefoot.spec import JobState
 from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.membership.machine import (
     BeginFrom,
-    Came,
     Cancelled,
+    CancelStart,
     CancelTimer,
+    CheckpointsFound,
     Committed,
     Emit,
     Finish,
-    Found,
     Kill,
     Lost,
     MembershipState,
+    MessageReceived,
     Outcome,
-    PauseWanted,
+    PauseRequested,
     Phase,
     Record,
     Reserve,
     Reserved,
     Resized,
+    RowRecorded,
     SaveState,
-    Searched,
     Send,
     SetTimer,
     StartTrainer,
     StateSaved,
-    Stepped,
+    Survivors,
     Suspected,
-    Trusted,
-    Withdraw,
+    SuspicionCleared,
+    apply,
     begin,
     resume,
-    step,
 )
 from surefoot_actors.protocol.messages import (
     Done,
@@ -66,15 +66,15 @@ def after(state: MembershipState, *events: Any) -> Outcome:
     """Apply events, answering Reserve as the shell does. Return the last state and what the last event gave rise to, timers aside."""
     commands: tuple[Any, ...] = ()
     for event in events:
-        state, commands = step(state, event)
+        state, commands = apply(state, event)
         if Reserve() in commands:
-            state, more = step(state, Reserved(state.number + 1, f"n{state.number + 1}"))
+            state, more = apply(state, Reserved(state.number + 1, f"n{state.number + 1}"))
             commands += more
     return state, tuple(c for c in commands if not isinstance(c, Emit | SetTimer | CancelTimer))
 
 
-def hello(trainer: str, fingerprint: str = "a", num_steps: int = 9) -> Came:
-    return Came(
+def hello(trainer: str, fingerprint: str = "a", num_steps: int = 9) -> MessageReceived:
+    return MessageReceived(
         Hello(
             trainer=trainer,
             store=(trainer, 1),
@@ -86,7 +86,7 @@ def hello(trainer: str, fingerprint: str = "a", num_steps: int = 9) -> Came:
     )
 
 
-def report(trainer: str, state: MembershipState, **said: Any) -> Came:
+def report(trainer: str, state: MembershipState, **said: Any) -> MessageReceived:
     usual: dict[str, Any] = {"round": 3, "retained": True, "held": 0, "own": 0, "parked": False, "finished": False}
     told: dict[str, Any] = {
         "number": state.number,
@@ -94,7 +94,7 @@ def report(trainer: str, state: MembershipState, **said: Any) -> Came:
         "generation": 1,
         "store": (trainer, 1),
     }
-    return Came(Report(trainer=trainer, **told, **(usual | said)))
+    return MessageReceived(Report(trainer=trainer, **told, **(usual | said)))
 
 
 def founded(target: int = 2) -> MembershipState:
@@ -105,7 +105,7 @@ def founded(target: int = 2) -> MembershipState:
 
 def collecting(target: int = 2) -> MembershipState:
     """Generation 2 is to follow; nobody has reported."""
-    state, _ = after(founded(target), Suspected("t0", ""), Trusted("t0"))
+    state, _ = after(founded(target), Suspected("t0", ""), SuspicionCleared("t0"))
     assert state.phase is Phase.COLLECTING
     return state
 
@@ -153,7 +153,7 @@ def test_who_is_behind_gets_the_vector_from_one_that_holds_it() -> None:
 def test_a_joiner_waits_for_a_step_boundary() -> None:
     state, commands = after(founded(1), Resized(2), hello("t1"))
     assert commands == (Send("t0", RequestBoundary(number=1, incarnation=1)),)
-    state, commands = after(state, Came(Parked(trainer="t0", generation=1, round=3)))
+    state, commands = after(state, MessageReceived(Parked(trainer="t0", generation=1, round=3)))
     assert Send("t0", EndGeneration(number=2, incarnation=1)) in commands
     _, commands = after(state, report("t0", state, parked=True))
     assert [(m.trainer, m.role) for m in made(commands).members] == [("t0", "settled"), ("t1", "joining")]
@@ -163,7 +163,7 @@ def test_down_again_takes_back_what_was_asked_for() -> None:
     state, commands = after(founded(1), Resized(3))
     assert commands == (StartTrainer("t1"), StartTrainer("t2"))
     _, commands = after(state, hello("t1"), Resized(1))
-    assert set(commands) == {Withdraw("t2"), Send("t1", End(incarnation=1, reason="not wanted any more"))}
+    assert set(commands) == {CancelStart("t2"), Send("t1", End(incarnation=1, reason="not wanted any more"))}
 
 
 def test_a_drain_waits_till_nobody_is_in_a_round() -> None:
@@ -178,7 +178,7 @@ def test_a_drain_waits_till_nobody_is_in_a_round() -> None:
 
 def test_another_fingerprint_is_refused() -> None:
     state, _ = after(founded(1), Resized(2))
-    state, events = step(state, hello("t1", fingerprint="b"))
+    state, events = apply(state, hello("t1", fingerprint="b"))
     assert any(isinstance(c, Kill) and "'b', the run's 'a'" in c.reason for c in events)
     assert any(isinstance(c, Emit) and c.kind is EventKind.TRAINER_REFUSED for c in events)
     assert "t1" not in state.ready
@@ -194,26 +194,26 @@ def test_suspicion_ends_the_waiting_but_not_without_state() -> None:
 
 
 def test_the_end_is_concluded_by_one() -> None:
-    done = [Came(Done(trainer=t, generation=1, steps=9, digest="d")) for t in ("t0", "t1")]
+    done = [MessageReceived(Done(trainer=t, generation=1, steps=9, digest="d")) for t in ("t0", "t1")]
     state, commands = after(founded(), *done)
     assert commands == (Send("t0", Elected(incarnation=1)),)
     state, commands = after(state, Lost("t0", "killed"))
     assert commands == (Send("t1", Elected(incarnation=1)),)
-    _, commands = after(state, Came(Returned(trainer="t1")))
+    _, commands = after(state, MessageReceived(Returned(trainer="t1")))
     assert isinstance(commands[0], Finish)
     assert commands[0].outcome == "succeeded"
 
 
 def test_other_bytes_at_the_end_fail_the_job() -> None:
-    done = [Came(Done(trainer=t, generation=1, steps=9, digest=t)) for t in ("t0", "t1")]
+    done = [MessageReceived(Done(trainer=t, generation=1, steps=9, digest=t)) for t in ("t0", "t1")]
     _, commands = after(founded(), *done)
     assert isinstance(commands[0], Finish)
     assert commands[0].outcome == "failed"
 
 
-def raises(trainer: str, **what: Any) -> Came:
+def raises(trainer: str, **what: Any) -> MessageReceived:
     fields = {"kind": "ValueError", "message": "no", "traceback": f"of {trainer}", "round": 3, "line": "train.py:7"}
-    return Came(Raised(trainer=trainer, **{**fields, **what}))
+    return MessageReceived(Raised(trainer=trainer, **{**fields, **what}))
 
 
 def failure(commands: tuple[Any, ...]) -> str:
@@ -240,7 +240,7 @@ def test_what_one_raises_is_its_loss_where_others_train() -> None:
 )
 def test_what_two_raise_fails_the_job_with_what_the_first_raised(first: dict[str, Any], second: dict[str, Any]) -> None:
     state, _ = after(founded(3), raises("t2", message="the first", **first))
-    outcome = step(state, raises("t1", message="the second", **second))
+    outcome = apply(state, raises("t1", message="the second", **second))
     assert "the first" in failure(outcome[1])
     [failed] = [c for c in outcome[1] if isinstance(c, Emit)]
     assert failed.data["traceback"] == "of t2"
@@ -255,7 +255,7 @@ def test_two_that_raise_each_its_own_are_two_losses(other: dict[str, Any]) -> No
 
 def test_the_last_that_trains_and_raises_fails_the_job() -> None:
     state, _ = after(founded(2), raises("t1"))
-    assert failure(step(state, raises("t0", kind="KeyError"))[1])
+    assert failure(apply(state, raises("t0", kind="KeyError"))[1])
     assert failure(after(founded(1), raises("t0"))[1]) == "ValueError: no"
 
 
@@ -270,7 +270,7 @@ def test_a_replacement_that_raises_is_tried_again_and_again_ever_more_seldom() -
         state, commands = after(state, raises(f"t{k}", round=-1))
         [asked] = [c for c in commands if isinstance(c, StartTrainer)]
         waits.append(asked.after_s)
-        state = replace(state, fruitless=0)  # a step in between
+        state = replace(state, failures_in_row=0)  # a step in between
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
     state, _ = after(state, hello("t9"))
     assert state.num_stillborn == 0
@@ -280,7 +280,7 @@ def test_replacements_that_raise_with_no_step_in_between_fail_the_job_in_the_end
     state, _ = after(replace(founded(2), max_failures=2), Lost("t1", "killed"))
     state, commands = after(state, raises("t2", round=-1))
     assert not failure(commands)
-    _, commands = step(state, raises("t3", round=-1))
+    _, commands = apply(state, raises("t3", round=-1))
     assert "3 times in a row" in failure(commands)
     assert [c.data["traceback"] for c in commands if isinstance(c, Emit) and c.kind is EventKind.FAILED] == ["of t3"]
 
@@ -290,9 +290,9 @@ def test_what_all_raise_before_their_first_step_fails_the_job_with_the_second_on
     state, _ = begin(fresh)
     state, commands = after(state, raises("t1", round=-1))
     assert not failure(commands)
-    assert failure(step(state, raises("t0", round=-1))[1]) == "ValueError: no"
+    assert failure(apply(state, raises("t0", round=-1))[1]) == "ValueError: no"
     alone, _ = begin(replace(fresh, target=1, min_trainers=1))
-    assert failure(step(alone, raises("t0", round=-1))[1])
+    assert failure(apply(alone, raises("t0", round=-1))[1])
 
 
 def test_trainers_that_only_ever_die_end_the_attempt() -> None:
@@ -312,9 +312,9 @@ def test_trainers_that_only_ever_die_end_the_attempt() -> None:
 
 def resumed(trainers: tuple[str, ...], members: tuple[str, ...], finished: JobState | None = None) -> Outcome:
     fresh = MembershipState(num_sub_tasks=4, target=2, min_trainers=1, incarnation=2)
-    state, commands = resume(fresh, Found(trainers, 5, members, finished))
+    state, commands = resume(fresh, Survivors(trainers, 5, members, finished))
     if Reserve() in commands:
-        state, more = step(state, Reserved(7, "n7"))
+        state, more = apply(state, Reserved(7, "n7"))
         commands += more
     return state, commands
 
@@ -338,7 +338,7 @@ def test_a_finished_job_is_not_mourned() -> None:
 def test_the_elected_ones_answer_counts_for_the_next_supervisor_too() -> None:
     """It was ignored, since this supervisor had elected nobody; the trainer does not return a second time."""
     state, _ = resumed(("t0", "t1"), ("t0", "t1"))
-    state, commands = after(state, Came(Returned(trainer="t0")))
+    state, commands = after(state, MessageReceived(Returned(trainer="t0")))
     assert isinstance(commands[0], Finish)
 
 
@@ -357,7 +357,7 @@ def test_suspected_ones_are_asked_again_once_one_of_them_is_trusted() -> None:
     state, _ = after(state, report("t0", state), report("t1", state), Suspected("t0", ""), Suspected("t1", ""))
     state, commands = after(state, Lost("t2", "killed"))
     assert [m.trainer for m in made(commands).members] == ["t0", "t1"]
-    state, commands = after(state, Trusted("t0"))
+    state, commands = after(state, SuspicionCleared("t0"))
     assert Send("t0", EndGeneration(number=3, incarnation=1)) in commands
 
 
@@ -381,7 +381,7 @@ def test_a_founder_needs_no_hello_to_this_supervisor() -> None:
 
 def test_part_of_a_lost_state_founds_no_run() -> None:
     """A joiner was cut short at round 3; then the only one with state was lost, and the joiner began from round 0."""
-    state, _ = after(founded(1), Resized(2), hello("t1"), Came(Parked(trainer="t0", generation=1, round=3)))
+    state, _ = after(founded(1), Resized(2), hello("t1"), MessageReceived(Parked(trainer="t0", generation=1, round=3)))
     state, _ = after(state, report("t0", state, parked=True), Lost("t0", "killed"))
     state, commands = after(state, report("t1", state, round=-1, retained=False))
     assert Kill("t1", "it may hold part of a state that is lost") in commands
@@ -401,7 +401,7 @@ def restoring(*checkpoints: str, target: int = 1, **said: Any) -> Outcome:
 def test_one_reads_the_newest_checkpoint_and_founds_the_run() -> None:
     state, commands = restoring("c7", "c4", target=2)
     assert (state.phase, commands) == (Phase.RESTORING, (Send("t0", Restore(url="c7", incarnation=1)),))
-    state, commands = after(state, Came(Restored(trainer="t0", url="c7", round=7, step=3)))
+    state, commands = after(state, MessageReceived(Restored(trainer="t0", url="c7", round=7, step=3)))
     generation = made(commands)
     assert (generation.start, [(m.trainer, m.role) for m in generation.members]) == (
         7,
@@ -411,43 +411,43 @@ def test_one_reads_the_newest_checkpoint_and_founds_the_run() -> None:
 
 def test_what_is_restored_is_told_with_its_step() -> None:
     state, _ = restoring("c7")
-    state, _ = step(state, Came(Restored(trainer="t0", url="c7", round=7, step=3)))
-    _, commands = step(state, Reserved(1, "n1"))
+    state, _ = apply(state, MessageReceived(Restored(trainer="t0", url="c7", round=7, step=3)))
+    _, commands = apply(state, Reserved(1, "n1"))
     told = {c.kind: c.data for c in commands if isinstance(c, Emit)}
     assert told[EventKind.RESTORED] == {"step": 3, "url": "c7", "trainer": "t0"}
     assert told[EventKind.GENERATION]["step"] == 3
 
 
 def test_a_run_that_begins_from_another_jobs_checkpoint_makes_that_durable_before_anyone_is_told() -> None:
-    state, _ = after(restoring(searching=True)[0], Searched(("own", "other"), frozenset({"other"})))
+    state, _ = after(restoring(searching=True)[0], CheckpointsFound(("own", "other"), frozenset({"other"})))
     state, _ = after(state, no("own", "damaged"))
-    state, _ = step(state, Came(Restored(trainer="t0", url="other", round=7, step=3)))
-    _, commands = step(state, Reserved(1, "n1"))
+    state, _ = apply(state, MessageReceived(Restored(trainer="t0", url="other", round=7, step=3)))
+    _, commands = apply(state, Reserved(1, "n1"))
     told = {"step": 3, "url": "other", "trainer": "t0", "first_step": 3}
     assert commands[:2] == (BeginFrom("other", 3), Emit(EventKind.RESTORED, told))
     assert isinstance(commands[2], Record)
 
 
 def test_a_run_that_goes_on_from_its_own_checkpoint_begins_nowhere_else() -> None:
-    state, _ = after(restoring(searching=True)[0], Searched(("own", "other"), frozenset({"other"})))
-    state, _ = step(state, Came(Restored(trainer="t0", url="own", round=7, step=3)))
-    _, commands = step(state, Reserved(1, "n1"))
+    state, _ = after(restoring(searching=True)[0], CheckpointsFound(("own", "other"), frozenset({"other"})))
+    state, _ = apply(state, MessageReceived(Restored(trainer="t0", url="own", round=7, step=3)))
+    _, commands = apply(state, Reserved(1, "n1"))
     assert not [c for c in commands if isinstance(c, BeginFrom)]
 
 
-def no(url: str, why: Any) -> Came:
-    return Came(NotRestored(trainer="t0", url=url, why=why, reason="share 0 is cut"))
+def no(url: str, why: Any) -> MessageReceived:
+    return MessageReceived(NotRestored(trainer="t0", url=url, why=why, reason="share 0 is cut"))
 
 
 def test_a_damaged_checkpoint_is_skipped() -> None:
     state, _ = restoring("c7", "c4")
-    state, commands = step(state, no("c7", "damaged"))
+    state, commands = apply(state, no("c7", "damaged"))
     assert commands == (
         Emit(EventKind.CHECKPOINT_SKIPPED, {"url": "c7", "reason": "share 0 is cut"}),
         Send("t0", Restore(url="c4", incarnation=1)),
     )
-    assert step(state, no("c7", "damaged")) == (state, ())  # told twice
-    assert step(state, Came(Restored(trainer="t0", url="c7", round=7, step=3))) == (state, ())
+    assert apply(state, no("c7", "damaged")) == (state, ())  # told twice
+    assert apply(state, MessageReceived(Restored(trainer="t0", url="c7", round=7, step=3))) == (state, ())
     _, commands = after(state, no("c4", "damaged"))
     assert made(commands).start == 0
 
@@ -462,7 +462,7 @@ def test_a_run_that_is_to_go_on_from_a_checkpoint_does_not_begin_without() -> No
 
 def test_a_checkpoint_of_another_model_fails_the_job() -> None:
     state, _ = restoring("c7", "c4")
-    _, commands = step(state, no("c7", "refused"))
+    _, commands = apply(state, no("c7", "refused"))
     assert [c.kind for c in commands if isinstance(c, Emit)] == [EventKind.FAILED]
     assert commands[-1] == Finish(JobState.FAILED, "share 0 is cut")
 
@@ -498,7 +498,7 @@ def test_nothing_is_founded_while_checkpoints_are_looked_for() -> None:
     """A supervisor that was restarted lost its last member before the storage answered, and began from step 0."""
     state, commands = after(restoring(searching=True)[0], Committed("c9"))
     assert (state.phase, commands) == (Phase.FORMING, ())
-    state, commands = after(state, Searched(("c7", "c4")))
+    state, commands = after(state, CheckpointsFound(("c7", "c4")))
     assert commands == (Send("t0", Restore(url="c9", incarnation=1)),)
     assert state.checkpoints == ("c9", "c7", "c4")
 
@@ -507,7 +507,7 @@ def test_nothing_is_founded_while_checkpoints_are_looked_for() -> None:
 
 
 def ended(saves: bool = True) -> Outcome:
-    done = [Came(Done(trainer=t, generation=1, steps=9, digest="d")) for t in ("t0", "t1")]
+    done = [MessageReceived(Done(trainer=t, generation=1, steps=9, digest="d")) for t in ("t0", "t1")]
     return after(replace(founded(), saves=saves), *done)
 
 
@@ -526,19 +526,21 @@ def test_who_has_gone_on_past_the_end_is_not_saved_again() -> None:
     state = replace(state, saves=True)
     state, _ = after(state, report("t0", state, finished=True))
     state, _ = after(state, report("t1", state, finished=True, concluded=True))
-    done = [Came(Done(trainer=t, generation=7, steps=9, digest="d")) for t in ("t0", "t1")]
+    done = [MessageReceived(Done(trainer=t, generation=7, steps=9, digest="d")) for t in ("t0", "t1")]
     _, commands = after(state, *done)
     assert commands == (Send("t1", Elected(incarnation=2)),)
 
 
 def pausing(target: int = 2) -> MembershipState:
-    state, commands = after(founded(target), PauseWanted())
+    state, commands = after(founded(target), PauseRequested())
     assert commands == tuple(Send(f"t{k}", RequestBoundary(number=1, incarnation=1)) for k in range(target))
     return state
 
 
 def test_a_pause_saves_at_the_boundary_and_ends() -> None:
-    state, commands = after(pausing(), *(Came(Parked(trainer=t, generation=1, round=3)) for t in ("t0", "t1")))
+    state, commands = after(
+        pausing(), *(MessageReceived(Parked(trainer=t, generation=1, round=3)) for t in ("t0", "t1"))
+    )
     assert commands == (SaveState(members=("t0", "t1"), generation=1, pausing=True),)
     _, commands = after(state, StateSaved())
     assert commands == (Finish(JobState.PAUSED, "stopped at a step boundary, and saved"),)
@@ -554,7 +556,7 @@ def test_a_loss_while_pausing_is_not_replaced() -> None:
 
 
 def test_a_pause_before_anything_was_trained_is_at_once() -> None:
-    _, commands = after(restoring("c7")[0], PauseWanted())
+    _, commands = after(restoring("c7")[0], PauseRequested())
     assert [c.outcome for c in commands if isinstance(c, Finish)] == ["paused"]
 
 
@@ -566,17 +568,17 @@ def test_cancel_wins_over_pause() -> None:
 # ---- notices and spares
 
 
-def notice(trainer: str) -> Came:
-    return Came(NoticeGiven(trainer=trainer, reason="drained"))
+def notice(trainer: str) -> MessageReceived:
+    return MessageReceived(NoticeGiven(trainer=trainer, reason="drained"))
 
 
 def test_who_was_given_notice_leaves_at_the_boundary_and_is_replaced() -> None:
     state, commands = after(founded(), notice("t0"))
     assert commands[0] == StartTrainer("t2")
     assert Send("t0", RequestBoundary(number=1, incarnation=1)) in commands
-    state, _ = after(state, *(Came(Parked(trainer=t, generation=1, round=3)) for t in ("t0", "t1")))
+    state, _ = after(state, *(MessageReceived(Parked(trainer=t, generation=1, round=3)) for t in ("t0", "t1")))
     state, _ = after(state, report("t0", state, parked=True, step=2))
-    state, commands = step(state, report("t1", state, parked=True, step=2))
+    state, commands = apply(state, report("t1", state, parked=True, step=2))
     assert [m.trainer for m in made(commands).members] == ["t1"]
     assert (state.newest_round, state.newest_step) == (3, 2)
     assert Emit(EventKind.TRAINER_LEFT, {"trainer": "t0", "step": 2, "reason": "drained"}) in commands
@@ -588,11 +590,11 @@ def test_the_only_one_stays_till_another_has_the_state() -> None:
     assert commands == (StartTrainer("t1"),)
     state, commands = after(state, hello("t1"))
     assert commands == (Send("t0", RequestBoundary(number=1, incarnation=1)),)
-    state, _ = after(state, Came(Parked(trainer="t0", generation=1, round=3)))
+    state, _ = after(state, MessageReceived(Parked(trainer="t0", generation=1, round=3)))
     state, commands = after(state, report("t0", state, parked=True))
     assert [(m.trainer, m.role) for m in made(commands).members] == [("t0", "settled"), ("t1", "joining")]
     assert Send("t0", RequestBoundary(number=2, incarnation=1)) in commands
-    state, _ = after(state, *(Came(Parked(trainer=t, generation=2, round=4)) for t in ("t0", "t1")))
+    state, _ = after(state, *(MessageReceived(Parked(trainer=t, generation=2, round=4)) for t in ("t0", "t1")))
     _, commands = after(state, *(report(t, state, round=4, parked=True) for t in ("t0", "t1")))
     assert [m.trainer for m in made(commands).members] == ["t1"]
     assert Send("t0", End(incarnation=1, reason="drained")) in commands
@@ -601,7 +603,7 @@ def test_the_only_one_stays_till_another_has_the_state() -> None:
 def test_who_is_not_a_member_yet_ends_at_once_on_notice() -> None:
     state, _ = after(founded(1), Resized(3), hello("t1"))
     assert after(state, notice("t1"))[1][:1] == (Send("t1", End(incarnation=1, reason="drained")),)
-    assert after(state, notice("t2"))[1] == (Withdraw("t2"), StartTrainer("t3"))
+    assert after(state, notice("t2"))[1] == (CancelStart("t2"), StartTrainer("t3"))
 
 
 def test_a_spare_waits_and_joins_at_the_boundary_after_a_loss() -> None:
@@ -633,7 +635,7 @@ def test_max_failures_0_bears_no_loss_and_a_step_resets_the_count() -> None:
     assert after(replace(founded(), max_failures=0), Lost("t0", "killed"))[0].ended
     state = replace(founded(1), max_failures=1)
     for k in range(5):
-        state, _ = after(state, Stepped(k), Lost(f"t{k}", "killed"), hello(f"t{k + 1}"))
+        state, _ = after(state, RowRecorded(k), Lost(f"t{k}", "killed"), hello(f"t{k + 1}"))
     assert not state.ended
     for url in ("c1", "c2", "c3"):
         state, _ = after(state, Committed(url), Lost(f"t{state.num_started - 1}", "killed"))
@@ -659,7 +661,7 @@ def test_a_sub_task_that_kills_two_trainers_is_named() -> None:
     state, _ = after(founded(3), Lost("t0", "SIGSEGV", (3, 2)))
     state, _ = after(state, *(report(t, state, round=3, step=1) for t in ("t1", "t2")))
     assert not after(state, Lost("t1", "SIGSEGV", (3, 1)))[0].ended
-    state, commands = step(state, Lost("t1", "SIGBUS", (3, 2)))
+    state, commands = apply(state, Lost("t1", "SIGBUS", (3, 2)))
     assert [c.kind for c in commands if isinstance(c, Emit)] == [EventKind.TRAINER_LOST, EventKind.FAILED]
     assert state.why.startswith("sub-task 2 of step 1 killed two trainers, t0 (SIGSEGV) and t1 (SIGBUS)")
 
@@ -696,7 +698,7 @@ def test_a_poisonous_sub_task_is_known_after_everyone_was_lost() -> None:
 
 def test_names_are_not_used_again() -> None:
     fresh = MembershipState(num_sub_tasks=4, target=1, min_trainers=1, incarnation=2)
-    _, commands = resume(fresh, Found((), 0, (), None, num_started=5))
+    _, commands = resume(fresh, Survivors((), 0, (), None, num_started=5))
     assert commands == (StartTrainer("t5"),)
 
 

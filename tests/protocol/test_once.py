@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surefoot_actors.protocol.messages import OnceAsked, OnceDone
-from surefoot_actors.protocol.once import Gone, Keep, Kept, OnceState, Tell, step
+from surefoot_actors.protocol.once import Gone, Keep, Kept, OnceState, Tell, apply
 
 KEY = "once train.py:3 #1"
 
@@ -26,7 +26,7 @@ def after(*events: OnceAsked | OnceDone | Gone, state: OnceState | None = None) 
     """Return the last state, and all that was told."""
     state, told = state or OnceState(), []
     for event in events:
-        state, commands = step(state, event)
+        state, commands = apply(state, event)
         told += [c for c in commands if isinstance(c, Tell)]
     return state, told
 
@@ -64,7 +64,7 @@ class World:
     ever_done: bool = False
 
     def feed(self, event: OnceAsked | OnceDone | Gone) -> None:
-        self.state, commands = step(self.state, event)
+        self.state, commands = apply(self.state, event)
         for command in commands:
             if isinstance(command, Keep):
                 self.kept = command.kept

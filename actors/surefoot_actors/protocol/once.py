@@ -1,4 +1,4 @@
-"""What only one trainer of the job does (`run.once`), as a pure state machine: `step(state, event) -> (state, commands)`.
+"""What only one trainer of the job does (`run.once`), as a pure state machine: `apply(state, event) -> (state, commands)`.
 
 A trainer asks, before its steps, and waits for a word: "run" is given to one trainer at a time, and to another only when the one before
 is gone for certain; "done" to all others, and to whoever asks later. Every message may come twice or late. A trainer that waits is no
@@ -13,7 +13,7 @@ from typing import TypeVar, assert_never
 
 from surefoot_actors.protocol.messages import OnceAsked, OnceDone
 
-__all__ = ["Command", "Gone", "Keep", "Kept", "OnceState", "Tell", "step"]
+__all__ = ["Command", "Gone", "Keep", "Kept", "OnceState", "Tell", "apply"]
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ Command = Keep | Tell
 Outcome = tuple[OnceState, tuple[Command, ...]]
 
 
-def step(state: OnceState, event: Event) -> Outcome:
+def apply(state: OnceState, event: Event) -> Outcome:
     """Apply one event."""
     match event:
         case OnceAsked(trainer=trainer, key=key):

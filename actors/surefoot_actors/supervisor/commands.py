@@ -10,7 +10,7 @@ from surefoot.events import Command, CommandKind, EventKind
 from surefoot.spec import JobState
 from surefoot.words import UnknownWord
 from surefoot_actors.journal.journal import Journal
-from surefoot_actors.protocol.membership.machine import Cancelled, Event, PauseWanted, Resized
+from surefoot_actors.protocol.membership.machine import Cancelled, Event, PauseRequested, Resized
 from surefoot_actors.supervisor.checkpoints import CheckpointKeeper
 from surefoot_actors.supervisor.fault_injection import Injector
 from surefoot_actors.supervisor.status import Status
@@ -60,7 +60,7 @@ class Commands:
                 self._keeper.want("asked for")
             case CommandKind.PAUSE:
                 self._status.tell(JobState.PAUSING, "to stop at the next step boundary")
-                self._happen(PauseWanted())
+                self._happen(PauseRequested())
             case CommandKind.FAULT:
                 if command.fault is not None:
                     await self._injector.inject(command.fault, self._members())

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from surefoot_actors.liveness.server import Condition, PulseServer
 from surefoot_actors.protocol.death_cause import DeathCause
-from surefoot_actors.protocol.membership.machine import Event, Lost, Suspected, Trusted
+from surefoot_actors.protocol.membership.machine import Event, Lost, Suspected, SuspicionCleared
 from surefoot_actors.supervisor.death_reasons import explained
 from surefoot_actors.tasks import Tasks
 
@@ -38,7 +38,7 @@ class Deaths:
     def pulse_changed(self, trainer: str, condition: Condition, detail: str) -> None:
         """Make an event of what a helper sees."""
         if condition is Condition.RUNNING:
-            self._happen(Trusted(trainer))
+            self._happen(SuspicionCleared(trainer))
         elif condition in (Condition.STOPPED, Condition.SILENT):
             self._ill_since[trainer] = time.time() - self._pulse.ill_s(trainer)
             self._happen(Suspected(trainer, f"{condition}: {detail}"))

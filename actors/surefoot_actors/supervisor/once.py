@@ -31,7 +31,7 @@ class OnceKeeper:
 
     async def hear(self, event: OnceAsked | OnceDone | Gone) -> None:
         """Answer what a trainer asks, note what it has done, or that it is gone."""
-        self._state, commands = once.step(self._state, event)
+        self._state, commands = once.apply(self._state, event)
         for command in commands:
             match command:
                 case Keep(kept=kept):

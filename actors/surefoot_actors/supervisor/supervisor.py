@@ -23,30 +23,30 @@ from surefoot_actors.liveness.server import PulseServer
 from surefoot_actors.protocol.membership import machine as membership
 from surefoot_actors.protocol.membership.machine import (
     BeginFrom,
-    Came,
+    CancelStart,
     CancelTimer,
+    CheckpointsFound,
     Emit,
     Event,
     Finish,
-    Found,
     Kill,
     Lost,
     MembershipState,
+    MessageReceived,
     Phase,
     Record,
     Reserve,
     Reserved,
     RestoreSourceMissing,
+    RowRecorded,
     SaveState,
-    Searched,
     Send,
     SetTimer,
     StartTrainer,
-    Stepped,
+    Survivors,
     Suspected,
     Timer,
     TimerFired,
-    Withdraw,
 )
 from surefoot_actors.protocol.messages import (
     Done,
@@ -202,7 +202,7 @@ class Supervisor:
         for handle in handles:
             self._trainers.adopt(handle)
         number, members = inherited.recorded or (0, ())
-        found = Found(
+        found = Survivors(
             tuple(h.trainer for h in handles),
             number,
             members,
@@ -218,7 +218,7 @@ class Supervisor:
         try:
             found = await self._keeper.find()
             others = frozenset(url for url in found if not is_at(url, self._checkpoints))
-            self._events.put_nowait(Searched(found, others))
+            self._events.put_nowait(CheckpointsFound(found, others))
         except CheckpointError as error:
             self._events.put_nowait(RestoreSourceMissing(str(error)))
 
@@ -237,9 +237,9 @@ class Supervisor:
             case Handled():
                 if not event.done.done():
                     event.done.set_result(None)
-            case (Gone() as asked) | Came(message=(OnceAsked() | OnceDone()) as asked):
+            case (Gone() as asked) | MessageReceived(message=(OnceAsked() | OnceDone()) as asked):
                 await self._once.hear(asked)
-            case Came(message=Saved() as saved):
+            case MessageReceived(message=Saved() as saved):
                 self._keeper.saved(saved)
             case TimerFired() if not self._clocks.takes(event):
                 pass
@@ -247,10 +247,10 @@ class Supervisor:
                 pass
             case Lost():
                 await self._feed(self._deaths.explained(event))
-            case Came(message=NotRestored(why="missing") as told) if await self._is_there(told):
+            case MessageReceived(message=NotRestored(why="missing") as told) if await self._is_there(told):
                 reason = f"it does not see a checkpoint that is there; is its storage mounted? {told.reason}"
                 await self._feed(Lost(told.trainer, reason))
-            case Came(message=Done() as done):
+            case MessageReceived(message=Done() as done):
                 await asyncio.to_thread(self._journal.expect, done.steps)
                 self._rows.expect(done.steps)
                 await self._feed(event)
@@ -269,10 +269,10 @@ class Supervisor:
             self._status.note_loss(self._state.phase, since)
             if self._rows.newest is not None:
                 # losses with steps in between are not held together
-                await self._step(Stepped(self._rows.newest))
+                await self._step(RowRecorded(self._rows.newest))
         await self._step(event)
         match event:
-            case Came(message=Raised(trainer=trainer)) if trainer in members and not self._state.ended:
+            case MessageReceived(message=Raised(trainer=trainer)) if trainer in members and not self._state.ended:
                 self._status.note_loss(self._state.phase)
             case Lost(trainer=trainer):
                 self._trainers.dismiss(trainer)  # dead for certain or not: nothing of it stays
@@ -285,7 +285,7 @@ class Supervisor:
         return event == TimerFired(Timer.PATIENCE)
 
     def _noticed(self, trainer: str, reason: str) -> None:
-        self._events.put_nowait(Came(NoticeGiven(trainer=trainer, reason=reason)))
+        self._events.put_nowait(MessageReceived(NoticeGiven(trainer=trainer, reason=reason)))
 
     # ---- commands out
 
@@ -293,7 +293,7 @@ class Supervisor:
         """Tell the machine what has happened, and perform what it commands."""
         outcome: membership.Outcome = self._state, ()
         try:
-            outcome = membership.step(self._state, event)
+            outcome = membership.apply(self._state, event)
         finally:
             self._story.note(event, outcome[1])
         await self._apply(outcome)
@@ -312,7 +312,7 @@ class Supervisor:
                 self._trainers.start(command, self._setup(command))
             case SaveState():
                 self._keeper.save(command, self._state)
-            case Withdraw(trainer=trainer) | Kill(trainer=trainer):
+            case CancelStart(trainer=trainer) | Kill(trainer=trainer):
                 self._trainers.dismiss(trainer)
             case Send(trainer=trainer, message=message):
                 self._trainers.send(trainer, message)

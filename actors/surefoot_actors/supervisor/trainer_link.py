@@ -10,7 +10,7 @@ from typing import Any
 
 from surefoot_actors.cluster.ports import SetupFailedError, TrainerGoneError, TrainerHandle
 from surefoot_actors.protocol.death_cause import DeathCause
-from surefoot_actors.protocol.membership.machine import Came, Lost
+from surefoot_actors.protocol.membership.machine import Lost, MessageReceived
 from surefoot_actors.protocol.messages import Ended, Raised, ToTrainer
 from surefoot_actors.supervisor.ledger_intake import RowKeeper
 
@@ -92,7 +92,7 @@ class Attendant:
         self._gone.set()
         message = f"pip could not install the job's requirements:\n{said}"
         told = Raised(trainer=self._trainer, kind="RequirementsError", message=message, traceback=said, alone=True)
-        self._events.put_nowait(Came(told))
+        self._events.put_nowait(MessageReceived(told))
 
     async def _deliver(self, handle: TrainerHandle) -> None:
         while True:
@@ -108,7 +108,7 @@ class Attendant:
                     after = n
                     if isinstance(message, Ended):
                         self._gone.set()
-                    self._events.put_nowait(Came(message))
+                    self._events.put_nowait(MessageReceived(message))
             if inbox.messages:
                 # acknowledged by the next call, so only when it has had its effect: this process may end at any line
                 handled = Handled(asyncio.get_running_loop().create_future())

@@ -76,7 +76,7 @@ class Member:
         commands: Sequence[Command] = ()
         try:
             try:
-                self.state, commands = machine.step(self.state, event)
+                self.state, commands = machine.apply(self.state, event)
             finally:
                 self.story.note(event, commands)
             for command in commands:

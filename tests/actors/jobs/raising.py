@@ -63,7 +63,7 @@ def breaks_surefoot(run: surefoot.Run) -> None:
     model = torch.nn.Linear(12, 3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     run.track(model=model, optimizer=optimizer)
-    sound = machine.step
+    sound = machine.apply
 
     def broken(state, event):
         assert not isinstance(event, machine.LeafMade), "broken on purpose"
@@ -73,5 +73,5 @@ def breaks_surefoot(run: surefoot.Run) -> None:
         for x, y, _ in step.batches(Numbers()):
             F.cross_entropy(model(x), y).backward()
             if step.number == 2:
-                machine.step = broken
+                machine.apply = broken
         optimizer.step()

@@ -1,4 +1,4 @@
-"""A trainer's part in the protocol of generations, as a pure state machine: `step(state, event) -> (state, commands)`.
+"""A trainer's part in the protocol of generations, as a pure state machine: `apply(state, event) -> (state, commands)`.
 
 Three parties feed it: the supervisor (messages), the training thread (where it has come to), and the data plane (what came of a
 command). The shell (`trainer/trainer.py`) calls `step` under one lock, the commit lock, so that reporting, promising and closing the
@@ -80,13 +80,13 @@ __all__ = [
     "Stop",
     "Tell",
     "VectorCame",
+    "apply",
     "may_restore",
     "next_sub_task",
-    "step",
 ]
 
 
-def step(state: MemberState, event: Event) -> Outcome:
+def apply(state: MemberState, event: Event) -> Outcome:
     """Apply one event."""
     if state.stopped:
         return state, ()

@@ -18,16 +18,16 @@ __all__ = ["committed", "count", "give_up_if_hopeless", "poison", "progressed", 
 
 def count(state: MembershipState, trainers: Iterable[str]) -> MembershipState:
     """Count losses: each makes a row one longer than what it was a replacement for."""
-    rows = [state.replaces.get(t, 0) + 1 for t in trainers]
-    return replace(state, fruitless=max([state.fruitless, *rows]))
+    rows = [state.failure_chain.get(t, 0) + 1 for t in trainers]
+    return replace(state, failures_in_row=max([state.failures_in_row, *rows]))
 
 
 def give_up_if_hopeless(state: MembershipState, last: str) -> Outcome:
     """Fail when more failures in a row than are borne came to nothing."""
-    if state.fruitless <= state.max_failures:
+    if state.failures_in_row <= state.max_failures:
         return state, ()
     reason = (
-        f"{state.fruitless} times in a row a trainer was lost, or what replaced it, without a step in between "
+        f"{state.failures_in_row} times in a row a trainer was lost, or what replaced it, without a step in between "
         f"(max_failures is {state.max_failures}); the last: {last}"
     )
     return end(state, JobState.FAILED, reason)
@@ -56,7 +56,7 @@ def committed(state: MembershipState, url: str) -> MembershipState:
 
 
 def _fruitful(state: MembershipState) -> MembershipState:
-    return replace(state, fruitless=0, replaces={}, num_broken=0)
+    return replace(state, failures_in_row=0, failure_chain={}, num_broken=0)
 
 
 def poison(state: MembershipState, lost: Lost) -> Outcome:

@@ -19,6 +19,7 @@ from surefoot_actors.protocol.membership.generation import enact
 from surefoot_actors.protocol.membership.scaling import fill
 from surefoot_actors.protocol.membership.state import (
     BeginFrom,
+    CheckpointsFound,
     Command,
     Emit,
     Kill,
@@ -26,7 +27,6 @@ from surefoot_actors.protocol.membership.state import (
     Outcome,
     Phase,
     Reserve,
-    Searched,
     Send,
 )
 from surefoot_actors.protocol.messages import Generation, Member, NotRestored, Report, Restore, Restored
@@ -57,7 +57,7 @@ def cut_short(state: MembershipState, reports: Mapping[str, Report]) -> frozense
 
 def may_begin_anew(state: MembershipState, trainer: str) -> bool:
     """R5: whoever holds a checkpoint's state, or part of a state, does not begin with round 0."""
-    return trainer not in state.half
+    return trainer not in state.partial_state
 
 
 # ---- who founds
@@ -74,7 +74,7 @@ def form_if_enough(state: MembershipState) -> Outcome:
     return _restore(state) if _enough(state) else (state, ())
 
 
-def searched(state: MembershipState, found: Searched) -> Outcome:
+def searched(state: MembershipState, found: CheckpointsFound) -> Outcome:
     """Take over the checkpoints that were there before this supervisor."""
     older = tuple(u for u in found.urls if u not in state.checkpoints)
     return form_if_enough(
@@ -84,7 +84,7 @@ def searched(state: MembershipState, found: Searched) -> Outcome:
 
 def source_missing(state: MembershipState, reason: str) -> Outcome:
     """There is nothing to begin with, which matters to nobody if the run began long ago: peers hold the state."""
-    return fail(state, "", reason) if state.generation is None else searched(state, Searched(()))
+    return fail(state, "", reason) if state.generation is None else searched(state, CheckpointsFound(()))
 
 
 def _enough(state: MembershipState) -> bool:
@@ -97,7 +97,9 @@ def _discard_unfit_to_begin(state: MembershipState) -> Outcome:
     unfit = tuple(t for t in state.ready if not may_begin_anew(state, t))
     if not unfit:
         return state, ()
-    state, more = fill(replace(state, ready=less(state.ready, unfit), half=state.half.difference(unfit)))
+    state, more = fill(
+        replace(state, ready=less(state.ready, unfit), partial_state=state.partial_state.difference(unfit))
+    )
     return state, (*(Kill(t, "it holds a state other than the one to begin with") for t in unfit), *more)
 
 
@@ -132,7 +134,7 @@ def restored(state: MembershipState, message: Restored) -> Outcome:
         phase=Phase.RESERVING,
         restored=(message.round, message.step),
         damage="",
-        half=state.half | {message.trainer},
+        partial_state=state.partial_state | {message.trainer},
         why=f"restored from {message.url}",
     )
     return state, (Reserve(),)
@@ -160,7 +162,9 @@ def not_restored(state: MembershipState, message: NotRestored) -> Outcome:
 def _dismiss(state: MembershipState, message: NotRestored) -> Outcome:
     """It is not where we thought that it is: end it, and have another one read the checkpoint."""
     trainer, reason = message.trainer, f"it could not read a checkpoint: {message.reason}"
-    state = count(replace(state, ready=less(state.ready, (trainer,)), half=state.half - {trainer}), (trainer,))
+    state = count(
+        replace(state, ready=less(state.ready, (trainer,)), partial_state=state.partial_state - {trainer}), (trainer,)
+    )
     state, more = then(state, lambda s: give_up_if_hopeless(s, f"{trainer}: {reason}"), fill, form_if_enough)
     return state, (lost(trainer, reason), Kill(trainer, reason), *more)
 
@@ -179,7 +183,9 @@ def _refuse(state: MembershipState, reason: str) -> Outcome:
             Emit(EventKind.TRAINER_REFUSED, {"trainer": trainer, "reason": reason}),
             Kill(trainer, reason),
         )
-    state = count(replace(state, ready=(), fingerprint=None, half=state.half.difference(refused)), refused)
+    state = count(
+        replace(state, ready=(), fingerprint=None, partial_state=state.partial_state.difference(refused)), refused
+    )
     state, more = then(state, lambda s: give_up_if_hopeless(s, f"refused: {reason}"), fill, form_if_enough)
     return state, commands + more
 
@@ -239,11 +245,11 @@ def everyone_lost(state: MembershipState, stateless: Mapping[str, Report]) -> Ou
         warning = "every trainer that held state was lost: starting again from step 0"
     else:
         warning = "starting the first generation again"
-    half = state.half | cut_short(state, stateless) | frozenset(state.leaving)
+    partial_state = state.partial_state | cut_short(state, stateless) | frozenset(state.leaving)
     waiting = (*stateless, *state.ready)
     silent = tuple(t for t in state.members if t not in stateless)
     why = "it may hold part of a state that is lost"
-    kills = tuple(Kill(t, state.leaving.get(t, why)) for t in waiting if t in half)
+    kills = tuple(Kill(t, state.leaving.get(t, why)) for t in waiting if t in partial_state)
     kills += tuple(Kill(t, "did not report in time") for t in silent)
     state = replace(
         count(state, silent),
@@ -252,8 +258,8 @@ def everyone_lost(state: MembershipState, stateless: Mapping[str, Report]) -> Ou
         lost=frozenset(),
         suspected=frozenset(),
         leaving={},
-        ready=less(waiting, half),
-        half=frozenset(),
+        ready=less(waiting, partial_state),
+        partial_state=frozenset(),
         saved=False,
         why=warning,
     )

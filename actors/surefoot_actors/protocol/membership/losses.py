@@ -13,7 +13,7 @@ from surefoot_actors.protocol.membership.failures import count, give_up_if_hopel
 from surefoot_actors.protocol.membership.formation import form_if_enough
 from surefoot_actors.protocol.membership.regrouping import decide_if_all
 from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted
-from surefoot_actors.protocol.membership.state import Kill, Lost, MembershipState, Outcome, Phase, Send, Withdraw
+from surefoot_actors.protocol.membership.state import CancelStart, Kill, Lost, MembershipState, Outcome, Phase, Send
 from surefoot_actors.protocol.messages import End
 
 __all__ = ["broken", "lost", "noticed", "suspected", "trusted"]
@@ -51,10 +51,10 @@ def _forget(state: MembershipState, trainer: str) -> MembershipState:
         state,
         starting=less(state.starting, (trainer,)),
         ready=less(state.ready, (trainer,)),
-        half=state.half - {trainer},
+        partial_state=state.partial_state - {trainer},
         suspected=state.suspected - {trainer},
         leaving={t: why for t, why in state.leaving.items() if t != trainer},
-        replaces={t: row for t, row in state.replaces.items() if t != trainer},
+        failure_chain={t: row for t, row in state.failure_chain.items() if t != trainer},
     )
 
 
@@ -125,7 +125,7 @@ def noticed(state: MembershipState, trainer: str, reason: str) -> Outcome:
     told = common.left(trainer, state.newest_step, reason)
     if trainer in state.starting:
         state, more = then(_forget(state, trainer), fill, form_if_enough)
-        return state, (told, Withdraw(trainer), *more)
+        return state, (told, CancelStart(trainer), *more)
     if trainer in state.ready:
         state, more = then(_forget(state, trainer), fill, form_if_enough)
         return state, (told, Send(trainer, End(incarnation=state.incarnation, reason=reason)), *more)

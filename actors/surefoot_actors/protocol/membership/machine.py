@@ -1,4 +1,4 @@
-"""The supervisor's part in the protocol of generations, as a pure state machine: `step(state, event) -> (state, commands)`.
+"""The supervisor's part in the protocol of generations, as a pure state machine: `apply(state, event) -> (state, commands)`.
 
                 ┌──────not whole: an older one──────┐
                 ▼                                   │
@@ -36,39 +36,39 @@ from surefoot_actors.protocol.membership.common import end, fail, less, start_ov
 from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted, trim
 from surefoot_actors.protocol.membership.state import (
     BeginFrom,
-    Came,
     Cancelled,
+    CancelStart,
     CancelTimer,
+    CheckpointsFound,
     Command,
     Committed,
     Emit,
     Event,
     Finish,
-    Found,
     Kill,
     Lost,
     MembershipState,
+    MessageReceived,
     Outcome,
-    PauseWanted,
+    PauseRequested,
     Phase,
     Record,
     Reserve,
     Reserved,
     Resized,
     RestoreSourceMissing,
+    RowRecorded,
     SaveState,
-    Searched,
     Send,
     SetTimer,
     Started,
     StartTrainer,
     StateSaved,
-    Stepped,
+    Survivors,
     Suspected,
+    SuspicionCleared,
     Timer,
     TimerFired,
-    Trusted,
-    Withdraw,
 )
 from surefoot_actors.protocol.messages import (
     Done,
@@ -93,42 +93,42 @@ from surefoot_actors.protocol.messages import (
 
 __all__ = [
     "BeginFrom",
-    "Came",
+    "CancelStart",
     "CancelTimer",
     "Cancelled",
+    "CheckpointsFound",
     "Command",
     "Committed",
     "Emit",
     "Event",
     "Finish",
-    "Found",
     "Kill",
     "Lost",
     "MembershipState",
+    "MessageReceived",
     "Outcome",
-    "PauseWanted",
+    "PauseRequested",
     "Phase",
     "Record",
     "Reserve",
     "Reserved",
     "Resized",
     "RestoreSourceMissing",
+    "RowRecorded",
     "SaveState",
-    "Searched",
     "Send",
     "SetTimer",
     "StartTrainer",
     "Started",
     "StateSaved",
-    "Stepped",
+    "Survivors",
     "Suspected",
+    "SuspicionCleared",
     "Timer",
     "TimerFired",
-    "Trusted",
-    "Withdraw",
+    "apply",
     "begin",
     "resume",
-    "step",
 ]
 
 
@@ -137,7 +137,7 @@ def begin(state: MembershipState) -> Outcome:
     return fill(state)
 
 
-def resume(state: MembershipState, found: Found) -> Outcome:
+def resume(state: MembershipState, found: Survivors) -> Outcome:
     """Take over from a supervisor that is gone (R4): members of the newest generation survive, anyone else is ended."""
     if found.finished:
         finish = Finish(found.finished, "finished before this supervisor started")
@@ -162,25 +162,25 @@ def resume(state: MembershipState, found: Found) -> Outcome:
     return state, kills + told + more
 
 
-def adopts(found: Found, trainer: str) -> bool:
+def adopts(found: Survivors, trainer: str) -> bool:
     """R4: survivors are only members of the newest generation."""
     return trainer in found.members
 
 
-def step(state: MembershipState, event: Event) -> Outcome:
+def apply(state: MembershipState, event: Event) -> Outcome:
     """Apply one event; an attempt that has ended heeds none."""
     return then(state, lambda s: _applied(s, event), deadlines.keep_timers)
 
 
 def _applied(state: MembershipState, event: Event) -> Outcome:
     match event:
-        case Came(message=message):
+        case MessageReceived(message=message):
             return _came(state, message)
         case Lost():
             return losses.lost(state, event)
         case Suspected(trainer=trainer, reason=reason):
             return losses.suspected(state, trainer, reason)
-        case Trusted(trainer=trainer):
+        case SuspicionCleared(trainer=trainer):
             return losses.trusted(state, trainer)
         case Reserved(number=number, nonce=nonce):
             return regrouping.reserved(state, number, nonce)
@@ -192,13 +192,13 @@ def _applied(state: MembershipState, event: Event) -> Outcome:
             return deadlines.fired(state, timer)
         case Committed(url=url):
             return failures.committed(state, url), ()
-        case Searched():
+        case CheckpointsFound():
             return formation.searched(state, event)
         case RestoreSourceMissing(reason=reason):
             return formation.source_missing(state, reason)
-        case Stepped(step=newest):
+        case RowRecorded(step=newest):
             return failures.stepped(state, newest), ()
-        case PauseWanted():
+        case PauseRequested():
             return completion.pause_wanted(state)
         case StateSaved(error=error):
             return completion.state_saved(state, error)

@@ -101,7 +101,9 @@ def _decide(state: MembershipState, reports: Mapping[str, Report]) -> Outcome:
     staying = {t: r for t, r in stateful.items() if t not in leaving}
     joiners, waiting = _joiners(state, reports, staying, start)
     state = replace(
-        state, ready=less(waiting, joiners), half=(state.half | cut_short(state, reports)).difference(stateful)
+        state,
+        ready=less(waiting, joiners),
+        partial_state=(state.partial_state | cut_short(state, reports)).difference(stateful),
     )
     members = members_of(staying, joiners, start, state.num_sub_tasks)
     store = state.stores[members[0].trainer]

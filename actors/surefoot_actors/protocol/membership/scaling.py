@@ -7,13 +7,13 @@ from dataclasses import replace
 from surefoot.names import trainer_name
 from surefoot_actors.protocol.membership.common import less, number
 from surefoot_actors.protocol.membership.state import (
+    CancelStart,
     Command,
     MembershipState,
     Outcome,
     Phase,
     Send,
     StartTrainer,
-    Withdraw,
 )
 from surefoot_actors.protocol.messages import End, RequestBoundary
 
@@ -34,13 +34,14 @@ def fill(state: MembershipState) -> Outcome:
     if missing <= 0 or state.phase in (Phase.SAVING, Phase.CONCLUDING, Phase.ENDED):
         return state, ()
     asked = tuple(map(trainer_name, range(state.num_started, state.num_started + missing)))
+    chain = dict.fromkeys(asked, state.failures_in_row) if state.failures_in_row else {}
     state = replace(
         state,
         starting=state.starting + asked,
         num_started=state.num_started + missing,
-        replaces={**state.replaces, **dict.fromkeys(asked, state.fruitless)} if state.fruitless else state.replaces,
+        failure_chain={**state.failure_chain, **chain},
     )
-    after_s = max(backoff_s(state.fruitless), _backoff_of_raises_s(state))
+    after_s = max(backoff_s(state.failures_in_row), _backoff_of_raises_s(state))
     return state, tuple(StartTrainer(t, after_s, tuple(state.raises)) for t in asked)
 
 
@@ -65,7 +66,7 @@ def trim(state: MembershipState) -> Outcome:
     ends: tuple[Command, ...] = tuple(
         Send(t, End(incarnation=state.incarnation, reason="not wanted any more")) for t in ready
     )
-    return state, (*(Withdraw(t) for t in starting), *ends)
+    return state, (*(CancelStart(t) for t in starting), *ends)
 
 
 def _num_waiting_wanted(state: MembershipState) -> int:

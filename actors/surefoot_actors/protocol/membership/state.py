@@ -15,40 +15,40 @@ from surefoot_actors.protocol.messages import Done, FromTrainer, Generation, Rai
 
 __all__ = [
     "BeginFrom",
-    "Came",
+    "CancelStart",
     "CancelTimer",
     "Cancelled",
+    "CheckpointsFound",
     "Command",
     "Committed",
     "Emit",
     "Event",
     "Finish",
-    "Found",
     "Kill",
     "Lost",
     "MembershipState",
+    "MessageReceived",
     "Move",
     "Outcome",
-    "PauseWanted",
+    "PauseRequested",
     "Phase",
     "Record",
     "Reserve",
     "Reserved",
     "Resized",
     "RestoreSourceMissing",
+    "RowRecorded",
     "SaveState",
-    "Searched",
     "Send",
     "SetTimer",
     "StartTrainer",
     "Started",
     "StateSaved",
-    "Stepped",
+    "Survivors",
     "Suspected",
+    "SuspicionCleared",
     "Timer",
     "TimerFired",
-    "Trusted",
-    "Withdraw",
 ]
 
 
@@ -91,7 +91,7 @@ class MembershipState:
     from_checkpoint: bool = False
     # checkpoints of this job that may be whole, newest first
     checkpoints: tuple[str, ...] = ()
-    # whether the shell is still looking for them: nothing is founded before it has told (Searched)
+    # whether the shell is still looking for them: nothing is founded before it has told (CheckpointsFound)
     searching: bool = False
     # of these, the ones of another job
     others: frozenset[str] = frozenset()
@@ -124,7 +124,7 @@ class MembershipState:
     ready: tuple[str, ...] = ()
     # of those, and of the members that have no state yet: have read a checkpoint, or joined before and were cut short. What they hold is
     # no state to begin anew with
-    half: frozenset[str] = frozenset()
+    partial_state: frozenset[str] = frozenset()
     # where each of them would host the store
     stores: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     num_started: int = 0
@@ -145,8 +145,8 @@ class MembershipState:
     fingerprint: tuple[tuple[str, str], ...] | None = None
     num_steps: int | None = None
     # the longest row of losses since a step was last known to be new; of those asked for since then: how long the row before each was
-    fruitless: int = 0
-    replaces: Mapping[str, int] = field(default_factory=dict)
+    failures_in_row: int = 0
+    failure_chain: Mapping[str, int] = field(default_factory=dict)
     # the newest round known, ever, and its step; the newest step of which there is a ledger row
     newest_round: int = 0
     newest_step: int = 0
@@ -171,7 +171,7 @@ class MembershipState:
 
 
 @dataclass(frozen=True, slots=True)
-class Came:
+class MessageReceived:
     """A trainer's message."""
 
     message: FromTrainer
@@ -201,7 +201,7 @@ class Suspected:
 
 
 @dataclass(frozen=True, slots=True)
-class Trusted:
+class SuspicionCleared:
     """The trainer that was suspected shows life again."""
 
     trainer: str
@@ -240,7 +240,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Survivors:
     """A restarted supervisor has found these trainers alive, and this generation in the journal."""
 
     trainers: tuple[str, ...]
@@ -260,7 +260,7 @@ class Committed:
 
 
 @dataclass(frozen=True, slots=True)
-class Searched:
+class CheckpointsFound:
     """These checkpoints were there already, newest first; all are older than those Committed."""
 
     urls: tuple[str, ...]
@@ -270,20 +270,20 @@ class Searched:
 
 @dataclass(frozen=True, slots=True)
 class RestoreSourceMissing:
-    """Told in place of Searched: the checkpoint that the job is to begin from is not there, or is not for it."""
+    """Told in place of CheckpointsFound: the checkpoint that the job is to begin from is not there, or is not for it."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Stepped:
+class RowRecorded:
     """There is a ledger row of this step. Need not be told but before a loss is: losses with steps in between are not held together."""
 
     step: int
 
 
 @dataclass(frozen=True, slots=True)
-class PauseWanted:
+class PauseRequested:
     """Stop at the next step boundary. Told again to a supervisor that is restarted."""
 
 
@@ -296,15 +296,15 @@ class StateSaved:
 
 Event = (
     Committed
-    | PauseWanted
+    | PauseRequested
     | StateSaved
-    | Searched
+    | CheckpointsFound
     | RestoreSourceMissing
-    | Stepped
-    | Came
+    | RowRecorded
+    | MessageReceived
     | Lost
     | Suspected
-    | Trusted
+    | SuspicionCleared
     | Reserved
     | Resized
     | Cancelled
@@ -325,7 +325,7 @@ class StartTrainer:
 
 
 @dataclass(frozen=True, slots=True)
-class Withdraw:
+class CancelStart:
     """Withdraw the request for a trainer that has not said a word yet."""
 
     trainer: str
@@ -408,7 +408,7 @@ class CancelTimer:
 Command = (
     SaveState
     | StartTrainer
-    | Withdraw
+    | CancelStart
     | Send
     | Kill
     | Reserve
