@@ -17,7 +17,7 @@ from surefoot_actors.cluster.local.cluster import LocalCluster
 from surefoot_actors.cluster.local.lent_cluster import LentCluster
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.journal.memory import MemoryJournal
-from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.supervisor.supervisor import Outcome, Supervisor
 from surefoot_actors.uplink.memory import MemoryUplink
 
@@ -143,13 +143,13 @@ class Stage:
         spec = JobSpec(config=config, **fields)
         self.fired.unlink(missing_ok=True)
         cluster = Keep(self.cluster)
-        pulse = PulseServer("test")
-        await pulse.start()
+        liveness = LivenessServer("test")
+        await liveness.start()
         driver = asyncio.create_task(drive(uplink, cluster)) if drive else None
         try:
             async with asyncio.timeout(within_s):
                 supervisor = Supervisor(
-                    spec, "test", cluster, uplink, MemoryJournal(), pulse, faults, checkpoints=checkpoints
+                    spec, "test", cluster, uplink, MemoryJournal(), liveness, faults, checkpoints=checkpoints
                 )
                 outcome = await supervisor.run()
         except TimeoutError:
@@ -159,7 +159,7 @@ class Stage:
                 driver.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await driver
-            await pulse.close()
+            await liveness.close()
         return Story(
             outcome=outcome,
             rows=sorted(uplink.ledger.values(), key=lambda r: r.result.step),

@@ -19,7 +19,7 @@ from surefoot_actors.check.trainer import FOLDER, HOLD, OUT, STEPS
 from surefoot_actors.cluster.local.cluster import LocalCluster
 from surefoot_actors.cluster.local.lent_cluster import LentCluster
 from surefoot_actors.journal.memory import MemoryJournal
-from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.supervisor.supervisor import Supervisor
 from surefoot_actors.uplink.memory import MemoryUplink
 
@@ -99,18 +99,18 @@ async def _all(
 async def _attempt(trial: Trial, spec: JobSpec, cluster: LocalCluster, out: Path, patience_s: float) -> Seen:
     began = time.monotonic()
     fields = {"trainers": trial.trainers, "min_trainers": trial.trainers, "max_trainers": None}
-    uplink, pulse, lent = MemoryUplink(), PulseServer(trial.key), LentCluster(cluster)
-    await pulse.start()
+    uplink, liveness, lent = MemoryUplink(), LivenessServer(trial.key), LentCluster(cluster)
+    await liveness.start()
     try:
         async with asyncio.timeout(patience_s):
             supervisor = Supervisor(
-                spec.model_copy(update=fields), trial.key, lent, uplink, MemoryJournal(), pulse, trial.faults
+                spec.model_copy(update=fields), trial.key, lent, uplink, MemoryJournal(), liveness, trial.faults
             )
             failure = await _ended(supervisor, uplink)
     except TimeoutError:
         failure = Failure(kind=NO_END, message=f"it did not end within {patience_s:.0f} s", line="", traceback="")
     finally:
-        await pulse.close()
+        await liveness.close()
         await lent.close()
     seen = _seen(uplink, out, failure)
     if failure is None and trial.hold is not None and not _joined(uplink):

@@ -30,7 +30,7 @@ from surefoot_actors.story import BrokenMachineError
 if TYPE_CHECKING:
     from surefoot_actors.cluster.ray.cluster import RayCluster
     from surefoot_actors.journal.journal import Journal
-    from surefoot_actors.liveness.server import PulseServer
+    from surefoot_actors.liveness.server import LivenessServer
     from surefoot_actors.uplink.http import HttpUplink
 
 __all__ = ["Orders", "SupervisorActor"]
@@ -90,15 +90,15 @@ class SupervisorActor:
         source = name_within(orders.attempt, f"{SUPERVISOR}-{secrets.token_hex(4)}")
         journal = RayJournal(orders.attempt)
         uplink = HttpUplink(orders.url, orders.attempt, self._token, source, journal=journal)
-        pulse = await _pulse_server(orders.attempt, journal)
-        cluster = RayCluster(orders.attempt, pulse, package_uri=orders.package_uri, service=orders.service)
+        liveness = await _liveness_server(orders.attempt, journal)
+        cluster = RayCluster(orders.attempt, liveness, package_uri=orders.package_uri, service=orders.service)
         await uplink.start()
         self._running.set()
-        await self._supervise(uplink, pulse, journal, cluster)
+        await self._supervise(uplink, liveness, journal, cluster)
         await uplink.flush(LAST_WORD_S)
         await cluster.settle(LINGER_S)
         await uplink.close()
-        await pulse.close()
+        await liveness.close()
         await self._end()
 
     async def _end(self) -> None:
@@ -110,7 +110,9 @@ class SupervisorActor:
                 await keeper.clear_up.remote(self._orders.attempt, me)
         ray.kill(me, no_restart=True)
 
-    async def _supervise(self, uplink: HttpUplink, pulse: PulseServer, journal: Journal, cluster: RayCluster) -> None:
+    async def _supervise(
+        self, uplink: HttpUplink, liveness: LivenessServer, journal: Journal, cluster: RayCluster
+    ) -> None:
         """Run the attempt, or what an earlier supervisor left of it. Afterwards every trainer is gone."""
         from surefoot_actors.supervisor.supervisor import Supervisor
 
@@ -123,7 +125,15 @@ class SupervisorActor:
         faults = tuple(spec.env.get("SUREFOOT_FAULTS", "").split())
         try:
             supervisor = Supervisor(
-                spec, orders.attempt, cluster, uplink, journal, pulse, faults, checkpoints=orders.checkpoints, die=_die
+                spec,
+                orders.attempt,
+                cluster,
+                uplink,
+                journal,
+                liveness,
+                faults,
+                checkpoints=orders.checkpoints,
+                die=_die,
             )
             await supervisor.run()
         except Exception as error:  # the actor's edge: a fault of ours fails the job rather than repeat itself
@@ -143,17 +153,19 @@ def _told(error: Exception) -> dict[str, JsonValue]:
     return {"reason": f"Surefoot's supervisor failed, which is a fault of Surefoot: {error!r}"}
 
 
-async def _pulse_server(attempt: str, journal: Journal) -> PulseServer:
-    """Listen where the supervisor before this one did, if that is possible: helpers keep knocking there, however frozen their trainers."""
-    from surefoot_actors.liveness.server import PulseServer
+async def _liveness_server(attempt: str, journal: Journal) -> LivenessServer:
+    """Listen where the supervisor before this one did, if possible: watchdogs keep knocking there, however frozen their trainers."""
+    from surefoot_actors.liveness.server import LivenessServer
 
     here = _node_address()
     before = await asyncio.to_thread(journal.listening)
     host, port, secret = before or ("", 0, "")
-    pulse = PulseServer(attempt, here, port=port, secret=secret) if host == here else PulseServer(attempt, here)
-    await pulse.start()
-    await asyncio.to_thread(journal.listen, *pulse.address, pulse.sealed.reveal())
-    return pulse
+    liveness = (
+        LivenessServer(attempt, here, port=port, secret=secret) if host == here else LivenessServer(attempt, here)
+    )
+    await liveness.start()
+    await asyncio.to_thread(journal.listen, *liveness.address, liveness.sealed.reveal())
+    return liveness
 
 
 def _die() -> None:

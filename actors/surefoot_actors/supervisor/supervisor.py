@@ -19,7 +19,7 @@ from surefoot.spec import JobSpec, JobState
 from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster.ports import Cluster, TrainerHandle, TrainerSetup
 from surefoot_actors.journal.journal import Inherited, Journal
-from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.protocol.membership import machine as membership
 from surefoot_actors.protocol.membership.machine import (
     BeginFrom,
@@ -112,7 +112,7 @@ class Supervisor:
         cluster: Cluster,
         uplink: Uplink,
         journal: Journal,
-        pulse: PulseServer,
+        liveness: LivenessServer,
         faults: tuple[str, ...] = (),
         *,
         checkpoints: str = "",
@@ -120,7 +120,7 @@ class Supervisor:
     ) -> None:
         """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process at once, for `surefoot chaos`."""
         self._spec, self._attempt, self._cluster = spec, attempt, cluster
-        self._uplink, self._journal, self._pulse, self._faults = uplink, journal, pulse, faults
+        self._uplink, self._journal, self._liveness, self._faults = uplink, journal, liveness, faults
         self._checkpoints, self._run_id = checkpoints, ""
         self._state = _first_state(spec, saves=bool(checkpoints))
         self._events: asyncio.Queue[Event | Handled | Gone] = asyncio.Queue()
@@ -135,7 +135,7 @@ class Supervisor:
         self._status = Status(tell, self._rows)
         self._trainers = Trainers(cluster, self._rows, self._events, tell)
         self._injector = Injector(uplink, self._trainers.links, die)
-        self._deaths = Deaths(pulse, happen, self._tasks, self._injector.hit)
+        self._deaths = Deaths(liveness, happen, self._tasks, self._injector.hit)
         self._once = OnceKeeper(journal, self._trainers.send)
         self._keeper = CheckpointKeeper(
             spec,
@@ -149,11 +149,11 @@ class Supervisor:
         self._commands = Commands(
             uplink, journal, self._keeper, self._injector, self._status, lambda: self._state.members, happen
         )
-        self._stalls = StallTeller(lambda: self._state, self._trainers.links, self._rows, pulse, tell)
+        self._stalls = StallTeller(lambda: self._state, self._trainers.links, self._rows, liveness, tell)
 
     async def run(self) -> Outcome:
         """Run the attempt to its end. Every trainer is gone when this returns or raises."""
-        self._pulse.on_change = self._deaths.pulse_changed
+        self._liveness.on_change = self._deaths.liveness_changed
         self._cluster.on_notice = self._noticed
         self._trainers.open()
         watchers = [self._tasks.spawn(self._commands.end_if_disowned())]
@@ -339,8 +339,8 @@ class Supervisor:
             attempt=self._attempt,
             trainer=command.trainer,
             spec=self._spec,
-            pulse=self._pulse.address,
-            pulse_secret=self._pulse.sealed,
+            liveness=self._liveness.address,
+            liveness_secret=self._liveness.sealed,
             checkpoints=self._checkpoints,
             run_id=self._run_id,
             apart_from=command.apart_from,
