@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from surefoot_actors.liveness.server import PulseServer
     from surefoot_actors.uplink.http import HttpUplink
 
-__all__ = ["Orders", "SupervisorActor"]
+__all__ = ["SupervisorActor", "SupervisorSetup"]
 
 # How long a supervisor whose attempt has ended goes on telling so, while the control plane is away.
 LAST_WORD_S = 3600.0
@@ -41,7 +41,7 @@ _DIE_AFTER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
+class SupervisorSetup:
     """All that a supervisor needs, whenever Ray restarts it."""
 
     url: str
@@ -58,10 +58,10 @@ class Orders:
 class SupervisorActor:
     """Owns an attempt. It begins by itself, so that a restart needs nobody, and ends itself when all is told and gone."""
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, setup: SupervisorSetup) -> None:
         without_secrets(os.environ)
         # No attribute holds the token: whoever may use the cluster can have this actor send back what it holds.
-        self._token, self._orders = Sealed(orders.token), replace(orders, token="")
+        self._token, self._setup = Sealed(setup.token), replace(setup, token="")
         self._running = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._live_or_die(), name="supervisor")
 
@@ -83,12 +83,12 @@ class SupervisorActor:
         from surefoot_actors.cluster.ray.journal import RayJournal
         from surefoot_actors.uplink.http import HttpUplink
 
-        orders = self._orders
-        source = f"{orders.attempt}/supervisor-{secrets.token_hex(4)}"
-        journal = RayJournal(orders.attempt)
-        uplink = HttpUplink(orders.url, orders.attempt, self._token, source, journal=journal)
-        pulse = await _pulse_server(orders.attempt, journal)
-        cluster = RayCluster(orders.attempt, pulse, package_uri=orders.package_uri, service=orders.service)
+        setup = self._setup
+        source = f"{setup.attempt}/supervisor-{secrets.token_hex(4)}"
+        journal = RayJournal(setup.attempt)
+        uplink = HttpUplink(setup.url, setup.attempt, self._token, source, journal=journal)
+        pulse = await _pulse_server(setup.attempt, journal)
+        cluster = RayCluster(setup.attempt, pulse, package_uri=setup.package_uri, service=setup.service)
         await uplink.start()
         self._running.set()
         await self._supervise(uplink, pulse, journal, cluster)
@@ -101,17 +101,17 @@ class SupervisorActor:
     async def _end(self) -> None:
         """Have the keeper end this actor; where there is no keeper, only the journal stays."""
         me = ray.get_runtime_context().current_actor
-        keeper = await asyncio.to_thread(find_actor, self._orders.attempt, KEEPER)
+        keeper = await asyncio.to_thread(find_actor, self._setup.attempt, KEEPER)
         if keeper is not None:
             with contextlib.suppress(ray.exceptions.RayError):
-                await keeper.clear_up.remote(self._orders.attempt, me)
+                await keeper.clear_up.remote(self._setup.attempt, me)
         ray.kill(me, no_restart=True)
 
     async def _supervise(self, uplink: HttpUplink, pulse: PulseServer, journal: Journal, cluster: RayCluster) -> None:
         """Run the attempt, or what an earlier supervisor left of it. Afterwards every trainer is gone."""
         from surefoot_actors.supervisor.supervisor import Supervisor
 
-        orders, spec = self._orders, self._orders.spec
+        setup, spec = self._setup, self._setup.spec
         finished = await asyncio.to_thread(journal.finished)
         if finished not in (None, JobState.SUCCEEDED):
             uplink.event(EventKind.STATE, state=finished, reason="it had ended when the supervisor was restarted")
@@ -120,7 +120,7 @@ class SupervisorActor:
         faults = tuple(spec.env.get("SUREFOOT_FAULTS", "").split())
         try:
             supervisor = Supervisor(
-                spec, orders.attempt, cluster, uplink, journal, pulse, faults, checkpoints=orders.checkpoints, die=_die
+                spec, setup.attempt, cluster, uplink, journal, pulse, faults, checkpoints=setup.checkpoints, die=_die
             )
             await supervisor.run()
         except Exception as error:  # the actor's edge: a fault of ours fails the job rather than repeat itself
