@@ -16,7 +16,7 @@ from surefoot.events import EventKind
 from surefoot.spec import JobSpec
 from surefoot_actors.cluster.environment import without_secrets
 from surefoot_actors.launch.launcher import claim
-from surefoot_actors.launch.supervisor_actor import Orders, SupervisorActor
+from surefoot_actors.launch.supervisor_actor import SupervisorActor, SupervisorSetup
 from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.liveness.watchdog_process import Watchdog
 from surefoot_actors.sealed import Sealed
@@ -121,7 +121,7 @@ async def test_a_supervisors_actor_holds_no_token(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(SupervisorActor, "_live_or_die", live)
     monkeypatch.setattr("surefoot_actors.launch.supervisor_actor.without_secrets", lambda env: None)
-    actor = SupervisorActor(Orders(url="http://x", attempt="job-1", token=SECRET, spec=SPEC, package_uri=None))
+    actor = SupervisorActor(SupervisorSetup(url="http://x", attempt="job-1", token=SECRET, spec=SPEC, package_uri=None))
     await asyncio.sleep(0)
     assert not holds(actor, SECRET)
     assert actor._token.reveal() == SECRET
@@ -130,7 +130,9 @@ async def test_a_supervisors_actor_holds_no_token(monkeypatch: pytest.MonkeyPatc
 
 
 def test_orders_do_not_show_the_token() -> None:
-    assert SECRET not in repr(Orders(url="http://x", attempt="job-1", token=SECRET, spec=SPEC, package_uri=None))
+    assert SECRET not in repr(
+        SupervisorSetup(url="http://x", attempt="job-1", token=SECRET, spec=SPEC, package_uri=None)
+    )
 
 
 async def test_neither_side_of_liveness_holds_its_secret() -> None:

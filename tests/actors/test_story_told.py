@@ -10,7 +10,7 @@ from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.journal.memory import MemoryJournal
-from surefoot_actors.launch.supervisor_actor import Orders, SupervisorActor
+from surefoot_actors.launch.supervisor_actor import SupervisorActor, SupervisorSetup
 from surefoot_actors.protocol.membership import machine
 from surefoot_actors.story import NUM_KEPT, BrokenMachineError
 from surefoot_actors.supervisor import supervisor
@@ -81,7 +81,7 @@ async def test_what_ends_a_supervisor_is_told(
 
     monkeypatch.setattr(supervisor, "Supervisor", Failing)
     actor = object.__new__(SupervisorActor)
-    actor._orders = Orders(
+    actor._setup = SupervisorSetup(
         url="",
         attempt="a-1",
         token="",

@@ -16,7 +16,7 @@ from surefoot_actors.checkpoint.catalogue import Made
 from surefoot_actors.protocol.membership.machine import MembershipState
 from surefoot_actors.protocol.messages import Saved
 from surefoot_actors.supervisor import checkpoints as module
-from surefoot_actors.supervisor.checkpoints import MOST_OPEN, CheckpointKeeper
+from surefoot_actors.supervisor.checkpoints import MOST_OPEN, CheckpointCoordinator
 
 
 class Played:
@@ -41,7 +41,7 @@ class Played:
         self.retained.append(committed)
 
 
-def made(monkeypatch: pytest.MonkeyPatch) -> tuple[CheckpointKeeper, Played, list[EventKind]]:
+def made(monkeypatch: pytest.MonkeyPatch) -> tuple[CheckpointCoordinator, Played, list[EventKind]]:
     played, told = Played(), []
     monkeypatch.setattr(module, "Catalogue", lambda *_: played)
 
@@ -49,7 +49,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> tuple[CheckpointKeeper, Played, lis
         told.append(kind)
 
     spec = JobSpec(entrypoint="a:b", package="0" * 64, batch_size=8)
-    keeper = CheckpointKeeper(spec, "/c", tell, lambda *_: None, lambda _: None, lambda: True)
+    keeper = CheckpointCoordinator(spec, "/c", tell, lambda *_: None, lambda _: None, lambda: True)
     keeper.attend(MembershipState(num_sub_tasks=8, target=2, min_trainers=2))
     return keeper, played, told
 
@@ -67,7 +67,7 @@ def share(step: int, of_two: int, generation: int = 1, taken_at: float = 0.0) ->
     )
 
 
-async def settled(keeper: CheckpointKeeper) -> None:
+async def settled(keeper: CheckpointCoordinator) -> None:
     async with asyncio.timeout(60):
         await keeper._tasks.settle()
         await keeper._removing.settle()

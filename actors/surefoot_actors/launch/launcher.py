@@ -21,8 +21,8 @@ from surefoot.names import SUPERVISOR, name_within
 from surefoot.views import Claimed
 from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, find_actor
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE
-from surefoot_actors.launch.package_pin import KeeperActor
-from surefoot_actors.launch.supervisor_actor import Orders, SupervisorActor
+from surefoot_actors.launch.package_pin import PackagePin
+from surefoot_actors.launch.supervisor_actor import SupervisorActor, SupervisorSetup
 
 __all__ = ["launch", "main"]
 
@@ -63,9 +63,9 @@ def claim(url: str, attempt: str, code: str) -> Claimed | None:
     return Claimed.model_validate_json(response.content)
 
 
-def launch(orders: Orders) -> ActorHandle[Any]:
+def launch(setup: SupervisorSetup) -> ActorHandle[Any]:
     """Make the keeper and the supervisor, unless they are there. Returns the supervisor."""
-    package = {"working_dir": orders.package_uri} if orders.package_uri else {}
+    package = {"working_dir": setup.package_uri} if setup.package_uri else {}
     shared = {
         "namespace": NAMESPACE,
         "lifetime": "detached",
@@ -75,9 +75,9 @@ def launch(orders: Orders) -> ActorHandle[Any]:
         "max_restarts": -1,
         "max_task_retries": -1,
     }
-    ray.remote(KeeperActor).options(name=name_within(orders.attempt, KEEPER), runtime_env=package, **shared).remote()
-    supervisor = ray.remote(SupervisorActor).options(name=name_within(orders.attempt, SUPERVISOR), **shared)
-    made: ActorHandle[Any] = supervisor.remote(orders)  # type: ignore[assignment]
+    ray.remote(PackagePin).options(name=name_within(setup.attempt, KEEPER), runtime_env=package, **shared).remote()
+    supervisor = ray.remote(SupervisorActor).options(name=name_within(setup.attempt, SUPERVISOR), **shared)
+    made: ActorHandle[Any] = supervisor.remote(setup)  # type: ignore[assignment]
     return made
 
 
@@ -95,7 +95,7 @@ def main(service: str = DEFAULT_SERVICE) -> None:
             )
     else:
         supervisor = launch(
-            Orders(
+            SupervisorSetup(
                 url=url,
                 attempt=attempt,
                 token=claimed.token,

@@ -12,10 +12,10 @@ import ray.util
 
 from surefoot_actors.cluster.environment import without_secrets
 
-__all__ = ["KeeperActor"]
+__all__ = ["PackagePin"]
 
 
-class KeeperActor:
+class PackagePin:
     """Carries the package's URI in its runtime environment, so that Ray keeps the package while no trainer lives."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from surefoot_actors.liveness.server import LivenessServer
     from surefoot_actors.uplink.http import HttpUplink
 
-__all__ = ["Orders", "SupervisorActor"]
+__all__ = ["SupervisorActor", "SupervisorSetup"]
 
 # How long a supervisor whose attempt has ended goes on telling so, while the control plane is away.
 LAST_WORD_S = 3600.0
@@ -44,7 +44,7 @@ _DIE_AFTER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Orders:
+class SupervisorSetup:
     """All that a supervisor needs, whenever Ray restarts it."""
 
     url: str
@@ -61,10 +61,10 @@ class Orders:
 class SupervisorActor:
     """Owns an attempt. It begins by itself, so that a restart needs nobody, and ends itself when all is told and gone."""
 
-    def __init__(self, orders: Orders) -> None:
+    def __init__(self, setup: SupervisorSetup) -> None:
         without_secrets(os.environ)
         # No attribute holds the token: whoever may use the cluster can have this actor send back what it holds.
-        self._token, self._orders = Sealed(orders.token), replace(orders, token="")
+        self._token, self._setup = Sealed(setup.token), replace(setup, token="")
         self._running = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._live_or_die(), name="supervisor")
 
@@ -86,12 +86,12 @@ class SupervisorActor:
         from surefoot_actors.cluster.ray.journal import RayJournal
         from surefoot_actors.uplink.http import HttpUplink
 
-        orders = self._orders
-        source = name_within(orders.attempt, f"{SUPERVISOR}-{secrets.token_hex(4)}")
-        journal = RayJournal(orders.attempt)
-        uplink = HttpUplink(orders.url, orders.attempt, self._token, source, journal=journal)
-        liveness = await _liveness_server(orders.attempt, journal)
-        cluster = RayCluster(orders.attempt, liveness, package_uri=orders.package_uri, service=orders.service)
+        setup = self._setup
+        source = name_within(setup.attempt, f"{SUPERVISOR}-{secrets.token_hex(4)}")
+        journal = RayJournal(setup.attempt)
+        uplink = HttpUplink(setup.url, setup.attempt, self._token, source, journal=journal)
+        liveness = await _liveness_server(setup.attempt, journal)
+        cluster = RayCluster(setup.attempt, liveness, package_uri=setup.package_uri, service=setup.service)
         await uplink.start()
         self._running.set()
         await self._supervise(uplink, liveness, journal, cluster)
@@ -104,10 +104,10 @@ class SupervisorActor:
     async def _end(self) -> None:
         """Have the keeper end this actor; where there is no keeper, only the journal stays."""
         me = ray.get_runtime_context().current_actor
-        keeper = await asyncio.to_thread(find_actor, self._orders.attempt, KEEPER)
+        keeper = await asyncio.to_thread(find_actor, self._setup.attempt, KEEPER)
         if keeper is not None:
             with contextlib.suppress(ray.exceptions.RayError):
-                await keeper.clear_up.remote(self._orders.attempt, me)
+                await keeper.clear_up.remote(self._setup.attempt, me)
         ray.kill(me, no_restart=True)
 
     async def _supervise(
@@ -116,7 +116,7 @@ class SupervisorActor:
         """Run the attempt, or what an earlier supervisor left of it. Afterwards every trainer is gone."""
         from surefoot_actors.supervisor.supervisor import Supervisor
 
-        orders, spec = self._orders, self._orders.spec
+        setup, spec = self._setup, self._setup.spec
         finished = await asyncio.to_thread(journal.finished)
         if finished not in (None, JobState.SUCCEEDED):
             uplink.event(EventKind.STATE, state=finished, reason="it had ended when the supervisor was restarted")
@@ -126,13 +126,13 @@ class SupervisorActor:
         try:
             supervisor = Supervisor(
                 spec,
-                orders.attempt,
+                setup.attempt,
                 cluster,
                 uplink,
                 journal,
                 liveness,
                 faults,
-                checkpoints=orders.checkpoints,
+                checkpoints=setup.checkpoints,
                 die=_die,
             )
             await supervisor.run()

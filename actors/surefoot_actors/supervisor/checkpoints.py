@@ -25,7 +25,7 @@ from surefoot_actors.protocol.membership.machine import Committed, Event, Member
 from surefoot_actors.protocol.messages import Save, Saved, Snapshot, ToTrainer
 from surefoot_actors.tasks import Tasks
 
-__all__ = ["CheckpointKeeper"]
+__all__ = ["CheckpointCoordinator"]
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class _Parked:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class CheckpointKeeper:
+class CheckpointCoordinator:
     """One attempt's. Used on the supervisor's event loop; storage is touched in threads alone."""
 
     def __init__(

@@ -11,7 +11,7 @@ from surefoot.spec import JobState
 from surefoot.words import UnknownWord
 from surefoot_actors.journal.journal import Journal
 from surefoot_actors.protocol.membership.machine import Cancelled, Event, PauseRequested, Resized
-from surefoot_actors.supervisor.checkpoints import CheckpointKeeper
+from surefoot_actors.supervisor.checkpoints import CheckpointCoordinator
 from surefoot_actors.supervisor.fault_injection import Injector
 from surefoot_actors.supervisor.status import Status
 from surefoot_actors.uplink.ports import Uplink
@@ -26,7 +26,7 @@ class Commands:
         self,
         uplink: Uplink,
         journal: Journal,
-        keeper: CheckpointKeeper,
+        keeper: CheckpointCoordinator,
         injector: Injector,
         status: Status,
         members: Callable[[], tuple[str, ...]],

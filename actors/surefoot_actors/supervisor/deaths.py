@@ -17,7 +17,7 @@ __all__ = ["Deaths"]
 
 # How long a trainer that its watchdog has seen die may wait for the cluster's word, which says more of why; and the other way round, for
 # the watchdog knows what it was computing. Both come within milliseconds.
-WORD_S = 0.25
+DEATH_REPORT_GRACE_S = 0.25
 
 
 class Deaths:
@@ -29,7 +29,7 @@ class Deaths:
         """`injected`: trainers that a fault was done to."""
         self._liveness, self._happen, self._tasks, self._injected = liveness, happen, tasks, injected
         # unix time since which a trainer has not been seen running
-        self._ill_since: dict[str, float] = {}
+        self._unhealthy_since: dict[str, float] = {}
         # those whose watchdog has seen them die
         self._died: set[str] = set()
         # those whose watchdog was given the time to say so
@@ -40,19 +40,19 @@ class Deaths:
         if condition is Condition.RUNNING:
             self._happen(SuspicionCleared(trainer))
         elif condition in (Condition.STOPPED, Condition.SILENT):
-            self._ill_since[trainer] = time.time() - self._liveness.ill_s(trainer)
+            self._unhealthy_since[trainer] = time.time() - self._liveness.ill_s(trainer)
             self._happen(Suspected(trainer, f"{condition}: {detail}"))
         elif condition is Condition.GONE:
             self._died.add(trainer)
             self._tasks.spawn(self._tell_later(Lost(trainer, detail, cause=self._liveness.cause_of_death(trainer))))
 
     async def _tell_later(self, lost: Lost) -> None:
-        await asyncio.sleep(WORD_S)
+        await asyncio.sleep(DEATH_REPORT_GRACE_S)
         self._happen(lost)
 
-    def ill_since(self, trainer: str) -> float | None:
+    def unhealthy_since(self, trainer: str) -> float | None:
         """Since when it was not seen running (unix time), once; None: it was."""
-        return self._ill_since.pop(trainer, None)
+        return self._unhealthy_since.pop(trainer, None)
 
     def put_off(self, lost: Lost, members: Collection[str]) -> bool:
         """Whether it is told again, with what it was computing: a lost member's watchdog lives that is about to say so."""
@@ -65,7 +65,7 @@ class Deaths:
         return True
 
     async def _after_its_watchdog(self, lost: Lost) -> None:
-        await self._liveness.wait_gone(lost.trainer, WORD_S)
+        await self._liveness.wait_gone(lost.trainer, DEATH_REPORT_GRACE_S)
         self._heard_out.add(lost.trainer)
         self._happen(lost)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from surefoot.events import EventKind, FaultKind
 from surefoot.words import UnknownWord
 from surefoot_actors.faults.refused import FaultRefusedError
-from surefoot_actors.supervisor.trainer_link import Attendant
+from surefoot_actors.supervisor.trainer_link import TrainerLink
 from surefoot_actors.uplink.ports import Uplink
 
 __all__ = ["Injector"]
@@ -20,8 +20,8 @@ _LAST_WORDS_S = 5.0
 class Injector:
     """Tells each fault before it is done, so that none goes untold."""
 
-    def __init__(self, uplink: Uplink, attendants: Mapping[str, Attendant], die: Callable[[], None] | None) -> None:
-        self._uplink, self._attendants, self._die = uplink, attendants, die
+    def __init__(self, uplink: Uplink, links: Mapping[str, TrainerLink], die: Callable[[], None] | None) -> None:
+        self._uplink, self._links, self._die = uplink, links, die
         # trainers that were hit: what they were computing is not to blame for their end
         self.hit: set[str] = set()
 
@@ -45,7 +45,7 @@ class Injector:
         self._die()
 
     async def _hit(self, fault: FaultKind, members: Sequence[str]) -> None:
-        there = [(t, handle) for t in members if t in self._attendants and (handle := self._attendants[t].handle)]
+        there = [(t, handle) for t in members if t in self._links and (handle := self._links[t].handle)]
         refusals = [handle.refusal(fault) for _, handle in there]
         possible = [one for one, refused in zip(there, refusals, strict=True) if not refused]
         if not possible:

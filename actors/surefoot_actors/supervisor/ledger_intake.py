@@ -10,10 +10,10 @@ from collections.abc import Callable
 from surefoot.events import LedgerRow
 from surefoot_actors.uplink.ports import Uplink
 
-__all__ = ["RowKeeper"]
+__all__ = ["LedgerIntake"]
 
 
-class RowKeeper:
+class LedgerIntake:
     """Passes each ledger row to the uplink once, and knows when all have come. Trainers tell a row until it is acknowledged."""
 
     def __init__(self, uplink: Uplink) -> None:

@@ -12,9 +12,9 @@ from surefoot_actors.cluster.ports import TrainerGoneError, Where
 from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.protocol.membership.machine import MembershipState
 from surefoot_actors.supervisor import stalls
-from surefoot_actors.supervisor.ledger_intake import RowKeeper
+from surefoot_actors.supervisor.ledger_intake import LedgerIntake
 from surefoot_actors.supervisor.stalls import GoesOn, Stalled, StallWatch
-from surefoot_actors.supervisor.trainer_link import Attendant
+from surefoot_actors.supervisor.trainer_link import TrainerLink
 
 __all__ = ["StallTeller"]
 
@@ -29,19 +29,19 @@ class StallTeller:
     def __init__(
         self,
         state: Callable[[], MembershipState],
-        attendants: Mapping[str, Attendant],
-        rows: RowKeeper,
+        links: Mapping[str, TrainerLink],
+        rows: LedgerIntake,
         liveness: LivenessServer,
         tell: Callable[..., None],
     ) -> None:
-        self._state, self._attendants, self._rows, self._liveness, self._tell = state, attendants, rows, liveness, tell
+        self._state, self._links, self._rows, self._liveness, self._tell = state, links, rows, liveness, tell
         self._watch = StallWatch()
 
     async def run(self) -> None:
         """Look every second, until cancelled."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            running = [t for t, attendant in self._attendants.items() if attendant.handle is not None]
+            running = [t for t, link in self._links.items() if link.handle is not None]
             expected = stalls.awaited(self._state(), self._rows.newest, self._rows.seconds, running)
             for change in self._watch.look(time.monotonic(), expected):
                 if isinstance(change, GoesOn):
@@ -63,12 +63,12 @@ class StallTeller:
 
     async def _place(self, trainer: str) -> Where | None:
         """Where the trainer says that it is; None: it does not say."""
-        attendant = self._attendants.get(trainer)
-        if attendant is None or attendant.handle is None:
+        link = self._links.get(trainer)
+        if link is None or link.handle is None:
             return None
         try:
             async with asyncio.timeout(ANSWER_S):
-                return await attendant.handle.where()
+                return await link.handle.where()
         except (TimeoutError, TrainerGoneError):
             return None
 

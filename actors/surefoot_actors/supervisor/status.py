@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from surefoot.events import EventKind, LedgerRow
 from surefoot.spec import JobState
 from surefoot_actors.protocol.membership.machine import Phase
-from surefoot_actors.supervisor.ledger_intake import RowKeeper
+from surefoot_actors.supervisor.ledger_intake import LedgerIntake
 
 __all__ = ["Status"]
 
@@ -18,7 +18,7 @@ __all__ = ["Status"]
 class Status:
     """Tells how long a recovery took: from the loss to the first step that a generation after it has committed."""
 
-    def __init__(self, tell: Callable[..., None], rows: RowKeeper) -> None:
+    def __init__(self, tell: Callable[..., None], rows: LedgerIntake) -> None:
         self._tell, self._rows = tell, rows
         # unix time of the first loss that is not recovered from
         self._lost_at: float | None = None

@@ -1,6 +1,6 @@
 """The supervisor's shell: performs what the membership machine commands, and feeds it what happens.
 
-One asyncio task performs events in order; each trainer has an attendant with a task that delivers and one that collects. Between
+One asyncio task performs events in order; each trainer has a link with a task that delivers and one that collects. Between
 steps nothing here is asked by the training threads: what arrives grows with seconds and losses, not with steps.
 """
 
@@ -60,12 +60,12 @@ from surefoot_actors.protocol.messages import (
 )
 from surefoot_actors.protocol.once import Gone
 from surefoot_actors.story import Story
-from surefoot_actors.supervisor.checkpoints import CheckpointKeeper
+from surefoot_actors.supervisor.checkpoints import CheckpointCoordinator
 from surefoot_actors.supervisor.clocks import Clocks
 from surefoot_actors.supervisor.commands import Commands
 from surefoot_actors.supervisor.deaths import Deaths
 from surefoot_actors.supervisor.fault_injection import Injector
-from surefoot_actors.supervisor.ledger_intake import RowKeeper
+from surefoot_actors.supervisor.ledger_intake import LedgerIntake
 from surefoot_actors.supervisor.once import OnceKeeper
 from surefoot_actors.supervisor.stall_teller import StallTeller
 from surefoot_actors.supervisor.status import Status
@@ -131,13 +131,13 @@ class Supervisor:
         self._story = Story()
         happen, tell = self._events.put_nowait, uplink.event
         self._tasks, self._clocks = Tasks("supervisor"), Clocks(happen)
-        self._rows = RowKeeper(uplink)
+        self._rows = LedgerIntake(uplink)
         self._status = Status(tell, self._rows)
         self._trainers = Trainers(cluster, self._rows, self._events, tell)
         self._injector = Injector(uplink, self._trainers.links, die)
         self._deaths = Deaths(liveness, happen, self._tasks, self._injector.hit)
         self._once = OnceKeeper(journal, self._trainers.send)
-        self._keeper = CheckpointKeeper(
+        self._keeper = CheckpointCoordinator(
             spec,
             checkpoints,
             tell,
@@ -265,7 +265,7 @@ class Supervisor:
     async def _feed(self, event: Event) -> None:
         members = self._state.members
         if self._is_of_a_loss(event):
-            since = self._deaths.ill_since(event.trainer) if isinstance(event, Lost | Suspected) else None
+            since = self._deaths.unhealthy_since(event.trainer) if isinstance(event, Lost | Suspected) else None
             self._status.note_loss(self._state.phase, since)
             if self._rows.newest is not None:
                 # losses with steps in between are not held together

@@ -12,9 +12,9 @@ from surefoot_actors.cluster.ports import SetupFailedError, TrainerGoneError, Tr
 from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.membership.machine import Lost, MessageReceived
 from surefoot_actors.protocol.messages import Ended, Raised, ToTrainer
-from surefoot_actors.supervisor.ledger_intake import RowKeeper
+from surefoot_actors.supervisor.ledger_intake import LedgerIntake
 
-__all__ = ["Attendant", "Handled"]
+__all__ = ["Handled", "TrainerLink"]
 
 # How often a trainer's ledger rows are fetched.
 COLLECT_S = 0.3
@@ -27,7 +27,7 @@ class Handled:
     done: asyncio.Future[None]
 
 
-class Attendant:
+class TrainerLink:
     """The supervisor's dealings with one trainer: delivers in order, collects, and tells of its loss."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Attendant:
         trainer: str,
         start: Awaitable[TrainerHandle],
         events: asyncio.Queue[Any],
-        rows: RowKeeper,
+        rows: LedgerIntake,
         finishing: asyncio.Future[None],
     ) -> None:
         self._trainer, self._start, self._events, self._rows = trainer, start, events, rows

@@ -11,8 +11,8 @@ from surefoot_actors.cluster.ports import Cluster, TrainerHandle, TrainerSetup
 from surefoot_actors.protocol.membership.machine import Started, StartTrainer
 from surefoot_actors.protocol.messages import End, ToTrainer
 from surefoot_actors.protocol.once import Gone
-from surefoot_actors.supervisor.ledger_intake import RowKeeper
-from surefoot_actors.supervisor.trainer_link import Attendant
+from surefoot_actors.supervisor.ledger_intake import LedgerIntake
+from surefoot_actors.supervisor.trainer_link import TrainerLink
 from surefoot_actors.tasks import Tasks
 
 __all__ = ["Trainers"]
@@ -25,11 +25,11 @@ class Trainers:
     """Used on the supervisor's event loop."""
 
     def __init__(
-        self, cluster: Cluster, rows: RowKeeper, events: asyncio.Queue[Any], tell: Callable[..., None]
+        self, cluster: Cluster, rows: LedgerIntake, events: asyncio.Queue[Any], tell: Callable[..., None]
     ) -> None:
         self._cluster, self._rows, self._events, self._tell = cluster, rows, events, tell
         # those that are neither told to end nor dismissed
-        self.links: dict[str, Attendant] = {}
+        self.links: dict[str, TrainerLink] = {}
         self._ending = Tasks("end")
         # done once the outcome is recorded: from then on no message needs to have an effect
         self.finishing: asyncio.Future[None]
@@ -45,7 +45,7 @@ class Trainers:
         self._attend(handle.trainer, _adopted(handle))
 
     def _attend(self, trainer: str, start: Awaitable[TrainerHandle]) -> None:
-        link = self.links[trainer] = Attendant(trainer, start, self._events, self._rows, self.finishing)
+        link = self.links[trainer] = TrainerLink(trainer, start, self._events, self._rows, self.finishing)
         link.begin()
 
     async def _started(self, command: StartTrainer, setup: TrainerSetup) -> TrainerHandle:
@@ -72,7 +72,7 @@ class Trainers:
         if link is not None:
             self._ending.spawn(self._end(link, trainer, 0.0), name=f"kill-{trainer}")
 
-    async def _end(self, link: Attendant, trainer: str, grace_s: float) -> None:
+    async def _end(self, link: TrainerLink, trainer: str, grace_s: float) -> None:
         await link.end(grace_s)
         self._events.put_nowait(Gone(trainer))
 
