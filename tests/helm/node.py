@@ -49,7 +49,9 @@ class Cluster:
 
     def env(self, container: Mapping[str, Any]) -> dict[str, str]:
         """The container's environment and nothing else, but for the image's PATH."""
-        found = {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin"}
+        # gRPC's own resolver knows no /etc/hosts, which stands in for the cluster's DNS
+        found = {"GRPC_DNS_RESOLVER": "native"}
+        found |= {"PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin:/usr/sbin"}
         for source in container.get("envFrom", []):
             kind = self.configs if "configMapRef" in source else self.secrets
             [reference] = source.values()
@@ -130,7 +132,7 @@ def container(
 ) -> Iterator[Running]:
     """Run one container of the pod for the duration, in a network of its own at this address."""
     [found] = [one for one in [*pod.get("initContainers", []), *pod["containers"]] if one["name"] == name]
-    env = {**(more_env or {}), **cluster.env(found)}
+    env = {"HOSTNAME": f"pod-{address.rpartition('.')[2]}", **(more_env or {}), **cluster.env(found)}
     log = cluster.folder / f"{name}-{address.rpartition('.')[2]}.log"
     command = [*found["command"], *found.get("args", [])]
     with ExitStack() as stack:
@@ -182,7 +184,7 @@ def _setup(cluster: Cluster, pod: Mapping[str, Any], found: Mapping[str, Any]) -
         f"mkdir -p {shlex.quote(str(path))}; mount --bind /mnt/{n} {shlex.quote(str(path))}"
         for n, path in enumerate(inside)
     ]
-    lines += [f"mount --bind /mnt/files/{name} /etc/{name}" for name in ("hosts", "passwd")]
+    lines += [f"mount --bind /mnt/files/{name} /etc/{name}" for name in ("hosts", "passwd", "resolv.conf")]
     for mount in mounts:
         path, volume = mount["mountPath"], volumes.get(mount["name"], {})
         # what an image has no folder for, kubelet makes
@@ -214,6 +216,8 @@ def _files(cluster: Cluster) -> Path:
     folder.mkdir(exist_ok=True)
     names = "".join(f"{address} {name}\n" for name, address in cluster.names.items())
     (folder / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+    # nobody is asked by the network: there is no cluster's DNS here, and its silence would be waited for
+    (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
     (folder / "passwd").write_text(
         Path("/etc/passwd").read_text() + f"surefoot:x:{UID}:{UID}::/tmp:/usr/sbin/nologin\n"
     )
