@@ -39,7 +39,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-test: $(READY) ## Run the test suite, as CI does (ARGS='-k name' for a part of it)
+test: $(READY) $(CHART_READY) ## Run the test suite, as CI does (ARGS='-k name' for a part of it)
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 quick: $(READY) ## Run the tests that start no processes, but for long searches (under 2 minutes)
