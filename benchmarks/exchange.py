@@ -18,8 +18,9 @@ from typing import Any
 import torch
 import torch.distributed
 
+from surefoot_actors.engine.exchange.contribution import Contribution
 from surefoot_actors.engine.exchange.merge import merge_round
-from surefoot_actors.engine.group.group import Group, StoreHost
+from surefoot_actors.engine.group.group import Group, RendezvousHost
 from surefoot_actors.engine.types import Layout, Merged, Node, Range
 from surefoot_actors.engine.vector.digest import make_layout
 from surefoot_actors.engine.vector.pools import BufferPool
@@ -88,10 +89,10 @@ def one_merge(
     pool: BufferPool,
     retained: Merged | None,
 ) -> tuple[Layout, Merged]:
-    result = merge_round(
-        group, round=round, step=round, covers=covers, nodes={node.range: node}, num_sub_tasks=group.size, flag=False,
-        drift=bytes(16), agreed=agreed, pool=pool,
-    )  # fmt: skip
+    contribution = Contribution(
+        round=round, step=round, num_sub_tasks=group.size, covers=covers, nodes={node.range: node}, agreed=agreed
+    )
+    result = merge_round(group, contribution, pool=pool)
     if retained is not None:
         pool.give(retained)
     return result.layout, result.merged
@@ -100,7 +101,7 @@ def one_merge(
 def measure(size: int, numel: int, rounds: int) -> Times:
     """Run one configuration in fresh processes; the times of rank 0, without the first rounds."""
     context = multiprocessing.get_context("spawn")
-    host = StoreHost()
+    host = RendezvousHost()
     plain = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes = [context.Pipe(duplex=False) for _ in range(size)]
     workers = [

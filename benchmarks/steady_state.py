@@ -119,7 +119,7 @@ INTRO = """# Steady state
 
 `python benchmarks/steady_state.py --save`: median (range) over {rounds} rounds in which all sides took turns; a ratio is within a
 round. One thread a process. DDP and the bare loop read through a DataLoader; "data from a tensor" cuts batches out of memory instead.
-A trainer's memory includes its helper process. Bytes are counted on a loopback device of the run's own, TCP headers included."""
+A trainer's memory includes its watchdog process. Bytes are counted on a loopback device of the run's own, TCP headers included."""
 
 
 def main() -> None:

@@ -132,6 +132,8 @@ def _schema(name: str, schema: dict[str, Any]) -> Iterator[str]:
     yield from (f"### {name}", "", *_paragraphs(schema.get("description", "")), "")
     if "enum" in schema:
         yield from ("One of " + ", ".join(f"`{value}`" for value in schema["enum"]) + ".", "")
+    if "anyOf" in schema:
+        yield from ("One of " + _type(schema) + ".", "")
     if properties := schema.get("properties"):
         yield from ("| field | | default | |", "|---|---|---|---|")
         for field, of in properties.items():

@@ -20,8 +20,8 @@ import pytest
 _FOLDERS = {"actors", "check", "domains", "examples"}
 _MARKS = ("slow", "ray")
 
-# A submission has its source read in a child process; programs have data workers.
-_FOLDERS_WITH_PROCESSES = {"programs", "service"}
+# A submission has its source read in a child process; programs have data workers; the chart is for Helm to render.
+_FOLDERS_WITH_PROCESSES = {"helm", "programs", "service"}
 # Start a process or a few, and share the machine well with others: data workers above all, and a Postgres.
 _WITH_PROCESSES = {
     "api/test_against_service.py",

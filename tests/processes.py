@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import psutil
 
-__all__ = ["helpers"]
+__all__ = ["watchdogs"]
 
 
-def helpers(pid: int) -> list[psutil.Process]:
-    """The pulse helper of a trainer's process; it detaches itself, so it is no child."""
+def watchdogs(pid: int) -> list[psutil.Process]:
+    """The watchdog of a trainer's process; it detaches itself, so it is no child."""
     found = []
     for process in psutil.process_iter():
         try:

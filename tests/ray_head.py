@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from .processes import helpers
+from .processes import watchdogs
 
 START_S = 60.0
 STOP_S = 30.0
@@ -75,9 +75,9 @@ class Node:
         return stopped
 
     def _all(self) -> list[psutil.Process]:
-        """The family, and before it the helpers of its trainers: no children of anybody's, they would tell that those stand still."""
+        """The family, and before it the watchdogs of its trainers: no children of anybody's, they would tell that those stand still."""
         family = self.family()
-        return [*(helper for process in family for helper in helpers(process.pid)), *family]
+        return [*(watchdog for process in family for watchdog in watchdogs(process.pid)), *family]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from surefoot._requests import (
-    JOB_ID,
     JOBS_PAGE,
     ROWS_PAGE,
     Flow,
@@ -23,6 +22,7 @@ from surefoot._requests import (
 from surefoot.errors import JobFailedError, NotFoundError, UserError
 from surefoot.events import LedgerRow
 from surefoot.ledger import read_row, step_of
+from surefoot.names import is_job
 from surefoot.spec import JobState
 from surefoot.submission import Submission
 from surefoot.views import JobView, NumberedEvent
@@ -64,7 +64,7 @@ def resolve(ref: str) -> Flow[JobView]:
         if not newest:
             raise NotFoundError("there is no job yet", status=404, detail="submit one with `surefoot submit`")
         return newest[0]
-    if not JOB_ID.match(ref):
+    if not is_job(ref):
         raise UserError(f'{ref!r} is no job id: `surefoot ls` lists them, and "last" is the newest')
     try:
         return (yield from ask(get_job(ref)))

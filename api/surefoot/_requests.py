@@ -6,7 +6,6 @@ requests is written once; `Client` and `AsyncClient` only carry the bytes.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -23,6 +22,7 @@ from surefoot.errors import (
     UnauthorizedError,
 )
 from surefoot.events import FaultKind
+from surefoot.names import is_job
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import (
     CheckpointList,
@@ -40,7 +40,6 @@ from surefoot.views import (
 __all__ = [
     "EVENTS_PAGE",
     "JOBS_PAGE",
-    "JOB_ID",
     "ROWS_PAGE",
     "Answer",
     "Call",
@@ -77,8 +76,6 @@ NDJSON = "application/x-ndjson"
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
-
-JOB_ID = re.compile(r"^[a-z0-9-]{1,40}\Z")
 
 # Items a page: the service's own limits.
 JOBS_PAGE, EVENTS_PAGE, ROWS_PAGE = 200, 1_000, 10_000
@@ -343,7 +340,7 @@ def _jobs(answer: Answer) -> JobList:
 
 def _check_ids(views: Iterable[JobView]) -> None:
     for view in views:
-        if not JOB_ID.match(view.id):
+        if not is_job(view.id):
             raise ServiceError("the answer cannot be read", status=502, detail=f"{view.id[:100]!r} is no job id")
 
 

@@ -14,20 +14,6 @@ import httpx
 from tenacity import AsyncRetrying
 from typing_extensions import Self, Unpack
 
-from surefoot._carry import (
-    AS_IT_IS,
-    RETRY,
-    TRANSIENT,
-    Body,
-    Deadline,
-    check_whole,
-    client_options,
-    part_of,
-    request_options,
-    stream_timeout,
-    telling,
-    unreachable,
-)
 from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit
 from surefoot._follow import Follower, Update
 from surefoot._network import open_async_client
@@ -49,6 +35,20 @@ from surefoot._requests import (
     receive,
     resize_job,
     resume_job,
+)
+from surefoot._transport import (
+    AS_IT_IS,
+    RETRY,
+    TRANSIENT,
+    Body,
+    Deadline,
+    check_whole,
+    client_options,
+    part_of,
+    request_options,
+    stream_timeout,
+    telling,
+    unreachable,
 )
 from surefoot._where import find
 from surefoot.errors import SurefootError

@@ -39,59 +39,75 @@ SUPERVISOR_RESTARTED = "the supervisor was restarted"
 class Event(BaseModel):
     """One thing that happened. (source, n) is its key; n counts from 1 within a source. Read leniently: kinds may be a newer version's."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     source: str
+    """Who told it: "service" is the control plane, any other name belongs to one attempt of the job ("JOB-2/supervisor-1f0c")."""
     n: int
+    """Counts the events of a source, from 1."""
     at: Moment
+    """When it happened, by the clock of whoever told it."""
     kind: Annotated[EventKind | UnknownWord, Field(union_mode="left_to_right")]
+    """What happened; it says which fields `data` has. A kind that only a newer version knows is kept as its bare name."""
     data: dict[str, JsonValue] = Field(default_factory=dict)
+    """The facts, by kind: `surefoot.payloads` has the fields of each. A newer version may have told more, an older one less."""
 
 
 class SentBatch(BaseModel):
     """What a supervisor sends at a time. Not checked here, so that sending never fails: the control plane checks an UplinkBatch."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     # the first one that is wrong ends the validation: of a hundred thousand, nobody reads the errors
     events: Annotated[tuple[Event, ...], Field(max_length=MAX_BATCH, fail_fast=True)] = ()
+    """Events that are not acknowledged yet."""
     rows: Annotated[tuple[LedgerRow, ...], Field(max_length=MAX_BATCH, fail_fast=True)] = ()
+    """Ledger rows that are not acknowledged yet."""
 
 
 class UplinkAck(BaseModel):
     """The control plane's answer: all of it is stored. The sender may forget it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
-    # by source: every event with n up to and including this is stored
     events: dict[str, int] = Field(default_factory=dict)
-    # every ledger row of a step below this is stored, without a gap
+    """By source: every event with n up to and including this is stored."""
     rows_below: int = 0
+    """Every ledger row of a step below this is stored, without a gap."""
 
 
 class CommandKind(StrEnum):
-    RESIZE = "resize"  # {"trainers": n}
+    """What may be asked of a supervisor: `resize` to other trainers, `cancel`, make a `checkpoint` at the next step boundary, `pause`
+    (stop at a step boundary, save, and end the attempt), or do the job a `fault` (`surefoot chaos`)."""
+
+    RESIZE = "resize"
     CANCEL = "cancel"
-    CHECKPOINT = "checkpoint"  # make one at the next step boundary
-    PAUSE = "pause"  # stop at a step boundary, save, and end the attempt
-    FAULT = "fault"  # {"fault": kind}: `surefoot chaos`
+    CHECKPOINT = "checkpoint"
+    PAUSE = "pause"
+    FAULT = "fault"
 
 
 class Command(BaseModel):
     """What the control plane asks of a supervisor, fetched by long poll. n counts from 1 within a job."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     n: Annotated[int, Field(ge=1)]
+    """Counts the commands of a job, from 1."""
     kind: Annotated[CommandKind | UnknownWord, Field(union_mode="left_to_right")]
+    """What is asked; one that only a newer version knows is kept as its bare name."""
     trainers: int | None = None
+    """Of a resize: how many trainers are wanted from now on."""
     fault: Annotated[FaultKind | UnknownWord | None, Field(union_mode="left_to_right")] = None
+    """Of a fault: which one."""
 
 
 class ClaimRequest(BaseModel):
     """A launcher trades its single-use claim code for the attempt's token."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["claim"] = "claim"
+    """Always "claim"."""
     code: Annotated[str, Field(min_length=20, max_length=200)]
+    """The claim code that the launcher was started with. It can be traded once."""

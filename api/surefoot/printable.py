@@ -20,6 +20,7 @@ _SEQUENCE = re.compile(
 )
 # what nearly all text is
 _PLAIN = re.compile(r"[\n\t -~]*")
+_ODD = re.compile(r"[^\n\t -~]+")
 # Shown as nothing, though they are no format characters by category.
 _INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(c) for c in range(0x180B, 0x1810)}
 _LINE_ENDS = re.compile(r"\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -30,7 +31,7 @@ def printable(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return text
     whole = _SEQUENCE.sub("", text.replace("\r\n", "\n"))
-    return "".join(c for c in whole if c in "\n\t" or _is_shown(c)).translate(_HALVES)
+    return _ODD.sub(lambda odd: "".join(filter(_is_shown, odd[0])), whole).translate(_HALVES)
 
 
 def printable_line(text: str) -> str:

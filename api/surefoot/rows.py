@@ -15,16 +15,18 @@ class Result(BaseModel):
 
     # Lenient, as all here that is read from a store or a service: fields of a newer version are passed over. What enters the control
     # plane is checked by `surefoot.told`.
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings", use_attribute_docstrings=True)
 
     step: Annotated[int, Field(ge=0)]
-    # positions [first_sample, first_sample + num_samples) of the endless stream of epoch permutations
+    """The number of the step, from 0."""
     first_sample: Annotated[int, Field(ge=0)]
+    """The position of the step's first sample in the endless stream of epoch permutations."""
     num_samples: Annotated[int, Field(ge=0)]
-    # 128-bit hash over the chunk digests of every round of the step, in order
+    """How many samples the step has: the positions from `first_sample` on."""
     digest: str
-    # merged logged scalars by name, the same on every trainer
+    """A 128-bit hash, in hex, over the chunk digests of every round of the step, in order."""
     values: dict[str, float] = Field(default_factory=dict)
+    """The merged logged scalars by name, the same on every trainer. What is no finite number is a text: "NaN", "Infinity"."""
 
     def canonical(self) -> bytes:
         """The bytes that two runs are compared by: sorted compact JSON, floats by shortest exact repr."""
@@ -38,24 +40,28 @@ _Number = Annotated[float, BeforeValidator(lambda value: 0.0 if value is None el
 class Circumstances(BaseModel):
     """The part of a ledger row that may differ: who computed it and how long it took."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     generation: int
+    """The generation in which the step was committed."""
     trainers: int
-    # from the step before to this one's commit, on the trainer that told
+    """How many trainers that generation had."""
     seconds: _Number
-    # unix time of the commit
+    """Seconds from the step before to this one's commit, on the trainer that told."""
     at: _Number = 0.0
-    # what was computed without a deterministic form, on purpose; told only where there is some, as older readers do not know it
+    """The unix time of the commit, in seconds; 0 where it was not told."""
     nondeterministic: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
+    """What was computed without a deterministic form, on purpose. It is told only where there is some."""
 
 
 class LedgerRow(BaseModel):
     """A step's record. Keyed by the step: a row told twice is the same row (R10)."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     result: Result
+    """What is compared byte for byte between runs."""
     circumstances: Circumstances
-    # what is wrong with the stored row that this one stands for; it has no result then
+    """What may differ between runs."""
     unreadable: str = Field(default="", exclude_if=lambda text: not text)
+    """What is wrong with the stored row that this one stands for; it has no result then. It is told only where there is something."""

@@ -114,7 +114,7 @@ class JobState(StrEnum):
 class Strict(BaseModel):
     """What is taken in: frozen, and closed to fields that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -133,78 +133,88 @@ class Resources(Strict):
     """What Ray reserves for one trainer."""
 
     cpus: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)] = 1.0
+    """CPU cores that Ray reserves for one trainer; a part of a core is a fraction."""
     gpus: Annotated[float, Field(ge=0, le=64, allow_inf_nan=False)] = 0.0
+    """GPUs that Ray reserves for one trainer; 0 is a trainer on the CPU."""
 
 
 class CheckpointPolicy(Strict):
     """When durable checkpoints are made, where, and which are kept. None of it changes a bit of the result."""
 
-    # one after every so many steps; None: not by steps
     every_steps: Annotated[int, Field(ge=1, le=2**53)] | None = None
-    # one at the first step boundary after every so many seconds; None: not by time
+    """A checkpoint is made after every so many steps; null: not by steps."""
     every_s: Annotated[float, Field(ge=1, le=86_400, allow_inf_nan=False)] | None = 300.0
-    # how many of the newest are kept
+    """A checkpoint is made at the first step boundary after every so many seconds; null: not by time."""
     keep: Annotated[int, Field(ge=1, le=1000)] = 2
-    # a logged value: the checkpoint of the step where it was best so far is kept as well
+    """How many of the newest checkpoints are kept; older ones are removed."""
     best: Annotated[str, Field(min_length=1, max_length=200), Plain] | None = None
+    """The name of a logged value: the checkpoint of the step where it was best so far is kept as well."""
     best_mode: Literal["min", "max"] = "min"
-    # a folder that every trainer's node sees, or any fsspec URL ("s3://bucket/runs"); None: where the service puts them
+    """Whether the lowest or the highest value of `best` is the best one."""
     url: Annotated[str, Field(min_length=1, max_length=1000), Plain] | None = None
-    # whether the end of training is saved: a last checkpoint, and the modules as safetensors
+    """Where checkpoints lie: a folder that every trainer's node sees, or any fsspec URL ("s3://bucket/runs"). Null: where the service
+    puts them."""
     final: bool = True
+    """Whether the end of training is saved: a last checkpoint, and the modules as safetensors."""
 
 
 class JobSpec(Strict):
     """Everything that defines a job. Two jobs with the same spec (but trainers) end with the same bytes."""
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w][\w .:-]*$")] = "job"
-    # "module:function", importable from the root of the package; or "folder/script.py:function"
+    """What people call the job; several jobs may have the same name."""
     entrypoint: Annotated[str, Field(max_length=300)]
-    # sha256 (hex) of the uploaded code package
+    """The train function: "module:function", importable from the root of the package, or "folder/script.py:function"."""
     package: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    # handed to the train function as run.config
+    """The SHA-256, in hex, of the uploaded code package."""
     config: dict[str, JsonValue] = Field(default_factory=dict)
-    # of everything random; with the config and the code it decides every bit of the result
+    """Plain JSON with finite numbers, nested at most 24 levels deep: the train function finds it as `run.config`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    # samples a step, over all sub-tasks; a multiple of sub_tasks
+    """The seed of everything random. With the config and the code it decides every bit of the result."""
     batch_size: Annotated[int, Field(ge=1, le=2**31)]
-    # V, fixed for the whole job
+    """Samples a step, over all sub-tasks; a multiple of `sub_tasks`."""
     sub_tasks: Annotated[int, Field(ge=1, le=4096)] = 8
-    # trainers wanted now; a resize changes it between min_trainers and max_trainers
+    """Into how many equal pieces a step's batch is divided. Fixed for the whole job; no job has more trainers than sub-tasks."""
     trainers: Annotated[int, Field(ge=1, le=4096)] = 1
+    """How many trainers are wanted at the start. A resize changes it, between `min_trainers` and `max_trainers`."""
     min_trainers: Annotated[int, Field(ge=1, le=4096)] = 1
-    # None: as many as there are sub-tasks
+    """With how many trainers the job starts at the least, and the lower bound of a resize."""
     max_trainers: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """The upper bound of a resize, at most `sub_tasks`. Null: as many as there are sub-tasks."""
     resources: Resources = Field(default_factory=Resources)
-    # CPU threads a trainer computes with: part of the fingerprint, as sums depend on it
+    """What Ray reserves for each trainer."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    # background data-loading processes a trainer
+    """CPU threads that a trainer computes with. Sums depend on it, so it is a part of the fingerprint."""
     data_workers: Annotated[int, Field(ge=0, le=256)] = 0
-    # trainers kept warm beside those that train, to join within a step of a loss
+    """Background processes of each trainer that load data; 0: its training thread does."""
     spares: Annotated[int, Field(ge=0, le=64)] = 0
-    # losses in a row without progress in between that are borne; one more fails the job. Trainers that are lost, fenced or refused are
-    # counted within an attempt; whole attempts that are lost are counted for themselves. In a row are a trainer, what replaced it, what
-    # replaced that, and so on: trainers that are lost together are one failure, however many. A new step or checkpoint resets the
-    # count (a restarted supervisor too begins at 0): losses with progress in between never fail a job. Nor is a process group that
-    # breaks a loss, but 21 of them without a step in between fail the job.
+    """Trainers that are kept warm beside those that train, to join within a step of a loss."""
     max_failures: Annotated[int, Field(ge=0, le=10_000)] = 10
+    """How many losses in a row, without progress in between, are borne; one more fails the job.
+
+    Trainers that are lost, fenced or refused are counted within an attempt; whole attempts that are lost are counted for themselves.
+    In a row are a trainer, what replaced it, what replaced that, and so on: trainers that are lost together are one failure, however
+    many. A new step or checkpoint resets the count, and so does a restart of the supervisor: losses with progress in between never
+    fail a job. A process group that breaks is no loss, but 21 of them without a step in between fail the job.
+    """
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy)
-    # begin from this checkpoint, or from the newest one below this URL (another job's), instead of from step 0
+    """When durable checkpoints are made, where, and which are kept."""
     restore: Annotated[str, Field(min_length=1, max_length=2000), Plain] | None = None
-    # pip requirements of the training code, installed by Ray's runtime environment
+    """Begin from this checkpoint, or from the newest one below this URL (another job's), instead of from step 0."""
     pip: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=MAX_PIP, fail_fast=True)] = ()
-    # environment of the trainers; shown to whoever may list jobs, so never secrets
+    """Pip requirements of the training code, one an entry; Ray's runtime environment installs them."""
     env: Annotated[
         dict[Annotated[str, Field(max_length=200)], Annotated[str, Field(max_length=MAX_ENV_VALUE_CHARS)]],
         Field(max_length=MAX_ENV),
         at_most(MAX_ENV),
     ] = Field(default_factory=dict)
-    # what lay in the folder and is not in the package (not all of it, if it is much), and why: so that whoever misses it can say so
+    """Environment variables of the trainers. Whoever may list jobs sees them, so never put secrets here."""
     left_out: Annotated[
         dict[Annotated[str, Field(max_length=500)], Annotated[str, Field(max_length=300)]],
         Field(max_length=MAX_LEFT_OUT),
         at_most(MAX_LEFT_OUT),
     ] = Field(default_factory=dict)
+    """What lay in the folder and is not in the package (not all of it, if it is much), and why: so that whoever misses it can say so."""
 
     @field_validator("entrypoint")
     @classmethod

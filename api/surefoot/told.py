@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from surefoot import bounds
+from surefoot.names import SOURCE_PATTERN
 from surefoot.payloads import (
     At,
     CheckpointData,
@@ -35,6 +36,7 @@ from surefoot.payloads import (
     Seconds,
     StateData,
     TrainerData,
+    TrainerLostData,
     WarningData,
     Whole,
 )
@@ -59,7 +61,7 @@ Source = Annotated[
     str,
     Field(
         max_length=100,
-        pattern=r"^([a-z0-9-]{1,60}/(supervisor|trainer|launcher)(-[A-Za-z0-9._-]{1,40})?|[A-Za-z0-9][A-Za-z0-9._-]{0,60})$",
+        pattern=SOURCE_PATTERN,
     ),
     AfterValidator(_not_the_service),
 ]
@@ -69,111 +71,157 @@ class ToldEvent(BaseModel):
     """One event of an attempt. (source, n) is its key; n counts from 1 within a source."""
 
     # from_attributes: made of a reader's event as well, by those who pass one on
-    model_config = ConfigDict(frozen=True, extra="ignore", from_attributes=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", from_attributes=True, use_attribute_docstrings=True)
 
     source: Source
+    """Who of which attempt tells it ("JOB-2/supervisor-1f0c"), or a name that belongs to the first attempt that tells under it."""
     n: Annotated[int, Field(ge=1, le=bounds.MAX_WHOLE)]
+    """Counts the events of a source, from 1."""
     at: At
+    """When it happened, by the clock of whoever tells it."""
 
 
 _bounded = BeforeValidator(bounds.check)
+_KIND = Field(description="What happened; it says which fields `data` has.")
+_DATA = Field(description="The facts. Fields beside those that are listed are kept, within the bounds of an event.")
+_UNKNOWN = Field(
+    description="What happened: a word that this version does not know.",
+    json_schema_extra={"not": {"enum": [str(kind) for kind in EventKind]}},
+)
+_OPAQUE = Field(description="The facts: any object within the bounds of an event.")
 
 
 class OtherTold(ToldEvent):
     """An event of a newer version's kind: kept, bounded, and not looked into."""
 
-    kind: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
-    data: Annotated[dict[str, JsonValue], _bounded] = Field(default_factory=dict)
+    kind: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,29}$"), _UNKNOWN]
+    data: Annotated[dict[str, JsonValue], _bounded, _OPAQUE] = Field(default_factory=dict)
 
 
 class StateTold(ToldEvent):
-    kind: Literal[EventKind.STATE]
-    data: Annotated[StateData, _bounded]
+    """The job's state changed."""
+
+    kind: Annotated[Literal[EventKind.STATE], _KIND]
+    data: Annotated[StateData, _bounded, _DATA]
 
 
 class InstallingTold(ToldEvent):
-    kind: Literal[EventKind.INSTALLING]
-    data: Annotated[InstallingData, _bounded]
+    """Pip requirements of the code are being installed."""
+
+    kind: Annotated[Literal[EventKind.INSTALLING], _KIND]
+    data: Annotated[InstallingData, _bounded, _DATA]
 
 
 class TrainerStartedTold(ToldEvent):
-    kind: Literal[EventKind.TRAINER_STARTED]
-    data: Annotated[TrainerData, _bounded]
+    """A trainer is starting."""
+
+    kind: Annotated[Literal[EventKind.TRAINER_STARTED], _KIND]
+    data: Annotated[TrainerData, _bounded, _DATA]
 
 
 class TrainerReadyTold(ToldEvent):
-    kind: Literal[EventKind.TRAINER_READY]
-    data: Annotated[TrainerData, _bounded]
+    """A trainer is ready to train."""
+
+    kind: Annotated[Literal[EventKind.TRAINER_READY], _KIND]
+    data: Annotated[TrainerData, _bounded, _DATA]
 
 
 class TrainerLostTold(ToldEvent):
-    kind: Literal[EventKind.TRAINER_LOST]
-    data: Annotated[TrainerData, _bounded]
+    """A trainer is lost."""
+
+    kind: Annotated[Literal[EventKind.TRAINER_LOST], _KIND]
+    data: Annotated[TrainerLostData, _bounded, _DATA]
 
 
 class TrainerRefusedTold(ToldEvent):
-    kind: Literal[EventKind.TRAINER_REFUSED]
-    data: Annotated[TrainerData, _bounded]
+    """A trainer is refused: it has another fingerprint."""
+
+    kind: Annotated[Literal[EventKind.TRAINER_REFUSED], _KIND]
+    data: Annotated[TrainerData, _bounded, _DATA]
 
 
 class TrainerLeftTold(ToldEvent):
-    kind: Literal[EventKind.TRAINER_LEFT]
-    data: Annotated[TrainerData, _bounded]
+    """A trainer has left as planned."""
+
+    kind: Annotated[Literal[EventKind.TRAINER_LEFT], _KIND]
+    data: Annotated[TrainerData, _bounded, _DATA]
 
 
 class GenerationTold(ToldEvent):
-    kind: Literal[EventKind.GENERATION]
-    data: Annotated[GenerationData, _bounded]
+    """A generation was made."""
+
+    kind: Annotated[Literal[EventKind.GENERATION], _KIND]
+    data: Annotated[GenerationData, _bounded, _DATA]
 
 
 class LengthTold(ToldEvent):
-    kind: Literal[EventKind.LENGTH]
-    data: Annotated[LengthData, _bounded]
+    """It is known now how many steps the run has."""
+
+    kind: Annotated[Literal[EventKind.LENGTH], _KIND]
+    data: Annotated[LengthData, _bounded, _DATA]
 
 
 class RecoveredTold(ToldEvent):
-    kind: Literal[EventKind.RECOVERED]
-    data: Annotated[RecoveredData, _bounded]
+    """The first step after a loss is committed."""
+
+    kind: Annotated[Literal[EventKind.RECOVERED], _KIND]
+    data: Annotated[RecoveredData, _bounded, _DATA]
 
 
 class CheckpointTold(ToldEvent):
-    kind: Literal[EventKind.CHECKPOINT]
-    data: Annotated[CheckpointData, _bounded]
+    """A checkpoint is durable."""
+
+    kind: Annotated[Literal[EventKind.CHECKPOINT], _KIND]
+    data: Annotated[CheckpointData, _bounded, _DATA]
 
 
 class CheckpointFailedTold(ToldEvent):
-    kind: Literal[EventKind.CHECKPOINT_FAILED]
-    data: Annotated[CheckpointFailedData, _bounded]
+    """A checkpoint could not be written."""
+
+    kind: Annotated[Literal[EventKind.CHECKPOINT_FAILED], _KIND]
+    data: Annotated[CheckpointFailedData, _bounded, _DATA]
 
 
 class CheckpointSkippedTold(ToldEvent):
-    kind: Literal[EventKind.CHECKPOINT_SKIPPED]
-    data: Annotated[CheckpointSkippedData, _bounded]
+    """A checkpoint is passed over."""
+
+    kind: Annotated[Literal[EventKind.CHECKPOINT_SKIPPED], _KIND]
+    data: Annotated[CheckpointSkippedData, _bounded, _DATA]
 
 
 class RestoredTold(ToldEvent):
-    kind: Literal[EventKind.RESTORED]
-    data: Annotated[RestoredData, _bounded]
+    """Training goes on from a checkpoint."""
+
+    kind: Annotated[Literal[EventKind.RESTORED], _KIND]
+    data: Annotated[RestoredData, _bounded, _DATA]
 
 
 class FaultTold(ToldEvent):
-    kind: Literal[EventKind.FAULT]
-    data: Annotated[FaultData, _bounded]
+    """A fault was injected."""
+
+    kind: Annotated[Literal[EventKind.FAULT], _KIND]
+    data: Annotated[FaultData, _bounded, _DATA]
 
 
 class WarningTold(ToldEvent):
-    kind: Literal[EventKind.WARNING]
-    data: Annotated[WarningData, _bounded]
+    """Something that a person should know."""
+
+    kind: Annotated[Literal[EventKind.WARNING], _KIND]
+    data: Annotated[WarningData, _bounded, _DATA]
 
 
 class FailedTold(ToldEvent):
-    kind: Literal[EventKind.FAILED]
-    data: Annotated[FailedData, _bounded]
+    """The attempt has failed."""
+
+    kind: Annotated[Literal[EventKind.FAILED], _KIND]
+    data: Annotated[FailedData, _bounded, _DATA]
 
 
 class FinishedTold(ToldEvent):
-    kind: Literal[EventKind.FINISHED]
-    data: Annotated[FinishedData, _bounded]
+    """Training has come to its end."""
+
+    kind: Annotated[Literal[EventKind.FINISHED], _KIND]
+    data: Annotated[FinishedData, _bounded, _DATA]
 
 
 _OTHER = "other"
@@ -215,25 +263,34 @@ class ToldResult(Result):
     model_config = ConfigDict(from_attributes=True)
 
     step: Annotated[Whole, Field(strict=True)]
+    """The number of the step, from 0."""
     first_sample: Annotated[int, Field(ge=0, le=2**90, strict=True)]
+    """The position of the step's first sample in the endless stream of epoch permutations."""
     num_samples: Annotated[int, Field(ge=1, le=bounds.MAX_WHOLE, strict=True)]
+    """How many samples the step has: the positions from `first_sample` on."""
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """A 128-bit hash, in hex, over the chunk digests of every round of the step, in order."""
     values: Annotated[dict[Name, float], Field(max_length=10_000)] = Field(default_factory=dict)
+    """The merged logged scalars by name, the same on every trainer. What is no finite number is a text: "NaN", "Infinity"."""
 
 
 class ToldCircumstances(Circumstances):
-    """The circumstances of a row, within bounds."""
+    """The circumstances of a row, within bounds. Numbers are numbers, and not texts that could be read as such."""
 
     model_config = ConfigDict(from_attributes=True)
 
-    # numbers, not texts that could be read as such
     generation: Annotated[Whole, Field(strict=True)]
+    """The generation in which the step was committed."""
     trainers: Annotated[Count, Field(strict=True)]
+    """How many trainers that generation had."""
     seconds: Annotated[Seconds, Field(strict=True)]
+    """Seconds from the step before to this one's commit, on the trainer that told."""
     at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False, strict=True)] = 0.0
+    """The unix time of the commit, in seconds; 0 where it is not told."""
     nondeterministic: Annotated[tuple[Name, ...], Field(max_length=1000)] = Field(
         default=(), exclude_if=lambda names: not names
     )
+    """What was computed without a deterministic form, on purpose."""
 
 
 class ToldRow(LedgerRow):
@@ -242,14 +299,19 @@ class ToldRow(LedgerRow):
     model_config = ConfigDict(from_attributes=True)
 
     result: ToldResult
+    """What is compared byte for byte between runs."""
     circumstances: ToldCircumstances
+    """What may differ between runs."""
     unreadable: Literal[""] = Field(default="", exclude=True)
+    """Always empty: only what a store has can be unreadable."""
 
 
 class UplinkBatch(BaseModel):
     """What a supervisor posts: everything not yet acknowledged, at most so much at a time. A newer one's fields are dropped."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     events: Annotated[tuple[AnyTold, ...], FailFast(), Field(max_length=MAX_BATCH)] = ()
+    """Events that are not acknowledged yet."""
     rows: Annotated[tuple[ToldRow, ...], FailFast(), Field(max_length=MAX_BATCH)] = ()
+    """Ledger rows that are not acknowledged yet."""

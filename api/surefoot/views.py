@@ -48,45 +48,52 @@ __all__ = [
 class View(BaseModel):
     """An answer: frozen, and open to fields that a newer service adds."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
 class JobView(View):
     """A job as it is now."""
 
     id: str
+    """The name that the service gave the job."""
     spec: AnySpec
-    # one that only a newer service knows is its bare name; `ended` says what to make of it
+    """What was submitted, with the trainers that are wanted now; as far as this version can read it."""
     state: Annotated[JobState | UnknownWord, Field(union_mode="left_to_right")]
-    # why it is in this state, in a sentence; empty when there is nothing to say
+    """Where the job is in its life. A state that only a newer service knows is its bare name; `ended_at` says what to make of it."""
     reason: str = ""
+    """Why it is in this state, in a sentence; empty when there is nothing to say."""
     created_at: Moment
-    # when it first left the queue
+    """When it was submitted."""
     started_at: Moment | None = None
+    """When it first left the queue."""
     ended_at: Moment | None = None
-    # live members of the present generation; 0 before the first and after the end
+    """When it came to its end; null while it has not."""
     trainers: int = 0
-    # how many a resize, or the spec, asks for
+    """Live members of the present generation; 0 before the first and after the end."""
     wanted_trainers: int
+    """How many trainers a resize, or the spec, asks for."""
     generation: int = 0
-    # ledger rows stored without a gap
+    """The number of the present generation; 0 before the first."""
     steps_done: int = 0
-    # None until the train function has asked for steps
+    """Ledger rows that are stored without a gap."""
     num_steps: int | None = None
-    # of the final tracked state, once succeeded
+    """How many steps the run has; null until the train function has asked for steps."""
     digest: str | None = None
-    # of the user's code, where that is what failed
+    """The hash of the final tracked state, once the job has succeeded."""
     traceback: str | None = None
-    # the newest attempt, if any, and how many there were
+    """Of the user's code, where that is what failed."""
     attempt: str | None = None
+    """The newest attempt's name, if there is one."""
     attempts: int = 0
-    # the newest durable checkpoint: its URL, and the step that training would go on with
+    """How many attempts there were."""
     checkpoint: str | None = None
+    """The URL of the newest durable checkpoint."""
     checkpoint_step: int | None = None
-    # where the final model lies, once it is saved
+    """The step that training would go on with from it."""
     model: str | None = None
-    # what of the stored job this version of the service cannot read, a sentence; empty: it can read all
+    """Where the final model lies, once it is saved."""
     unreadable: str = ""
+    """What of the stored job this version of the service cannot read, a sentence; empty: it can read all."""
 
     @property
     def ended(self) -> bool:
@@ -98,72 +105,83 @@ class JobList(View):
     """Jobs, newest first. `before` of the next page is the last one's id."""
 
     jobs: tuple[JobView, ...] = ()
+    """The jobs of this page."""
 
 
 class NumberedEvent(Event):
     """An event with the number the control plane stored it under; `after` of the next page is the last one's seq."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
     seq: int
+    """Counts the events of all jobs in the order stored; a job's own have gaps between them."""
 
 
 class EventPage(View):
     """Events of a job in the order stored, oldest first."""
 
     events: tuple[NumberedEvent, ...] = ()
+    """The events of this page."""
 
 
 class LedgerPage(View):
     """Ledger rows of a job, by step."""
 
     rows: tuple[LedgerRow, ...] = ()
+    """The rows of this page."""
 
 
 class PackageView(View):
     """A stored code package."""
 
-    # sha256 (hex) of the zip's bytes
     package: str
+    """The SHA-256, in hex, of the zip's bytes: its name."""
     bytes: int
+    """The size of the zip."""
 
 
 class ResizeRequest(BaseModel):
     """How many trainers a job should have from now on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     trainers: Annotated[int, Field(ge=1, le=4096)]
+    """The number wanted, between the spec's `min_trainers` and `max_trainers`; any other is refused."""
 
 
 class FaultRequest(BaseModel):
     """What is to be done to a job, for real."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: FaultKind
+    """The fault."""
 
 
 class CheckpointView(View):
     """A checkpoint that was told to be durable. It may have been removed since: a job keeps the newest few."""
 
     url: str
-    # the step that training goes on with
+    """Where it lies: a folder or an fsspec URL."""
     step: int | None = None
+    """The step that training goes on with when it is restored."""
     at: Moment
+    """When it was told to be durable."""
     bytes: int | None = None
-    # from the snapshot until it was durable
+    """The size of all its files."""
     seconds: float | None = None
-    # the longest that a trainer's training thread was held for it
+    """Seconds from the snapshot until it was durable."""
     stall_s: float | None = None
-    # why it was made
+    """The longest, in seconds, that a trainer's training thread was held for it."""
     reason: str = ""
+    """Why it was made."""
 
 
 class CheckpointList(View):
     """Checkpoints of a job, newest first."""
 
     checkpoints: tuple[CheckpointView, ...] = ()
+    """The checkpoints, as many as were asked for at most."""
 
 
 class AuditAction(StrEnum):
@@ -186,86 +204,105 @@ class AuditEntry(View):
     """One thing that was removed. It outlives what it is about."""
 
     n: Annotated[int, Field(ge=1)]
+    """Counts the entries, from 1."""
     at: Moment
-    # an AuditAction, or one that a newer service knows
+    """When it was done."""
     action: str
-    # a job's id, or a package's hash
+    """What was done, one of: job_deleted, checkpoints_removed, checkpoints_kept (they were to go, and could not), package_removed
+    (no job referred to it), package_missing (its file was gone) and package_stray (a file that no record tells of). A newer service may
+    know others."""
     subject: str
-    # the user, or the rule by which it was done
+    """A job's id, or a package's hash."""
     by: str
+    """The user, or the rule by which it was done."""
     detail: str = ""
+    """Why, and where what stayed lies; empty where there is nothing to say."""
 
 
 class AuditPage(View):
     """Audit entries, oldest first; `after` of the next page is the last one's n."""
 
     entries: tuple[AuditEntry, ...] = ()
+    """The entries of this page."""
 
 
 class Claimed(View):
     """What a launcher gets for its claim code."""
 
-    # authorizes this attempt's uplink and commands
     token: str
+    """Authorizes this attempt's uplink and commands."""
     spec: RunnableSpec
-    # the package's URI in Ray's object store: the trainers' working_dir
+    """The job's spec."""
     package_uri: str
-    # where this job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere
+    """The package's URI in Ray's object store: the trainers' working directory."""
     checkpoints: str = ""
-    # every ledger row of a step below this is stored already, from an earlier attempt
+    """Where this job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere."""
     rows_below: int = 0
+    """Every ledger row of a step below this is stored already, from an earlier attempt."""
 
 
 class CommandPage(View):
     """Commands with n above `after`, oldest first; empty when none came in time."""
 
     commands: tuple[Command, ...] = ()
+    """The commands that the supervisor has not had yet."""
 
 
 class InvalidField(View):
     """One field of a request that cannot be accepted."""
 
-    # where it is: "body.trainers", "query.limit"
     field: str
+    """Where it is: "body.trainers", "query.limit"."""
     message: str
+    """What is wrong with it."""
 
 
 class Problem(View):
     """An error, as application/problem+json (RFC 9457)."""
 
     type: str = "about:blank"
+    """Always "about:blank": the status says what kind of problem it is."""
     title: str
+    """The status, in words."""
     status: int
+    """The HTTP status."""
     detail: str = ""
+    """What happened, and what to do; empty where the title says all."""
     errors: tuple[InvalidField, ...] = ()
+    """The fields that cannot be accepted, the first few of them."""
 
 
 class Health(View):
     """That the service answers, and what it can say of its cluster."""
 
     status: str = "ok"
+    """Always "ok"."""
     version: str
-    # whether the Ray cluster answered when last asked; None: no cluster is configured, or it was not asked yet
+    """The version of surefoot that answers."""
     ray: bool | None = None
+    """Whether the Ray cluster answered when last asked; null: no cluster is configured, or it was not asked yet."""
 
 
 class Check(View):
     """One of the things that the service needs."""
 
-    # "database", "migrations", "packages", "storage", "cluster"
     name: str
+    """Which: "database", "migrations", "packages", "storage" or "cluster"."""
     ok: bool
-    # what is wrong with it; empty where nothing is
+    """Whether it can be used."""
     detail: str = ""
+    """What is wrong with it; empty where nothing is."""
 
 
 class Ready(View):
     """That the service can do its work."""
 
     checks: tuple[Check, ...] = ()
+    """What was looked at."""
 
 
 class NotReady(Problem):
     """That it cannot, and why."""
 
     checks: tuple[Check, ...] = ()
+    """What was looked at, what is in order too."""

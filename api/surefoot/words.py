@@ -40,41 +40,33 @@ class UnknownWord(str):
 
 
 class EventKind(StrEnum):
-    """What happens to a job, in the words of the design. Data by kind: `surefoot.payloads`."""
+    """What happens to a job, in the words of the design. What each kind says is in `surefoot.payloads`."""
 
-    STATE = "state"  # the job's state changed: {"state", "reason"}
-    INSTALLING = (
-        "installing"  # {"trainer", "requirements"}: pip requirements of the code, where this trainer is to start
-    )
-    TRAINER_STARTED = "trainer_started"  # {"trainer"}
-    TRAINER_READY = "trainer_ready"  # {"trainer", "pid", "node"}
-    TRAINER_LOST = "trainer_lost"  # {"trainer", "reason"}; with "traceback" where its code raised
-    TRAINER_REFUSED = "trainer_refused"  # {"trainer", "reason"}: another fingerprint
-    TRAINER_LEFT = "trainer_left"  # {"trainer", "step", "reason"}: planned
-    GENERATION = "generation"  # {"generation", "trainers", "step", "reason", "joined", "lost", "left", "num_steps"}
-    LENGTH = "length"  # {"num_steps"}: it is known now how many steps the run has
-    # {"generation", "step", "seconds", "sub_tasks_again"}. seconds: since the lost trainer was last known to run
+    STATE = "state"
+    INSTALLING = "installing"
+    TRAINER_STARTED = "trainer_started"
+    TRAINER_READY = "trainer_ready"
+    TRAINER_LOST = "trainer_lost"
+    TRAINER_REFUSED = "trainer_refused"
+    TRAINER_LEFT = "trainer_left"
+    GENERATION = "generation"
+    LENGTH = "length"
     RECOVERED = "recovered"
-    # {"step", "url", "bytes", "seconds", "stall_s", "reason"}: durable from now on. seconds: from the snapshot to the manifest;
-    # stall_s: the longest that a trainer's training thread was held for it
     CHECKPOINT = "checkpoint"
-    CHECKPOINT_FAILED = "checkpoint_failed"  # {"step", "reason"}: could not be written; training goes on
-    CHECKPOINT_SKIPPED = "checkpoint_skipped"  # {"url", "reason"}: torn or corrupt, so an older one is taken
-    # {"step", "url", "trainer"}: training goes on from a checkpoint. With "first_step" where another job made it: this job's ledger
-    # begins there
+    CHECKPOINT_FAILED = "checkpoint_failed"
+    CHECKPOINT_SKIPPED = "checkpoint_skipped"
     RESTORED = "restored"
-    FAULT = "fault"  # {"kind", "trainer", "node"}: injected by `surefoot chaos`; told before it is done
-    # {"message"}; of a job that makes no progress also "seconds" and "trainers", a list of {"trainer", "step", "sub_task", "line",
-    # "waits_for"}
+    FAULT = "fault"
     WARNING = "warning"
-    FAILED = "failed"  # {"reason", "traceback", "trainer"}
-    FINISHED = "finished"  # {"steps", "digest"}: digest of the final tracked state
+    FAILED = "failed"
+    FINISHED = "finished"
 
 
 class FaultKind(StrEnum):
-    """What `surefoot chaos` does to a job, for real."""
+    """What `surefoot chaos` does to a job, for real: SIGKILL or SIGSTOP (`freeze`) to a trainer's process, SIGKILL to the supervisor's
+    process, or to the raylet of a trainer's node (not the head's)."""
 
-    TRAINER = "trainer"  # SIGKILL a trainer's process
-    FREEZE = "freeze"  # SIGSTOP a trainer's process
-    SUPERVISOR = "supervisor"  # SIGKILL the supervisor's process
-    NODE = "node"  # SIGKILL the raylet of a trainer's node (not the head's)
+    TRAINER = "trainer"
+    FREEZE = "freeze"
+    SUPERVISOR = "supervisor"
+    NODE = "node"

@@ -1,36 +1,68 @@
-"""What the service refuses, and why."""
+"""What the service refuses, and why. Nothing here knows of HTTP: `surefoot_service.rest.problems` says how each is answered.
+
+DomainError
+├── NotFoundError       there is no such job, attempt, package or module
+├── ConflictError       what it is about does not allow it as it is now
+├── InvalidError        a field of what was asked for cannot be accepted
+├── TokenError          the token that was brought is missing, or another one's
+├── ClaimCodeError      the claim code that was brought is another attempt's
+├── OverError           an attempt is over: nothing that it says counts any more
+└── StorageError        the storage behind a URL does not give what is asked of it
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from surefoot.errors import SurefootError
 
-from starlette.exceptions import HTTPException
-
-from surefoot.views import InvalidField
-
-__all__ = ["ProblemError", "conflict", "not_found", "unprocessable"]
-
-
-class ProblemError(HTTPException):
-    """A request that cannot be done; becomes the answer.
-
-    It is an HTTPException, since FastAPI lets only that through from the reading of a body.
-    """
-
-    def __init__(
-        self, status: int, detail: str, *, errors: Sequence[InvalidField] = (), headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(status, detail, dict(headers or {}))
-        self.errors = errors
+__all__ = [
+    "ClaimCodeError",
+    "ConflictError",
+    "DomainError",
+    "InvalidError",
+    "NotFoundError",
+    "OverError",
+    "StorageError",
+    "TokenError",
+]
 
 
-def not_found(what: str, name: str) -> ProblemError:
-    return ProblemError(404, f"there is no {what} {name!r}")
+class DomainError(SurefootError):
+    """What was asked for cannot be done; nothing was changed by it. The message is for whoever asked."""
 
 
-def conflict(detail: str) -> ProblemError:
-    return ProblemError(409, detail)
+class NotFoundError(DomainError):
+    """There is no such thing."""
+
+    def __init__(self, what: str, name: str) -> None:
+        super().__init__(f"there is no {what} {name!r}")
 
 
-def unprocessable(field: str, message: str) -> ProblemError:
-    return ProblemError(422, message, errors=[InvalidField(field=field, message=message)])
+class ConflictError(DomainError):
+    """What it is about does not allow it as it is now."""
+
+
+class InvalidError(DomainError):
+    """One field of what was asked for cannot be accepted: "body.trainers", "query.module"."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class TokenError(DomainError):
+    """The token that was brought is missing, or another one's."""
+
+
+class ClaimCodeError(DomainError):
+    """The claim code that was brought is another attempt's."""
+
+    def __init__(self) -> None:
+        super().__init__("this is not the attempt's claim code")
+
+
+class OverError(DomainError):
+    """An attempt is over: nothing that it says counts any more."""
+
+
+class StorageError(DomainError):
+    """The storage behind a URL does not answer, or does not give what is asked of it."""

@@ -12,9 +12,9 @@ from surefoot_service.readiness import Readiness
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
 from surefoot_service.waiting import Waiting
-from surefoot_service.wakeups import Bells
+from surefoot_service.wakeups import Wakeups
 
-__all__ = ["ClusterSight", "Service", "utc_now"]
+__all__ = ["ClusterStatus", "Service", "utc_now"]
 
 
 def utc_now() -> datetime:
@@ -22,7 +22,7 @@ def utc_now() -> datetime:
 
 
 @dataclass(slots=True, kw_only=True)
-class ClusterSight:
+class ClusterStatus:
     """What this process has seen of its cluster; found anew after a restart."""
 
     # whether it answered when last asked
@@ -45,8 +45,8 @@ class Service:
     database: Database
     packages: PackageStore
     keys: Keys
-    bells: Bells = field(default_factory=Bells)
-    cluster: ClusterSight = field(default_factory=ClusterSight)
+    wakeups: Wakeups = field(default_factory=Wakeups)
+    cluster: ClusterStatus = field(default_factory=ClusterStatus)
     tokens: KnownTokens = field(default_factory=KnownTokens)
     # what it needs, looked at; the probes are given once all of it is made
     readiness: Readiness = field(default_factory=Readiness)

@@ -1,6 +1,6 @@
 """Wake-ups inside one process: who waits for a job's news is woken at once instead of asking again and again.
 
-A bell carries no news, only that there may be some: whoever hears it reads the store. So a bell rung for nothing is harmless, and
+A wake-up carries no news, only that there may be some: whoever is woken reads the store. So one for nothing is harmless, and
 with several replicas on one database a waiter still looks again at its own bound.
 """
 
@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["HOUSEKEEPING", "RECONCILER", "Bells", "Listener", "commands_of", "news_of"]
+__all__ = ["HOUSEKEEPING", "RECONCILER", "Listener", "Wakeups", "commands_of", "news_of"]
 
 # the reconciler's topic: something it may have to act on
 RECONCILER = "reconciler"
@@ -32,37 +32,37 @@ def commands_of(job: str) -> str:
 class Listener:
     """One waiter. Made before reading the store, so that nothing told in between is missed."""
 
-    def __init__(self, bells: Bells) -> None:
-        self._bells, self._rung = bells, asyncio.Event()
+    def __init__(self, wakeups: Wakeups) -> None:
+        self._wakeups, self._woken = wakeups, asyncio.Event()
 
-    def ring(self) -> None:
-        self._rung.set()
+    def wake(self) -> None:
+        self._woken.set()
 
     async def wait(self, timeout_s: float | None) -> bool:
-        """Return whether the bell rang, then hear the next; False after `timeout_s`, or when the service closes."""
-        if self._bells.closed:
+        """Return whether it was woken, then wait for the next; False after `timeout_s`, or when the service closes."""
+        if self._wakeups.closed:
             return False
         try:
             async with asyncio.timeout(timeout_s):
-                await self._rung.wait()
+                await self._woken.wait()
         except TimeoutError:
             return False
-        self._rung.clear()
-        return not self._bells.closed
+        self._woken.clear()
+        return not self._wakeups.closed
 
 
-class Bells:
+class Wakeups:
     """All waiters of this process, by topic. Used from the event loop's thread only."""
 
     def __init__(self) -> None:
         self._listeners: dict[str, set[Listener]] = defaultdict(set)
         self.closed = False
 
-    def ring(self, *topics: str) -> None:
+    def wake(self, *topics: str) -> None:
         """Wake everyone who listens to one of the topics."""
         for topic in topics:
             for listener in self._listeners.get(topic, ()):
-                listener.ring()
+                listener.wake()
 
     @contextmanager
     def listen(self, topic: str) -> Iterator[Listener]:
@@ -84,4 +84,4 @@ class Bells:
     def close(self) -> None:
         """The service is ending: every waiter returns at once, and none waits again."""
         self.closed = True
-        self.ring(*self._listeners)
+        self.wake(*self._listeners)

@@ -14,8 +14,10 @@ from typing import Any
 from surefoot.events import Event, EventKind, LedgerRow
 from surefoot.spec import JobSpec
 from surefoot_actors.cluster.local.cluster import LocalCluster
+from surefoot_actors.cluster.local.lent_cluster import LentCluster
+from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.journal.memory import MemoryJournal
-from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.supervisor.supervisor import Outcome, Supervisor
 from surefoot_actors.uplink.memory import MemoryUplink
 
@@ -60,21 +62,16 @@ class Story:
         return [key for key, pids in self.computed.items() if sum(pid not in lost for pid in pids) > 1]
 
 
-class Keep:
-    """The session's cluster, lent to one supervisor at a time: closing it ends the trainers but not the template."""
-
-    installs = False
+class Keep(LentCluster):
+    """The session's cluster, lent to one supervisor at a time; it counts what is said."""
 
     def __init__(self, cluster: LocalCluster) -> None:
-        self._cluster = cluster
-        self.handles: list[Any] = []
-        self.on_notice: Callable[[str, str], None] = lambda trainer, reason: None
+        super().__init__(cluster)
         # every call to a trainer: all that supervisor and trainers say to each other goes by these
         self.num_calls = 0
 
-    async def start_trainer(self, setup: Any) -> Any:
-        handle = await self._cluster.start_trainer(setup)
-        self.handles.append(handle)
+    async def start_trainer(self, setup: TrainerSetup) -> Any:
+        handle = await super().start_trainer(setup)
         self._count(handle)
         return handle
 
@@ -86,12 +83,6 @@ class Keep:
             return await call(method, *arguments)
 
         handle.call = counted
-
-    async def find_trainers(self) -> list[Any]:
-        return [h for h in self.handles if not h.gone.done()]
-
-    async def close(self) -> None:
-        await asyncio.gather(*(h.kill() for h in self.handles))
 
 
 class Stage:
@@ -152,13 +143,13 @@ class Stage:
         spec = JobSpec(config=config, **fields)
         self.fired.unlink(missing_ok=True)
         cluster = Keep(self.cluster)
-        pulse = PulseServer("test")
-        await pulse.start()
+        liveness = LivenessServer("test")
+        await liveness.start()
         driver = asyncio.create_task(drive(uplink, cluster)) if drive else None
         try:
             async with asyncio.timeout(within_s):
                 supervisor = Supervisor(
-                    spec, "test", cluster, uplink, MemoryJournal(), pulse, faults, checkpoints=checkpoints
+                    spec, "test", cluster, uplink, MemoryJournal(), liveness, faults, checkpoints=checkpoints
                 )
                 outcome = await supervisor.run()
         except TimeoutError:
@@ -168,7 +159,7 @@ class Stage:
                 driver.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await driver
-            await pulse.close()
+            await liveness.close()
         return Story(
             outcome=outcome,
             rows=sorted(uplink.ledger.values(), key=lambda r: r.result.step),

@@ -68,7 +68,7 @@ def test_a_node_that_could_not_be_set_up_is_a_cause_of_its_own() -> None:
     assert (type(error), error.cause) == (SetupFailedError, DeathCause.SETUP)
 
 
-def test_what_the_helper_saw_is_added_to_what_the_cluster_says_once() -> None:
+def test_what_the_watchdog_saw_is_added_to_what_the_cluster_says_once() -> None:
     told = explained("its process died: Worker unexpectedly exits", "killed by SIGBUS, at train.py:12")
     assert told.startswith(
         "its process died: Worker unexpectedly exits; it was killed by SIGBUS, at train.py:12: a mapped file"

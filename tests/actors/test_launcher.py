@@ -17,11 +17,12 @@ import psutil
 import pytest
 
 from surefoot.events import CommandKind, EventKind
+from surefoot.names import SUPERVISOR
 from surefoot.package import pack
 from surefoot.spec import JobSpec
 from surefoot_actors.cluster.ray.ending import place_of
 from surefoot_actors.cluster.ray.journal import RayJournal
-from surefoot_actors.cluster.ray.names import KEEPER, SUPERVISOR, find_actor, list_roles
+from surefoot_actors.cluster.ray.names import KEEPER, find_actor, list_roles
 from surefoot_service.packages.archive import for_ray
 
 from ..ray_head import Head, connected, ray_head
@@ -201,13 +202,13 @@ def test_no_actor_gives_a_secret_away_when_it_is_asked(head: Head, tmp_path: Pat
     with serve(plane(trainers=1, config={"steps": 6, "gate": [2, str(tmp_path / "gate")]})) as control:
         assert launch(head, control, "a-asked").returncode == 0
         control.wait_for_step(1, LIVENESS_S)
-        pulse = RayJournal("a-asked").listening()
-        assert pulse is not None
+        liveness = RayJournal("a-asked").listening()
+        assert liveness is not None
         roles = list_roles("a-asked")
         assert {SUPERVISOR, KEEPER} < set(roles)
         for role in roles:
             actor: Any = find_actor("a-asked", role)
-            told = ray.get(actor.__ray_call__.remote(look, [TOKEN[::-1], pulse[2][::-1]]), timeout=LIVENESS_S)
+            told = ray.get(actor.__ray_call__.remote(look, [TOKEN[::-1], liveness[2][::-1]]), timeout=LIVENESS_S)
             assert (role, told["found"], told["environment"]) == (role, [], [])
         (tmp_path / "gate").touch()
         control.wait_for_state("succeeded", LIVENESS_S)

@@ -21,10 +21,10 @@ from surefoot.spec import JobSpec
 from surefoot_actors.cluster.local.cluster import LocalCluster
 from surefoot_actors.cluster.ports import TrainerGoneError, TrainerHandle, TrainerSetup
 from surefoot_actors.faults.refused import FaultRefusedError
-from surefoot_actors.liveness.server import Condition, PulseServer
+from surefoot_actors.liveness.server import Condition, LivenessServer
 from surefoot_actors.protocol.messages import End, EndGeneration, Hello, RequestBoundary
 
-from ..processes import helpers
+from ..processes import watchdogs
 
 HERE = str(Path(__file__).parent)
 LIVENESS_S = 30.0
@@ -34,9 +34,9 @@ def spec(**env: str) -> JobSpec:
     return JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8, threads=3, env=env)
 
 
-def setup(trainer: str = "t1", pulse: PulseServer | None = None, **env: str) -> TrainerSetup:
-    address, secret = (pulse.address, pulse.sealed) if pulse else (("", 0), None)
-    return TrainerSetup(attempt="a1", trainer=trainer, spec=spec(**env), pulse=address, pulse_secret=secret)
+def setup(trainer: str = "t1", liveness: LivenessServer | None = None, **env: str) -> TrainerSetup:
+    address, secret = (liveness.address, liveness.sealed) if liveness else (("", 0), None)
+    return TrainerSetup(attempt="a1", trainer=trainer, spec=spec(**env), liveness=address, liveness_secret=secret)
 
 
 def local(service: str = "Fake", **options: Any) -> LocalCluster:
@@ -167,18 +167,18 @@ async def test_a_start_can_be_cancelled(tmp_path: Path) -> None:
 
 
 async def test_another_supervisor_finds_the_living_and_hears_them() -> None:
-    first, second = PulseServer("a1"), PulseServer("a1")
+    first, second = LivenessServer("a1"), LivenessServer("a1")
     await first.start()
     await second.start()
     conditions: asyncio.Queue[tuple[str, Condition]] = asyncio.Queue()
     second.on_change = lambda trainer, condition, _: conditions.put_nowait((trainer, condition))
-    async with asyncio.timeout(LIVENESS_S), local(pulse=first) as cluster:
+    async with asyncio.timeout(LIVENESS_S), local(liveness=first) as cluster:
         trainers = [await cluster.start_trainer(setup(f"t{i}", first)) for i in range(3)]
         await trainers[0].kill()
         stopped = (await hello(trainers[1])).pid
         os.kill(stopped, signal.SIGSTOP)
         await first.close()
-        cluster.pulse = second
+        cluster.liveness = second
         found = await cluster.find_trainers()
         assert [trainer.trainer for trainer in found] == ["t1", "t2"]
         assert (await hello(found[1], 9)).node == "over 9"
@@ -190,21 +190,21 @@ async def test_another_supervisor_finds_the_living_and_hears_them() -> None:
 async def test_close_leaves_nothing() -> None:
     async with asyncio.timeout(LIVENESS_S):
         before = set(psutil.Process().children(recursive=True))
-        pulse = PulseServer("a1")
-        await pulse.start()
+        liveness = LivenessServer("a1")
+        await liveness.start()
         cluster = local()
         for i in range(2):
-            await cluster.start_trainer(setup(f"t{i}", pulse))
-            while pulse.condition(f"t{i}") is None:  # noqa: ASYNC110 (until its helper beats, it is not detached)
+            await cluster.start_trainer(setup(f"t{i}", liveness))
+            while liveness.condition(f"t{i}") is None:  # noqa: ASYNC110 (until its watchdog beats, it is not detached)
                 await asyncio.sleep(0.01)
         descendants = [p for p in psutil.Process().children(recursive=True) if p not in before]
         assert len(descendants) == 3
-        descendants += [helper for process in descendants for helper in helpers(process.pid)]
+        descendants += [watchdog for process in descendants for watchdog in watchdogs(process.pid)]
         assert len(descendants) == 5
         await cluster.close()
         await asyncio.to_thread(psutil.wait_procs, descendants, LIVENESS_S)
         assert [p for p in descendants if p.is_running()] == []
-        await pulse.close()
+        await liveness.close()
 
 
 ABANDONED = textwrap.dedent("""
@@ -215,7 +215,7 @@ ABANDONED = textwrap.dedent("""
     async def main():
         cluster = LocalCluster("a1", [sys.argv[1]], service="fake_trainer:Fake", preload=())
         spec = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
-        await cluster.start_trainer(TrainerSetup(attempt="a1", trainer="t1", spec=spec, pulse=("", 0)))
+        await cluster.start_trainer(TrainerSetup(attempt="a1", trainer="t1", spec=spec, liveness=("", 0)))
         print("started", flush=True)
         await asyncio.Event().wait()
     asyncio.run(main())

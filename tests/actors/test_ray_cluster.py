@@ -22,12 +22,12 @@ from surefoot_actors.cluster.ray.names import list_roles
 from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.launch.cleanup import clean_up
-from surefoot_actors.liveness.server import Condition, PulseServer
+from surefoot_actors.liveness.server import Condition, LivenessServer
 from surefoot_actors.protocol.messages import End, EndGeneration, Hello, RequestBoundary, Snapshot
 from surefoot_actors.supervisor.supervisor import Supervisor
 from surefoot_actors.uplink.memory import MemoryUplink
 
-from ..processes import helpers
+from ..processes import watchdogs
 from ..ray_head import connected, ray_head
 from .test_journal import check
 
@@ -44,24 +44,24 @@ def head() -> Iterator[None]:
 
 
 @pytest.fixture
-async def pulse() -> AsyncIterator[PulseServer]:
-    pulse = PulseServer("a-1")
-    await pulse.start()
-    yield pulse
-    await pulse.close()
+async def liveness() -> AsyncIterator[LivenessServer]:
+    liveness = LivenessServer("a-1")
+    await liveness.start()
+    yield liveness
+    await liveness.close()
 
 
 @pytest.fixture
-async def cluster(pulse: PulseServer) -> AsyncIterator[RayCluster]:
+async def cluster(liveness: LivenessServer) -> AsyncIterator[RayCluster]:
     async with asyncio.timeout(3 * LIVENESS_S):
-        cluster = RayCluster("a-1", pulse, service="fake_trainer:Fake")
+        cluster = RayCluster("a-1", liveness, service="fake_trainer:Fake")
         yield cluster
         await cluster.close()
         assert list_roles("a-1") == []
 
 
 def setup(
-    pulse: PulseServer, trainer: str = "t1", cpus: float = 1.0, package_env: bool = True, **env: str
+    liveness: LivenessServer, trainer: str = "t1", cpus: float = 1.0, package_env: bool = True, **env: str
 ) -> TrainerSetup:
     spec = JobSpec(
         entrypoint="train:train",
@@ -71,7 +71,9 @@ def setup(
         resources=Resources(cpus=cpus),
         env={**env, **({"PYTHONPATH": HERE} if package_env else {}), "MARK": "1"},
     )
-    return TrainerSetup(attempt="a-1", trainer=trainer, spec=spec, pulse=pulse.address, pulse_secret=pulse.sealed)
+    return TrainerSetup(
+        attempt="a-1", trainer=trainer, spec=spec, liveness=liveness.address, liveness_secret=liveness.sealed
+    )
 
 
 async def hello(trainer: TrainerHandle, number: int = 1) -> Hello:
@@ -91,8 +93,8 @@ async def until(what: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_trainer_is_asked_and_answers(cluster: RayCluster, pulse: PulseServer) -> None:
-    trainer = await cluster.start_trainer(setup(pulse))
+async def test_a_trainer_is_asked_and_answers(cluster: RayCluster, liveness: LivenessServer) -> None:
+    trainer = await cluster.start_trainer(setup(liveness))
     said = await hello(trainer, 5)
     assert said.node == "over 5"
     assert dict(said.fingerprint) == {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "3", "MARK": "1"}
@@ -102,12 +104,12 @@ async def test_a_trainer_is_asked_and_answers(cluster: RayCluster, pulse: PulseS
     [(n, _)] = (await waiting).messages
     assert n == last + 1
     assert await trainer.where() == Where(step=3, line="train.py:12")
-    await until(lambda: pulse.condition("t1") is not None)
-    assert pulse.condition("t1") is Condition.RUNNING
+    await until(lambda: liveness.condition("t1") is not None)
+    assert liveness.condition("t1") is Condition.RUNNING
 
 
-async def test_a_kill_is_told_mid_call(cluster: RayCluster, pulse: PulseServer) -> None:
-    trainer = await cluster.start_trainer(setup(pulse))
+async def test_a_kill_is_told_mid_call(cluster: RayCluster, liveness: LivenessServer) -> None:
+    trainer = await cluster.start_trainer(setup(liveness))
     pid = (await hello(trainer)).pid
     waiting = asyncio.create_task(trainer.collect(100, 0, LIVENESS_S))
     os.kill(pid, signal.SIGKILL)
@@ -120,56 +122,60 @@ async def test_a_kill_is_told_mid_call(cluster: RayCluster, pulse: PulseServer) 
         await trainer.deliver(EndGeneration(number=1, incarnation=1))
 
 
-async def test_a_signal_of_its_own_making_is_seen_by_its_helper(cluster: RayCluster, pulse: PulseServer) -> None:
+async def test_a_signal_of_its_own_making_is_seen_by_its_watchdog(
+    cluster: RayCluster, liveness: LivenessServer
+) -> None:
     """Ray says no more than that the process is gone."""
-    trainer = await cluster.start_trainer(setup(pulse))
+    trainer = await cluster.start_trainer(setup(liveness))
     await hello(trainer)
-    await until(lambda: pulse.condition("t1") is not None)
+    await until(lambda: liveness.condition("t1") is not None)
     with pytest.raises(TrainerGoneError):
         await trainer.deliver(Snapshot(incarnation=1))
-    await until(lambda: pulse.condition("t1") is Condition.GONE)
-    assert pulse.killed_by("t1").startswith("killed by SIGBUS, at fake_trainer.py:")
+    await until(lambda: liveness.condition("t1") is Condition.GONE)
+    assert liveness.killed_by("t1").startswith("killed by SIGBUS, at fake_trainer.py:")
 
 
-async def test_kill_ends_a_stopped_process_at_once(cluster: RayCluster, pulse: PulseServer) -> None:
-    trainer = await cluster.start_trainer(setup(pulse))
+async def test_kill_ends_a_stopped_process_at_once(cluster: RayCluster, liveness: LivenessServer) -> None:
+    trainer = await cluster.start_trainer(setup(liveness))
     pid = (await hello(trainer)).pid
-    await until(lambda: pulse.condition("t1") is not None)
+    await until(lambda: liveness.condition("t1") is not None)
     os.kill(pid, signal.SIGSTOP)
     await asyncio.gather(trainer.kill(), trainer.kill())
     assert gone(pid)
     assert await cluster.find_trainers() == []
 
 
-async def test_a_kill_goes_on_where_no_helper_helps(cluster: RayCluster, pulse: PulseServer) -> None:
-    trainer = await cluster.start_trainer(setup(pulse))
+async def test_a_kill_goes_on_where_no_watchdog_helps(cluster: RayCluster, liveness: LivenessServer) -> None:
+    trainer = await cluster.start_trainer(setup(liveness))
     pid = (await hello(trainer)).pid
-    await until(lambda: pulse.condition("t1") is not None)
+    await until(lambda: liveness.condition("t1") is not None)
     os.kill(pid, signal.SIGSTOP)
-    [helper] = helpers(pid)
-    helper.kill()
+    [watchdog] = watchdogs(pid)
+    watchdog.kill()
     await trainer.kill()  # returns before Ray is sure
-    assert pulse.condition("t1") is Condition.SILENT
+    assert liveness.condition("t1") is Condition.SILENT
     await cluster.settle(LIVENESS_S)
     assert gone(pid)
 
 
-async def test_faults_are_done_for_real(cluster: RayCluster, pulse: PulseServer) -> None:
-    trainer = await cluster.start_trainer(setup(pulse))
+async def test_faults_are_done_for_real(cluster: RayCluster, liveness: LivenessServer) -> None:
+    trainer = await cluster.start_trainer(setup(liveness))
     pid = (await hello(trainer)).pid
-    await until(lambda: pulse.condition("t1") is not None)
+    await until(lambda: liveness.condition("t1") is not None)
     with pytest.raises(FaultRefusedError, match="supervisor's own node"):
         await trainer.inject(FaultKind.NODE)
     await trainer.inject(FaultKind.FREEZE)
-    await until(lambda: pulse.condition("t1") is Condition.STOPPED)
+    await until(lambda: liveness.condition("t1") is Condition.STOPPED)
     await trainer.inject(FaultKind.TRAINER)
     await until(lambda: gone(pid))
     with pytest.raises(TrainerGoneError, match="process died"):
         await trainer.collect(0, 0, LIVENESS_S)
 
 
-async def test_a_process_told_to_terminate_gives_notice_and_goes_on(cluster: RayCluster, pulse: PulseServer) -> None:
-    trainer = await cluster.start_trainer(setup(pulse))
+async def test_a_process_told_to_terminate_gives_notice_and_goes_on(
+    cluster: RayCluster, liveness: LivenessServer
+) -> None:
+    trainer = await cluster.start_trainer(setup(liveness))
     pid = (await hello(trainer)).pid
     last = (await trainer.collect(0, 0, 0.0)).messages[-1][0]
     os.kill(pid, signal.SIGTERM)
@@ -179,34 +185,36 @@ async def test_a_process_told_to_terminate_gives_notice_and_goes_on(cluster: Ray
     assert (await hello(trainer, 9)).node == "over 9"
 
 
-async def test_an_exit_and_a_broken_service_are_losses(cluster: RayCluster, pulse: PulseServer) -> None:
-    one = await cluster.start_trainer(setup(pulse, "t1"))
+async def test_an_exit_and_a_broken_service_are_losses(cluster: RayCluster, liveness: LivenessServer) -> None:
+    one = await cluster.start_trainer(setup(liveness, "t1"))
     with pytest.raises(TrainerGoneError, match="process died"):
         await one.deliver(End(incarnation=1, reason="done"))
-    two = await cluster.start_trainer(setup(pulse, "t2"))
+    two = await cluster.start_trainer(setup(liveness, "t2"))
     pid = (await hello(two)).pid
     with pytest.raises(TrainerGoneError, match="a broken service"):
         await two.deliver(RequestBoundary(number=1, incarnation=1))
     assert gone(pid)
 
 
-async def test_what_fails_to_start_is_told(pulse: PulseServer) -> None:
-    fails = RayCluster("a-2", pulse, service="fake_trainer:FailsToStart")
+async def test_what_fails_to_start_is_told(liveness: LivenessServer) -> None:
+    fails = RayCluster("a-2", liveness, service="fake_trainer:FailsToStart")
     with pytest.raises(TrainerGoneError, match=r"failed to start(?s:.*)no such device"):
-        await fails.start_trainer(setup(pulse))
-    bare = RayCluster("a-2", pulse, package_uri="gcs://surefoot_nowhere.zip")
+        await fails.start_trainer(setup(liveness))
+    bare = RayCluster("a-2", liveness, package_uri="gcs://surefoot_nowhere.zip")
     with pytest.raises(TrainerGoneError, match=r"node could not be set up(?s:.*)surefoot_nowhere"):
-        await bare.start_trainer(setup(pulse))
+        await bare.start_trainer(setup(liveness))
     assert list_roles("a-2") == []
 
 
-async def test_requirements_that_cannot_be_installed_fail_the_job_at_once_in_pips_own_words(pulse: PulseServer) -> None:
+async def test_requirements_that_cannot_be_installed_fail_the_job_at_once_in_pips_own_words(
+    liveness: LivenessServer,
+) -> None:
     """One trainer's word is enough, and nobody is started again; that they are being installed is told before."""
-    spec = setup(pulse).spec.model_copy(
+    spec = setup(liveness).spec.model_copy(
         update={"pip": ("no-such-package-surefoot-xyz==1.0",), "env": {"PIP_NO_INDEX": "1"}, "trainers": 2}
     )
-    uplink, cluster = MemoryUplink(), RayCluster("a-4", pulse)
-    outcome = await Supervisor(spec, "a-4", cluster, uplink, MemoryJournal(), pulse).run()
+    uplink, cluster = MemoryUplink(), RayCluster("a-4", liveness)
+    outcome = await Supervisor(spec, "a-4", cluster, uplink, MemoryJournal(), liveness).run()
     assert outcome.state is JobState.FAILED
     assert outcome.reason.splitlines()[1:] == [
         "ERROR: Could not find a version that satisfies the requirement no-such-package-surefoot-xyz==1.0 (from versions: none)",
@@ -219,15 +227,15 @@ async def test_requirements_that_cannot_be_installed_fail_the_job_at_once_in_pip
 
 
 async def test_where_one_raised_another_is_started_only_if_there_is_no_other_node(
-    cluster: RayCluster, pulse: PulseServer
+    cluster: RayCluster, liveness: LivenessServer
 ) -> None:
-    await cluster.start_trainer(setup(pulse, "t1"))
-    second = await cluster.start_trainer(replace(setup(pulse, "t2"), apart_from=("t1",)))
+    await cluster.start_trainer(setup(liveness, "t1"))
+    second = await cluster.start_trainer(replace(setup(liveness, "t2"), apart_from=("t1",)))
     assert (await hello(second)).pid
 
 
-async def test_a_start_without_resources_can_be_withdrawn(cluster: RayCluster, pulse: PulseServer) -> None:
-    starting = asyncio.create_task(cluster.start_trainer(setup(pulse, cpus=1000)))
+async def test_a_start_without_resources_can_be_withdrawn(cluster: RayCluster, liveness: LivenessServer) -> None:
+    starting = asyncio.create_task(cluster.start_trainer(setup(liveness, cpus=1000)))
     await until(lambda: list_roles("a-1") == ["t1"])
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -235,11 +243,13 @@ async def test_a_start_without_resources_can_be_withdrawn(cluster: RayCluster, p
     await until(lambda: list_roles("a-1") == [])
 
 
-async def test_another_supervisor_finds_the_living_and_hears_them(cluster: RayCluster, pulse: PulseServer) -> None:
+async def test_another_supervisor_finds_the_living_and_hears_them(
+    cluster: RayCluster, liveness: LivenessServer
+) -> None:
     for name in ("t1", "t2"):
-        await cluster.start_trainer(setup(pulse, name))
-    await pulse.close()
-    second = PulseServer("a-1")
+        await cluster.start_trainer(setup(liveness, name))
+    await liveness.close()
+    second = LivenessServer("a-1")
     await second.start()
     found = await RayCluster("a-1", second).find_trainers()
     assert [trainer.trainer for trainer in found] == ["t1", "t2"]
@@ -250,9 +260,9 @@ async def test_another_supervisor_finds_the_living_and_hears_them(cluster: RayCl
     await second.close()
 
 
-async def test_the_clean_up_leaves_nothing(pulse: PulseServer) -> None:
-    cluster = RayCluster("a-3", pulse, service="fake_trainer:Fake")
-    handles = [await cluster.start_trainer(setup(pulse, name)) for name in ("t1", "t2")]
+async def test_the_clean_up_leaves_nothing(liveness: LivenessServer) -> None:
+    cluster = RayCluster("a-3", liveness, service="fake_trainer:Fake")
+    handles = [await cluster.start_trainer(setup(liveness, name)) for name in ("t1", "t2")]
     pids = [(await hello(handle)).pid for handle in handles]
     os.kill(pids[0], signal.SIGSTOP)
     RayJournal("a-3").reserve()

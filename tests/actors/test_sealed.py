@@ -17,8 +17,8 @@ from surefoot.spec import JobSpec
 from surefoot_actors.cluster.environment import without_secrets
 from surefoot_actors.launch.launcher import claim
 from surefoot_actors.launch.supervisor_actor import SupervisorActor, SupervisorSetup
-from surefoot_actors.liveness.server import PulseServer
-from surefoot_actors.liveness.watchdog_process import Helper
+from surefoot_actors.liveness.server import LivenessServer
+from surefoot_actors.liveness.watchdog_process import Watchdog
 from surefoot_actors.sealed import Sealed
 from surefoot_actors.uplink.http import HttpUplink
 
@@ -135,13 +135,15 @@ def test_orders_do_not_show_the_token() -> None:
     )
 
 
-async def test_neither_side_of_the_pulse_holds_its_secret() -> None:
+async def test_neither_side_of_liveness_holds_its_secret() -> None:
     from surefoot_actors.cluster.ports import TrainerSetup
 
-    server = PulseServer("job-1", secret=SECRET.replace(" ", "-"))
+    server = LivenessServer("job-1", secret=SECRET.replace(" ", "-"))
     await server.start()
-    setup = TrainerSetup(attempt="job-1", trainer="t0", spec=SPEC, pulse=server.address, pulse_secret=server.sealed)
-    assert not holds([server, setup, Helper(setup, Sealed(SECRET))], SECRET)
+    setup = TrainerSetup(
+        attempt="job-1", trainer="t0", spec=SPEC, liveness=server.address, liveness_secret=server.sealed
+    )
+    assert not holds([server, setup, Watchdog(setup, Sealed(SECRET))], SECRET)
     assert not holds([server, setup], SECRET.replace(" ", "-"))
     await server.close()
 

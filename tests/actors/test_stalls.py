@@ -108,7 +108,7 @@ def test_whatever_hangs_is_named_with_its_line(stage: Stage, impatient: None, tm
 
 
 def test_native_code_that_holds_the_interpreter_is_told_as_such(stage: Stage, impatient: None, tmp_path: Path) -> None:
-    """It does not answer; its helper knows its sub-task all the same."""
+    """It does not answer; its watchdog knows its sub-task all the same."""
     gate = tmp_path / "gate"
 
     def mute(uplink: MemoryUplink) -> bool:

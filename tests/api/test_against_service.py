@@ -95,7 +95,7 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
     url = f"http://127.0.0.1:{port}"
     with locked(tmp_path / "data"), announced(tmp_path / "data", url):
         yield Running(url=url, data=tmp_path / "data", service=app.state.service)
-    app.state.service.bells.close()
+    app.state.service.wakeups.close()
     server.should_exit = True
     thread.join(30)
     assert not thread.is_alive()

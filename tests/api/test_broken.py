@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.api.conftest import FakeService, make_event, make_row, make_view, problem
 from typer.testing import CliRunner, Result
 
-from surefoot import AsyncClient, Client, _carry
+from surefoot import AsyncClient, Client, _transport
 from surefoot.cli.app import app
 from surefoot.cli.session import Session
 from surefoot.errors import ServiceError, SpecError, SurefootError, UserError
@@ -49,7 +49,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(_carry.RETRY, "wait", lambda state: 0.0)
+    monkeypatch.setitem(_transport.RETRY, "wait", lambda state: 0.0)
     monkeypatch.setattr("surefoot._follow.Follower.pause_s", lambda self: 0.0)
     monkeypatch.setattr("surefoot._follow.PATIENCE_S", 0.0)
 
@@ -219,7 +219,7 @@ async def test_nor_for_the_async_client(how: str, tmp_path: Path) -> None:
 
 def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """In memory that is bounded, of whatever kind: plain, or packed a thousand times."""
-    monkeypatch.setattr(_carry, "_MOST_BYTES", 2_000_000)
+    monkeypatch.setattr(_transport, "_MOST_BYTES", 2_000_000)
     bomb = gzip.compress(bytes(20_000_000))
     for server in (
         Raw(OK + b"\r\n", repeat=b" " * 65536),
@@ -231,7 +231,7 @@ def test_an_answer_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_nor_is_one_waited_for_that_only_drips(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_carry, "_LONGEST_S", 0.0)
+    monkeypatch.setattr(_transport, "_LONGEST_S", 0.0)
     server = Raw(OK + b"\r\n", b" ", repeat=b" ")
     with Client(server.url) as client, pytest.raises(ServiceError, match="does not end"):
         client.jobs()

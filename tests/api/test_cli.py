@@ -13,7 +13,7 @@ import pytest
 from tests.api.conftest import FakeService, make_event, make_row, make_spec, make_view, problem, refuse
 from typer.testing import CliRunner, Result
 
-from surefoot import _carry, plugins
+from surefoot import _transport, plugins
 from surefoot.cli import local
 from surefoot.cli.app import app
 from surefoot.cli.session import Session
@@ -27,7 +27,7 @@ Cli = Callable[..., Result]
 
 @pytest.fixture
 def cli(fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setitem(_carry.RETRY, "wait", lambda state: 0.0)
+    monkeypatch.setitem(_transport.RETRY, "wait", lambda state: 0.0)
     monkeypatch.setattr("surefoot._follow.Follower.pause_s", lambda self: 0.0)
     monkeypatch.setenv("TZ", "UTC")
 
@@ -195,6 +195,37 @@ def test_show_tells_spec_reason_timeline_and_traceback(cli: Cli, fake: FakeServi
     assert result.stdout.endswith("\nTraceback (most recent call last):\nValueError: boom\n")
     document = json.loads(cli("show", "bad", "--json").stdout)
     assert (document["id"], len(document["events"]), document["spec"]["batch_size"]) == ("bad1", 2, 64)
+
+
+def test_show_debug_tells_attempts_generations_last_events_and_stories(cli: Cli, fake: FakeService) -> None:
+    failing(fake)
+    view = fake.jobs["bad1"]
+    story = [f"03:04:0{n}.000000 LeafMade(number={n}) -> Merge()" for n in range(3)] + ["\x1b[2Jcleared\nnext"]
+    told = {"source": "bad1-1/supervisor-1f0c"}
+    fake.events = [
+        make_event(1, EventKind.STATE, state="starting", reason="a place is free").model_copy(
+            update={"source": "service"}
+        ),
+        make_event(2, EventKind.TRAINER_READY, trainer="t0", pid=7, node="n1").model_copy(update=told),
+        make_event(3, EventKind.GENERATION, generation=1, trainers=["t0"], step=0).model_copy(update=told),
+        *(make_event(n, EventKind.WARNING, message=f"number {n}").model_copy(update=told) for n in range(4, 30)),
+        make_event(30, EventKind.TRAINER_LOST, trainer="t0", reason="AssertionError", story=story).model_copy(
+            update=told
+        ),
+    ]
+    assert "LeafMade" not in cli("show", view.id).stdout
+    lines = cli("show", view.id, "--debug").stdout.splitlines()
+    assert any(line.startswith("attempts: ") and "a" * 64 in line for line in lines)
+    assert "  bad1-1/supervisor-1f0c told 29 events, from +2.00 s to +30.00 s" in lines
+    assert "    +2.00 s  bad1-1: trainer t0 is ready (pid 7, node n1)" in lines
+    assert '    +3.00 s  bad1-1: {"generation": 1, "trainers": ["t0"], "step": 0}' in lines
+    begin = lines.index("the last 20 of 30 events:")
+    assert lines[begin + 1].endswith('11 bad1-1/supervisor-1f0c 11 warning: {"message": "number 11"}')
+    assert lines[begin + 20].endswith('trainer_lost: {"trainer": "t0", "reason": "AssertionError"}')
+    begin = lines.index("the story told at +30.00 s by bad1-1/supervisor-1f0c: lost trainer t0: AssertionError")
+    assert lines[begin + 1 : begin + 5] == [*(f"  {line}" for line in story[:3]), "  cleared next"]
+    document = json.loads(cli("show", view.id, "--json", "--debug").stdout)
+    assert document["events"][-1]["data"]["story"] == story
 
 
 def test_text_of_users_is_no_markup(cli: Cli, fake: FakeService) -> None:

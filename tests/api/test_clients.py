@@ -17,7 +17,7 @@ import pytest
 from tests.api.conftest import FakeService, make_event, make_row, make_spec, make_view, problem, refuse
 
 import surefoot
-from surefoot import AsyncClient, AsyncJob, Client, Job, _carry
+from surefoot import AsyncClient, AsyncJob, Client, Job, _transport
 from surefoot.errors import (
     EntrypointError,
     JobFailedError,
@@ -81,7 +81,7 @@ def connect(request: pytest.FixtureRequest, fake: FakeService) -> Iterator[Conne
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries and reconnections come at once."""
-    monkeypatch.setitem(_carry.RETRY, "wait", lambda state: 0.0)
+    monkeypatch.setitem(_transport.RETRY, "wait", lambda state: 0.0)
     monkeypatch.setattr("surefoot._follow.POLL_S", 0.0)
     monkeypatch.setattr("surefoot._follow.Follower.pause_s", lambda self: 0.0)
 

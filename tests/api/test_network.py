@@ -15,7 +15,7 @@ import pytest
 from tests.api.conftest import make_row, make_view
 from typer.testing import CliRunner
 
-from surefoot import AsyncClient, Client, _carry
+from surefoot import AsyncClient, Client, _transport
 from surefoot._loopback import is_here, keep_loopback_direct
 from surefoot._network import direct_client, open_client
 from surefoot.cli.app import app
@@ -117,7 +117,7 @@ def _environment(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name.upper(), proxy.url)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setitem(_carry.RETRY, "wait", lambda state: 0.0)
+    monkeypatch.setitem(_transport.RETRY, "wait", lambda state: 0.0)
 
 
 COMMANDS: tuple[tuple[str, ...], ...] = (

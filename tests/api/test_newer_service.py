@@ -14,8 +14,8 @@ from surefoot import Client
 from surefoot._follow import Follower
 from surefoot.bounds import read_object
 from surefoot.chaos import report
-from surefoot.cli.watched import Watched, told
-from surefoot.cli.words import describe, state_style
+from surefoot.cli.format import describe, state_style
+from surefoot.cli.progress import Progress, told
 from surefoot.events import Command, CommandKind, Event, EventKind, LedgerRow, UplinkAck
 from surefoot.spec import JobState
 from surefoot.timeline import troubles
@@ -133,7 +133,7 @@ def test_events_and_faults_of_a_newer_service() -> None:
     )
     assert describe(unknown) == "of_a_newer_version: a [1], b x"
     assert json.loads(unknown.model_dump_json())["kind"] == "of_a_newer_version"
-    Watched().after(unknown)
+    Progress().after(unknown)
     assert told(unknown) is None
     fault = Event(source="s", n=1, at=unknown.at, kind=EventKind.FAULT, data={"kind": "flood", "trainer": "t1"})
     assert report([fault, unknown], [make_row(0), make_row(1)]).faults == {}

@@ -13,7 +13,7 @@ from tests.api.conftest import make_event, make_row, make_view
 from tests.api.test_broken import JOB, run
 
 from surefoot._sse import Decoder
-from surefoot.cli.words import duration
+from surefoot.cli.format import duration
 from surefoot.errors import ServiceError
 from surefoot.events import EventKind
 

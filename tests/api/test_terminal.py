@@ -17,7 +17,7 @@ from rich.console import Console
 from tests.api.conftest import BEGIN, FakeService, make_row, make_spec, make_view, problem
 from typer.testing import CliRunner, Result
 
-from surefoot import _carry, plugins
+from surefoot import _transport, plugins
 from surefoot.cli.app import app
 from surefoot.cli.printing import PlainConsole
 from surefoot.cli.session import Session
@@ -119,7 +119,7 @@ def poisoned_service(fake: FakeService, state: JobState) -> FakeService:
 
 @pytest.fixture(params=[JobState.FAILED, JobState.SUCCEEDED, JobState.RUNNING], ids=lambda s: s.value)
 def poisoned(request: pytest.FixtureRequest, fake: FakeService, monkeypatch: pytest.MonkeyPatch) -> FakeService:
-    monkeypatch.setitem(_carry.RETRY, "wait", lambda state: 0.0)
+    monkeypatch.setitem(_transport.RETRY, "wait", lambda state: 0.0)
     monkeypatch.setattr("surefoot._follow.Follower.pause_s", lambda self: 0.0)
     return poisoned_service(fake, request.param)
 
@@ -211,7 +211,7 @@ def test_no_command_lets_anything_through(
 def test_nor_do_errors(
     how: str, status: int, debug: tuple[str, ...], fake: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(_carry.RETRY, "wait", lambda state: 0.0)
+    monkeypatch.setitem(_transport.RETRY, "wait", lambda state: 0.0)
 
     def answer(_: httpx.Request) -> httpx.Response:
         if how == "html":

@@ -174,12 +174,12 @@ def test_a_walk_is_at_most_ten_places_each_named_by_module_and_function(walk: Pa
 
 def test_names_that_are_not_there_are_found() -> None:
     assert is_name("surefoot_actors.engine.exchange.merge.merge_round")
-    assert is_name("surefoot_actors.trainer.trainer.TrainerProcess.put_leaf")
+    assert is_name("surefoot_actors.trainer.training_side.TrainingSide.put_leaf")
     assert is_name("surefoot.errors")
     for gone in (
         "surefoot_actors.engine.exchange.merge.merged_round",
         "surefoot_actors.gone",
-        "surefoot_actors.trainer.trainer.TrainerProcess.put",
+        "surefoot_actors.trainer.training_side.TrainingSide.put",
     ):
         assert not is_name(gone)
     assert is_path("engine/exchange/merge.py")

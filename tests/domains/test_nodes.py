@@ -14,7 +14,7 @@ import pytest
 from surefoot.events import CommandKind, EventKind, FaultKind
 
 from ..kernel import Network, network
-from ..processes import helpers
+from ..processes import watchdogs
 from ..ray_head import Head, Node, head_env, ray_head, raylet
 from .world import LIVENESS_S, Attempt, Gates, alive, ask_ray, attempt, computed_twice, until, upload_package
 
@@ -92,23 +92,23 @@ def test_a_node_that_is_away_holds_up_nobody_and_comes_back_to_end(
 def test_a_node_that_loses_its_power_is_a_trainers_loss(
     head: Head, far: Node, undisturbed: list[bytes], tmp_path: Path
 ) -> None:
-    """Nothing of it says a last word: the trainer's helper dies with the raylet."""
+    """Nothing of it says a last word: the trainer's watchdog dies with the raylet."""
     gates = Gates(tmp_path, 3)
     with attempt(head, "power", far, trainers=3, config={"gates": gates.config}) as run:
         run.launch()
         run.control.wait_for_step(2, LIVENESS_S)
         [lost] = run.on(far)
         pid = run.trainers()[lost]
-        [helper] = helpers(pid)
+        [watchdog] = watchdogs(pid)
         far.kill()
         assert not alive(pid)
-        assert not alive(helper.pid)
+        assert not alive(watchdog.pid)
         run.control.wait_for_event(EventKind.TRAINER_LOST, LIVENESS_S, trainer=lost)
         gates.open(3)
         run.succeed()
         [event] = run.lost()
         assert event.data["trainer"] == lost
-        assert "the raylet is gone" not in str(event.data["reason"]), "its helper had a last word"
+        assert "the raylet is gone" not in str(event.data["reason"]), "its watchdog had a last word"
         run.assert_ledger(undisturbed)
 
 
@@ -133,7 +133,7 @@ def _kill_by_chance(run: Attempt, raylet: int) -> None:
 def test_a_killed_raylet_is_a_trainers_loss_named_so(
     head: Head, far: Node, undisturbed: list[bytes], tmp_path: Path
 ) -> None:
-    """By the fault that `surefoot chaos` injects, through the trainer's helper."""
+    """By the fault that `surefoot chaos` injects, through the trainer's watchdog."""
     gates = Gates(tmp_path, 3)
     with attempt(head, "node-1", far, trainers=3, config={"gates": gates.config}) as run:
         run.launch()

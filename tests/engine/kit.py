@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 
 from surefoot.contract import Run
 from surefoot_actors.engine.contract.run import RunOptions, run_training
+from surefoot_actors.engine.exchange.contribution import Contribution
 from surefoot_actors.engine.exchange.merge import merge_round
 from surefoot_actors.engine.types import Node, Range, StateImage
 from surefoot_actors.engine.vector.exact_buffers import Rule, header
@@ -49,14 +50,13 @@ class ScriptedCoordinator(LocalCoordinator):
             nodes.update(store.nodes())
         result = merge_round(
             None,
-            round=self._position.round,
-            step=self._position.step,
-            covers=(tuple(sorted(nodes)),),
-            nodes=nodes,
-            num_sub_tasks=self._num_sub_tasks,
-            flag=False,
-            drift=bytes(16),
-            agreed=None,
+            Contribution(
+                round=self._position.round,
+                step=self._position.step,
+                num_sub_tasks=self._num_sub_tasks,
+                covers=(tuple(sorted(nodes)),),
+                nodes=nodes,
+            ),
         )
         self._merged = result.merged
         for store in self._stores:

@@ -11,8 +11,8 @@ import torch
 
 from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.engine.data.loader import Loader, Source
-from surefoot_actors.engine.data.partition import TrainingCut
-from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.data.partition import TrainingPartition
+from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.data.sampler import Sampler
 
 NUM_SUB_TASKS = 2
@@ -27,8 +27,8 @@ def loading(data_workers: int) -> Iterator[Loader]:
         loader.close()
 
 
-def a_cut(batch_size: int = 8) -> TrainingCut:
-    return TrainingCut(Sampler(seed=3, batch_size=batch_size, sub_tasks=NUM_SUB_TASKS), NUM_SUB_TASKS)
+def a_partition(batch_size: int = 8) -> TrainingPartition:
+    return TrainingPartition(Sampler(seed=3, batch_size=batch_size, sub_tasks=NUM_SUB_TASKS), NUM_SUB_TASKS)
 
 
 def loaded(
@@ -43,16 +43,16 @@ def loaded(
     batch_size: int = 8,
 ) -> list[Any]:
     """Return what `use` says of each batch. `before` is what the loop does between rounds; `collate` may be another every step."""
-    whole = a_cut(batch_size)
+    whole = a_partition(batch_size)
     said = []
     with loading(data_workers) as loader:
         for step in range(num_steps):
             before(step)
-            cut = whole.ordered(sampler, "here.py:1")
-            source: Source = loader.source(dataset, collate(step), cut, "here.py:1")
-            source.begin(collate(step), cut, "here.py:1")
+            partition = whole.ordered(sampler, "here.py:1")
+            source: Source = loader.source(dataset, collate(step), partition, "here.py:1")
+            source.begin(collate(step), partition, "here.py:1")
             for sub_task in range(NUM_SUB_TASKS):
-                said.append(use(source.load(Key(step, 0, sub_task, 0))))
+                said.append(use(source.load(BatchKey(step, 0, sub_task, 0))))
     return said
 
 

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 
 from surefoot_actors.engine.exchange import plan
-from surefoot_actors.engine.exchange.alone import MergeResult, merge_alone
+from surefoot_actors.engine.exchange.alone import merge_alone
+from surefoot_actors.engine.exchange.contribution import Contribution
 from surefoot_actors.engine.exchange.merge import merge_round
+from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.exchange.transfer import recv_merged, recv_state, send_merged, send_state
-from surefoot_actors.engine.group.group import Group, StoreHost
+from surefoot_actors.engine.group.group import Group, RendezvousHost
 from surefoot_actors.engine.types import Layout, Merged, Node, Range, StateImage, StateTable
 from surefoot_actors.engine.vector.digest import make_layout
 from surefoot_actors.engine.vector.exact_buffers import Rule, header
@@ -91,7 +93,9 @@ def covers_of(owners: str) -> list[tuple[Range, ...]]:
 
 def alone(num_sub_tasks: int, kind: str = "plain", round: int = 0) -> Merged:
     nodes = nodes_of([Range(v, v + 1) for v in range(num_sub_tasks)], lambda v: leaf(layout(kind), v))
-    return merge_alone(round=round, step=0, nodes=nodes, num_sub_tasks=num_sub_tasks).merged
+    covers = (tuple(sorted(nodes)),)
+    contribution = Contribution(round=round, step=0, num_sub_tasks=num_sub_tasks, covers=covers, nodes=nodes)
+    return merge_alone(contribution).merged
 
 
 def told(merged: Merged) -> dict[str, Any]:
@@ -124,7 +128,7 @@ class Setup:
     table: StateTable | None = None
     rounds: int = 1
     two_phases: bool = False
-    unpacked: bool = False
+    several_messages: bool = False
     faults: tuple[str, ...] = ()
     fired_file: str = ""
     digest_round: int = 0
@@ -134,7 +138,7 @@ class Setup:
 def merge(setup: Setup, group: Group, say: Callable[[Any], None]) -> list[Any]:
     """Merge some rounds; the results, and how often `on_exchanged` came."""
     plan.ONE_PHASE_BYTES = -1 if setup.two_phases else plan.ONE_PHASE_BYTES
-    plan.PACKED_BYTES = -1 if setup.unpacked else plan.PACKED_BYTES
+    plan.SINGLE_MESSAGE_BYTES = -1 if setup.several_messages else plan.SINGLE_MESSAGE_BYTES
     faults.arm(setup.faults, f"t{setup.rank}", setup.fired_file)
     covers, agreed, told_results, pool = covers_of(setup.owners), None, [], BufferPool()
     for round in range(setup.rounds):
@@ -143,15 +147,21 @@ def merge(setup: Setup, group: Group, say: Callable[[Any], None]) -> list[Any]:
         nodes = nodes_of(covers[setup.rank], lambda v, shape=shape: leaf(shape, v, setup.exact))
         before = {r: [b.clone() for b in n.buckets] for r, n in nodes.items()}
         exchanged: list[int] = []
-        result: MergeResult = merge_round(
-            group, round=round, step=round, covers=covers, nodes=nodes, num_sub_tasks=len(setup.owners),
-            flag=round in setup.flags, drift=setup.drift, agreed=agreed,
-            look=(lambda: setup.table) if setup.table else None, on_exchanged=partial(exchanged.append, 1), pool=pool,
+        contribution = Contribution(
+            round=round, step=round, covers=covers, nodes=nodes, num_sub_tasks=len(setup.owners),
+            signals=Signals(end_generation=round in setup.flags), drift=setup.drift, agreed=agreed,
+            look=(lambda: setup.table) if setup.table else None,
         )  # fmt: skip
+        result = merge_round(group, contribution, on_exchanged=partial(exchanged.append, 1), pool=pool)
         agreed = result.layout
         unmodified = all(torch.equal(a, b) for r, n in nodes.items() for a, b in zip(n.buckets, before[r], strict=True))
         told_results.append(
-            {**told(result.merged), "flag": result.flag, "exchanged": len(exchanged), "unmodified": unmodified}
+            {
+                **told(result.merged),
+                "flag": result.signals.end_generation,
+                "exchanged": len(exchanged),
+                "unmodified": unmodified,
+            }
         )
         pool.give(result.merged)
         say(("round", round))
@@ -243,7 +253,7 @@ class Members:
         self._context.set_forkserver_preload(
             ["surefoot_actors.engine.exchange.merge", "surefoot_actors.engine.exchange.transfer"]
         )
-        self._host = StoreHost()
+        self._host = RendezvousHost()
         self._all: list[Member] = []
         self._groups = 0
 

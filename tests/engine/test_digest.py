@@ -83,7 +83,7 @@ def test_both_ends_list_the_same_sections_within_the_message(owners: list[int], 
                 assert section.offset >= end
                 assert section.offset % 16 == 0
                 end = section.offset + section.num_bytes
-            assert not plan.packed or end <= plan.message_bytes(source, to)
+            assert not plan.single_message or end <= plan.message_bytes(source, to)
 
 
 def test_chunk_digests_hash_each_chunk() -> None:

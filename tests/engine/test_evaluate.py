@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from surefoot.contract import Run
+from surefoot.errors import ContractError
 
 from .kit import Net, points, results, run_local, run_scripted
 
@@ -128,3 +129,27 @@ def test_weigh_in_an_evaluation_takes_the_place_of_the_number_of_samples() -> No
     run_local(train, batch_size=56, sub_tasks=8)
     x = DATA.tensors[0]
     assert found["x"] == pytest.approx(float(x.sum() / x.abs().sum()), rel=1e-5)
+
+
+def test_what_is_wrong_with_the_dataset_by_then_is_what_is_told() -> None:
+    """The round is open, and has set nothing yet: there is nothing to put back."""
+
+    class Emptied(TensorDataset):
+        length = 4
+
+        def __len__(self) -> int:
+            return self.length
+
+    def train(run: Run) -> None:
+        data, model = Emptied(torch.ones(4, 1)), Net()
+        run.track(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+        for step in run.steps(1):
+            for _ in step.batches(DATA):
+                pass
+            rows = step.evaluate(data)
+            data.length = 0
+            for _ in rows:
+                pass
+
+    with pytest.raises(ContractError, match="Emptied is empty"):
+        run_local(train, batch_size=4, sub_tasks=2)

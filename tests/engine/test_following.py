@@ -22,7 +22,7 @@ from surefoot_actors.engine.data.loader import Loader
 from surefoot_actors.engine.data.pool import Pool
 
 from .kit import run_local, same
-from .loading import a_cut, loaded
+from .loading import a_partition, loaded
 
 STAGE = 0
 FOUND = [1]
@@ -319,12 +319,12 @@ def test_what_was_loaded_ahead_of_a_change_is_not_handed_out() -> None:
     """With one sub-task a step all of the next steps' batches are there when the loop changes the dataset."""
     data = Changing()
     loader = Loader(*_streams(), 1)
-    cut = a_cut()
+    partition = a_partition()
     try:
-        source: Any = loader.source(data, None, cut, "here")
+        source: Any = loader.source(data, None, partition, "here")
         for step in range(4):
             data.stage = step
-            source.begin(None, cut, "here")
+            source.begin(None, partition, "here")
             for sub_task in range(2):
                 batch = source.load(_key(step, sub_task))
                 assert batch[:, 1].tolist() == [step] * 4
@@ -342,9 +342,9 @@ def _streams() -> Any:
 
 
 def _key(step: int, sub_task: int) -> Any:
-    from surefoot_actors.engine.data.prefetch import Key
+    from surefoot_actors.engine.data.prefetch import BatchKey
 
-    return Key(step, 0, sub_task, 0)
+    return BatchKey(step, 0, sub_task, 0)
 
 
 @pytest.mark.parametrize("data_workers", [0, 1])

@@ -12,20 +12,20 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from surefoot_actors.engine.group.group import Group, GroupClosedError, StoreHost
+from surefoot_actors.engine.group.group import Group, GroupClosedError, RendezvousHost
 from surefoot_actors.engine.group.wire import Message
 
 _LIMIT_S = 60
 
 
 @pytest.fixture
-def host() -> Iterator[StoreHost]:
-    opened = StoreHost()
+def host() -> Iterator[RendezvousHost]:
+    opened = RendezvousHost()
     yield opened
     opened.close()
 
 
-def _groups(host: StoreHost, name: str, size: int = 2) -> list[Group]:
+def _groups(host: RendezvousHost, name: str, size: int = 2) -> list[Group]:
     return [Group(store=host.address, name=name, rank=rank, size=size) for rank in range(size)]
 
 
@@ -64,7 +64,7 @@ def _open() -> tuple[int, int]:
     return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
 
 
-def test_fifty_groups_with_blocked_waiters_leave_no_thread_and_no_file(host: StoreHost) -> None:
+def test_fifty_groups_with_blocked_waiters_leave_no_thread_and_no_file(host: RendezvousHost) -> None:
     before = _open()
     for i in range(50):
         waiters = [_Waiter(group) for group in _groups(host, f"g{i}")]
@@ -80,13 +80,13 @@ def test_fifty_groups_with_blocked_waiters_leave_no_thread_and_no_file(host: Sto
     assert _open() <= before
 
 
-def test_close_wakes_a_member_whose_peers_have_not_come(host: StoreHost) -> None:
+def test_close_wakes_a_member_whose_peers_have_not_come(host: RendezvousHost) -> None:
     waiter = _Waiter(Group(store=host.address, name="lonely", rank=0, size=2))
     waiter.group.close("the generation is over")
     assert waiter.ended() == "the generation is over"
 
 
-def test_close_before_form_and_twice(host: StoreHost) -> None:
+def test_close_before_form_and_twice(host: RendezvousHost) -> None:
     group = Group(store=host.address, name="early", rank=0, size=2)
     group.close()
     group.close()
@@ -103,7 +103,7 @@ def test_a_lost_store_ends_the_forming() -> None:
         Group(store=address, name="nobody", rank=0, size=2).form()
 
 
-def test_closing_touches_no_connection_but_its_own(host: StoreHost) -> None:
+def test_closing_touches_no_connection_but_its_own(host: RendezvousHost) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         mine = socket.create_connection(server.getsockname())
         theirs, _ = server.accept()
@@ -123,7 +123,7 @@ def test_closing_touches_no_connection_but_its_own(host: StoreHost) -> None:
         group.close()
 
 
-def test_waits_may_be_repeated(host: StoreHost) -> None:
+def test_waits_may_be_repeated(host: RendezvousHost) -> None:
     groups = _groups(host, "repeated")
     _form(groups)
     got = torch.zeros(3)
@@ -136,7 +136,7 @@ def test_waits_may_be_repeated(host: StoreHost) -> None:
         group.close()
 
 
-def test_scratch_is_kept_until_its_size_changes(host: StoreHost) -> None:
+def test_scratch_is_kept_until_its_size_changes(host: RendezvousHost) -> None:
     group = Group(store=host.address, name="scratch", rank=0, size=1)
     first = group.scratch("a", 4, torch.float32)
     assert group.scratch("a", 4, torch.float32) is first

@@ -24,8 +24,8 @@ from surefoot.errors import SurefootError
 from surefoot_actors.determinism.rng import Purpose, Streams
 from surefoot_actors.engine.data.datasets import fetcher
 from surefoot_actors.engine.data.loader import Loader
-from surefoot_actors.engine.data.partition import EvaluationCut, TrainingCut
-from surefoot_actors.engine.data.prefetch import Foresight, Key
+from surefoot_actors.engine.data.partition import EvaluationPartition, TrainingPartition
+from surefoot_actors.engine.data.prefetch import BatchKey, PrefetchPlan
 from surefoot_actors.engine.data.sampler import Sampler, evaluation_slice
 
 from .kit import classify, points, results, run_local, run_scripted, same
@@ -125,7 +125,7 @@ def test_two_rounds_and_a_lambda_as_collate_with_workers() -> None:
                     loss.backward()
                     step.log(loss=loss)
                 optimizer.step()
-        assert len(run.loader._opened) == 1  # type: ignore[attr-defined]
+        assert len(run._loader._opened) == 1  # type: ignore[attr-defined]
 
     inline = run_local(train, batch_size=16, sub_tasks=4)
     assert same(inline, run_local(train, batch_size=16, sub_tasks=4, data_workers=1))
@@ -133,12 +133,12 @@ def test_two_rounds_and_a_lambda_as_collate_with_workers() -> None:
 
 def worker_source(num_sub_tasks: int = 4, num_workers: int = 1) -> tuple[Loader, Any, Any]:
     streams = Streams(3, CPU)
-    cut = TrainingCut(Sampler(seed=3, batch_size=4 * num_sub_tasks, sub_tasks=num_sub_tasks), num_sub_tasks)
+    partition = TrainingPartition(Sampler(seed=3, batch_size=4 * num_sub_tasks, sub_tasks=num_sub_tasks), num_sub_tasks)
     data = Noisy()
     loader = Loader(streams, 3, num_workers)
-    sources = loader.source(data, None, cut, "here"), Loader(streams, 3, 0).source(data, None, cut, "here")
+    sources = loader.source(data, None, partition, "here"), Loader(streams, 3, 0).source(data, None, partition, "here")
     for source in sources:
-        source.begin(None, cut, "here")
+        source.begin(None, partition, "here")
     return loader, *sources
 
 
@@ -154,7 +154,7 @@ def test_workers_cope_with_extra_sub_tasks_and_changed_spans() -> None:
     loader, workers, inline = worker_source(num_workers=2)
     try:
         for step, v in wanted:
-            key = Key(step, 0, v, 0)
+            key = BatchKey(step, 0, v, 0)
             for one, other in zip(workers.load(key), inline.load(key), strict=True):
                 assert torch.equal(one, other)
         assert len(workers._ready) <= 8
@@ -167,30 +167,30 @@ def test_workers_load_ahead() -> None:
     try:
         for step in range(3):
             for v in (1, 2):
-                workers.load(Key(step, 0, v, 0))
-        assert Key(3, 0, 1, 0) in workers._asked or Key(3, 0, 1, 0) in workers._ready
+                workers.load(BatchKey(step, 0, v, 0))
+        assert BatchKey(3, 0, 1, 0) in workers._asked or BatchKey(3, 0, 1, 0) in workers._ready
     finally:
         loader.close()
 
 
 def test_foresight() -> None:
-    sight = Foresight(8, every_step=True)
+    sight = PrefetchPlan(8, every_step=True)
     assert sight.next(set(), {}) is None
-    sight.observe(Key(0, 0, 2, 0))
-    assert sight.next(set(), {}) == Key(0, 0, 3, 0)
-    sight.observe(Key(0, 0, 3, 0))
-    sight.observe(Key(1, 0, 2, 0))
-    known = {Key(1, 0, 3, 0)}
-    assert sight.next(known, {}) == Key(2, 0, 2, 0)
-    sight.observe(Key(1, 0, 3, 0))
-    sight.observe(Key(1, 0, 7, 0))  # a lost trainer's
-    assert sight.next(set(), {}) == Key(2, 0, 2, 0)
-    sight.observe(Key(2, 0, 5, 0))  # another span
-    assert sight.next(set(), {}) == Key(2, 0, 6, 0)
-    once = Foresight(2, every_step=False)
-    once.observe(Key(4, 1, 0, 0))
-    assert once.next({Key(4, 1, 0, 1)}, {0: 2, 1: 1}) == Key(4, 1, 1, 0)
-    assert once.next({Key(4, 1, 0, 1), Key(4, 1, 1, 0)}, {0: 2, 1: 1}) is None
+    sight.observe(BatchKey(0, 0, 2, 0))
+    assert sight.next(set(), {}) == BatchKey(0, 0, 3, 0)
+    sight.observe(BatchKey(0, 0, 3, 0))
+    sight.observe(BatchKey(1, 0, 2, 0))
+    known = {BatchKey(1, 0, 3, 0)}
+    assert sight.next(known, {}) == BatchKey(2, 0, 2, 0)
+    sight.observe(BatchKey(1, 0, 3, 0))
+    sight.observe(BatchKey(1, 0, 7, 0))  # a lost trainer's
+    assert sight.next(set(), {}) == BatchKey(2, 0, 2, 0)
+    sight.observe(BatchKey(2, 0, 5, 0))  # another span
+    assert sight.next(set(), {}) == BatchKey(2, 0, 6, 0)
+    once = PrefetchPlan(2, every_step=False)
+    once.observe(BatchKey(4, 1, 0, 0))
+    assert once.next({BatchKey(4, 1, 0, 1)}, {0: 2, 1: 1}) == BatchKey(4, 1, 1, 0)
+    assert once.next({BatchKey(4, 1, 0, 1), BatchKey(4, 1, 1, 0)}, {0: 2, 1: 1}) is None
 
 
 @pytest.mark.timeout(60)
@@ -268,12 +268,12 @@ def test_samples_do_not_depend_on_the_past_or_on_the_number_of_sub_tasks() -> No
 
 def test_evaluation_cut_covers_the_dataset() -> None:
     for length in (1, 5, 8, 29):
-        cut = EvaluationCut(3, 8)
-        keys = [Key(0, 0, v, t) for v in range(8) for t in range(cut.num_turns(length, v))]
-        counted = [i for k in keys if cut.weight(length, k) for i in cut.indices(length, k).tolist()]
+        partition = EvaluationPartition(3, 8)
+        keys = [BatchKey(0, 0, v, t) for v in range(8) for t in range(partition.num_turns(length, v))]
+        counted = [i for k in keys if partition.weight(length, k) for i in partition.indices(length, k).tolist()]
         assert counted == list(range(length))
-        assert sum(cut.weight(length, k) for k in keys) == length
-        assert all(cut.indices(length, k).numel() for k in keys)
+        assert sum(partition.weight(length, k) for k in keys) == length
+        assert all(partition.indices(length, k).numel() for k in keys)
         sizes = {len(evaluation_slice(length, v, 8)) for v in range(8)}
         assert max(sizes) - min(sizes) <= 1
 

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.types import StateTable
 
 from .members import ELSE, SAME, Members, alone, told
@@ -29,7 +32,7 @@ def everyone() -> Iterator[Members]:
     ids=["aligned", "odd spans", "scattered", "seven", "seven on four", "several runs", "one without any"],
 )
 def test_same_bytes_as_alone(everyone: Members, owners: str, two_phases: bool) -> None:
-    outcomes = everyone.merge(owners, rounds=3, two_phases=two_phases, unpacked=two_phases)
+    outcomes = everyone.merge(owners, rounds=3, two_phases=two_phases, several_messages=two_phases)
     for outcome in outcomes:
         assert outcome[0] == "returned", outcome
         for round, result in enumerate(outcome[1]):
@@ -150,3 +153,10 @@ def _pid_in(fired: Path) -> int:
         assert time.monotonic() < deadline, "the fault did not fire"
         time.sleep(0.01)
     return int(fired.read_text().rpartition("pid=")[2])
+
+
+@given(one=st.lists(st.booleans(), min_size=3, max_size=3), other=st.lists(st.booleans(), min_size=3, max_size=3))
+def test_signals_join_one_by_one_and_travel_as_a_byte(one: list[bool], other: list[bool]) -> None:
+    joined = Signals(*one) | Signals(*other)
+    assert joined == Signals(*(a or b for a, b in zip(one, other, strict=True)))
+    assert Signals.unpack(bytes([joined.pack()])[0]) == joined

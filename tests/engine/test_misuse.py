@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from surefoot.contract import Run, Step
 from surefoot.errors import ContractError
-from surefoot_actors.engine.contract.step import NotLoggedError
+from surefoot_actors.engine.contract.step_record import NotLoggedError
 
 from .kit import points, run_local
 

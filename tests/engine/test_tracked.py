@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.state import digest as stripes
+from surefoot_actors.engine.state import digest as state_digest
 from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.engine.types import StateImage
 
@@ -175,7 +175,7 @@ def test_digest_is_the_same_in_another_process() -> None:
     out = subprocess.run(
         [sys.executable, "-c", code], env=env, cwd=root, capture_output=True, text=True, check=True
     ).stdout
-    assert out.split() == [build(1, 2)[0].digest().hex(), stripes.canonical(odd_values()).hex()]
+    assert out.split() == [build(1, 2)[0].digest().hex(), state_digest.canonical(odd_values()).hex()]
 
 
 class Plain:
@@ -198,14 +198,14 @@ def odd_values() -> dict[str, Any]:
 
 def test_canonical_tells_types_and_bits_apart() -> None:
     values = [1, 1.0, True, "1", b"1", None, -0.0, 0.0, float("inf"), (1,), [1], {1: 2}, {"1": 2}]
-    assert len({stripes.canonical(v) for v in values}) == len(values)
-    assert stripes.canonical({"a": 1, "b": 2}) == stripes.canonical({"b": 2, "a": 1})
+    assert len({state_digest.canonical(v) for v in values}) == len(values)
+    assert state_digest.canonical({"a": 1, "b": 2}) == state_digest.canonical({"b": 2, "a": 1})
 
 
 def test_stripes_cover_the_state_and_name_what_drifted() -> None:
     model = nn.ModuleList([nn.Linear(700, 700), nn.Linear(10, 10)])
     tracked = Tracked({"model": model}, CPU)
-    num = stripes.num_stripes(tracked.survey())
+    num = state_digest.num_stripes(tracked.survey())
     assert num == 2
     before = [tracked.stripe_digest(i) for i in range(num)]
     assert tracked.stripe_digest(num) == before[0]

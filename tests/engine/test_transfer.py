@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from surefoot_actors.engine.exchange.transfer import _pieces
+from surefoot_actors.engine.exchange.transfer import _stripe
 
 from .members import Members, alone, image, told
 
@@ -57,8 +57,8 @@ def test_sources_that_hold_different_state_are_told_by_name(everyone: Members) -
 @pytest.mark.parametrize("num_sources", [1, 2, 3, 5])
 def test_stripes_are_even_and_make_up_the_image(num_sources: int) -> None:
     sizes = [3, 0, 100, 20_000_001, 17]
-    stripes = [list(_pieces(sizes, source, num_sources)) for source in range(num_sources)]
-    covered = [(p.tensor, at) for stripe in stripes for p in stripe for at in (p.start, p.stop)]
+    stripes = [list(_stripe(sizes, source, num_sources)) for source in range(num_sources)]
+    covered = [(p.number, at) for stripe in stripes for p in stripe for at in (p.start, p.stop)]
     assert covered == sorted(covered)
     assert sum(p.stop - p.start for stripe in stripes for p in stripe) == sum(sizes)
     shares = [sum(p.stop - p.start for p in stripe) for stripe in stripes]

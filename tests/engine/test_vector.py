@@ -227,7 +227,7 @@ def test_fingerprint_tells_settings_apart() -> None:
 def test_faults_fire_at_their_point(point: str, tmp_path: Path) -> None:
     fired, log = tmp_path / "fired", tmp_path / "log"
     code = f"""
-from surefoot_actors import faults
+from surefoot_actors.faults import points as faults
 from tests.engine.kit import *
 import torch, torch.nn.functional as F
 faults.arm(("KILL@{point}:t1:1",), "t1", {str(fired)!r})

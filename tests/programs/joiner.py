@@ -19,6 +19,7 @@ from surefoot.events import LedgerRow
 from surefoot_actors.determinism.fingerprint import make_deterministic
 from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.exchange.alone import merge_alone
+from surefoot_actors.engine.exchange.contribution import Contribution
 from surefoot_actors.engine.exchange.transfer import _image_digest
 from surefoot_actors.engine.ports import StateOwner, TrainerExit
 from surefoot_actors.engine.types import Merged, Node, Position, Range, StateImage
@@ -200,7 +201,13 @@ class Cluster:
             nodes.update(member.store.nodes())
         position = self.members[0].position
         result = merge_alone(
-            round=position.round, step=position.step, nodes=nodes, num_sub_tasks=self.options.sub_tasks
+            Contribution(
+                round=position.round,
+                step=position.step,
+                num_sub_tasks=self.options.sub_tasks,
+                covers=(tuple(sorted(nodes)),),
+                nodes=nodes,
+            )
         )
         for member in self.members:
             member.result = result.merged

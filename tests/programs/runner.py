@@ -48,31 +48,30 @@ def load_library() -> dict[str, Program]:
 
 
 def stories(program: Program, seed: int) -> list[Story]:
-    """Return who is there when: every kind of change in a few stories, at places that the seed decides."""
+    """Return who is there when: every kind of change in as few stories as that takes, at places that the seed decides."""
     steps, draw = program.steps, random.Random(seed)
     one, other = sorted(draw.randrange(1, steps) for _ in range(2))
     changing = Story(
-        trainers=2,
+        trainers=2 if program.data_workers else 3,  # every trainer starts processes
+        backwards=draw.random() < 0.5,
         losses=(Loss(step=one, member=1, turn=1), Loss(step=other, member=0, turn=0)),
         joins=tuple(sorted({one, other})),
     )
-    if program.data_workers:  # every trainer starts processes
+    if program.data_workers:
         return [changing]
-    lost = Loss(step=draw.randrange(1, steps), member=draw.randrange(3), turn=draw.randrange(2))
     # every step by another trainer, each of which has its state from the one before
     ends = tuple(Loss(step=k, member=0) for k in range(steps - 1))
-    return [
-        Story(joins=tuple(range(1, steps)), losses=ends),
-        Story(trainers=3, backwards=True, losses=(lost,)),
-        changing,
-    ]
+    return [Story(joins=tuple(range(1, steps)), losses=ends), changing]
 
 
 def all_stories(program: Program, seed: int) -> list[Story]:
     """As `stories`, and other numbers of trainers, and at every step a joiner that goes on alone, and one that does not."""
-    found = [*stories(program, seed), Story(trainers=2), Story(trainers=3), Story(backwards=True)]
+    draw = random.Random(seed)
+    lost = Loss(step=draw.randrange(1, program.steps), member=draw.randrange(3), turn=draw.randrange(2))
+    plain = [Story(trainers=2), Story(trainers=3), Story(backwards=True)]
     if program.data_workers:
-        return found
+        return [*stories(program, seed), *plain]
+    found = [*stories(program, seed), *plain, Story(trainers=3, backwards=True, losses=(lost,))]
     alone = [Story(joins=(k,), losses=(Loss(step=k - 1, member=0),)) for k in range(1, program.steps)]
     return [*found, *alone, *(Story(joins=(k,)) for k in range(1, program.steps))]
 
@@ -100,7 +99,7 @@ def problems(program: Program, seed: int = 0, *, everything: bool = True) -> Ite
         if trouble and kind not in told:  # the same at another step is not told again
             told.add(kind)
             yield f"{story}: {trouble}"
-    yield from _restored(program, whole, seed)
+    yield from _restored(program, whole, seed, everything=everything)
 
 
 def _local(program: Program, **how: Any) -> LocalResult:
@@ -134,9 +133,10 @@ def difference(whole: LocalResult, told: LocalResult) -> str:
     return "" if whole.digest == told.digest else "another final state"
 
 
-def _restored(program: Program, whole: LocalResult, seed: int) -> Iterator[str]:
-    """Go on from a checkpoint of a random step, and from the last but one."""
-    for step in sorted({random.Random(seed).randrange(1, program.steps), program.steps - 1}):
+def _restored(program: Program, whole: LocalResult, seed: int, *, everything: bool) -> Iterator[str]:
+    """Go on from a checkpoint of a random step; if everything is asked for, from the last but one as well."""
+    steps = {random.Random(seed).randrange(1, program.steps)}
+    for step in sorted(steps | {program.steps - 1} if everything else steps):
         try:
             apart = restored_apart(program.train, whole, step, _fields(program))
         except Exception as error:  # noqa: BLE001  as above

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.contract.run import TrainRun
+from surefoot_actors.engine.contract.loop import Loop
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer
 from surefoot_actors.engine.vector.buffers import BufferWatch
 
@@ -70,7 +70,7 @@ def test_the_fuzzer_sees_what_depends_on_the_order_of_sub_tasks(monkeypatch: pyt
     monkeypatch.setattr(BufferWatch, "restore", lambda self: None)
     with pytest.raises(ContractError, match="was computed twice"):
         fuzz.run_local(fuzz.pieces.train, config={"recipe": case.recipe.fields()}, batch_size=8, sub_tasks=4)
-    monkeypatch.setattr(TrainRun, "proves", lambda self, step: False)
+    monkeypatch.setattr(Loop, "proves", lambda self, step: False)
     assert "other bits" in trouble(case)
 
 

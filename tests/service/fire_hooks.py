@@ -16,7 +16,9 @@ def _zip(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in files.items():
-            archive.writestr(name, content)
+            member = zipfile.ZipInfo("x")
+            member.filename = name  # as it is: the constructor cuts names at NUL
+            archive.writestr(member, content)
     return buffer.getvalue()
 
 

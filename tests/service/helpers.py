@@ -84,10 +84,10 @@ async def start_attempt(service: Service, client: httpx.AsyncClient, job: str) -
 
 
 async def until(service: Service, job: str, true: Callable[[JobView], bool]) -> JobView:
-    """Wait for the job to become so, woken by its bell."""
-    with service.bells.listen(news_of(job)) as bell:
+    """Wait for the job to become so, woken by its news."""
+    with service.wakeups.listen(news_of(job)) as wakeup:
         while True:
             view = await service.database.read(jobs.see, job)
             if true(view):
                 return view
-            assert await bell.wait(LIMIT_S), f"no news of {view}"
+            assert await wakeup.wait(LIMIT_S), f"no news of {view}"

@@ -212,7 +212,7 @@ async def test_fencing_ends_a_waiting_poll(service: Service, attempt: Attempt) -
     poll = asyncio.create_task(attempt.commands(wait_s=60))
     await listening(service, f"commands:{attempt.job}")
     await service.database.write(attempts.fence, attempt.name, service.now())
-    service.bells.ring(f"commands:{attempt.job}")
+    service.wakeups.wake(f"commands:{attempt.job}")
     assert (await asyncio.wait_for(poll, LIMIT_S)).status_code == 410
 
 
@@ -222,7 +222,7 @@ async def test_fencing_ends_a_waiting_poll(service: Service, attempt: Attempt) -
 async def listening(service: Service, topic: str) -> None:
     """Return once somebody waits for the topic."""
     async with asyncio.timeout(LIMIT_S):
-        while topic not in service.bells.topics:  # noqa: ASYNC110 - the poll is a task of this very loop
+        while topic not in service.wakeups.topics:  # noqa: ASYNC110 - the poll is a task of this very loop
             await asyncio.sleep(0)
 
 
@@ -257,5 +257,5 @@ async def test_of_several_sizes_the_last_is_wanted(client: httpx.AsyncClient, at
 async def test_a_waiting_poll_ends_with_the_service(service: Service, attempt: Attempt) -> None:
     poll = asyncio.create_task(attempt.commands(wait_s=60))
     await listening(service, f"commands:{attempt.job}")
-    service.bells.close()
+    service.wakeups.close()
     assert (await asyncio.wait_for(poll, LIMIT_S)).json() == {"commands": []}

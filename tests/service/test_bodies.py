@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from surefoot.events import MAX_BATCH, ClaimRequest, UplinkBatch
 from surefoot.spec import MAX_CONFIG_DEPTH, JobSpec
 from surefoot.views import FaultRequest, Problem, ResizeRequest
-from surefoot_service.errors import ProblemError, unprocessable
+from surefoot_service.errors import InvalidError
 from surefoot_service.rest.body import MAX_DEPTH, MAX_MEMBERS, MAX_VALUES, BoundedBody, parse
-from surefoot_service.rest.problems import MAX_ERRORS, MAX_PROBLEM_BYTES, problem_response
+from surefoot_service.rest.problems import MAX_ERRORS, MAX_PROBLEM_BYTES, ProblemError, problem_of, problem_response
 
 from .asgi import ask
 from .helpers import JSON, Attempt, make_row
@@ -56,8 +56,8 @@ def test_what_is_as_deep_as_may_be_is_taken(kind: str) -> None:
 def test_what_cannot_be_taken_is_named(body: bytes, message: str) -> None:
     with pytest.raises(ProblemError) as raised:
         parse(body)
-    assert raised.value.problem.status == 422
-    assert message in raised.value.problem.detail
+    assert raised.value.status_code == 422
+    assert message in raised.value.detail
 
 
 def test_too_many_values_are_too_large() -> None:
@@ -65,7 +65,7 @@ def test_too_many_values_are_too_large() -> None:
     for value in ([0] * (MAX_VALUES + 1), {"events": [{"data": {"l": [{}] * 400}}] * 400}):
         with pytest.raises(ProblemError) as raised:
             parse(json.dumps(value).encode())
-        assert raised.value.problem.status == 413
+        assert raised.value.status_code == 413
     row = make_row(0, **{f"value{n}": 0.5 for n in range(40)}).model_dump(mode="json")
     parse(json.dumps({"rows": [row] * 1000}).encode())
 
@@ -141,8 +141,8 @@ async def test_the_first_wrong_event_ends_it(attempt: Attempt, app: FastAPI) -> 
 
 @given(st.lists(st.text(max_size=2000), max_size=50), st.text(max_size=100_000))
 def test_no_problem_is_longer_than_a_page(messages: list[str], detail: str) -> None:
-    error = unprocessable("x".join(messages), detail)
-    answer = problem_response(error.problem)
+    error = InvalidError("x".join(messages), detail)
+    answer = problem_response(problem_of(error))
     assert len(answer.body) <= MAX_PROBLEM_BYTES
     assert Problem.model_validate_json(bytes(answer.body)).status == 422
 

@@ -128,7 +128,7 @@ async def opened(data: Path, **more: Any) -> AsyncIterator[Door]:
             yield door
         finally:
             door.close()
-            door.service.bells.close()
+            door.service.wakeups.close()
             made.should_exit = True
             await asyncio.wait_for(serving, LIMIT_S)
 
@@ -161,7 +161,7 @@ SERVICE = """
 import asyncio, resource, socket, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
-from surefoot_service import logs
+from surefoot_service.up import logs
 from surefoot_service.rest.app import create_app
 from surefoot_service.rest.server import Server
 from surefoot_service.settings import Settings
@@ -330,7 +330,7 @@ async def test_a_watcher_that_never_reads_is_ended(door: Door) -> None:
     _, writer = await watch(door, job, receive_bytes=4096)
     writer.transport.pause_reading()
     await until(lambda: len(door.server.pool) <= before)
-    await until(lambda: news_of(job) not in door.service.bells.topics)
+    await until(lambda: news_of(job) not in door.service.wakeups.topics)
 
 
 async def test_answers_that_are_never_read_are_bounded(door: Door) -> None:

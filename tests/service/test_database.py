@@ -17,7 +17,7 @@ from sqlalchemy import event, text
 from sqlalchemy.orm import Session
 
 from surefoot.spec import JobSpec
-from surefoot_service.errors import ProblemError
+from surefoot_service.errors import ConflictError
 from surefoot_service.parts import Service
 from surefoot_service.settings import Settings
 from surefoot_service.store import database as store
@@ -135,7 +135,7 @@ async def test_who_waits_together_is_synced_together_and_fails_alone(database: D
 
     def wrong(session: Session) -> None:
         add(session, "x")
-        raise ProblemError(409, "no")
+        raise ConflictError("no")
 
     def doubled(session: Session) -> None:
         session.execute(text("INSERT INTO packages VALUES ('y', 1, '2026-01-01'), ('y', 1, '2026-01-01')"))
@@ -147,7 +147,7 @@ async def test_who_waits_together_is_synced_together_and_fails_alone(database: D
     go.set()
     assert await asyncio.gather(*good, later) == [*"abcdefgh", "i"]
     errors = await asyncio.gather(*bad, return_exceptions=True)
-    assert [type(error).__name__ for error in errors] == ["ProblemError", "IntegrityError"]
+    assert [type(error).__name__ for error in errors] == ["ConflictError", "IntegrityError"]
     await first
     assert len(commits) == 2  # the first one's, and one for all that waited
     assert await database.read(count) == 9

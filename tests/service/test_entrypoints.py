@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from surefoot.errors import EntrypointError
 from surefoot_service.packages import entrypoints
 from surefoot_service.packages.entrypoints import check_entrypoint
+from surefoot_service.waiting import BusyError
 
 from .asgi import ask
 from .helpers import JSON, ZIP, make_zip
@@ -48,6 +50,11 @@ BAD = {
     "many sums": ("x = " + "1+" * 300_000 + "1", "nested too deeply"),
     "many lambdas": ("x = " + "lambda:" * 100_000 + "1", "nested too deeply"),
 }
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entrypoints, "_known", entrypoints._Known())
 
 
 def package(tmp_path: Path, files: dict[str, str | bytes]) -> Path:
@@ -159,6 +166,32 @@ def test_the_reader_s_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(entrypoints, "_MEMORY_BYTES", 64 * 1024 * 1024)
     assert "too large" in refusal(package(tmp_path, {"train.py": "x = [" + "{}," * 340_000 + "]"}))
     assert refusal(package(tmp_path, {"train.py": "def train(run): ..."})) == ""
+
+
+@pytest.mark.parametrize("source", ["def train(run): ...", "def fit(run): ..."])
+def test_the_same_source_is_read_once(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = package(tmp_path, {"train.py": source, "other.py": source})
+    first = refusal(path)
+    monkeypatch.setattr(entrypoints, "_READER", tmp_path / "none.py")
+    assert refusal(path) == first
+    with pytest.raises(EntrypointError, match="nested too deeply"):  # it is not known under another name
+        check_entrypoint(path, "other:train", may_be_installed=False)
+
+
+def test_what_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = package(tmp_path, {"train.py": "def train(run): ..."})
+    with monkeypatch.context() as away:
+        away.setattr(entrypoints, "_READER", tmp_path / "none.py")
+        assert refusal(path)
+    assert not refusal(path)
+
+
+def test_where_too_many_are_read_nothing_is_said_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entrypoints, "_readers", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(entrypoints, "_PLACE_S", 0.1)
+    entrypoints._readers.acquire()
+    with pytest.raises(BusyError):
+        check_entrypoint(package(tmp_path, {"train.py": "def train(run): ..."}), "train:train", may_be_installed=False)
 
 
 async def test_the_loop_goes_on_while_a_source_is_read(

@@ -86,3 +86,26 @@ def test_replicas_that_start_at_once_migrate_once(postgres: Postgres) -> None:
     url = postgres.make_database("replicas")
     replicas = [subprocess.Popen([sys.executable, "-c", MIGRATE, url]) for _ in range(3)]
     assert [replica.wait(LIMIT_S) for replica in replicas] == [0, 0, 0]
+
+
+@pytest.mark.process
+def test_a_database_is_migrated_by_a_command(url: str, tmp_path: Path) -> None:
+    """What the chart's hook runs, before the new version takes over."""
+    env = {"PATH": "", "HOME": str(tmp_path), "SUREFOOT_DATABASE_URL": url}
+    done = subprocess.run(
+        [sys.executable, "-m", "surefoot_service.migrations"], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    engine = create_engine(url)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        connection.execute(text("UPDATE alembic_version SET version_num = 'newer'"))
+        connection.execute(text("DROP TABLE events"))
+        connection.commit()
+    engine.dispose()
+    done = subprocess.run(
+        [sys.executable, "-m", "surefoot_service.migrations"], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "there is no table events" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from surefoot.spec import JobState
 from surefoot_service.cluster.jobs_api import RayJob, RayStatus
-from surefoot_service.policy.attempts import Action, Facts, Patience, judge
+from surefoot_service.policy.attempts import Action, Facts, Patience, decide
 
 NOW = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 PATIENCE = Patience()
@@ -162,7 +162,7 @@ CASES: dict[str, tuple[Facts, Action, JobState | None, str]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_judgement(case: str) -> None:
     facts, action, verdict, reason = CASES[case]
-    found = judge(facts, PATIENCE)
+    found = decide(facts, PATIENCE)
     assert (found.action, found.verdict) == (action, verdict)
     assert reason in found.reason
     assert bool(found.reason) is bool(reason)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
 import stat
 import struct
+import tempfile
 import time
 import warnings
 import zipfile
@@ -17,9 +19,11 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from surefoot_service.packages import archive as packages
-from surefoot_service.packages.archive import Limits, PackageStore
+from surefoot_service.packages.archive import Limits, PackageError, PackageStore, check_zip, limits_of
 from surefoot_service.parts import Service
 from surefoot_service.settings import Settings
 from surefoot_service.waiting import Waiting
@@ -251,3 +255,27 @@ async def test_a_disk_that_fails_is_no_mistake_of_who_submits(
     monkeypatch.setattr(type(service.packages), "has", fail)
     answer = await client.post("/v1/jobs", json=spec)
     assert (answer.status_code, "Input/output error" in answer.json()["detail"]) == (503, True)
+
+
+ODD_NAMES = st.text(min_size=1, max_size=20) | st.sampled_from(["\0", "a\0b", "/", "//", ".", "..", "a/\0", "\0/"])
+
+
+@given(st.dictionaries(ODD_NAMES, st.binary(max_size=30), max_size=5), st.lists(st.integers(0, 2**16), max_size=5))
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+def test_no_archive_does_anything_but_be_refused(files: dict[str, bytes], damaged: list[int]) -> None:
+    """Members of any names, even such that Python's own zipfile does not write, and any damage to the bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, content in files.items():
+            member = zipfile.ZipInfo("x")
+            member.filename = name.encode("utf-8", "replace").decode()
+            archive.writestr(member, content)
+    data = bytearray(buffer.getvalue())
+    for place in damaged:
+        data[place % len(data)] ^= 1 + place % 255
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        with contextlib.suppress(PackageError):
+            check_zip(Path(file.name), limits_of(Settings()))

@@ -78,9 +78,9 @@ async def test_a_job_from_the_queue_to_its_end(
 
 async def until_forgotten(service: Service, fake: FakeRay) -> None:
     async with asyncio.timeout(LIMIT_S):
-        with service.bells.listen(RECONCILER) as bell:
+        with service.wakeups.listen(RECONCILER) as wakeup:
             while fake.submissions:
-                await bell.wait(0.1)
+                await wakeup.wait(0.1)
 
 
 @pytest.mark.usefixtures("reconciler")
@@ -218,15 +218,15 @@ async def test_the_loop_rests_when_there_is_nothing_to_do(
     rests: asyncio.Queue[float | None] = asyncio.Queue()
     wait = Listener.wait
 
-    async def noted(bell: Listener, timeout_s: float | None) -> bool:
-        if bell in service.bells._listeners[RECONCILER]:  # others wait for theirs
+    async def noted(wakeup: Listener, timeout_s: float | None) -> bool:
+        if wakeup in service.wakeups._listeners[RECONCILER]:  # others wait for theirs
             rests.put_nowait(timeout_s)
-        return await wait(bell, timeout_s)
+        return await wait(wakeup, timeout_s)
 
     monkeypatch.setattr(Listener, "wait", noted)
     async with running(service, fake), asyncio.timeout(LIMIT_S):
         assert await rests.get() is None  # until it is woken
-        service.bells.ring(RECONCILER)
+        service.wakeups.wake(RECONCILER)
         assert await rests.get() is None  # again, having looked
         assert service.cluster.reachable is None  # it was not even asked
 

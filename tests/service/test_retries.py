@@ -90,7 +90,7 @@ async def begun(fake: FakeRay, anonymous: httpx.AsyncClient, job: str, n: int = 
 
 def replace_cluster(fake: FakeRay, service: Service, session: str) -> None:
     fake.session, fake.submissions = session, {}
-    service.bells.ring(RECONCILER)
+    service.wakeups.wake(RECONCILER)
 
 
 async def test_a_lost_cluster_costs_an_attempt_and_not_the_job(
@@ -142,7 +142,7 @@ async def test_losses_without_progress_in_a_row_fail_the_job_with_the_launchers_
         for n in (1, 2):
             await fake.submitted(f"surefoot-{job}-{n}")
             fake.end(f"surefoot-{job}-{n}", "FAILED", "exit code 1", logs=f"no torch in attempt {n}")
-            service.bells.ring(RECONCILER)
+            service.wakeups.wake(RECONCILER)
         ended = await until(service, job, lambda v: v.state.ended)
     assert (ended.state, ended.attempts) == (JobState.FAILED, 2)
     assert ended.reason == (
@@ -170,7 +170,7 @@ async def test_a_dead_supervisor_is_seen_at_once_and_cleaned_up_after(
         attempt = await begun(fake, anonymous, job)
         fake.end(f"surefoot-{job}-1", "SUCCEEDED")
         fake.dead[attempt.name] = "its node died"
-        service.bells.ring(RECONCILER)
+        service.wakeups.wake(RECONCILER)
         clean_up = await fake.submitted(f"surefoot-{job}-1-cleanup")
         assert clean_up.env["SUREFOOT_ATTEMPT"] == attempt.name
         assert f"surefoot-{job}-2" not in fake.submissions  # not before the cluster is clean
@@ -186,7 +186,7 @@ async def test_a_cluster_that_does_not_answer_is_not_a_lost_attempt(
     async with running(service, fake, Patience(silence=timedelta(0))):
         fake.down = 503
         attempt = await launched_while_down(fake, anonymous, service, job)
-        service.bells.ring(RECONCILER)
+        service.wakeups.wake(RECONCILER)
         await until_unreachable(service)
         assert (await view(service, job)).state is JobState.RUNNING
         assert (await attempt.uplink(rows=[make_row(0)])).status_code == 200
@@ -203,9 +203,9 @@ async def launched_while_down(fake: FakeRay, anonymous: httpx.AsyncClient, servi
 
 async def until_unreachable(service: Service) -> None:
     async with asyncio.timeout(LIMIT_S):
-        with service.bells.listen(RECONCILER) as bell:
+        with service.wakeups.listen(RECONCILER) as wakeup:
             while service.cluster.reachable is not False:
-                await bell.wait(0.05)
+                await wakeup.wait(0.05)
 
 
 async def view(service: Service, job: str) -> JobView:
@@ -216,7 +216,7 @@ async def wait_for_retry(service: Service, fake: FakeRay, job: str) -> None:
     """Have the first attempt fail, so that the job waits a second for the next."""
     await fake.submitted(f"surefoot-{job}-1")
     fake.end(f"surefoot-{job}-1", "FAILED", "exit code 1")
-    service.bells.ring(RECONCILER)
+    service.wakeups.wake(RECONCILER)
     waiting = await until(service, job, lambda v: v.state is JobState.QUEUED and "tried again" in v.reason)
     assert waiting.reason.startswith("its launcher failed: exit code 1; it is tried again at ")
 

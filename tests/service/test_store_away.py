@@ -123,10 +123,10 @@ async def test_the_loop_goes_on_where_it_was_once_postgres_is_back(
         await attempt.uplink(events=[state(1, "running")])
         with stopped(postgres):
             fake.session, fake.submissions = "session_2", {}
-            service.bells.ring(RECONCILER)
+            service.wakeups.wake(RECONCILER)
             assert_told_to_come_back(await attempt.uplink(rows=[make_row(0)]))
             await asyncio.wait_for(loop_met.wait(), LIMIT_S)
-        service.bells.ring(RECONCILER)
+        service.wakeups.wake(RECONCILER)
         second = await launched(fake, anonymous, job, 2)
         assert (await second.claim()).status_code == 200
         view = await until(service, job, lambda v: v.attempts == 2)

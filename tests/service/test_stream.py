@@ -131,9 +131,9 @@ async def test_resumed_anywhere_nothing_is_lost_or_doubled(
 async def test_the_stream_ends_with_the_service(live: httpx.AsyncClient, service: Service, attempt: Attempt) -> None:
     reading = asyncio.create_task(read(live, attempt.job, never))
     async with asyncio.timeout(LIMIT_S):
-        while f"news:{attempt.job}" not in service.bells.topics:  # noqa: ASYNC110 - the server is in this very loop
+        while f"news:{attempt.job}" not in service.wakeups.topics:  # noqa: ASYNC110 - the server is in this very loop
             await asyncio.sleep(0)
-    service.bells.close()
+    service.wakeups.close()
     await asyncio.wait_for(reading, LIMIT_S)
 
 

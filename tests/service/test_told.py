@@ -13,6 +13,7 @@ from surefoot.events import EventKind
 from surefoot.views import JobView
 from surefoot_service.parts import Service
 from surefoot_service.store import jobs
+from surefoot_service.store.events import events_after
 
 from .helpers import JSON, Attempt, make_event, make_row
 
@@ -46,6 +47,9 @@ NONSENSE = {
     "a state that is none": event("state", state="dancing"),
     "queued": event("state", state="queued"),
     "null": event("state", state=None),
+    "a story of 51 lines": event("failed", story=["a"] * 51),
+    "a story with a line too long": event("trainer_lost", story=["a" * 501]),
+    "a story that is a text": event("failed", story="once upon a time"),
     "as the service": event("warning", source="service", n=2**53),
     "as nobody": event("warning", source=""),
     "as another attempt": event("warning", source="other-1/supervisor-1"),
@@ -223,3 +227,18 @@ async def test_a_restore_that_is_told_is_checked_before_it_is_stored(service: Se
     assert (await say(attempt, event("restored", url=url, first_step=0))).status_code == 200
     seen = await view(service, attempt.job)
     assert (seen.spec.restore, seen.unreadable) == (url, "")
+
+
+@pytest.mark.parametrize("kind", ["trainer_lost", "failed"])
+async def test_the_longest_story_that_an_actor_tells_is_kept(attempt: Attempt, service: Service, kind: str) -> None:
+    from surefoot_actors.story import NUM_KEPT, Story
+
+    story = Story()
+    for _ in range(NUM_KEPT + 1):
+        story.note("e" * 1000, ["Merge"])
+    told = event(kind, trainer="t0", reason="AssertionError", story=list(story.lines()))
+    assert (await say(attempt, told)).status_code == 200
+    found = await service.database.read(events_after, attempt.job, 0, 100)
+    (kept,) = (each for each in found if each.kind == kind)
+    assert kept.data["story"] == list(story.lines())
+    assert len(story.lines()) == NUM_KEPT

@@ -88,7 +88,7 @@ async def test_a_job_that_cannot_be_read_harms_no_other(
     async with running(service, fake):
         # the other one starts, the loop passes
         await launched(fake, anonymous, good)
-        service.bells.ring(RECONCILER)
+        service.wakeups.wake(RECONCILER)
         assert (await client.post(f"/v1/jobs/{bad}/cancel")).status_code == 200
         if on_cluster and column != "state":
             await attempt.uplink(events=[state(2, "cancelled")])
@@ -170,7 +170,7 @@ async def test_history_that_cannot_be_read_is_read_as_far_as_it_is(
         await attempt.uplink(events=[state(3, "cancelled")])
         for name in list(fake.submissions):
             fake.end(name, "SUCCEEDED")
-        service.bells.ring(RECONCILER)
+        service.wakeups.wake(RECONCILER)
         if "verdict" not in sql:
             assert (await until(service, job, lambda v: v.ended)).state is JobState.CANCELLED
         assert (await service.database.read(overview.look, service.now())) is not None

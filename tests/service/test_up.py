@@ -31,7 +31,7 @@ COMMAND = [sys.executable, "-c", "from surefoot.cli import main; main()", "up", 
 
 
 def until(what: Callable[[], Any]) -> Any:
-    """Return the first true answer: other processes ring no bell here."""
+    """Return the first true answer: other processes wake nobody here."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         if answer := what():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,9 @@ from surefoot_actors.check.probe import BROKEN, NO_END, RAISED, Failure, Seen
 from surefoot_actors.check.templates import QUIET
 from surefoot_actors.check.trainer import FOLDER, HOLD, OUT, STEPS
 from surefoot_actors.cluster.local.cluster import LocalCluster
-from surefoot_actors.cluster.ports import TrainerHandle, TrainerSetup
+from surefoot_actors.cluster.local.lent_cluster import LentCluster
 from surefoot_actors.journal.memory import MemoryJournal
-from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.supervisor.supervisor import Supervisor
 from surefoot_actors.uplink.memory import MemoryUplink
 
@@ -96,43 +96,21 @@ async def _all(
         return {t.name: await _attempt(t, spec, cluster, out / t.key, patience_s) for t in planned}
 
 
-class _Lent:
-    """The cluster, lent to one supervisor: closing it ends its trainers, but not the process they are forked from."""
-
-    installs = False
-
-    def __init__(self, cluster: LocalCluster) -> None:
-        self.on_notice: Callable[[str, str], None] = lambda trainer, reason: None
-        self._cluster = cluster
-        self._handles: list[TrainerHandle] = []
-
-    async def start_trainer(self, setup: TrainerSetup) -> TrainerHandle:
-        handle = await self._cluster.start_trainer(setup)
-        self._handles.append(handle)
-        return handle
-
-    async def find_trainers(self) -> list[TrainerHandle]:
-        return []
-
-    async def close(self) -> None:
-        await asyncio.gather(*(handle.kill() for handle in self._handles))
-
-
 async def _attempt(trial: Trial, spec: JobSpec, cluster: LocalCluster, out: Path, patience_s: float) -> Seen:
     began = time.monotonic()
     fields = {"trainers": trial.trainers, "min_trainers": trial.trainers, "max_trainers": None}
-    uplink, pulse, lent = MemoryUplink(), PulseServer(trial.key), _Lent(cluster)
-    await pulse.start()
+    uplink, liveness, lent = MemoryUplink(), LivenessServer(trial.key), LentCluster(cluster)
+    await liveness.start()
     try:
         async with asyncio.timeout(patience_s):
             supervisor = Supervisor(
-                spec.model_copy(update=fields), trial.key, lent, uplink, MemoryJournal(), pulse, trial.faults
+                spec.model_copy(update=fields), trial.key, lent, uplink, MemoryJournal(), liveness, trial.faults
             )
             failure = await _ended(supervisor, uplink)
     except TimeoutError:
         failure = Failure(kind=NO_END, message=f"it did not end within {patience_s:.0f} s", line="", traceback="")
     finally:
-        await pulse.close()
+        await liveness.close()
         await lent.close()
     seen = _seen(uplink, out, failure)
     if failure is None and trial.hold is not None and not _joined(uplink):

@@ -1,7 +1,7 @@
 """The process that probes are forked from: imports what is slow once, then forks one process a probe, a few at a time.
 
 It has one thread, so that a fork is safe. It reads the path of a pickled Errand from each line of its standard input, and answers with a
-line when that is done. Each probe leaves NAME.json and NAME.log in the errand's folder.
+line when that is done. Each probe leaves NAME.json and NAME.log in the request's folder.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from surefoot_actors.check.libraries import import_all
 from surefoot_actors.check.probe import Probe, perform
 from surefoot_actors.cluster.local.template import die_with_parent
 
-__all__ = ["IMPORTED", "Errand", "main"]
+__all__ = ["IMPORTED", "ProbeRequest", "main"]
 
-# The file in the errand's folder that tells which libraries could be imported, a line each.
+# The file in the request's folder that tells which libraries could be imported, a line each.
 IMPORTED = "imported"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Errand:
+class ProbeRequest:
     """What a process is to do."""
 
     spec: JobSpec
@@ -40,32 +40,32 @@ class Errand:
     libraries: tuple[str, ...]
     probes: tuple[Probe, ...]
     # how many at a time
-    abreast: int
+    num_parallel: int
 
 
 def main() -> None:
-    """Perform one errand after another until standard input ends. Argument: the pid of whoever started this process."""
+    """Perform one request after another until standard input ends. Argument: the pid of whoever started this process."""
     die_with_parent(int(sys.argv[1]))
     import torch._dynamo  # noqa: F401  optimizers import it when they are made: a second in every probe
 
     while line := sys.stdin.readline():
-        errand: Errand = pickle.loads(Path(line.rstrip("\n")).read_bytes())  # noqa: S301  written by whoever started us
-        _perform_all(errand)
+        request: ProbeRequest = pickle.loads(Path(line.rstrip("\n")).read_bytes())  # noqa: S301  written by whoever started us
+        _perform_all(request)
         os.write(1, b"done\n")
 
 
-def _perform_all(errand: Errand) -> None:
-    (Path(errand.out) / IMPORTED).write_text("\n".join(import_all(errand.libraries)))
+def _perform_all(request: ProbeRequest) -> None:
+    (Path(request.out) / IMPORTED).write_text("\n".join(import_all(request.libraries)))
     running: list[int] = []
-    for probe in errand.probes:
-        if len(running) == errand.abreast:
+    for probe in request.probes:
+        if len(running) == request.num_parallel:
             os.waitpid(running.pop(0), 0)
-        running.append(_fork(probe, errand))
+        running.append(_fork(probe, request))
     for pid in running:
         os.waitpid(pid, 0)
 
 
-def _fork(probe: Probe, errand: Errand) -> int:
+def _fork(probe: Probe, request: ProbeRequest) -> int:
     """Perform a probe in a process of its own; return its pid."""
     parent = os.getpid()
     pid = os.fork()
@@ -73,12 +73,12 @@ def _fork(probe: Probe, errand: Errand) -> int:
         return pid
     try:
         die_with_parent(parent)
-        log = os.open(Path(errand.out) / f"{probe.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        log = os.open(Path(request.out) / f"{probe.name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         for number in (1, 2):
             os.dup2(log, number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.chdir(errand.folder)
-        _perform(probe, errand)
+        os.chdir(request.folder)
+        _perform(probe, request)
         os._exit(0)
     except BaseException:  # noqa: BLE001  it must not run on as a second parent
         traceback.print_exc()
@@ -86,12 +86,12 @@ def _fork(probe: Probe, errand: Errand) -> int:
         os._exit(70)
 
 
-def _perform(probe: Probe, errand: Errand) -> None:
+def _perform(probe: Probe, request: ProbeRequest) -> None:
     clock = time.perf_counter
     began = clock()
-    seen = perform(probe, errand.spec, errand.steps, Path(errand.folder))
+    seen = perform(probe, request.spec, request.steps, Path(request.folder))
     seen.seconds = clock() - began
-    unfinished = Path(errand.out) / f"{probe.name}.part"
+    unfinished = Path(request.out) / f"{probe.name}.part"
     unfinished.write_text(seen.to_json())
     unfinished.rename(unfinished.with_suffix(".json"))
 

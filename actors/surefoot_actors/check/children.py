@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from surefoot.spec import JobSpec
-from surefoot_actors.check.child import IMPORTED, Errand
+from surefoot_actors.check.child import IMPORTED, ProbeRequest
 from surefoot_actors.check.extent import Extent
 from surefoot_actors.check.libraries import libraries
 from surefoot_actors.check.pins import Factor
@@ -109,36 +109,36 @@ class Probes:
         ]
 
     def _perform(self, wanted: Mapping[Template, Sequence[Probe]], steps: int | Extent) -> dict[str, Seen]:
-        abreast = max(1, (os.cpu_count() or 2) + 1 - len(wanted))
-        errands = [
-            (template, self._errand(probes, steps, abreast if template is self.templates.main else 1))
+        num_parallel = max(1, (os.cpu_count() or 2) + 1 - len(wanted))
+        requests = [
+            (template, self._request(probes, steps, num_parallel if template is self.templates.main else 1))
             for template, probes in wanted.items()
         ]
         until = time.monotonic() + self.patience_s
-        for template, errand in errands:
-            template.begin(errand)
-        ended = [template.wait(until) for template, _ in errands]
+        for template, request in requests:
+            template.begin(request)
+        ended = [template.wait(until) for template, _ in requests]
         return {
-            probe.name: self._seen(errand, probe, in_time=in_time)
-            for (_, errand), in_time in zip(errands, ended, strict=True)
-            for probe in errand.probes
+            probe.name: self._seen(request, probe, in_time=in_time)
+            for (_, request), in_time in zip(requests, ended, strict=True)
+            for probe in request.probes
         }
 
-    def _errand(self, probes: Sequence[Probe], steps: int | Extent, abreast: int) -> Errand:
-        out = self.out / f"errand-{next(self._numbers)}"
+    def _request(self, probes: Sequence[Probe], steps: int | Extent, num_parallel: int) -> ProbeRequest:
+        out = self.out / f"request-{next(self._numbers)}"
         out.mkdir()
-        return Errand(
+        return ProbeRequest(
             spec=self.spec,
             steps=steps,
             folder=str(self.folder),
             out=str(out),
             libraries=tuple(libraries(self.folder, self.spec.entrypoint)),
             probes=tuple(probes),
-            abreast=abreast,
+            num_parallel=num_parallel,
         )
 
-    def _seen(self, errand: Errand, probe: Probe, *, in_time: bool) -> Seen:
-        out = Path(errand.out)
+    def _seen(self, request: ProbeRequest, probe: Probe, *, in_time: bool) -> Seen:
+        out = Path(request.out)
         if (out / IMPORTED).exists():
             self.imported = (out / IMPORTED).read_text().split()
         file = out / f"{probe.name}.json"

@@ -8,6 +8,7 @@ import pickle
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from surefoot_actors.check.source import carrying_line, set_lines
 from surefoot_actors.check.watch import Epoch, Place, Watch
 from surefoot_actors.determinism.fingerprint import make_deterministic
 from surefoot_actors.determinism.rng import Streams
-from surefoot_actors.engine.contract.run import RunOptions, TrainRun, run_training
+from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Position, StateImage
 from surefoot_actors.local_run.run_local import LocalCoordinator
@@ -138,6 +139,7 @@ def perform(probe: Probe, spec: JobSpec, steps: int | Extent, folder: Path) -> S
             end_after=end_after,
             # what is carried between sub-tasks is found by their order, and named
             proves=False,
+            on_epoch=partial(_note_epoch, watch, spec.batch_size),
         )
         train = train_function.load(spec.entrypoint, Streams(spec.seed, options.device))
         run_training(_noting(train, watch), options, Rehearsal(spec.sub_tasks, probe, watch, seen))
@@ -157,17 +159,14 @@ def _noting(train: TrainFunction, watch: Watch) -> TrainFunction:
             watch.tracked = objects
             track(**objects)
 
-        assert isinstance(run, TrainRun)
-        learn, size = run.learn_epoch, run.batch_size
-
-        def learned(length: int) -> None:
-            watch.epoch = Epoch(length=length, steps=-(-length // size))
-            learn(length)
-
-        run.track, run.learn_epoch = noted, learned  # type: ignore[method-assign]
+        run.track = noted  # type: ignore[method-assign]
         train(run)
 
     return noting
+
+
+def _note_epoch(watch: Watch, batch_size: int, length: int) -> None:
+    watch.epoch = Epoch(length=length, steps=-(-length // batch_size))
 
 
 class Rehearsal(LocalCoordinator):

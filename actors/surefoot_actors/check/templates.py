@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from surefoot.spec import JobSpec
-from surefoot_actors.check.child import Errand
+from surefoot_actors.check.child import ProbeRequest
 from surefoot_actors.cluster.environment import trainer_env
 
 __all__ = ["QUIET", "Template", "Templates"]
@@ -31,18 +31,18 @@ class Template:
         self._env = dict(env)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def begin(self, errand: Errand) -> None:
-        """Have it perform an errand; `wait` before the next."""
+    def begin(self, request: ProbeRequest) -> None:
+        """Have it perform a request; `wait` before the next."""
         if self._process is not None and self._process.poll() is not None:
             self.close()
         if self._process is None:
             self._process = self._started()
-        file = Path(errand.out) / "errand"
-        file.write_bytes(pickle.dumps(errand))
+        file = Path(request.out) / "request"
+        file.write_bytes(pickle.dumps(request))
         cast(IO[bytes], self._process.stdin).write(f"{file}\n".encode())
 
     def wait(self, until: float) -> bool:
-        """Wait for the errand's end, till `time.monotonic()` is `until`, and return whether it came in time. Where not, all is ended."""
+        """Wait for the request's end, till `time.monotonic()` is `until`, and return whether it came in time. Where not, all is ended."""
         assert self._process is not None
         replies = cast(IO[bytes], self._process.stdout)
         ready, _, _ = select.select([replies], [], [], max(0.0, until - time.monotonic()))

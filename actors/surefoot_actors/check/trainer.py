@@ -14,7 +14,11 @@ from surefoot.events import LedgerRow
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.engine.contract.run import RunOptions
 from surefoot_actors.protocol.messages import RequestBoundary, ToTrainer
+from surefoot_actors.trainer.checkpoints.schedule import CheckpointSchedule
+from surefoot_actors.trainer.member import Member
+from surefoot_actors.trainer.once import OnceRequests
 from surefoot_actors.trainer.trainer import TrainerProcess
+from surefoot_actors.trainer.training_side import TrainingSide
 
 __all__ = ["FOLDER", "HOLD", "OUT", "STEPS", "RehearsingTrainer"]
 
@@ -32,10 +36,11 @@ class RehearsingTrainer(TrainerProcess):
     def __init__(self, setup: TrainerSetup) -> None:
         self._flagged = threading.Event()
         os.chdir(os.environ[FOLDER])
-        self._out = Path(os.environ[OUT]) / setup.attempt
-        hold = self._out / HOLD
-        self._hold = int(hold.read_text()) if hold.exists() else None
         super().__init__(setup)
+
+    def _training_side(self) -> TrainingSide:
+        out = Path(os.environ[OUT]) / self._setup.attempt
+        return RehearsingSide(self._member, self._schedule, self._onces, out, self._flagged)
 
     def _options(self) -> RunOptions:
         # check finds what is carried between sub-tasks by itself, and says more of it
@@ -46,6 +51,18 @@ class RehearsingTrainer(TrainerProcess):
         if isinstance(message, RequestBoundary):
             self._flagged.set()
 
+
+class RehearsingSide(TrainingSide):
+    """Notes the state at each step's end; `flagged`: a joiner is about to be admitted."""
+
+    def __init__(
+        self, member: Member, schedule: CheckpointSchedule, onces: OnceRequests, out: Path, flagged: threading.Event
+    ) -> None:
+        super().__init__(member, schedule, onces)
+        self._out, self._flagged = out, flagged
+        hold = out / HOLD
+        self._hold = int(hold.read_text()) if hold.exists() else None
+
     def end_step(self, row: LedgerRow) -> None:
         """Note the state, and hold the step's end back until the joiner is about to be admitted."""
         step = row.result.step
@@ -55,10 +72,9 @@ class RehearsingTrainer(TrainerProcess):
         super().end_step(row)
 
     def _note(self, step: int) -> None:
-        assert self._owner is not None
         with torch.no_grad():
-            digests = {name: digest.hex() for name, digest in self._owner.tensor_digests().items()}
-        file = self._out / f"{step}-{self._setup.trainer}.json"
+            digests = {name: digest.hex() for name, digest in self._member.owner.tensor_digests().items()}
+        file = self._out / f"{step}-{self._member.trainer}.json"
         unfinished = file.with_suffix(".part")
         unfinished.write_text(json.dumps(digests))
         unfinished.rename(file)

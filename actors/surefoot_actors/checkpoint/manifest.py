@@ -224,7 +224,7 @@ def load_manifest(data: bytes, name: str) -> Manifest:
         ) from error
 
 
-_MENDS = {
+_ADVICE = {
     "seed": "the same seed",
     "batch_size": "the same batch_size",
     "sub_tasks": "the same number of sub_tasks",
@@ -240,11 +240,11 @@ def check_fits(
     Code and config may differ: training longer, or with a mistake mended, is why people restore.
     """
     saved = manifest.identity.model_dump()
-    for field, mend in _MENDS.items():
+    for field, advice in _ADVICE.items():
         if saved[field] != identity[field]:
             raise RefusedError(
                 f"the checkpoint {name} was made with {field} {saved[field]}, this job has {field} {identity[field]}: it would "
-                f"not go on with the same bits; submit the job with {mend}, or without `restore`, to begin from step 0"
+                f"not go on with the same bits; submit the job with {advice}, or without `restore`, to begin from step 0"
             )
     made, here = dict(manifest.head.fingerprint), dict(fingerprint)
     if made != here:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from surefoot_actors.engine.vector.end_to_end import offsets
+
 __all__ = ["CUT_BYTES", "Part", "TensorSpec", "keys", "parts_of"]
 
 # Smaller tensors are never cut.
@@ -36,18 +38,18 @@ def parts_of(specs: Sequence[TensorSpec], share: int, of: int) -> list[Part]:
 
     Every tensor is in one share, or the rows of one that is cut are, each once: for any specs, empty ones too.
     """
-    total = sum(spec.nbytes for spec in specs)
+    begins = offsets([spec.nbytes for spec in specs])
+    total = begins[-1]
     low, high = total * share // of, total * (share + 1) // of
     last = share == of - 1
-    parts, at = [], 0
-    for number, spec in enumerate(specs):
+    parts = []
+    for number, (spec, at) in enumerate(zip(specs, begins, strict=False)):
         size = spec.nbytes
         rows = spec.shape[0] if size >= CUT_BYTES and spec.shape and spec.shape[0] > 1 else 1
         start = _units(low - at, size, rows)
         stop = rows if last else _units(high - at, size, rows)
         if start < stop:
             parts.append(Part(number, (start, stop) if stop - start < rows else None, size * (stop - start) // rows))
-        at += size
     return parts
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 
 from surefoot_actors.checkpoint.storage import CHUNK_BYTES
+from surefoot_actors.engine.vector.end_to_end import offsets
 
 __all__ = ["Slot", "TensorFile", "header", "lay_out", "read_tensors"]
 
@@ -42,13 +44,10 @@ class Slot(NamedTuple):
 
 def lay_out(tensors: Sequence[tuple[str, torch.dtype, tuple[int, ...]]]) -> list[Slot]:
     """Return a place for each tensor, in the order given: aligned, since the widest types lie first."""
-    slots: dict[int, Slot] = {}
-    at = 0
-    for i, (key, dtype, shape) in sorted(enumerate(tensors), key=lambda t: -t[1][1].itemsize):
-        size = torch.Size(shape).numel() * dtype.itemsize
-        slots[i] = Slot(key, dtype, shape, at, at + size)
-        at += size
-    return [slots[i] for i in range(len(slots))]
+    order = sorted(range(len(tensors)), key=lambda i: -tensors[i][1].itemsize)
+    sizes = [torch.Size(shape).numel() * dtype.itemsize for _, dtype, shape in (tensors[i] for i in order)]
+    places = dict(zip(order, pairwise(offsets(sizes)), strict=True))
+    return [Slot(*tensor, *places[i]) for i, tensor in enumerate(tensors)]
 
 
 class TensorFile:

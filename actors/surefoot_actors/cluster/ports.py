@@ -61,10 +61,10 @@ class TrainerSetup:
     attempt: str
     trainer: str
     spec: JobSpec
-    # host:port of the supervisor's pulse server (see liveness/server.py)
-    pulse: tuple[str, int]
-    # proves to the pulse server that the helper belongs to this attempt; a cluster gives it to the trainer beside the setup
-    pulse_secret: Sealed | None = None
+    # host:port of the supervisor's liveness server (see liveness/server.py)
+    liveness: tuple[str, int]
+    # proves to the liveness server that the watchdog belongs to this attempt; a cluster gives it to the trainer beside the setup
+    liveness_secret: Sealed | None = None
     # where the job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere
     checkpoints: str = ""
     # names the attempt, and nothing else on any node; empty in tests that need none

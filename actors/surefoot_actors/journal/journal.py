@@ -1,7 +1,7 @@
 """What outlives a supervisor: a few small facts of an attempt, each durable before its call returns (R3, R4, R8).
 
 Calls may be made on any thread. They take about a millisecond, but wait for Ray's control store while that is away: so
-a supervisor makes them on a thread, and its event loop, with the pulse and the uplink on it, goes on meanwhile.
+a supervisor makes them on a thread, and its event loop, with the liveness server and the uplink on it, goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Journal(ABC):
         return self._get("started") or 0
 
     def listen(self, host: str, port: int, secret: str) -> None:
-        """Note where trainers' helpers beat to, and the secret that they know."""
+        """Note where trainers' watchdogs beat to, and the secret that they know."""
         self._put("pulse", [host, port, secret])
 
     def listening(self) -> tuple[str, int, str] | None:

@@ -10,9 +10,10 @@ import os
 
 import ray
 
+from surefoot.names import SUPERVISOR
 from surefoot_actors.cluster.ray.ending import end_actor
 from surefoot_actors.cluster.ray.journal import RayJournal
-from surefoot_actors.cluster.ray.names import NAMESPACE, SUPERVISOR, find_actor, list_roles
+from surefoot_actors.cluster.ray.names import NAMESPACE, find_actor, list_roles
 
 __all__ = ["clean_up", "main"]
 

@@ -17,8 +17,9 @@ from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_af
 from surefoot._network import direct_client
 from surefoot.errors import SurefootError
 from surefoot.events import ClaimRequest
+from surefoot.names import SUPERVISOR, name_within
 from surefoot.views import Claimed
-from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, SUPERVISOR, actor_name, find_actor
+from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, find_actor
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE
 from surefoot_actors.launch.package_pin import PackagePin
 from surefoot_actors.launch.supervisor_actor import SupervisorActor, SupervisorSetup
@@ -74,8 +75,8 @@ def launch(setup: SupervisorSetup) -> ActorHandle[Any]:
         "max_restarts": -1,
         "max_task_retries": -1,
     }
-    ray.remote(PackagePin).options(name=actor_name(setup.attempt, KEEPER), runtime_env=package, **shared).remote()
-    supervisor = ray.remote(SupervisorActor).options(name=actor_name(setup.attempt, SUPERVISOR), **shared)
+    ray.remote(PackagePin).options(name=name_within(setup.attempt, KEEPER), runtime_env=package, **shared).remote()
+    supervisor = ray.remote(SupervisorActor).options(name=name_within(setup.attempt, SUPERVISOR), **shared)
     made: ActorHandle[Any] = supervisor.remote(setup)  # type: ignore[assignment]
     return made
 

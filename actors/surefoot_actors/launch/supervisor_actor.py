@@ -15,19 +15,22 @@ import ray
 import ray.actor
 import ray.exceptions
 import ray.util
+from pydantic import JsonValue
 
 from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
+from surefoot.names import SUPERVISOR, name_within
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.cluster.environment import without_secrets
 from surefoot_actors.cluster.ray.names import KEEPER, find_actor
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE, _node_address
 from surefoot_actors.sealed import Sealed
+from surefoot_actors.story import BrokenMachineError
 
 if TYPE_CHECKING:
     from surefoot_actors.cluster.ray.cluster import RayCluster
     from surefoot_actors.journal.journal import Journal
-    from surefoot_actors.liveness.server import PulseServer
+    from surefoot_actors.liveness.server import LivenessServer
     from surefoot_actors.uplink.http import HttpUplink
 
 __all__ = ["SupervisorActor", "SupervisorSetup"]
@@ -84,18 +87,18 @@ class SupervisorActor:
         from surefoot_actors.uplink.http import HttpUplink
 
         setup = self._setup
-        source = f"{setup.attempt}/supervisor-{secrets.token_hex(4)}"
+        source = name_within(setup.attempt, f"{SUPERVISOR}-{secrets.token_hex(4)}")
         journal = RayJournal(setup.attempt)
         uplink = HttpUplink(setup.url, setup.attempt, self._token, source, journal=journal)
-        pulse = await _pulse_server(setup.attempt, journal)
-        cluster = RayCluster(setup.attempt, pulse, package_uri=setup.package_uri, service=setup.service)
+        liveness = await _liveness_server(setup.attempt, journal)
+        cluster = RayCluster(setup.attempt, liveness, package_uri=setup.package_uri, service=setup.service)
         await uplink.start()
         self._running.set()
-        await self._supervise(uplink, pulse, journal, cluster)
+        await self._supervise(uplink, liveness, journal, cluster)
         await uplink.flush(LAST_WORD_S)
         await cluster.settle(LINGER_S)
         await uplink.close()
-        await pulse.close()
+        await liveness.close()
         await self._end()
 
     async def _end(self) -> None:
@@ -107,7 +110,9 @@ class SupervisorActor:
                 await keeper.clear_up.remote(self._setup.attempt, me)
         ray.kill(me, no_restart=True)
 
-    async def _supervise(self, uplink: HttpUplink, pulse: PulseServer, journal: Journal, cluster: RayCluster) -> None:
+    async def _supervise(
+        self, uplink: HttpUplink, liveness: LivenessServer, journal: Journal, cluster: RayCluster
+    ) -> None:
         """Run the attempt, or what an earlier supervisor left of it. Afterwards every trainer is gone."""
         from surefoot_actors.supervisor.supervisor import Supervisor
 
@@ -120,33 +125,47 @@ class SupervisorActor:
         faults = tuple(spec.env.get("SUREFOOT_FAULTS", "").split())
         try:
             supervisor = Supervisor(
-                spec, setup.attempt, cluster, uplink, journal, pulse, faults, checkpoints=setup.checkpoints, die=_die
+                spec,
+                setup.attempt,
+                cluster,
+                uplink,
+                journal,
+                liveness,
+                faults,
+                checkpoints=setup.checkpoints,
+                die=_die,
             )
             await supervisor.run()
         except Exception as error:  # the actor's edge: a fault of ours fails the job rather than repeat itself
             if await asyncio.to_thread(journal.finished) is not None:
                 raise  # the outcome stands, and the next supervisor tells it
             await asyncio.to_thread(journal.finish, JobState.FAILED)
-            reason = (
-                str(error)  # a place for checkpoints that cannot be opened
-                if isinstance(error, CheckpointError)
-                else f"Surefoot's supervisor failed, which is a fault of Surefoot: {error!r}"
-            )
-            uplink.event(EventKind.FAILED, reason=reason, traceback=traceback.format_exc())
+            uplink.event(EventKind.FAILED, traceback=traceback.format_exc(), **_told(error))
             await cluster.close()
 
 
-async def _pulse_server(attempt: str, journal: Journal) -> PulseServer:
-    """Listen where the supervisor before this one did, if that is possible: helpers keep knocking there, however frozen their trainers."""
-    from surefoot_actors.liveness.server import PulseServer
+def _told(error: Exception) -> dict[str, JsonValue]:
+    """What people are told of the error that ended a supervisor."""
+    if isinstance(error, CheckpointError):
+        return {"reason": str(error)}  # a place for checkpoints that cannot be opened
+    if isinstance(error, BrokenMachineError):
+        return {"reason": str(error), "story": list(error.story)}
+    return {"reason": f"Surefoot's supervisor failed, which is a fault of Surefoot: {error!r}"}
+
+
+async def _liveness_server(attempt: str, journal: Journal) -> LivenessServer:
+    """Listen where the supervisor before this one did, if possible: watchdogs keep knocking there, however frozen their trainers."""
+    from surefoot_actors.liveness.server import LivenessServer
 
     here = _node_address()
     before = await asyncio.to_thread(journal.listening)
     host, port, secret = before or ("", 0, "")
-    pulse = PulseServer(attempt, here, port=port, secret=secret) if host == here else PulseServer(attempt, here)
-    await pulse.start()
-    await asyncio.to_thread(journal.listen, *pulse.address, pulse.sealed.reveal())
-    return pulse
+    liveness = (
+        LivenessServer(attempt, here, port=port, secret=secret) if host == here else LivenessServer(attempt, here)
+    )
+    await liveness.start()
+    await asyncio.to_thread(journal.listen, *liveness.address, liveness.sealed.reveal())
+    return liveness
 
 
 def _die() -> None:

@@ -12,11 +12,11 @@ __all__ = [
     "STALL_AFTER_S",
     "STOPPED_AFTER_S",
     "TICK_S",
-    "Beat",
     "Change",
     "Condition",
-    "Pulse",
-    "Watch",
+    "FailureDetector",
+    "Heartbeat",
+    "TrainerHealth",
 ]
 
 # A state "stopped" seen over so long is no passing one.
@@ -29,7 +29,7 @@ FIRST_BEAT_S = 5.0
 BLIND_AFTER_S = 0.5
 # Between two looks of ours so long apart we ourselves were not running: the rest is not the trainers' silence.
 STALL_AFTER_S = 0.2
-# What a helper says of its trainer's end, where it knows.
+# What a watchdog says of its trainer's end, where it knows.
 _CAUSES = {
     "oom": (DeathCause.OUT_OF_MEMORY, "out of memory: the kernel's OOM killer struck where it ran"),
     "node": (DeathCause.NODE, "its node died: the raylet is gone"),
@@ -44,8 +44,8 @@ class Condition(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beat:
-    """What a helper tells of its trainer."""
+class Heartbeat:
+    """What a watchdog tells of its trainer."""
 
     # of /proc/PID/stat: R S D T t Z ...
     state: str
@@ -64,10 +64,10 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pulse:
+class TrainerHealth:
     """All that is known of one trainer's process."""
 
-    beat: Beat
+    beat: Heartbeat
     # clock of the last beat
     heard: float
     # clock of the first of the unbroken row of "stopped" beats that `beat` ends; None where it is another
@@ -89,12 +89,12 @@ class Pulse:
         """For how long it has not been seen running."""
         return max(0.0, now - (self.heard if self.stopped_since is None else self.stopped_since))
 
-    def after(self, beat: Beat, now: float) -> Pulse:
+    def after(self, beat: Heartbeat, now: float) -> TrainerHealth:
         stopped = beat.state in "Tt"
         since = (now if self.stopped_since is None else self.stopped_since) if stopped else None
         return replace(self, beat=beat, heard=now, stopped_since=since)
 
-    def shifted(self, by: float) -> Pulse:
+    def shifted(self, by: float) -> TrainerHealth:
         since = None if self.stopped_since is None else self.stopped_since + by
         return replace(self, heard=self.heard + by, stopped_since=since)
 
@@ -106,7 +106,7 @@ class Change:
     detail: str
 
 
-class Watch:
+class FailureDetector:
     """Judges observations; knows no clock but the `now` it is given, which never goes back.
 
     Silence is judged by comparison: of several trainers one is silent while another is heard. That nobody is heard says more of us,
@@ -117,7 +117,7 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        self.pulses: dict[str, Pulse] = {}
+        self.health: dict[str, TrainerHealth] = {}
         self._told: dict[str, Condition] = {}
         self._looked: float | None = None
         # clock of the newest beat of anybody
@@ -127,24 +127,24 @@ class Watch:
         """A trainer's silence counts FIRST_BEAT_S from now, though it has never been heard."""
         self._look(now)
         heard = now + FIRST_BEAT_S - SILENT_AFTER_S
-        self.pulses.setdefault(trainer, Pulse(beat=Beat(state="?", cpu_ms=0), heard=heard))
+        self.health.setdefault(trainer, TrainerHealth(beat=Heartbeat(state="?", cpu_ms=0), heard=heard))
         self._told.setdefault(trainer, Condition.RUNNING)
 
-    def beat(self, trainer: str, beat: Beat, now: float) -> list[Change]:
+    def beat(self, trainer: str, beat: Heartbeat, now: float) -> list[Change]:
         """Take a beat. A trainer that is gone stays gone."""
         self._look(now)
         self._hear(now)
-        known = self.pulses.get(trainer)
-        self.pulses[trainer] = (known or Pulse(beat=beat, heard=now)).after(beat, now)
+        known = self.health.get(trainer)
+        self.health[trainer] = (known or TrainerHealth(beat=beat, heard=now)).after(beat, now)
         return self._changes(now)
 
     def gone(self, trainer: str, now: float, round_: int = -1, sub_task: int = -1, cause: str = "") -> list[Change]:
         """Take that the process is dead, for certain, and what it was computing."""
         self._look(now)
-        known = self.pulses.get(trainer) or Pulse(beat=Beat(state="X", cpu_ms=0), heard=now)
+        known = self.health.get(trainer) or TrainerHealth(beat=Heartbeat(state="X", cpu_ms=0), heard=now)
         if not known.gone:
             last = replace(known.beat, state="X", round=round_, sub_task=sub_task)
-            self.pulses[trainer] = replace(known, beat=last, heard=now, gone=True, cause=cause)
+            self.health[trainer] = replace(known, beat=last, heard=now, gone=True, cause=cause)
         return self._changes(now)
 
     def tick(self, now: float) -> list[Change]:
@@ -156,7 +156,7 @@ class Watch:
         missed = 0.0 if self._looked is None else now - self._looked - TICK_S
         self._looked = now
         if missed > STALL_AFTER_S - TICK_S:
-            self.pulses = {trainer: pulse.shifted(missed) for trainer, pulse in self.pulses.items()}
+            self.health = {trainer: health.shifted(missed) for trainer, health in self.health.items()}
             self._newest = None if self._newest is None else self._newest + missed
 
     def _hear(self, now: float) -> None:
@@ -167,41 +167,43 @@ class Watch:
         blind = 0.0 if self._newest is None else now - self._newest
         self._newest = now
         if blind > BLIND_AFTER_S and self._several:
-            self.pulses = {trainer: pulse.shifted(blind - STALL_AFTER_S) for trainer, pulse in self.pulses.items()}
+            self.health = {trainer: health.shifted(blind - STALL_AFTER_S) for trainer, health in self.health.items()}
 
     @property
     def _several(self) -> bool:
         """Whether there are several to compare: not counting those that have been silent for long, and may never say that they are gone."""
-        heard = (t for t, pulse in self.pulses.items() if not pulse.gone and self._told.get(t) is not Condition.SILENT)
+        heard = (
+            t for t, health in self.health.items() if not health.gone and self._told.get(t) is not Condition.SILENT
+        )
         return len(tuple(heard)) > 1
 
     def _changes(self, now: float) -> list[Change]:
         # among several one is silent only while others are heard: when all are, they are no worse than we
         heard_until = now if self._newest is None or not self._several else min(now, self._newest)
         changes = []
-        for trainer, pulse in self.pulses.items():
-            condition = pulse.condition(heard_until)
+        for trainer, health in self.health.items():
+            condition = health.condition(heard_until)
             if self._told.get(trainer) is not condition:
                 self._told[trainer] = condition
-                changes.append(Change(trainer=trainer, condition=condition, detail=detail(pulse, condition, now)))
+                changes.append(Change(trainer=trainer, condition=condition, detail=detail(health, condition, now)))
         return changes
 
 
-def cause_of_death(pulse: Pulse) -> DeathCause:
-    """Return of what it died, as far as its helper knows."""
-    return _CAUSES.get(pulse.cause, (DeathCause.PROCESS, ""))[0]
+def cause_of_death(health: TrainerHealth) -> DeathCause:
+    """Return of what it died, as far as its watchdog knows."""
+    return _CAUSES.get(health.cause, (DeathCause.PROCESS, ""))[0]
 
 
-def killed_by(pulse: Pulse) -> str:
-    """Return "killed by SIGBUS, at train.py:12" if its helper saw such a signal; empty: it did not."""
-    name, _, line = pulse.cause.partition("@")
+def killed_by(health: TrainerHealth) -> str:
+    """Return "killed by SIGBUS, at train.py:12" if its watchdog saw such a signal; empty: it did not."""
+    name, _, line = health.cause.partition("@")
     at = f", at {line}" if line else ""
     return f"killed by {name}{at}" if name.startswith("SIG") else ""
 
 
-def detail(pulse: Pulse, condition: Condition, now: float) -> str:
+def detail(health: TrainerHealth, condition: Condition, now: float) -> str:
     if condition is Condition.GONE:
-        _, said = _CAUSES.get(pulse.cause, (DeathCause.PROCESS, killed_by(pulse) or "its process died"))
-        return said + pulse.beat.where
-    heard = f"last heard {now - pulse.heard:.1f} s ago; " if condition is Condition.SILENT else ""
-    return heard + pulse.beat.detail
+        _, said = _CAUSES.get(health.cause, (DeathCause.PROCESS, killed_by(health) or "its process died"))
+        return said + health.beat.where
+    heard = f"last heard {now - health.heard:.1f} s ago; " if condition is Condition.SILENT else ""
+    return heard + health.beat.detail

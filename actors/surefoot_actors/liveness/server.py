@@ -1,7 +1,7 @@
 """How trainers' processes are: the supervisor's own eyes and hand, beside what the cluster says and does.
 
-A helper process beside each trainer (liveness/watchdog.py, started by liveness/watchdog_process.py) connects here and beats every 100
-ms. `Watch` (liveness/detector.py) judges the beats, purely; `PulseServer` is the socket around it. Running is not lost,
+A watchdog process beside each trainer (liveness/watchdog.py, started by liveness/watchdog_process.py) connects here and beats every 100
+ms. `FailureDetector` (liveness/detector.py) judges the beats, purely; `LivenessServer` is the socket around it. Running is not lost,
 however long a trainer's replies take; stopped or silent is a reason for suspicion, gone is certain.
 
 The same line carries orders: "fence" kills the trainer, "inject KIND" does a fault to it or to its node for real.
@@ -23,11 +23,11 @@ from surefoot_actors.liveness.detector import (
     STALL_AFTER_S,
     STOPPED_AFTER_S,
     TICK_S,
-    Beat,
     Change,
     Condition,
-    Pulse,
-    Watch,
+    FailureDetector,
+    Heartbeat,
+    TrainerHealth,
     cause_of_death,
     killed_by,
 )
@@ -39,12 +39,12 @@ __all__ = [
     "SILENT_AFTER_S",
     "STALL_AFTER_S",
     "STOPPED_AFTER_S",
-    "Beat",
     "Change",
     "Condition",
-    "Pulse",
-    "PulseServer",
-    "Watch",
+    "FailureDetector",
+    "Heartbeat",
+    "LivenessServer",
+    "TrainerHealth",
 ]
 
 HANDSHAKE_S = 2.0
@@ -56,8 +56,8 @@ def _ignore(trainer: str, condition: Condition, detail: str) -> None:
     pass
 
 
-class PulseServer:
-    """The socket that helpers beat to. `on_change` is called on its event loop, once for each change of condition."""
+class LivenessServer:
+    """The socket that watchdogs beat to. `on_change` is called on its event loop, once for each change of condition."""
 
     def __init__(
         self,
@@ -68,17 +68,17 @@ class PulseServer:
         port: int = 0,
         secret: str | None = None,
     ) -> None:
-        """`port` and `secret`: of the supervisor before this one, so that its helpers find their way by themselves."""
+        """`port` and `secret`: of the supervisor before this one, so that its watchdogs find their way by themselves."""
         self.on_change: Callable[[str, Condition, str], None] = _ignore
         self.sealed = Sealed(secret or secrets.token_hex(16))
         self._attempt, self._host, self._clock, self._port = attempt, host, clock, port
-        self._watch = Watch()
+        self._detector = FailureDetector()
         self._server: asyncio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._links: dict[str, asyncio.StreamWriter] = {}
         self._writers: set[asyncio.StreamWriter] = set()
         self._gone: dict[str, asyncio.Event] = {}
-        # out for ever: told so again whenever their helper comes back, from a partition say
+        # out for ever: told so again whenever their watchdog comes back, from a partition say
         self._fenced: set[str] = set()
         self._injecting: dict[str, asyncio.Future[str]] = {}
 
@@ -88,47 +88,47 @@ class PulseServer:
             self._server = await asyncio.start_server(self._serve, self._host, self._port, limit=4096)
         except OSError:
             self._server = await asyncio.start_server(self._serve, self._host, 0, limit=4096)
-        self._ticker = asyncio.create_task(self._tick(), name="pulse-tick")
+        self._ticker = asyncio.create_task(self._tick(), name="liveness-tick")
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where helpers are to connect. Only once started."""
+        """Where watchdogs are to connect. Only once started."""
         assert self._server is not None
         return self._host, self._server.sockets[0].getsockname()[1]
 
-    def last(self, trainer: str) -> Beat | None:
+    def last(self, trainer: str) -> Heartbeat | None:
         """The last beat of a trainer."""
-        pulse = self._watch.pulses.get(trainer)
-        return None if pulse is None else pulse.beat
+        health = self._detector.health.get(trainer)
+        return None if health is None else health.beat
 
     def cause_of_death(self, trainer: str) -> DeathCause:
-        """Of what the trainer died, as far as its helper has said."""
-        pulse = self._watch.pulses.get(trainer)
-        return DeathCause.PROCESS if pulse is None else cause_of_death(pulse)
+        """Of what the trainer died, as far as its watchdog has said."""
+        health = self._detector.health.get(trainer)
+        return DeathCause.PROCESS if health is None else cause_of_death(health)
 
     def killed_by(self, trainer: str) -> str:
-        """By which signal of its own making, and where, the trainer died, as far as its helper has said; empty: by none."""
-        pulse = self._watch.pulses.get(trainer)
-        return "" if pulse is None else killed_by(pulse)
+        """By which signal of its own making, and where, the trainer died, as far as its watchdog has said; empty: by none."""
+        health = self._detector.health.get(trainer)
+        return "" if health is None else killed_by(health)
 
     def expect(self, trainer: str) -> None:
         """Have a trainer counted as silent if it does not come to beat here: one that an earlier supervisor started."""
-        self._watch.expect(trainer, self._clock())
+        self._detector.expect(trainer, self._clock())
 
     def condition(self, trainer: str) -> Condition | None:
         """How a trainer is at this moment; None where it was never heard of."""
-        pulse = self._watch.pulses.get(trainer)
-        return None if pulse is None else pulse.condition(self._clock())
+        health = self._detector.health.get(trainer)
+        return None if health is None else health.condition(self._clock())
 
     def ill_s(self, trainer: str) -> float:
         """For how long a trainer has not been seen running."""
-        pulse = self._watch.pulses.get(trainer)
-        return 0.0 if pulse is None else pulse.ill_s(self._clock())
+        health = self._detector.health.get(trainer)
+        return 0.0 if health is None else health.ill_s(self._clock())
 
     async def fence(self, trainer: str) -> bool:
-        """Kill the trainer's process through its helper. True: it is confirmed gone; False: nobody could confirm it.
+        """Kill the trainer's process through its watchdog. True: it is confirmed gone; False: nobody could confirm it.
 
-        A helper that cannot be reached now is told as soon as it connects, however much later.
+        A watchdog that cannot be reached now is told as soon as it connects, however much later.
         """
         self._fenced.add(trainer)
         gone = self._gone.setdefault(trainer, asyncio.Event())
@@ -141,17 +141,17 @@ class PulseServer:
         return gone.is_set()
 
     def is_linked(self, trainer: str) -> bool:
-        """Whether the trainer's helper is connected."""
+        """Whether the trainer's watchdog is connected."""
         return trainer in self._links
 
-    async def hear_gone(self, trainer: str, within_s: float) -> None:
-        """Wait for the helper's word that the trainer's process is dead, so long at most."""
+    async def wait_gone(self, trainer: str, within_s: float) -> None:
+        """Wait for the watchdog's word that the trainer's process is dead, so long at most."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self._gone.setdefault(trainer, asyncio.Event()).wait()
 
     async def inject(self, trainer: str, fault: FaultKind) -> None:
-        """Have the trainer's helper do this to it, or to its node. Raises FaultRefusedError where it cannot be done."""
+        """Have the trainer's watchdog do this to it, or to its node. Raises FaultRefusedError where it cannot be done."""
         link = self._links.get(trainer)
         if link is None:
             raise FaultRefusedError(f"{trainer} has no helper that could do it at present")
@@ -168,7 +168,7 @@ class PulseServer:
             raise FaultRefusedError(refused)
 
     async def close(self) -> None:
-        """Stop listening and hang up; helpers keep trying until they are told another address."""
+        """Stop listening and hang up; watchdogs keep trying until they are told another address."""
         if self._ticker is not None:
             self._ticker.cancel()
         if self._server is not None:
@@ -180,7 +180,7 @@ class PulseServer:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._tell(self._watch.tick(self._clock()))
+            self._tell(self._detector.tick(self._clock()))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
@@ -193,7 +193,7 @@ class PulseServer:
                     writer.write(b"fence\n")
                 await self._listen(trainer, reader)
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # a stranger, or a helper that will connect anew: the watch notices if it does not
+            pass  # a stranger, or a watchdog that will connect anew: the detector notices if it does not
         finally:
             self._links = {name: link for name, link in self._links.items() if link is not writer}
             self._writers.discard(writer)
@@ -215,10 +215,10 @@ class PulseServer:
         while line := await reader.readline():
             match line.decode().split():
                 case ["beat", state, cpu_ms, round_, sub_task]:
-                    beat = Beat(state=state, cpu_ms=int(cpu_ms), round=int(round_), sub_task=int(sub_task))
-                    self._tell(self._watch.beat(trainer, beat, self._clock()))
+                    beat = Heartbeat(state=state, cpu_ms=int(cpu_ms), round=int(round_), sub_task=int(sub_task))
+                    self._tell(self._detector.beat(trainer, beat, self._clock()))
                 case ["gone", round_, sub_task, cause]:
-                    self._tell(self._watch.gone(trainer, self._clock(), int(round_), int(sub_task), cause))
+                    self._tell(self._detector.gone(trainer, self._clock(), int(round_), int(sub_task), cause))
                 case ["injected", *refused]:
                     if (answer := self._injecting.get(trainer)) is not None and not answer.done():
                         answer.set_result(" ".join(refused))

@@ -1,4 +1,4 @@
-"""The helper process beside a trainer: tells the supervisor how the trainer's process is, and can end it.
+"""The watchdog process beside a trainer: tells the supervisor how the trainer's process is, and can end it.
 
 Run by path (`python -I -S liveness/watchdog.py PID PIDFD MARKS_FD ATTEMPT TRAINER CRASH_FD`), standard library only, so that it starts in
 some 50 ms and shares nothing with the trainer that could stall it. Its standard input carries lines "server HOST PORT
@@ -8,7 +8,7 @@ To the server: "beat STATE CPU_MS ROUND SUB_TASK", "gone ROUND SUB_TASK CAUSE", 
 From it: "fence" (kill the trainer), "inject KIND" (do this fault to the trainer, or to its node).
 
 It watches the trainer by a pidfd, and is no child of it: Ray kills a worker's children as that exits, and the last word
-would go with them. PR_SET_PDEATHSIG is not used: that signal is bound to the *thread* that started the helper.
+would go with them. PR_SET_PDEATHSIG is not used: that signal is bound to the *thread* that started the watchdog.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class Parent(Process):
 
 
 class Link:
-    """The connection to the pulse server, made anew whenever it is lost."""
+    """The connection to the liveness server, made anew whenever it is lost."""
 
     def __init__(self, attempt: str, trainer: str, pid: int) -> None:
         self._names = (attempt, trainer, str(pid))
@@ -283,7 +283,7 @@ class Link:
         self.sock, self._buffer = None, b""
 
 
-class Helper:
+class Watchdog:
     """The loop: one beat every BEAT_S, orders as they come, until the trainer is gone."""
 
     def __init__(self, parent: Parent, link: Link) -> None:
@@ -353,7 +353,7 @@ def main(argv: list[str]) -> None:
     if os.fork():
         os._exit(0)
     pid, pidfd, marks_fd = map(int, argv[1:4])
-    Helper(Parent(pid, pidfd, marks_fd, int(argv[6])), Link(argv[4], argv[5], pid)).run()
+    Watchdog(Parent(pid, pidfd, marks_fd, int(argv[6])), Link(argv[4], argv[5], pid)).run()
 
 
 if __name__ == "__main__":

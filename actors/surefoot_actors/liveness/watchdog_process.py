@@ -1,4 +1,4 @@
-"""The trainer's side of the pulse: keeps its helper process, and marks the sub-task last started."""
+"""The trainer's side of liveness: keeps its watchdog process, and marks the sub-task last started."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import Protocol
 from surefoot_actors.liveness.watchdog import MARKS
 from surefoot_actors.sealed import Sealed
 
-__all__ = ["Helper", "mark", "start_helper"]
+__all__ = ["Watchdog", "mark", "start_watchdog"]
 
-# A helper that ended so soon after its start is not started anew at once.
+# A watchdog that ended so soon after its start is not started anew at once.
 RESTART_S = 1.0
 _SCRIPT = Path(__file__).with_name("watchdog.py")
 
@@ -35,22 +35,22 @@ class Watched(Protocol):
     def trainer(self) -> str: ...
 
     @property
-    def pulse(self) -> tuple[str, int]:
+    def liveness(self) -> tuple[str, int]:
         """Host and port of the supervisor's liveness server."""
 
 
 def mark(round_: int, sub_task: int) -> None:
-    """Note that a sub-task starts here: the helper tells it. Without a helper this does nothing."""
+    """Note that a sub-task starts here: the watchdog tells it. Without a watchdog this does nothing."""
     if _marks is not None:
         MARKS.pack_into(_marks, 0, round_, sub_task)
 
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    """A helper process: it detaches itself, so what ties it to us are pipes."""
+    """A watchdog process: it detaches itself, so what ties it to us are pipes."""
 
     launched: subprocess.Popen[bytes]
-    # a pipe whose other end the helper alone has
+    # a pipe whose other end the watchdog alone has
     life: int
 
     def tell(self, address: tuple[str, int], secret: Sealed) -> None:
@@ -73,8 +73,8 @@ class _Process:
         self.launched.stdin.close()
 
 
-def start_helper(setup: Watched, secret: Sealed, pid: int, marks_fd: int = -1, crash_fd: int = -1) -> _Process:
-    """Start the helper process of this process, `pid`, and tell it where to beat.
+def start_watchdog(setup: Watched, secret: Sealed, pid: int, marks_fd: int = -1, crash_fd: int = -1) -> _Process:
+    """Start the watchdog process of this process, `pid`, and tell it where to beat.
 
     In a session of its own: what stops or ends the trainer's process group must not take the witness with it.
     """
@@ -94,18 +94,18 @@ def start_helper(setup: Watched, secret: Sealed, pid: int, marks_fd: int = -1, c
     )
     for number in (pidfd, theirs):
         os.close(number)
-    helper = _Process(launched, life)
-    helper.tell(setup.pulse, secret)
-    return helper
+    watchdog = _Process(launched, life)
+    watchdog.tell(setup.liveness, secret)
+    return watchdog
 
 
-class Helper:
-    """Keeps one helper process running for as long as this process lives."""
+class Watchdog:
+    """Keeps one watchdog process running for as long as this process lives."""
 
     def __init__(self, setup: Watched, secret: Sealed) -> None:
         """`secret`: of the server that the setup names."""
         self._setup = setup
-        self._server = (setup.pulse, secret)
+        self._server = (setup.liveness, secret)
         self._lock = threading.Lock()
         self._process: _Process | None = None
 
@@ -117,9 +117,9 @@ class Helper:
         _marks = mmap.mmap(marks_fd, MARKS.size)
         mark(-1, -1)
         crash_fd = os.memfd_create("surefoot-crash")
-        faulthandler.enable(crash_fd, all_threads=False)  # the helper tells what it says
-        self._process = start_helper(self._setup, self._server[1], os.getpid(), marks_fd, crash_fd)
-        threading.Thread(target=self._keep, args=(marks_fd, crash_fd), name="pulse-helper", daemon=True).start()
+        faulthandler.enable(crash_fd, all_threads=False)  # the watchdog tells what it says
+        self._process = start_watchdog(self._setup, self._server[1], os.getpid(), marks_fd, crash_fd)
+        threading.Thread(target=self._keep, args=(marks_fd, crash_fd), name="liveness-watchdog", daemon=True).start()
 
     def tell(self, address: tuple[str, int], secret: str) -> None:
         """Beat to another server from now on: a restarted supervisor's."""
@@ -138,5 +138,5 @@ class Helper:
                 pause.wait(RESTART_S)
             with self._lock:
                 self._process.close()
-                self._process = start_helper(self._setup, self._server[1], os.getpid(), marks_fd, crash_fd)
+                self._process = start_watchdog(self._setup, self._server[1], os.getpid(), marks_fd, crash_fd)
                 self._process.tell(*self._server)

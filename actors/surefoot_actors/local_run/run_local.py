@@ -22,6 +22,7 @@ from surefoot.events import LedgerRow
 from surefoot_actors.determinism.fingerprint import make_deterministic
 from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.engine.contract.run import RunOptions, run_training
+from surefoot_actors.engine.exchange.contribution import Contribution
 from surefoot_actors.engine.exchange.merge import merge_round
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Merged, Node, Position, Range, StateImage
@@ -98,14 +99,13 @@ class LocalCoordinator:
             self._pool.give(self._merged)
         result = merge_round(
             None,
-            round=self._position.round,
-            step=self._position.step,
-            covers=((Range(0, self._num_sub_tasks),),),
-            nodes=self._store.nodes(),
-            num_sub_tasks=self._num_sub_tasks,
-            flag=False,
-            drift=bytes(16),
-            agreed=None,
+            Contribution(
+                round=self._position.round,
+                step=self._position.step,
+                num_sub_tasks=self._num_sub_tasks,
+                covers=((Range(0, self._num_sub_tasks),),),
+                nodes=self._store.nodes(),
+            ),
             pool=self._pool,
         )
         self._merged = result.merged

@@ -248,6 +248,8 @@ class Raised:
     alone: bool = False
     # it breaks the contract, or the states differ: whoever ran this would raise it
     fatal: bool = False
+    # the last events of this trainer's machine, a line each, where the fault is Surefoot's own
+    story: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Why a trainer's process ended, in words: what the cluster says of it, what its helper saw, and what is likely behind it. Pure."""
+"""Why a trainer's process ended, in words: what the cluster says of it, what its watchdog saw, and what is likely behind it. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HINTS = {
 
 
 def explained(reason: str, seen: str) -> str:
-    """Add to what the cluster says the signal that the helper saw (`seen`, empty: none), and a hint."""
+    """Add to what the cluster says the signal that the watchdog saw (`seen`, empty: none), and a hint."""
     name, at, line = seen.partition(", at ")
     if seen and name.rpartition(" ")[2] not in reason:
         reason = f"{reason}; it was {seen}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from surefoot.events import EventKind
 from surefoot_actors.cluster.ports import TrainerGoneError, Where
-from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.protocol.membership.machine import MembershipState
 from surefoot_actors.supervisor import stalls
 from surefoot_actors.supervisor.ledger_intake import LedgerIntake
@@ -31,10 +31,10 @@ class StallTeller:
         state: Callable[[], MembershipState],
         links: Mapping[str, TrainerLink],
         rows: LedgerIntake,
-        pulse: PulseServer,
+        liveness: LivenessServer,
         tell: Callable[..., None],
     ) -> None:
-        self._state, self._links, self._rows, self._pulse, self._tell = state, links, rows, pulse, tell
+        self._state, self._links, self._rows, self._liveness, self._tell = state, links, rows, liveness, tell
         self._watch = StallWatch()
 
     async def run(self) -> None:
@@ -73,7 +73,7 @@ class StallTeller:
             return None
 
     def _beat(self, trainer: str) -> str:
-        last = self._pulse.last(trainer)
+        last = self._liveness.last(trainer)
         return "" if last is None else f" ({last.detail})"
 
 

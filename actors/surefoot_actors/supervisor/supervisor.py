@@ -14,11 +14,12 @@ from typing import assert_never
 
 from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
+from surefoot.names import attempt_number, trainer_number
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster.ports import Cluster, TrainerHandle, TrainerSetup
 from surefoot_actors.journal.journal import Inherited, Journal
-from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.protocol.membership import machine as membership
 from surefoot_actors.protocol.membership.machine import (
     BeginFrom,
@@ -58,6 +59,7 @@ from surefoot_actors.protocol.messages import (
     Saved,
 )
 from surefoot_actors.protocol.once import Gone
+from surefoot_actors.story import Story
 from surefoot_actors.supervisor.checkpoints import CheckpointCoordinator
 from surefoot_actors.supervisor.clocks import Clocks
 from surefoot_actors.supervisor.commands import Commands
@@ -76,12 +78,6 @@ __all__ = ["Outcome", "Supervisor"]
 
 # How long the last rows and events may take to be acknowledged at the end.
 FLUSH_S = 30.0
-
-
-def attempt_number(attempt: str) -> int:
-    """Which of its job's attempts it is, by its name: "JOB-2" is the second."""
-    number = attempt.rpartition("-")[2]
-    return int(number) if number.isdecimal() else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +112,7 @@ class Supervisor:
         cluster: Cluster,
         uplink: Uplink,
         journal: Journal,
-        pulse: PulseServer,
+        liveness: LivenessServer,
         faults: tuple[str, ...] = (),
         *,
         checkpoints: str = "",
@@ -124,20 +120,22 @@ class Supervisor:
     ) -> None:
         """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process at once, for `surefoot chaos`."""
         self._spec, self._attempt, self._cluster = spec, attempt, cluster
-        self._uplink, self._journal, self._pulse, self._faults = uplink, journal, pulse, faults
+        self._uplink, self._journal, self._liveness, self._faults = uplink, journal, liveness, faults
         self._checkpoints, self._run_id = checkpoints, ""
         self._state = _first_state(spec, saves=bool(checkpoints))
         self._events: asyncio.Queue[Event | Handled | Gone] = asyncio.Queue()
         # events that commands gave rise to, handled before anything else
         self._due: list[Event] = []
         self._outcome: Outcome | None = None
+        # what the machine was told last
+        self._story = Story()
         happen, tell = self._events.put_nowait, uplink.event
         self._tasks, self._clocks = Tasks("supervisor"), Clocks(happen)
         self._rows = LedgerIntake(uplink)
         self._status = Status(tell, self._rows)
         self._trainers = Trainers(cluster, self._rows, self._events, tell)
         self._injector = Injector(uplink, self._trainers.links, die)
-        self._deaths = Deaths(pulse, happen, self._tasks, self._injector.hit)
+        self._deaths = Deaths(liveness, happen, self._tasks, self._injector.hit)
         self._once = OnceKeeper(journal, self._trainers.send)
         self._keeper = CheckpointCoordinator(
             spec,
@@ -151,11 +149,11 @@ class Supervisor:
         self._commands = Commands(
             uplink, journal, self._keeper, self._injector, self._status, lambda: self._state.members, happen
         )
-        self._stalls = StallTeller(lambda: self._state, self._trainers.links, self._rows, pulse, tell)
+        self._stalls = StallTeller(lambda: self._state, self._trainers.links, self._rows, liveness, tell)
 
     async def run(self) -> Outcome:
         """Run the attempt to its end. Every trainer is gone when this returns or raises."""
-        self._pulse.on_change = self._deaths.pulse_changed
+        self._liveness.on_change = self._deaths.liveness_changed
         self._cluster.on_notice = self._noticed
         self._trainers.open()
         watchers = [self._tasks.spawn(self._commands.end_if_disowned())]
@@ -165,7 +163,7 @@ class Supervisor:
             # not before the members are known: a fault is to hit one of them
             watchers.append(self._tasks.spawn(self._commands.obey_all()))
             while self._outcome is None:
-                await self._handle(await self._events.get())
+                await self._handle_or_tell(await self._events.get())
             return self._outcome
         finally:
             for watcher in watchers:
@@ -226,6 +224,14 @@ class Supervisor:
 
     # ---- events in
 
+    async def _handle_or_tell(self, event: Event | Handled | Gone) -> None:
+        try:
+            await self._handle(event)
+        except CheckpointError:
+            raise  # a place for checkpoints that cannot be opened is no fault of Surefoot's
+        except Exception as error:
+            raise self._story.broken("supervisor", error) from error
+
     async def _handle(self, event: Event | Handled | Gone) -> None:
         match event:
             case Handled():
@@ -263,8 +269,8 @@ class Supervisor:
             self._status.note_loss(self._state.phase, since)
             if self._rows.newest is not None:
                 # losses with steps in between are not held together
-                await self._apply(membership.apply(self._state, RowRecorded(self._rows.newest)))
-        await self._apply(membership.apply(self._state, event))
+                await self._step(RowRecorded(self._rows.newest))
+        await self._step(event)
         match event:
             case MessageReceived(message=Raised(trainer=trainer)) if trainer in members and not self._state.ended:
                 self._status.note_loss(self._state.phase)
@@ -283,17 +289,26 @@ class Supervisor:
 
     # ---- commands out
 
+    async def _step(self, event: Event) -> None:
+        """Tell the machine what has happened, and perform what it commands."""
+        outcome: membership.Outcome = self._state, ()
+        try:
+            outcome = membership.apply(self._state, event)
+        finally:
+            self._story.note(event, outcome[1])
+        await self._apply(outcome)
+
     async def _apply(self, outcome: membership.Outcome) -> None:
         self._state, commands = outcome
         for command in commands:
             await self._perform(command)
         while self._due:
-            await self._apply(membership.apply(self._state, self._due.pop(0)))
+            await self._step(self._due.pop(0))
 
     async def _perform(self, command: membership.Command) -> None:
         match command:
             case StartTrainer(trainer=trainer):
-                await asyncio.to_thread(self._journal.start, int(trainer[1:]) + 1)
+                await asyncio.to_thread(self._journal.start, trainer_number(trainer) + 1)
                 self._trainers.start(command, self._setup(command))
             case SaveState():
                 self._keeper.save(command, self._state)
@@ -324,8 +339,8 @@ class Supervisor:
             attempt=self._attempt,
             trainer=command.trainer,
             spec=self._spec,
-            pulse=self._pulse.address,
-            pulse_secret=self._pulse.sealed,
+            liveness=self._liveness.address,
+            liveness_secret=self._liveness.sealed,
             checkpoints=self._checkpoints,
             run_id=self._run_id,
             apart_from=command.apart_from,

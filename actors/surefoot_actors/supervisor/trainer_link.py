@@ -80,11 +80,12 @@ class TrainerLink:
             else:
                 self._tell_lost(str(first), first.cause if isinstance(first, TrainerGoneError) else DeathCause.PROCESS)
         except* Exception as group:  # noqa: BLE001  the task's edge: a trainer that nobody attends is a lost one
-            self._tell_lost(f"it could not be attended: {_first(group)!r}")
+            first = _first(group)
+            self._tell_lost(f"it could not be attended: {first!r}", story=getattr(first, "story", ()))
 
-    def _tell_lost(self, reason: str, cause: DeathCause = DeathCause.PROCESS) -> None:
+    def _tell_lost(self, reason: str, cause: DeathCause = DeathCause.PROCESS, story: tuple[str, ...] = ()) -> None:
         self._gone.set()
-        self._events.put_nowait(Lost(self._trainer, reason, cause=cause))
+        self._events.put_nowait(Lost(self._trainer, reason, cause=cause, story=story))
 
     def _tell_refused(self, said: str) -> None:
         """The job's requirements cannot be installed: as if its code had raised that, before its first line."""

@@ -15,20 +15,20 @@ from typing import Protocol
 import torch
 
 from surefoot_actors.checkpoint.manifest import Point
-from surefoot_actors.engine.exchange.alone import MergeResult
+from surefoot_actors.engine.exchange.contribution import Contribution, MergeResult
 from surefoot_actors.engine.exchange.merge import merge_round, say_done
 from surefoot_actors.engine.exchange.transfer import recv_merged, recv_state, send_merged, send_state
 from surefoot_actors.engine.group.group import Group, GroupClosedError
-from surefoot_actors.engine.types import Layout, Merged, Node, Range, StateImage, StateTable
+from surefoot_actors.engine.types import Layout, Merged, StateImage
 from surefoot_actors.engine.vector.pools import BufferPool
 from surefoot_actors.faults import points as faults
 from surefoot_actors.protocol.member.machine import Form
 
-__all__ = ["Backpack", "DataPlane", "Host", "Round"]
+__all__ = ["DataPlane", "Host", "JoinerHandover"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backpack:
+class JoinerHandover:
     """What a joiner needs besides the tracked state."""
 
     step: int
@@ -41,31 +41,11 @@ class Backpack:
     retained: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """A round to merge, all of its own leaves present."""
-
-    number: int
-    step: int
-    phase: int
-    covers: tuple[tuple[Range, ...], ...]
-    nodes: dict[Range, Node]
-    flag: bool
-    # this trainer was asked to have all members save the state at this step's end
-    snapshot: bool = False
-    # this trainer still writes an earlier snapshot
-    busy: bool = False
-    drift: bytes
-    # what the tracked state's digests are, asked if members have drifted apart
-    look: Callable[[], StateTable]
-    agreed: Layout | None
-
-
 class Host(Protocol):
     """The trainer, as its data planes see it. Every call says which generation it is about; late ones are ignored."""
 
-    def capture(self) -> tuple[StateImage, Backpack, Merged | None]: ...
-    def restore(self, generation: int, image: StateImage, backpack: Backpack) -> None: ...
+    def capture(self) -> tuple[StateImage, JoinerHandover, Merged | None]: ...
+    def restore(self, generation: int, image: StateImage, handover: JoinerHandover) -> None: ...
     def retained_vector(self) -> Merged: ...
     def vector_came(self, generation: int, merged: Merged) -> None: ...
     def state_came(self, generation: int, retained: Merged | None) -> None: ...
@@ -79,10 +59,8 @@ class Host(Protocol):
 class DataPlane:
     """One generation's thread and process group, as one member."""
 
-    def __init__(
-        self, host: Host, form: Form, rank: int, *, num_sub_tasks: int, device: torch.device, address: str
-    ) -> None:
-        self._host, self._form, self._rank, self._num_sub_tasks = host, form, rank, num_sub_tasks
+    def __init__(self, host: Host, form: Form, rank: int, *, device: torch.device, address: str) -> None:
+        self._host, self._form, self._rank = host, form, rank
         self._generation = form.generation
         self._alone = len(form.generation.members) == 1
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -102,9 +80,9 @@ class DataPlane:
         self._thread = threading.Thread(target=self._run, name=f"generation-{form.generation.number}", daemon=True)
         self._thread.start()
 
-    def merge(self, round_: Round) -> None:
+    def merge(self, contribution: Contribution) -> None:
         """Merge a round when everything before it is done. Never blocks."""
-        self._jobs.put(lambda: self._merge(round_))
+        self._jobs.put(lambda: self._merge(contribution))
 
     def say_done(self) -> None:
         """Let members that open another round know that this one has left the loop over steps. Never blocks."""
@@ -156,9 +134,9 @@ class DataPlane:
 
     def _serve(self, group: Group) -> None:
         number, start = self._generation.number, self._generation.start
-        image, backpack, retained = self._host.capture()
+        image, handover, retained = self._host.capture()
         joiners, sources = self._form.state_to, self._sources
-        send_state(group, joiners, sources, image, number, start, pickle.dumps(backpack))
+        send_state(group, joiners, sources, image, number, start, pickle.dumps(handover))
         if retained is not None and self._rank == sources[0]:
             for rank in joiners:
                 send_merged(group, rank, retained)
@@ -167,26 +145,16 @@ class DataPlane:
     def _join(self, group: Group) -> None:
         number, start = self._generation.number, self._generation.start
         image, extra = recv_state(group, self._sources, number, start)
-        backpack: Backpack = pickle.loads(extra)  # noqa: S301  from a fellow trainer of the same job
-        retained = recv_merged(group, self._sources[0]) if backpack.retained else None
-        self._host.restore(number, image, backpack)
+        handover: JoinerHandover = pickle.loads(extra)  # noqa: S301  from a fellow trainer of the same job
+        retained = recv_merged(group, self._sources[0]) if handover.retained else None
+        self._host.restore(number, image, handover)
         self._host.state_came(number, retained)
 
-    def _merge(self, round_: Round) -> None:
+    def _merge(self, contribution: Contribution) -> None:
         number = self._generation.number
         result = merge_round(
             self._group,
-            round=round_.number,
-            step=round_.step,
-            covers=round_.covers,
-            nodes=round_.nodes,
-            num_sub_tasks=self._num_sub_tasks,
-            flag=round_.flag,
-            snapshot=round_.snapshot,
-            busy=round_.busy,
-            drift=round_.drift,
-            look=round_.look,
-            agreed=round_.agreed,
+            contribution,
             on_exchanged=lambda: self._host.exchanged(number, self._pool),
             pool=self._pool,
         )

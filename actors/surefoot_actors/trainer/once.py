@@ -14,24 +14,24 @@ import xxhash
 from surefoot_actors.engine.ports import TrainerExit
 from surefoot_actors.protocol.messages import FromTrainer, OnceAsked, OnceDone, OnceTold
 
-__all__ = ["Onces"]
+__all__ = ["OnceRequests"]
 
 
-class Onces:
-    """`changed` is the commit lock's condition; `told` and `stop` are called with it held."""
+class OnceRequests:
+    """`commit_lock` is the member's; `told` and `stop` are called with it held."""
 
     def __init__(
-        self, trainer: str, run_id: str, changed: threading.Condition, tell: Callable[[FromTrainer], None]
+        self, trainer: str, run_id: str, commit_lock: threading.Condition, tell: Callable[[FromTrainer], None]
     ) -> None:
         """`run_id` names the attempt, and no other one ever, on this node."""
-        self._trainer, self._run_id, self._changed, self._tell = trainer, run_id, changed, tell
+        self._trainer, self._run_id, self._commit_lock, self._tell = trainer, run_id, commit_lock, tell
         self._verdicts: dict[str, bool] = {}
         self._stopped = False
 
     def told(self, told: OnceTold) -> None:
         """Take the supervisor's word."""
         self._verdicts[told.key] = told.done
-        self._changed.notify_all()
+        self._commit_lock.notify_all()
 
     def stop(self) -> None:
         """This trainer is to end: nobody waits any more."""
@@ -41,10 +41,10 @@ class Onces:
         """Return when one trainer of the job has done it: this one, if it is told to. Raises TrainerExit."""
         self._tell(OnceAsked(trainer=self._trainer, key=key))
         awaits("another trainer, which does what is done once")
-        with self._changed:
+        with self._commit_lock:
             while key not in self._verdicts:
                 self._check_stopped()
-                self._changed.wait()
+                self._commit_lock.wait()
             self._check_stopped()
             done = self._verdicts[key]
         awaits("")
@@ -63,7 +63,7 @@ class Onces:
             awaits("another process of this node, which does what is done once a node")
             fcntl.flock(lock, fcntl.LOCK_EX)
             awaits("")
-            with self._changed:
+            with self._commit_lock:
                 self._check_stopped()
             if not done.exists():
                 prepare()

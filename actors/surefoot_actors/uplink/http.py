@@ -21,7 +21,7 @@ from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.sealed import Sealed
 from surefoot_actors.uplink.batch_size import BatchSize
 from surefoot_actors.uplink.outbox import Outbox
-from surefoot_actors.uplink.unsent_events import KeptEvents
+from surefoot_actors.uplink.unsent_events import UnsentEvents
 
 __all__ = ["HttpUplink"]
 
@@ -83,7 +83,7 @@ class HttpUplink:
         self._client = client or direct_async_client(url, timeout=_TIMEOUT, most_bytes=MOST_BYTES)
         self._token = token if isinstance(token, Sealed) else Sealed(token)
         self._outbox = Outbox(source)
-        self._kept = KeptEvents(journal or MemoryJournal())
+        self._kept = UnsentEvents(journal or MemoryJournal())
         self._size = BatchSize(MOST_ROWS)
         self._after = 0
         self._work, self._urgent, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()

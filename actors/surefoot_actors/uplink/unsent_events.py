@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from surefoot.events import Event
 from surefoot_actors.journal.journal import Journal
 
-__all__ = ["KeptEvents"]
+__all__ = ["UnsentEvents"]
 
 log = structlog.get_logger()
 
@@ -25,7 +25,7 @@ def _read(text: str) -> Event | None:
         return None
 
 
-class KeptEvents:
+class UnsentEvents:
     """Writes events to the journal behind the event loop's back, as fast as it takes them, and drops them once they are stored."""
 
     def __init__(self, journal: Journal) -> None:

@@ -113,12 +113,12 @@ def _say_left_out(path: str, left_out: Mapping[str, str]) -> str:
             or (out.endswith("/") and path.startswith(out))
             or path.startswith(f"{out}/")
         ):
-            mend = (
+            advice = (
                 f"add `!{out}` to .surefootignore"
                 if why.startswith("by ")
                 else "put in its place what trainers are to find"
             )
-            return f"{out} was left out of the package {why}; {mend}"
+            return f"{out} was left out of the package {why}; {advice}"
     return ""
 
 

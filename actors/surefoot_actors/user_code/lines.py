@@ -14,10 +14,11 @@ import surefoot
 import surefoot_actors
 from surefoot_actors.user_code import places
 
-__all__ = ["is_library", "is_ours", "own_line", "raised_line", "user_line"]
+__all__ = ["is_library", "is_ours", "own_line", "raised_by_surefoot", "raised_line", "user_line"]
 
 # Frames of these packages are never the user's.
-_OURS = tuple(os.path.dirname(os.path.abspath(str(m.__file__))) + os.sep for m in (surefoot, surefoot_actors, torch))
+_SUREFOOT = tuple(os.path.dirname(os.path.abspath(str(m.__file__))) + os.sep for m in (surefoot, surefoot_actors))
+_OURS = (*_SUREFOOT, os.path.dirname(os.path.abspath(str(torch.__file__))) + os.sep)
 
 # Nor are those of the standard library and of what is installed.
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -54,6 +55,14 @@ def own_line(frame: FrameType | None) -> str:
         places.append((frame.f_code.co_filename, frame.f_lineno))
         frame = frame.f_back
     return _own(places)
+
+
+def raised_by_surefoot(error: BaseException) -> bool:
+    """Whether the frame that raised an error is one of Surefoot's own."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename.startswith(_SUREFOOT)
 
 
 def raised_line(error: BaseException) -> str:

@@ -14,9 +14,9 @@ import typer
 from rich.table import Table
 
 from surefoot.chaos import ChaosReport, percentile, report
+from surefoot.cli.format import describe, duration
 from surefoot.cli.jobs import AsJson, JobRef
 from surefoot.cli.session import Session, console, say
-from surefoot.cli.words import describe, duration
 from surefoot.client import Client, Job
 from surefoot.errors import ServiceError, UserError
 from surefoot.events import Event, EventKind, FaultKind, LedgerRow

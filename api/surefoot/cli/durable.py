@@ -11,9 +11,9 @@ import typer
 from rich.table import Table
 
 from surefoot.bounds import MAX_WHOLE
+from surefoot.cli.format import ago, duration
 from surefoot.cli.jobs import AsJson, JobRef
 from surefoot.cli.session import Session, console, say
-from surefoot.cli.words import ago, duration
 from surefoot.spec import JobState
 from surefoot.views import CheckpointView
 

@@ -12,9 +12,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from surefoot.cli.format import duration, number
 from surefoot.cli.jobs import AsJson, JobRef
 from surefoot.cli.session import FAILED, Session, say
-from surefoot.cli.words import duration, number
 from surefoot.client import Client
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow
@@ -27,6 +27,9 @@ Side = Annotated[str, typer.Argument(help="A job, or a file that `surefoot ledge
 
 # rows that are printed together: so that the first are seen soon, and memory stays small
 _TOGETHER = 1000
+# the columns of CSV before and after the logged values
+_BEFORE_VALUES = ("step", "first_sample", "num_samples", "digest")
+_AFTER_VALUES = ("generation", "trainers", "seconds")
 # the column that is read from its left
 _DIGEST = 2
 
@@ -168,29 +171,33 @@ def _cells(row: LedgerRow, names: Sequence[str]) -> list[str]:
 
 def _csv(lines: Lines) -> Iterator[str]:
     """The ledger for programs. The heads come first and name all that is ever logged, so the rows wait in a file till the last is read."""
-    with tempfile.TemporaryFile() as waiting:
+    with tempfile.TemporaryFile("w+", newline="", encoding="utf-8", errors="surrogatepass") as waiting:
         names: dict[str, None] = {}
+        write = csv.writer(waiting).writerow
         for line in lines:
-            names.update(dict.fromkeys(read_row(line).result.values))
-            waiting.write(line + b"\n")
-        heads = ["step", "first_sample", "num_samples", "digest", *names, "generation", "trainers", "seconds"]
-        yield _csv_line(heads)
+            row = read_row(line)
+            names.update(dict.fromkeys(row.result.values))
+            write(_fields(row, names))
+        yield _csv_line([*_BEFORE_VALUES, *names, *_AFTER_VALUES])
         waiting.seek(0)
-        for line in waiting:
-            yield _csv_line(_fields(read_row(line), names))
+        for fields in csv.reader(waiting):
+            ends, values = fields[: len(_AFTER_VALUES)], fields[len(_AFTER_VALUES) :]
+            missing = [""] * (len(_BEFORE_VALUES) + len(names) - len(values))  # those first logged in later rows
+            yield _csv_line([*values, *missing, *ends])
 
 
 def _fields(row: LedgerRow, names: Iterable[str]) -> list[object]:
+    """A row's fields as they wait: the last columns first, as those of the values are not all known yet."""
     result, how = row.result, row.circumstances
     # repr: the shortest text that reads back as the same float
     values = [repr(result.values[name]) if name in result.values else "" for name in names]
     begins = [result.step, result.first_sample, result.num_samples, result.digest]
-    return [*begins, *values, how.generation, how.trainers, how.seconds]
+    return [how.generation, how.trainers, how.seconds, *begins, *values]
 
 
 def _csv_line(fields: Sequence[object]) -> str:
     text = io.StringIO()
-    csv.writer(text).writerow(fields)
+    csv.writer(text, lineterminator="\n").writerow(fields)
     return text.getvalue()
 
 

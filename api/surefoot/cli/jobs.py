@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from surefoot.cli import watch as watching
+from surefoot.cli.debugging import debugging
+from surefoot.cli.format import ago, describe, duration, state_style, steps
 from surefoot.cli.session import Session, console, say
-from surefoot.cli.words import ago, describe, duration, state_style, steps
 from surefoot.spec import JobState
 from surefoot.timeline import troubles
 from surefoot.views import JobView, NumberedEvent
@@ -44,7 +45,15 @@ def ls(
         say("no jobs" if state is None else f"no {state.value} jobs")
 
 
-def show(context: typer.Context, job: JobRef, as_json: AsJson = False) -> None:
+def show(
+    context: typer.Context,
+    job: JobRef,
+    as_json: AsJson = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="Print what a maintainer of Surefoot asks for: attempts, last events, stories."),
+    ] = False,
+) -> None:
     """Show a job: its spec, state and reason, its traceback if it failed, and all that happened.
 
     Example: surefoot show last
@@ -61,6 +70,9 @@ def show(context: typer.Context, job: JobRef, as_json: AsJson = False) -> None:
     _show_troubles(found.view, events)
     if found.view.traceback:
         say(f"\n{found.view.traceback.rstrip()}")
+    if debug:
+        for line in debugging(found.view, events):
+            say(line)
 
 
 def watch(context: typer.Context, job: JobRef) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from surefoot._carry import version_here
+from surefoot._transport import version_here
 from surefoot.cli.session import FAILED, pairs, read_config, say, say_error
 from surefoot.entrypoint import locate
 from surefoot.plugins import load

@@ -9,11 +9,12 @@ from typing import Protocol
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as RichProgress
 
+from surefoot.cli.format import duration
+from surefoot.cli.progress import Pace, Progress, line, told
 from surefoot.cli.session import FAILED, console, say, say_error
-from surefoot.cli.watched import Pace, Watched, line, told
-from surefoot.cli.words import duration
 from surefoot.client import Job
 from surefoot.events import EventKind
 from surefoot.spec import JobState
@@ -31,17 +32,17 @@ class Display(Protocol):
     def tell(self, text: str) -> None:
         """Print a line that stays."""
 
-    def show(self, watched: Watched, *, last: bool = False) -> None:
+    def show(self, progress: Progress, *, last: bool = False) -> None:
         """Show where the job is now."""
 
 
 def watch(job: Job) -> None:
     """Follow `job` to its end. Raises typer.Exit: 0 by success, FAILED otherwise, DETACHED by Ctrl-C."""
     out = console()
-    watched = Watched(total=job.view.num_steps, trainers=job.view.trainers)
+    progress = Progress(total=job.view.num_steps, trainers=job.view.trainers)
     try:
         with _display(out) as display:
-            watched = _follow(job, watched, display)
+            progress = _follow(job, progress, display)
     except KeyboardInterrupt:
         say_error(
             f"detached: job {job.id} goes on. See it again with `surefoot watch {job.id}`, end it with `surefoot cancel {job.id}`"
@@ -50,15 +51,15 @@ def watch(job: Job) -> None:
     _conclude(job.view)
 
 
-def _follow(job: Job, watched: Watched, display: Display) -> Watched:
+def _follow(job: Job, progress: Progress, display: Display) -> Progress:
     for update in job.follow():
-        watched = watched.after(update)
+        progress = progress.after(update)
         # The end has words of its own.
         if (text := told(update)) and not _is_end(update):
             display.tell(text)
-        display.show(watched)
-    display.show(watched, last=True)
-    return watched
+        display.show(progress)
+    display.show(progress, last=True)
+    return progress
 
 
 def _is_end(update: object) -> bool:
@@ -93,8 +94,8 @@ def _display(out: Console) -> Iterator[Display]:
         yield _Lines()
         return
     columns = (BarColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    with Progress(*columns, console=out, transient=True) as progress:
-        yield _Bar(progress)
+    with RichProgress(*columns, console=out, transient=True) as bar:
+        yield _Bar(bar)
 
 
 class _Lines:
@@ -107,25 +108,25 @@ class _Lines:
     def tell(self, text: str) -> None:
         say(text)
 
-    def show(self, watched: Watched, *, last: bool = False) -> None:
-        due = self._pace.due(watched, time.monotonic())
-        if (due or (last and watched.done)) and self._said != line(watched):
-            self._pace, self._said = due or self._pace, line(watched)
+    def show(self, progress: Progress, *, last: bool = False) -> None:
+        due = self._pace.due(progress, time.monotonic())
+        if (due or (last and progress.done)) and self._said != line(progress):
+            self._pace, self._said = due or self._pace, line(progress)
             say(self._said)
 
 
 class _Bar:
     """A progress bar that redraws itself."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("waiting for the first step", total=None)
+    def __init__(self, bar: RichProgress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("waiting for the first step", total=None)
 
     def tell(self, text: str) -> None:
-        self._progress.console.print(text, soft_wrap=True)
+        self._bar.console.print(text, soft_wrap=True)
 
-    def show(self, watched: Watched, *, last: bool = False) -> None:
-        if watched.done:
-            self._progress.update(self._task, total=watched.total, completed=watched.done, description=line(watched))
-        if last and watched.done:
-            self._progress.console.print(line(watched), soft_wrap=True)
+    def show(self, progress: Progress, *, last: bool = False) -> None:
+        if progress.done:
+            self._bar.update(self._task, total=progress.total, completed=progress.done, description=line(progress))
+        if last and progress.done:
+            self._bar.console.print(line(progress), soft_wrap=True)

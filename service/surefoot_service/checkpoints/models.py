@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 
 from surefoot_service.checkpoints.places import Place, RefusedUrlError, read_place
-from surefoot_service.errors import ProblemError, conflict, not_found, unprocessable
+from surefoot_service.errors import ConflictError, DomainError, InvalidError, NotFoundError, StorageError
 from surefoot_service.waiting import HungError, Kind, Patience, Waiting
 
 __all__ = ["ModelFile", "Source", "find_model"]
@@ -69,24 +69,26 @@ class ModelFile:
 async def find_model(waiting: Waiting, source: Source, module: str | None) -> ModelFile:
     """Open the file at the source's URL, or in the folder there the one that is named, or the only one.
 
-    Raises problems: 404 no such module, 409 the model is no longer there, or not below the job's place, 422 several to choose from,
-    502 the storage does not answer; and BusyError.
+    Raises NotFoundError for no such module, ConflictError where the model is no longer there, or not below the job's place,
+    InvalidError where there are several to choose from, StorageError where the storage does not answer; and BusyError.
     """
     opening = _opening(source, module)
     try:
         return await waiting.run_with(Patience(of=source.storage, within_s=STORAGE_S), Kind.STORAGE, opening)
     except HungError as error:
-        raise ProblemError(502, f"the storage of {source.url} has not answered for {STORAGE_S:g} s") from error
+        raise StorageError(f"the storage of {source.url} has not answered for {STORAGE_S:g} s") from error
 
 
 def _opening(source: Source, module: str | None) -> Callable[[], ModelFile]:
-    """What opens it. Raises a 409 problem where that may not be."""
+    """What opens it. Raises ConflictError where that may not be."""
     try:
         place, found = (read_place(url, source.protocols) for url in (source.place, source.url))
     except RefusedUrlError as error:
-        raise conflict(f"the model is not opened: {error}") from error
+        raise ConflictError(f"the model is not opened: {error}") from error
     if not place.holds(found):
-        raise conflict(f"the model is not opened: {source.url!r} is not below the job's own place, {source.place!r}")
+        raise ConflictError(
+            f"the model is not opened: {source.url!r} is not below the job's own place, {source.place!r}"
+        )
     look = partial(_local, place, found) if found.protocol == "file" else _remote
     return lambda: _located(source, module, look)
 
@@ -95,12 +97,12 @@ def _located(source: Source, module: str | None, look: Callable[[Source, str | N
     try:
         return look(source, module)
     except FileNotFoundError as error:
-        raise conflict(f"the model was saved at {source.url}, and is no longer there") from error
-    except ProblemError:
+        raise ConflictError(f"the model was saved at {source.url}, and is no longer there") from error
+    except DomainError:
         raise
     except Exception as error:
         # The boundary to whatever storage is behind fsspec, each with errors of its own.
-        raise ProblemError(502, f"the storage of {source.url} does not give the model: {_words(error)}") from error
+        raise StorageError(f"the storage of {source.url} does not give the model: {_words(error)}") from error
 
 
 # ---- stores, by fsspec
@@ -140,7 +142,7 @@ def _local(place: Place, found: Place, source: Source, module: str | None) -> Mo
     except OSError as error:
         if error.errno not in _LINKED:
             raise
-        raise conflict(
+        raise ConflictError(
             f"the model is not opened: on the way to {source.url!r} there is a link, or no folder"
         ) from error
 
@@ -165,7 +167,9 @@ def _open_plain(folder: int, name: str, storage: str) -> ModelFile:
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         os.close(handle)
-        raise conflict(f"the model is not opened: {name!r} is no plain file of its own, but a link, pipe or the like")
+        raise ConflictError(
+            f"the model is not opened: {name!r} is no plain file of its own, but a link, pipe or the like"
+        )
     return ModelFile(name=name, num_bytes=found.st_size, file=os.fdopen(handle, "rb"), storage=storage)
 
 
@@ -178,10 +182,10 @@ def _choose(files: Sequence[str], module: str | None) -> str:
     names = [_name(f).removesuffix(_SUFFIX) for f in files]
     if module is not None:
         if module not in names:
-            raise not_found("module", module)
+            raise NotFoundError("module", module)
         return files[names.index(module)]
     if len(files) > 1:
-        raise unprocessable("query.module", f"the model has several modules, name one: {', '.join(names)}")
+        raise InvalidError("query.module", f"the model has several modules, name one: {', '.join(names)}")
     return files[0]
 
 

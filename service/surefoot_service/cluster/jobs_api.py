@@ -12,6 +12,7 @@ import httpx
 
 from surefoot._network import direct_async_client
 from surefoot.errors import SurefootError
+from surefoot.names import SUPERVISOR_CLASS, attempt_of
 
 __all__ = [
     "Node",
@@ -91,13 +92,13 @@ class RayJobs:
 
     async def supervisor_deaths(self) -> dict[str, str]:
         """Return, by attempt, why supervisors are dead that Ray will not restart."""
-        filters = {"class_name": "SupervisorActor", "state": "DEAD"}
+        filters = {"class_name": SUPERVISOR_CLASS, "state": "DEAD"}
         params = [("limit", "10000"), ("detail", "true")]
         for key, value in filters.items():
             params += [("filter_keys", key), ("filter_predicates", "="), ("filter_values", value)]
         answer = await self._call("GET", "/api/v0/actors", params=params)
         found = answer.json()["data"]["result"]["result"]
-        return {str(a["name"]).rpartition("/")[0]: _death(a.get("death_cause")) for a in found if a.get("name")}
+        return {attempt_of(str(a["name"])): _death(a.get("death_cause")) for a in found if a.get("name")}
 
     async def ensure_package(self, name: str, read: Callable[[], Awaitable[bytes]]) -> None:
         """Put what `read` returns into Ray's object store as `name`, unless it is there; either way Ray keeps it for ten minutes."""

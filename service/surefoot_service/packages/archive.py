@@ -84,14 +84,14 @@ def check_zip(path: Path, limits: Limits) -> None:
         _check_size_of_contents(path, limits)
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            if not any(not m.is_dir() for m in members):
-                raise PackageError("the package is empty")
             if len(members) > limits.entries:
                 raise PackageError(f"the package has {len(members)} entries; at most {limits.entries} are taken")
             seen: set[str] = set()
             for member in members:
                 _check_name(member.filename, seen)
                 _check_kind(member)
+            if not any(not m.is_dir() for m in members):
+                raise PackageError("the package is empty")
             _check_tree(members)
             _check_contents(archive, members, limits)
     except (

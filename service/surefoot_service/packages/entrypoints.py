@@ -6,16 +6,19 @@ hundred times its size, deep nesting ends an interpreter, and the parser lets no
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 import threading
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 from surefoot.errors import EntrypointError
 from surefoot.spec import named_file, refused_module
 from surefoot_service.settings import MIB
+from surefoot_service.waiting import BusyError
 
 __all__ = ["check_entrypoint"]
 
@@ -25,6 +28,8 @@ _MAX_SOURCE_BYTES = 1 * MIB
 _MEMORY_BYTES = 1024 * MIB
 _CPU_S = 10
 _WALL_S = 20.0
+# what so many sources were found to be is kept: people submit the same code again and again, with another config or seed
+_MOST_KNOWN = 4096
 # such processes at a time; whoever finds no place within a while is told so
 _readers = threading.BoundedSemaphore(2)
 _PLACE_S = 20.0
@@ -34,7 +39,8 @@ _READER = Path(__file__).with_name("entrypoint_reader.py")
 def check_entrypoint(package: Path, entrypoint: str, *, may_be_installed: bool) -> None:
     """Raise EntrypointError unless "module:function", or "folder/script.py:function", can be there. Blocks: for a thread.
 
-    `may_be_installed`: the job has pip requirements, so a module that is not in the package may come from them.
+    Raises BusyError where too many sources are read already. `may_be_installed`: the job has pip requirements, so a module that is not in
+    the package may come from them.
     """
     module, function = entrypoint.split(":")
     if named_file(entrypoint) is None and (refused := refused_module(module)):
@@ -49,7 +55,7 @@ def check_entrypoint(package: Path, entrypoint: str, *, may_be_installed: bool) 
         if member.file_size > _MAX_SOURCE_BYTES:
             raise EntrypointError(f"{member.filename} is too long to be read: {member.file_size} bytes")
         source = archive.read(member)
-    if (problem := _read(source, member.filename, function)) is not None:
+    if (problem := _known.problem(source, member.filename, function)) is not None:
         raise EntrypointError(problem)
 
 
@@ -66,11 +72,37 @@ def _modules(archive: zipfile.ZipFile) -> str:
     return f"it has {', '.join(found)}" if found else "it has no Python files"
 
 
-def _read(source: bytes, file: str, function: str) -> str | None:
-    """What is wrong with the source, in a sentence; None: nothing."""
+class _Known:
+    """What sources were found to be, by their content. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._problems: OrderedDict[bytes, str | None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def problem(self, source: bytes, file: str, function: str) -> str | None:
+        """What is wrong with the source, in a sentence; None: nothing."""
+        key = hashlib.sha256(json.dumps([file, function]).encode() + source).digest()
+        with self._lock:
+            if key in self._problems:
+                self._problems.move_to_end(key)
+                return self._problems[key]
+        told, problem = _read(source, file, function)
+        if told:
+            with self._lock:
+                self._problems[key] = problem
+                if len(self._problems) > _MOST_KNOWN:
+                    self._problems.popitem(last=False)
+        return problem
+
+
+_known = _Known()
+
+
+def _read(source: bytes, file: str, function: str) -> tuple[bool, str | None]:
+    """Whether the source could be read, which is so for every reading of it, and what is wrong with it; None: nothing."""
     asked = {"file": file, "function": function, "memory_bytes": _MEMORY_BYTES, "cpu_s": _CPU_S}
     if not _readers.acquire(timeout=_PLACE_S):
-        raise EntrypointError(f"{file} could not be read: too many others are read at the moment; try again")
+        raise BusyError("too many source checks are under way; ask again in a few seconds")
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-S", str(_READER)],
@@ -81,11 +113,11 @@ def _read(source: bytes, file: str, function: str) -> str | None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"{file} takes too long to be read"
+        return False, f"{file} takes too long to be read"
     finally:
         _readers.release()
     if done.returncode != 0 or not done.stdout:
         # out of memory or of time, or nested so deeply that the parser ended the process
-        return f"{file} is nested too deeply, or too large, to be read"
+        return False, f"{file} is nested too deeply, or too large, to be read"
     found = json.loads(done.stdout)
-    return None if found is None else str(found)
+    return True, None if found is None else str(found)

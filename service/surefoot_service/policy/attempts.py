@@ -14,7 +14,7 @@ from surefoot.spec import JobState
 from surefoot_service.cluster.jobs_api import RayJob, RayStatus
 from surefoot_service.policy.lifecycle import after_steps
 
-__all__ = ["Action", "Facts", "Judgement", "Patience", "judge"]
+__all__ = ["Action", "Facts", "Judgement", "Patience", "decide"]
 
 
 class Action(StrEnum):
@@ -79,7 +79,7 @@ class Judgement:
 _WAIT = Judgement(action=Action.WAIT)
 
 
-def judge(facts: Facts, patience: Patience) -> Judgement:
+def decide(facts: Facts, patience: Patience) -> Judgement:
     """Return what to do about the attempt."""
     if not facts.same_session:
         return _on_a_lost_cluster(facts)

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from surefoot.spec import JobState
 
-__all__ = ["Loss", "Sequel", "after_loss"]
+__all__ = ["Loss", "RetryDecision", "after_loss"]
 
 _LONGEST_S = 60.0
 
@@ -35,7 +35,7 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sequel:
+class RetryDecision:
     """What the job becomes."""
 
     state: JobState
@@ -46,20 +46,22 @@ class Sequel:
     retry_at: datetime | None = None
 
 
-def after_loss(loss: Loss) -> Sequel:
+def after_loss(loss: Loss) -> RetryDecision:
     """Return what the job becomes: cancelled or paused where that was asked for, failed for too many losses, else queued again."""
     losses = 1 if loss.progressed else loss.losses + 1
     if loss.cancelling:
-        return Sequel(state=JobState.CANCELLED, reason=f"cancelled; {loss.reason}", losses=losses)
+        return RetryDecision(state=JobState.CANCELLED, reason=f"cancelled; {loss.reason}", losses=losses)
     if loss.state is JobState.PAUSING:
         reason = f"paused; {loss.reason}, so it goes on from the newest checkpoint"
-        return Sequel(state=JobState.PAUSED, reason=reason, losses=losses)
+        return RetryDecision(state=JobState.PAUSED, reason=reason, losses=losses)
     if losses > loss.max_failures:
-        return Sequel(state=JobState.FAILED, reason=_too_many(loss, losses), losses=losses)
+        return RetryDecision(state=JobState.FAILED, reason=_too_many(loss, losses), losses=losses)
     pause = timedelta(seconds=0.0 if loss.progressed else min(_LONGEST_S, 2.0 ** min(losses - 1, 10)))
     when = f"at {loss.now + pause:%H:%M:%S} UTC" if pause else "at once"
     reason = f"{loss.reason}; it is tried again {when}"
-    return Sequel(state=JobState.QUEUED, reason=reason, losses=losses, retry_at=loss.now + pause if pause else None)
+    return RetryDecision(
+        state=JobState.QUEUED, reason=reason, losses=losses, retry_at=loss.now + pause if pause else None
+    )
 
 
 def _too_many(loss: Loss, losses: int) -> str:

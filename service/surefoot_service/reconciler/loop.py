@@ -1,7 +1,7 @@
 """The loop that compares the store with the cluster and mends: starts jobs, watches their launchers, cleans up after them.
 
-Truth lives in the store, and every step may be repeated, so it goes on where it was after any restart. It is woken by bells; it
-looks again by itself only while there is something on the cluster that does not ring.
+Truth lives in the store, and every step may be repeated, so it goes on where it was after any restart. It is woken by wakeups; it
+looks again by itself only while there is something on the cluster that wakes nobody.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import structlog
 from surefoot.spec import JobState
 from surefoot_service.cluster.jobs_api import RayError, RayJob, RayRefusedError, RayStatus, open_ray_jobs
 from surefoot_service.parts import Service
-from surefoot_service.policy.attempts import Action, Facts, Patience, judge
+from surefoot_service.policy import attempts as policy
+from surefoot_service.policy.attempts import Action, Facts, Patience
 from surefoot_service.reconciler.launch import Launch
 from surefoot_service.scheduler.fifo import Capacity, Decision, NodeSize, decide
 from surefoot_service.store import attempts, jobs
@@ -65,9 +66,9 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
-        with self._service.bells.listen(RECONCILER) as bell:
-            while not self._service.bells.closed:
-                await bell.wait(await self._pass())
+        with self._service.wakeups.listen(RECONCILER) as wakeup:
+            while not self._service.wakeups.closed:
+                await wakeup.wait(await self._pass())
 
     async def _pass(self) -> float | None:
         """Do once what there is to do. Return in how many seconds to look again; None: when woken."""
@@ -150,13 +151,13 @@ class Reconciler:
         )
         if made is not None:
             log.info("job_started", job=decision.job, attempt=made.id, reason=decision.reason)
-            self._service.bells.ring(news_of(decision.job))
+            self._service.wakeups.wake(news_of(decision.job))
 
     async def _explain(self, names: Iterable[str], reason: str) -> None:
         for job in names:
             if await self._service.database.write(jobs.explain_queued, job, reason):
                 log.info("job_waits", job=job, reason=reason)
-                self._service.bells.ring(news_of(job))
+                self._service.wakeups.wake(news_of(job))
 
     # ---- attempts
 
@@ -177,7 +178,7 @@ class Reconciler:
         if watched.attempt.fenced_at is not None:
             return await self._clean(watched)
         launcher = await self._launcher(watched)
-        judgement = judge(self._facts(watched, launcher), self._patience)
+        judgement = policy.decide(self._facts(watched, launcher), self._patience)
         match judgement.action:
             case Action.WAIT:
                 return _WATCH_S if watched.attempt.spoke_at and not self._ending(watched) else _SOON_S
@@ -233,7 +234,7 @@ class Reconciler:
             return
         await self._service.database.write(store.mark_submitted, watched.attempt.id, self._service.now())
         log.info("attempt_submitted", job=watched.job.id, attempt=watched.attempt.id)
-        self._service.bells.ring(news_of(watched.job.id))
+        self._service.wakeups.wake(news_of(watched.job.id))
 
     async def _condemn(self, watched: Watched, verdict: JobState | None, reason: str) -> None:
         """Fence the attempt; the next pass cleans it off the cluster."""
@@ -275,6 +276,6 @@ class Reconciler:
         job = await self._service.database.write(store.settle, watched.attempt.id, note=note, now=self._service.now())
         self._service.cluster.heard.pop(watched.attempt.id, None)
         log.info("attempt_settled", attempt=watched.attempt.id, job=job)
-        self._service.bells.ring(news_of(job), RECONCILER)
+        self._service.wakeups.wake(news_of(job), RECONCILER)
         if watched.attempt.session == self._session:
             await self._launch.forget(watched)

@@ -46,11 +46,11 @@ _TRIES = 5
 
 
 async def delete_job(service: Service, job: str, *, by: str, checkpoints: bool) -> None:
-    """Delete a job that has ended: nobody sees it from the first commit on. Raises the problems of `removal.mark`."""
+    """Delete a job that has ended: nobody sees it from the first commit on. Raises as `removal.mark` does."""
     new = await service.database.write(removal.mark, job, by=by, checkpoints=checkpoints, now=service.now())
     if not new:
         return
-    service.bells.ring(news_of(job), commands_of(job), RECONCILER)
+    service.wakeups.wake(news_of(job), commands_of(job), RECONCILER)
     try:
         purged = await _purge(service, job, _MOST_CHUNKS)
         if purged and not checkpoints and not service.cluster.watched:
@@ -58,7 +58,7 @@ async def delete_job(service: Service, job: str, *, by: str, checkpoints: bool) 
     except StoreAwayError as error:
         # The job is deleted; the housekeeper removes what is left of it once the database is back.
         log.warning("removal_interrupted", job=job, error=str(error))
-    service.bells.ring(HOUSEKEEPING)
+    service.wakeups.wake(HOUSEKEEPING)
 
 
 async def _purge(service: Service, job: str, most_chunks: int) -> bool:
@@ -94,8 +94,8 @@ class Housekeeper:
         next_sweep = 0.0
         loop = asyncio.get_running_loop()
         try:
-            with self._service.bells.listen(HOUSEKEEPING) as bell:
-                while not self._service.bells.closed:
+            with self._service.wakeups.listen(HOUSEKEEPING) as wakeup:
+                while not self._service.wakeups.closed:
                     sweeps = loop.time() >= next_sweep
                     again = await self.once(sweep=sweeps)
                     if sweeps:
@@ -103,7 +103,7 @@ class Housekeeper:
                     left = next_sweep - loop.time()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(max(0.0, left if again is None else min(again, left))):
-                            await bell.wait(None)
+                            await wakeup.wait(None)
         finally:
             for task in self._removing.values():
                 task.cancel()
@@ -157,7 +157,7 @@ class Housekeeper:
             await self._service.database.write(
                 removal.checkpoints_done, leftover.job, action, detail, now=self._service.now()
             )
-            self._service.bells.ring(HOUSEKEEPING)
+            self._service.wakeups.wake(HOUSEKEEPING)
         except StoreAwayError as error:
             log.warning("store_away", error=str(error))  # done again, which changes nothing
 

@@ -8,13 +8,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cache
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute, iter_route_contexts
 
-from surefoot.views import NotReady, Problem
 from surefoot_service.data_folder import make_private
 from surefoot_service.keys import open_keys
 from surefoot_service.packages.archive import PackageStore, limits_of
@@ -22,6 +19,7 @@ from surefoot_service.parts import Service
 from surefoot_service.reconciler.loop import reconciling
 from surefoot_service.reconciler.retention import housekeeping
 from surefoot_service.rest import problems
+from surefoot_service.rest.document import document_of
 from surefoot_service.rest.probes import probes_of
 from surefoot_service.rest.routes import attempts, audit, checkpoints, health, history, jobs, packages
 from surefoot_service.settings import Settings
@@ -57,7 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             async with _cluster(service), housekeeping(service):
                 yield
         finally:
-            service.bells.close()
+            service.wakeups.close()
             service.readiness.close()
             service.database.close()
 
@@ -76,7 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for part in (packages, jobs, checkpoints, history, attempts, audit, health):
         app.include_router(part.router)
     _make_ready(app)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = cache(lambda: document_of(app))  # type: ignore[method-assign]
     app.add_route("/openapi.json", _document(app), include_in_schema=False)
     return app
 
@@ -107,18 +105,3 @@ def _cluster(service: Service) -> AbstractAsyncContextManager[None]:
         return nullcontext()
     token = settings.ray_auth_token
     return reconciling(service, settings.ray_address, token.get_secret_value() if token else None, settings.ray_python)
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with our problems in place of its own validation error."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        schemas = document["components"]["schemas"]
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        for model in (Problem, NotReady):
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
-            schemas.update(schema.pop("$defs"))
-            schemas[model.__name__] = schema
-        app.openapi_schema = document
-    return app.openapi_schema

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from surefoot_service.errors import ProblemError, unprocessable
+from surefoot_service.rest.problems import ProblemError, invalid
 from surefoot_service.settings import KIB, Settings
 
 __all__ = ["MAX_DEPTH", "MAX_MEMBERS", "MAX_VALUES", "BodyKind", "BoundedBody", "JsonRequest", "parse", "takes"]
@@ -125,18 +125,18 @@ class JsonRequest(Request):
 
 
 def parse(body: bytes) -> Any:
-    """Return the JSON value. Raises JSONDecodeError, or a 422 problem for what is JSON and cannot be taken."""
+    """Return the JSON value. Raises JSONDecodeError, or a problem for what is JSON and cannot be taken."""
     try:
         value = json.loads(body.decode())
     except UnicodeDecodeError:
-        raise unprocessable("body", "the body is not UTF-8") from None
+        raise invalid("body", "the body is not UTF-8") from None
     except RecursionError:
         raise _too_deep() from None
     except json.JSONDecodeError:
         raise
     except ValueError as error:
         # a whole number of thousands of digits
-        raise unprocessable("body", str(error)) from None
+        raise invalid("body", str(error)) from None
     _check_shape(value)
     return value
 
@@ -149,7 +149,7 @@ def _check_shape(value: Any) -> None:
         if not level:
             return
         if any(len(c) > MAX_MEMBERS for c in level if isinstance(c, dict)):
-            raise unprocessable("body", f"an object in the body has more than {MAX_MEMBERS} members")
+            raise invalid("body", f"an object in the body has more than {MAX_MEMBERS} members")
         number += sum(map(len, level))
         if number > MAX_VALUES:
             raise ProblemError(413, f"the body has more than {MAX_VALUES} values")
@@ -163,4 +163,4 @@ def _check_shape(value: Any) -> None:
 
 
 def _too_deep() -> ProblemError:
-    return unprocessable("body", f"the body is nested more than {MAX_DEPTH} levels deep")
+    return invalid("body", f"the body is nested more than {MAX_DEPTH} levels deep")

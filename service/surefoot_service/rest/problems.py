@@ -5,7 +5,7 @@ A problem is never longer than a page, whatever was sent: texts are cut, and of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import islice
 from typing import Any
@@ -19,11 +19,30 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from surefoot.views import InvalidField, Problem
-from surefoot_service.errors import ProblemError
+from surefoot_service.errors import (
+    ClaimCodeError,
+    ConflictError,
+    DomainError,
+    InvalidError,
+    NotFoundError,
+    OverError,
+    StorageError,
+    TokenError,
+)
 from surefoot_service.store.database import StoreAwayError
 from surefoot_service.waiting import BusyError, HungError
 
-__all__ = ["MAX_ERRORS", "MAX_PROBLEM_BYTES", "PROBLEM_TYPE", "documented", "install", "problem_response"]
+__all__ = [
+    "MAX_ERRORS",
+    "MAX_PROBLEM_BYTES",
+    "PROBLEM_TYPE",
+    "ProblemError",
+    "documented",
+    "install",
+    "invalid",
+    "problem_of",
+    "problem_response",
+]
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -40,7 +59,36 @@ _IN_DETAIL = 5
 # when to ask again while the database is away, or the service has all hands full
 _RETRY_AFTER_S = 2
 
+# how each kind of refusal is answered
+_STATUS: Mapping[type[DomainError], int] = {
+    TokenError: 401,
+    ClaimCodeError: 403,
+    NotFoundError: 404,
+    ConflictError: 409,
+    OverError: 410,
+    InvalidError: 422,
+    StorageError: 502,
+}
+
 log = structlog.get_logger()
+
+
+class ProblemError(HTTPException):
+    """A request that is refused for what it is, as HTTP: its headers, its length, how slowly it comes.
+
+    It is an HTTPException, since FastAPI lets only that through from the reading of a body.
+    """
+
+    def __init__(
+        self, status: int, detail: str, *, errors: Sequence[InvalidField] = (), headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status, detail, dict(headers or {}))
+        self.errors = errors
+
+
+def invalid(field: str, message: str) -> ProblemError:
+    """What InvalidError is, for the reading of a body."""
+    return ProblemError(422, message, errors=[InvalidField(field=field, message=message)])
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
@@ -64,6 +112,11 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def install(app: FastAPI) -> None:
     """Make every error of the app a problem."""
+
+    @app.exception_handler(DomainError)
+    async def _refused(_request: Request, error: DomainError) -> Response:
+        headers = {"WWW-Authenticate": "Bearer"} if isinstance(error, TokenError) else None
+        return problem_response(problem_of(error), headers)
 
     @app.exception_handler(ProblemError)
     async def _told(_request: Request, error: ProblemError) -> Response:
@@ -106,6 +159,12 @@ def install(app: FastAPI) -> None:
         # The boundary of the service: what went wrong is for the log, not for whoever asked.
         log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
         return problem_response(_problem(500, "the service made a mistake; its log says which"))
+
+
+def problem_of(error: DomainError) -> Problem:
+    """How a refusal is answered."""
+    field = [InvalidField(field=error.field, message=str(error))] if isinstance(error, InvalidError) else []
+    return _problem(_STATUS[type(error)], str(error), field)
 
 
 def _problem(status: int, detail: str, errors: Iterable[InvalidField] = ()) -> Problem:

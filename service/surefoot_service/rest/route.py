@@ -10,10 +10,10 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 
-from surefoot_service.errors import ProblemError
 from surefoot_service.parts import Service
 from surefoot_service.rest.body import BoundedBody, JsonRequest, kind_of, too_large
 from surefoot_service.rest.dependencies import GUARDS, service_of
+from surefoot_service.rest.problems import ProblemError
 
 __all__ = ["GuardedRoute"]
 

@@ -9,7 +9,7 @@ from fastapi.sse import format_sse_event
 from sqlalchemy.orm import Session
 
 from surefoot.views import JobView, NumberedEvent
-from surefoot_service.errors import ProblemError
+from surefoot_service.errors import NotFoundError
 from surefoot_service.parts import Service
 from surefoot_service.store import events, jobs
 from surefoot_service.store.database import StoreAwayError
@@ -60,13 +60,13 @@ class _News:
 async def follow(service: Service, job: str, cursor: Cursor) -> AsyncIterator[bytes]:
     """Yield the job's messages after the cursor until it has ended and all is sent, or the service closes."""
     seen: tuple[object, ...] | None = None
-    with service.bells.listen(news_of(job)) as news:
+    with service.wakeups.listen(news_of(job)) as news:
         while True:
             try:
                 found = await service.database.read(_read, job, cursor)
             except StoreAwayError:
                 return  # whoever follows comes back with the cursor
-            except ProblemError:
+            except NotFoundError:
                 return  # the job was deleted: whoever comes back is told so
             for message in _messages(found, cursor):
                 yield message
@@ -79,7 +79,7 @@ async def follow(service: Service, job: str, cursor: Cursor) -> AsyncIterator[by
             if found.view.ended:
                 return
             if not await news.wait(_QUIET_S):
-                if service.bells.closed:
+                if service.wakeups.closed:
                     return
                 yield format_sse_event(comment="quiet")
 

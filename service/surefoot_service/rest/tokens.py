@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-import re
-
 from starlette.datastructures import Headers
 
-from surefoot_service.errors import ProblemError
+from surefoot.names import is_attempt
+from surefoot_service.errors import TokenError
 from surefoot_service.keys import Keys, KnownTokens, digest
 from surefoot_service.store import attempts
 from surefoot_service.store.database import Database
 
-__all__ = ["ATTEMPT_NAME", "bearer", "check_attempt", "check_user"]
-
-ATTEMPT_NAME = r"^[a-z0-9-]{1,60}$"
-
-_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+__all__ = ["bearer", "check_attempt", "check_user"]
 
 
 def bearer(headers: Headers, which: str) -> str:
-    """Return the request's one bearer token. Raises a 401 problem where there is none, or more than one header."""
+    """Return the request's one bearer token. Raises TokenError where there is none, or more than one header."""
     given = headers.getlist("authorization")
     scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
     if scheme.lower() != "bearer" or not token.strip():
-        raise _refused(f"the Authorization header must carry {which}")
+        raise TokenError(f"the Authorization header must carry {which}")
     return token.strip()
 
 
 def check_user(headers: Headers, keys: Keys) -> None:
-    """Raise a 401 problem unless the request brings the user's token."""
+    """Raise TokenError unless the request brings the user's token."""
     which = "the service's token (see <data folder>/token)"
     if not keys.is_user(bearer(headers, which)):
-        raise _refused(f"the Authorization header must carry {which}")
+        raise TokenError(f"the Authorization header must carry {which}")
 
 
 async def check_attempt(headers: Headers, attempt: str, known: KnownTokens, database: Database) -> None:
-    """Raise a 401 problem unless the request brings the attempt's token, or 410 where the attempt is over."""
+    """Raise TokenError unless the request brings the attempt's token, or OverError where the attempt is over."""
     token = bearer(headers, "the attempt's token")
-    if not re.fullmatch(ATTEMPT_NAME[1:-1], attempt):
-        raise _refused("this is not the attempt's token")
+    if not is_attempt(attempt):
+        raise TokenError("this is not the attempt's token")
     token_hash = digest(token)
     if known.knows(attempt, token_hash):
         return
     async with known.lookups:
         await database.read(attempts.authorize, attempt, token)
     known.add(attempt, token_hash)
-
-
-def _refused(detail: str) -> ProblemError:
-    return ProblemError(401, detail, headers=_CHALLENGE)

@@ -9,13 +9,14 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from surefoot.events import Command, CommandKind, UplinkBatch
+from surefoot.names import attempt_name
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import Claimed
-from surefoot_service.errors import ProblemError, conflict, not_found
+from surefoot_service.errors import ClaimCodeError, ConflictError, NotFoundError, OverError, TokenError
 from surefoot_service.keys import Keys, digest, same
 from surefoot_service.store.columns import LAST_COMMAND
 from surefoot_service.store.commands import last_command
-from surefoot_service.store.ingest import Taken, take, take_again
+from surefoot_service.store.ingest import IngestResult, ingest, ingest_again
 from surefoot_service.store.jobs import change_state, lock, own_place
 from surefoot_service.store.reading import command_of, has_ended, spec_of
 from surefoot_service.store.tables import AttemptRow, CommandRow, JobRow
@@ -26,12 +27,12 @@ __all__ = [
     "commands_for",
     "fence",
     "hand_over",
+    "ingest_from",
     "lock_with",
     "make",
     "newest",
     "package_name",
     "package_uri",
-    "take_from",
     "unfinished",
 ]
 
@@ -58,7 +59,7 @@ def make(session: Session, job: str, *, keys: Keys, session_name: str, reason: s
     for attempt in earlier:
         attempt.fenced_at = attempt.fenced_at or now
     number = len(earlier) + 1
-    name = f"{job}-{number}"
+    name = attempt_name(job, number)
     made = AttemptRow(
         id=name,
         job=job,
@@ -82,21 +83,19 @@ def claim(
 ) -> tuple[Claimed, str]:
     """Trade the single-use claim code for the token. Return it and the job.
 
-    `checkpoints`: where jobs that name no place have theirs. Raises problems: 404 no such attempt, 403 a wrong code, 410 fenced,
-    ended, paused or cancelled, 409 claimed before.
+    `checkpoints`: where jobs that name no place have theirs. Raises NotFoundError for no such attempt, ClaimCodeError,
+    OverError where it is fenced, ended, paused or cancelled, ConflictError where it was claimed before.
     """
     row, job = lock_with(session, attempt)
     if not same(digest(code), row.claim_hash):
-        raise ProblemError(403, "this is not the attempt's claim code")
+        raise ClaimCodeError()
     stopping = job.cancel_at is not None or (job.state == JobState.PAUSING and row.claimed_at is None)
     if row.fenced_at is not None or has_ended(job) or stopping:
-        raise ProblemError(
-            410, f"attempt {attempt} is over: job {job.id} is {job.state}, {job.reason or 'no reason given'}"
-        )
+        raise OverError(f"attempt {attempt} is over: job {job.id} is {job.state}, {job.reason or 'no reason given'}")
     if unreadable := spec_of(job).unreadable:
-        raise ProblemError(410, f"attempt {attempt} cannot begin: {unreadable}")
+        raise OverError(f"attempt {attempt} cannot begin: {unreadable}")
     if row.claimed_at is not None:
-        raise conflict(f"attempt {attempt} was claimed before; its code works once")
+        raise ConflictError(f"attempt {attempt} was claimed before; its code works once")
     row.claimed_at, row.token_hash = now, digest(token)
     # All attempts of a job have its checkpoints in the same place, although the default is another by then.
     job.checkpoint_place = own_place(job, checkpoints)
@@ -113,18 +112,18 @@ def claim(
 
 
 def authorize(session: Session, attempt: str, token: str) -> str:
-    """Return the attempt's job. Raises problems: 401 for another token, 410 once the attempt is fenced."""
+    """Return the attempt's job. Raises TokenError for another token, OverError once the attempt is fenced."""
     row = session.get(AttemptRow, attempt)
     if row is None or row.token_hash is None or not same(digest(token), row.token_hash):
-        raise ProblemError(401, "this is not the attempt's token", headers={"WWW-Authenticate": "Bearer"})
+        raise TokenError("this is not the attempt's token")
     if row.fenced_at is not None:
-        raise ProblemError(410, f"attempt {attempt} is over: nothing it says counts any more")
+        raise OverError(f"attempt {attempt} is over: nothing it says counts any more")
     return row.job
 
 
-def take_from(
+def ingest_from(
     session: Session, attempt: str, token: str, batch: UplinkBatch, *, max_bytes: int, now: datetime
-) -> tuple[Taken, str]:
+) -> tuple[IngestResult, str]:
     """Take in an attempt's batch, if it may speak (see `authorize`). Return what it came to, and the job.
 
     `max_bytes`: how much all attempts of one job may tell; a job that tells more fails.
@@ -134,9 +133,9 @@ def take_from(
     # again: it may have been fenced meanwhile
     authorize(session, attempt, token)
     if _has_told_all(row, job, now):
-        return take_again(session, row, job, batch), job.id
+        return ingest_again(session, row, job, batch), job.id
     row.spoke_at = row.spoke_at or now
-    return take(session, row, job, batch, max_bytes=max_bytes, now=now), job.id
+    return ingest(session, row, job, batch, max_bytes=max_bytes, now=now), job.id
 
 
 def _has_told_all(attempt: AttemptRow, job: JobRow, now: datetime) -> bool:
@@ -177,7 +176,7 @@ def commands_for(session: Session, attempt: str, token: str, after: int) -> tupl
     job = authorize(session, attempt, token)
     found = _find(session, attempt)
     if found.closed_at is not None:
-        raise ProblemError(410, f"attempt {attempt} is over: its job has ended, and all of it is stored")
+        raise OverError(f"attempt {attempt} is over: its job has ended, and all of it is stored")
     before = found.commands_before
     query = (
         select(CommandRow)
@@ -202,7 +201,7 @@ def hand_over(session: Session, attempt: str, token: str, after: int, *, now: da
 
 
 def lock_with(session: Session, attempt: str) -> tuple[AttemptRow, JobRow]:
-    """Return the attempt and its job, both as they are once the job is locked; raises a 404 problem."""
+    """Return the attempt and its job, both as they are once the job is locked; raises NotFoundError."""
     row = _find(session, attempt)
     # A deleted job's attempt may still have something on the cluster, which is taken off as ever.
     job = lock(session, row.job, deleted=True)
@@ -213,5 +212,5 @@ def lock_with(session: Session, attempt: str) -> tuple[AttemptRow, JobRow]:
 def _find(session: Session, attempt: str) -> AttemptRow:
     row = session.get(AttemptRow, attempt)
     if row is None:
-        raise not_found("attempt", attempt)
+        raise NotFoundError("attempt", attempt)
     return row

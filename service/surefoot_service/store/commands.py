@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from surefoot.events import CommandKind, FaultKind
 from surefoot.spec import JobState
 from surefoot.views import JobView
-from surefoot_service.errors import conflict, unprocessable
+from surefoot_service.errors import ConflictError, InvalidError
 from surefoot_service.policy.lifecycle import after_steps
 from surefoot_service.store.columns import LAST_COMMAND
 from surefoot_service.store.jobs import change_state, lock, view
@@ -26,11 +26,11 @@ _AT_REST = (JobState.QUEUED, JobState.PAUSED)
 
 
 def resize(session: Session, job: str, trainers: int, *, now: datetime) -> JobView:
-    """Want another number of trainers. Raises a 409 problem once it has ended, 422 outside of the spec's bounds."""
+    """Want another number of trainers. Raises ConflictError once it has ended, InvalidError outside of the spec's bounds."""
     row = _going_on(session, job, "it has no more trainers to resize")
     spec = spec_of(row).spec
     if not spec.min_trainers <= trainers <= spec.most_trainers:
-        raise unprocessable(
+        raise InvalidError(
             "body.trainers",
             f"{trainers} is not between min_trainers {spec.min_trainers} and max_trainers {spec.most_trainers}",
         )
@@ -66,7 +66,7 @@ def _end_unknown(session: Session, row: JobRow, now: datetime) -> None:
 
 
 def pause(session: Session, job: str, *, now: datetime) -> JobView:
-    """Ask the job to stop at a step boundary, saved; a queued one is paused at once. Raises a 409 problem once it has ended."""
+    """Ask the job to stop at a step boundary, saved; a queued one is paused at once. Raises ConflictError once it has ended."""
     row = _going_on(session, job, "it cannot be paused")
     if row.state == JobState.QUEUED:
         change_state(session, row, JobState.PAUSED, reason="paused while queued", now=now)
@@ -78,10 +78,10 @@ def pause(session: Session, job: str, *, now: datetime) -> JobView:
 
 
 def resume(session: Session, job: str, *, now: datetime) -> JobView:
-    """Queue a paused job again. Raises a 409 problem once it has ended, and while it is still pausing."""
+    """Queue a paused job again. Raises ConflictError once it has ended, and while it is still pausing."""
     row = _going_on(session, job, "it cannot be resumed")
     if row.state == JobState.PAUSING:
-        raise conflict(f"job {job} is still pausing: resume it once it is paused")
+        raise ConflictError(f"job {job} is still pausing: resume it once it is paused")
     if row.state == JobState.PAUSED:
         # Nothing that the paused attempt may still say is to move the job now.
         for attempt in session.scalars(select(AttemptRow).where(AttemptRow.job == job, AttemptRow.fenced_at.is_(None))):
@@ -91,14 +91,14 @@ def resume(session: Session, job: str, *, now: datetime) -> JobView:
 
 
 def checkpoint(session: Session, job: str, *, now: datetime) -> JobView:
-    """Ask for a checkpoint at the next step boundary. Raises a 409 problem for a job that does not train."""
+    """Ask for a checkpoint at the next step boundary. Raises ConflictError for a job that does not train."""
     row = _training(session, job, "there is nothing to save")
     _command(session, job, CommandKind.CHECKPOINT, now)
     return view(session, row)
 
 
 def inject(session: Session, job: str, fault: FaultKind, *, now: datetime) -> JobView:
-    """Have a fault done to the job, for real. Raises a 409 problem for a job that does not train."""
+    """Have a fault done to the job, for real. Raises ConflictError for a job that does not train."""
     row = _training(session, job, "there is nothing to break")
     _command(session, job, CommandKind.FAULT, now, fault=fault)
     return view(session, row)
@@ -114,10 +114,10 @@ def _going_on(session: Session, job: str, consequence: str) -> JobRow:
     row = lock(session, job)
     if has_ended(row) or row.cancel_at is not None:
         how = shown_state(row) if has_ended(row) else "being cancelled"
-        raise conflict(f"job {job} is {how}: {consequence}")
+        raise ConflictError(f"job {job} is {how}: {consequence}")
     if state_of(row) is None:
         state = shown_state(row)
-        raise conflict(
+        raise ConflictError(
             f"job {job} is {state!r}, a state that only a newer version of surefoot knows: {consequence}; cancel it"
         )
     return row
@@ -126,7 +126,7 @@ def _going_on(session: Session, job: str, consequence: str) -> JobRow:
 def _training(session: Session, job: str, consequence: str) -> JobRow:
     row = _going_on(session, job, consequence)
     if row.state not in (*_TRAINING, JobState.PAUSING):
-        raise conflict(f"job {job} is {row.state}: {consequence}")
+        raise ConflictError(f"job {job} is {row.state}: {consequence}")
     return row
 
 

@@ -26,7 +26,7 @@ from surefoot.told import (
     StateTold,
 )
 from surefoot_service.checkpoints.places import belongs
-from surefoot_service.errors import ProblemError
+from surefoot_service.errors import OverError
 from surefoot_service.policy.lifecycle import TransitionError
 from surefoot_service.store import ledger, told_events
 from surefoot_service.store.events import add_event, is_told
@@ -35,13 +35,13 @@ from surefoot_service.store.ledger import Contradiction
 from surefoot_service.store.reading import has_ended, spec_of, state_of
 from surefoot_service.store.tables import AttemptRow, EventSourceRow, JobRow
 
-__all__ = ["Taken", "take", "take_again"]
+__all__ = ["IngestResult", "ingest", "ingest_again"]
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class IngestResult:
     """What a batch came to."""
 
     ack: UplinkAck
@@ -49,9 +49,9 @@ class Taken:
     moved: bool
 
 
-def take(
+def ingest(
     session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch, *, max_bytes: int, now: datetime
-) -> Taken:
+) -> IngestResult:
     """Store what is new in the batch of a locked job's attempt and fold it into the job; what was stored before changes nothing.
 
     A step that is told with another result than the stored one fails the job, and so does more than `max_bytes` in all.
@@ -71,11 +71,11 @@ def take(
         attempt.closed_at = now
     session.flush()
     ack = UplinkAck(events=told_events.stored_below(session, sources, batch.events), rows_below=job.steps_done)
-    return Taken(ack=ack, moved=job.state != before)
+    return IngestResult(ack=ack, moved=job.state != before)
 
 
-def take_again(session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch) -> Taken:
-    """Acknowledge a batch of an attempt that has told all. Raises a 410 problem for one with anything new in it."""
+def ingest_again(session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch) -> IngestResult:
+    """Acknowledge a batch of an attempt that has told all. Raises OverError for one with anything new in it."""
     sources = {
         name: row
         for name in dict.fromkeys(event.source for event in batch.events)
@@ -85,9 +85,9 @@ def take_again(session: Session, attempt: AttemptRow, job: JobRow, batch: Uplink
     if not (
         mine and told_events.are_stored(session, job.id, batch.events) and ledger.are_stored(session, job, batch.rows)
     ):
-        raise ProblemError(410, f"attempt {attempt.id} is over: job {job.id} has {job.state}, and all of it was stored")
+        raise OverError(f"attempt {attempt.id} is over: job {job.id} has {job.state}, and all of it was stored")
     ack = UplinkAck(events={name: row.stored for name, row in sources.items()}, rows_below=job.steps_done)
-    return Taken(ack=ack, moved=False)
+    return IngestResult(ack=ack, moved=False)
 
 
 def _is_complete(job: JobRow) -> bool:

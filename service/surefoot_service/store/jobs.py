@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -14,11 +13,12 @@ from sqlalchemy.orm import Session
 
 from surefoot.errors import SurefootError
 from surefoot.events import EventKind
+from surefoot.names import is_job
 from surefoot.spec import JobSpec, JobState
 from surefoot.stored_spec import StoredSpec
 from surefoot.views import JobView, NumberedEvent
 from surefoot_service.checkpoints.places import belongs
-from surefoot_service.errors import conflict, not_found, unprocessable
+from surefoot_service.errors import ConflictError, InvalidError, NotFoundError
 from surefoot_service.policy.lifecycle import Life, Move, move
 from surefoot_service.store.columns import NoNumber
 from surefoot_service.store.events import add_event, state_events
@@ -32,7 +32,6 @@ __all__ = [
     "create",
     "explain_queued",
     "has_ended",
-    "is_job_id",
     "listing",
     "load",
     "lock",
@@ -62,11 +61,11 @@ def create(
         known = session.scalar(select(JobRow).where(JobRow.idempotency_key == idempotency_key))
         if known is not None:
             if not _same(spec_of(known).spec, spec):
-                raise conflict(f"job {known.id} was submitted with this Idempotency-Key and another spec")
+                raise ConflictError(f"job {known.id} was submitted with this Idempotency-Key and another spec")
             return view(session, known), False
     # in this transaction, as packages that no job refers to are collected in another
     if session.get(PackageRow, spec.package, with_for_update={"read": True}) is None:
-        raise unprocessable("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
+        raise InvalidError("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
     spec = _with_restore(session, spec, checkpoints)
     row = JobRow(
         id="".join(secrets.choice(_ALPHABET) for _ in range(10)),
@@ -82,41 +81,32 @@ def create(
     return view(session, row), True
 
 
-# A spec's `restore` is another job's id where it is neither a path nor a URL.
-_JOB_ID = re.compile(r"^[a-z0-9-]{1,40}$")
-
-
-def is_job_id(restore: str) -> bool:
-    """Whether a spec's `restore` names a job, rather than a path or URL."""
-    return _JOB_ID.match(restore) is not None
-
-
 def _with_restore(session: Session, spec: JobSpec, checkpoints: str) -> JobSpec:
     """The spec with the checkpoint that another job's id means. It is fixed here: every attempt is to begin from the same.
 
-    Raises a 422 problem where there is no such job, no checkpoint of it, or one that its training code told to be somewhere else.
+    Raises InvalidError where there is no such job, no checkpoint of it, or one that its training code told to be somewhere else.
     """
-    if spec.restore is None or not _JOB_ID.match(spec.restore):
+    if spec.restore is None or not is_job(spec.restore):
         return spec
     other = session.scalar(select(JobRow).where(JobRow.id == spec.restore, JobRow.deleted_at.is_(None)))
     if other is None:
         message = f"there is no job {spec.restore!r}; name a job, or a checkpoint by its path (with a slash) or URL"
-        raise unprocessable("body.restore", message)
+        raise InvalidError("body.restore", message)
     if other.checkpoint is None:
-        raise unprocessable("body.restore", f"job {other.id} has no checkpoint yet")
+        raise InvalidError("body.restore", f"job {other.id} has no checkpoint yet")
     try:
         place = own_place(other, checkpoints)
     except ValueError:
         message = (
             f"it cannot be read where the checkpoints of job {other.id} lie; name the one that is meant by its URL"
         )
-        raise unprocessable("body.restore", message) from None
+        raise InvalidError("body.restore", message) from None
     if not belongs(other.checkpoint, place):
         message = (
             f"the checkpoint of job {other.id} was told to be {other.checkpoint!r}, which is not below its place {place!r}; "
             "if it is the right one, name it by its URL"
         )
-        raise unprocessable("body.restore", message)
+        raise InvalidError("body.restore", message)
     return _with(spec, other.checkpoint)
 
 
@@ -125,25 +115,25 @@ def _with(spec: JobSpec, restore: str) -> JobSpec:
     try:
         return JobSpec.model_validate(spec.model_dump() | {"restore": restore})
     except ValidationError as error:
-        raise unprocessable("body.restore", f"{restore!r} cannot be begun from: {error.errors()[0]['msg']}") from None
+        raise InvalidError("body.restore", f"{restore!r} cannot be begun from: {error.errors()[0]['msg']}") from None
 
 
 def _same(known: JobSpec, spec: JobSpec) -> bool:
     """Whether a stored spec is this one; which checkpoint it begins from may have been fixed since."""
     if spec.restore is None or known.restore is None:
         return known == spec
-    if _JOB_ID.match(spec.restore) or known.restore.startswith(f"{spec.restore.rstrip('/')}/"):
+    if is_job(spec.restore) or known.restore.startswith(f"{spec.restore.rstrip('/')}/"):
         spec = _with(spec, known.restore)
     return known == spec
 
 
 def load(session: Session, job: str) -> JobRow:
-    """Return the job; raises a 404 problem."""
+    """Return the job; raises NotFoundError."""
     return _found(session.scalar(select(JobRow).where(JobRow.id == job, JobRow.deleted_at.is_(None))), job)
 
 
 def lock(session: Session, job: str, *, deleted: bool = False) -> JobRow:
-    """Return the job as it is, kept from other writers till the transaction ends; raises a 404 problem.
+    """Return the job as it is, kept from other writers till the transaction ends; raises NotFoundError.
 
     What is read of a job and its attempts before is as of another time: who decides by it reads it after. And whoever writes to them
     locks the job first, so that no two wait for each other. `deleted`: also one that was deleted and is still being removed.
@@ -156,7 +146,7 @@ def lock(session: Session, job: str, *, deleted: bool = False) -> JobRow:
 
 def _found(row: JobRow | None, job: str) -> JobRow:
     if row is None:
-        raise not_found("job", job)
+        raise NotFoundError("job", job)
     return row
 
 
@@ -193,7 +183,7 @@ def see_with_place(session: Session, job: str, default: str) -> tuple[JobView, s
 
 
 def see(session: Session, job: str) -> JobView:
-    """Return the job as users see it; raises a 404 problem."""
+    """Return the job as users see it; raises NotFoundError."""
     return view(session, load(session, job))
 
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from surefoot.spec import JobState
 from surefoot.views import AuditAction
-from surefoot_service.errors import conflict, not_found
+from surefoot_service.errors import ConflictError, NotFoundError
 from surefoot_service.store import audit
 from surefoot_service.store.reading import has_ended
 from surefoot_service.store.tables import AttemptRow, Base, JobRow
@@ -57,17 +57,18 @@ class Leftover:
 def mark(session: Session, job: str, *, by: str, checkpoints: bool, now: datetime) -> bool:
     """Delete a job that has ended. Return whether that is new: one that was deleted before is as it is asked to be.
 
-    Raises problems: 404 there never was such a job, 409 it has not ended, or another one begins from the checkpoints that are to go.
+    Raises NotFoundError where there never was such a job, ConflictError where it has not ended, or another one begins from the
+    checkpoints that are to go.
     """
     row = _locked(session, job)
     if row is None and not audit.is_noted(session, AuditAction.JOB_DELETED, job):
-        raise not_found("job", job)
+        raise NotFoundError("job", job)
     if row is None or row.deleted_at is not None:
         return False
     if not has_ended(row):
-        raise conflict(f"job {job} is {row.state}: cancel it first, and delete it once it has ended")
+        raise ConflictError(f"job {job} is {row.state}: cancel it first, and delete it once it has ended")
     if checkpoints and (others := beginners(session, job)):
-        raise conflict(
+        raise ConflictError(
             f"job {others[0]} begins from a checkpoint of job {job} and has not ended: delete the job without its checkpoints, "
             "or when that one has ended"
         )

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from surefoot.spec import JobState
 from surefoot.views import JobView
-from surefoot_service.errors import not_found
+from surefoot_service.errors import NotFoundError
 from surefoot_service.store.columns import NoNumber
 from surefoot_service.store.jobs import load, view_of
 from surefoot_service.store.reading import spec_json
@@ -52,10 +52,10 @@ _MANY = _SHOWN.order_by(_JOBS.c.number.desc()).limit(bindparam("most"))
 
 
 def job_json(session: Session, job: str) -> bytes:
-    """Return the job as users see it, as JSON; raises a 404 problem."""
+    """Return the job as users see it, as JSON; raises NotFoundError."""
     row = session.execute(_ONE, {"job": job}).one_or_none()
     if row is None:
-        raise not_found("job", job)
+        raise NotFoundError("job", job)
     return _json(row)
 
 

@@ -10,8 +10,9 @@ from pydantic import BaseModel
 from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session, aliased
 
+from surefoot.names import attempt_of
 from surefoot.told import AnyTold
-from surefoot_service.errors import unprocessable
+from surefoot_service.errors import InvalidError
 from surefoot_service.store.columns import LAST_NUMBER
 from surefoot_service.store.tables import AttemptRow, EventRow, EventSourceRow
 
@@ -26,13 +27,13 @@ EVENT_BYTES = 200
 
 
 def check_sources(session: Session, attempt: AttemptRow, events: Sequence[AnyTold]) -> Mapping[str, EventSourceRow]:
-    """Return how far each of the events' sources is stored. Raises a 422 problem where one is not the attempt's, or runs ahead."""
+    """Return how far each of the events' sources is stored. Raises InvalidError where one is not the attempt's, or runs ahead."""
     sources: dict[str, EventSourceRow] = {}
     for place, event in enumerate(events):
         name = event.source
         if name not in sources:
             if len(sources) == MAX_SOURCES:
-                raise unprocessable(
+                raise InvalidError(
                     f"body.events.{place}.source", f"a batch has events of at most {MAX_SOURCES} sources"
                 )
             sources[name] = _source(session, attempt, name, f"body.events.{place}.source")
@@ -47,14 +48,14 @@ def _check_ahead(session: Session, job: str, source: str, n: int, field: str) ->
     last = session.scalar(select(func.max(EventRow.n)).where(*mine)) or 0
     if n > last + MAX_AHEAD:
         message = f"{n} is more than {MAX_AHEAD} ahead of {last}, the last event of {source} that is stored"
-        raise unprocessable(field, message)
+        raise InvalidError(field, message)
 
 
 def _source(session: Session, attempt: AttemptRow, name: str, field: str) -> EventSourceRow:
-    owner = name.rpartition("/")[0]
+    owner = attempt_of(name)
     row = session.get(EventSourceRow, (attempt.job, name))
     if (owner and owner != attempt.id) or (row is not None and row.attempt != attempt.id):
-        raise unprocessable(
+        raise InvalidError(
             field, f"{name} is a source of attempt {owner or (row and row.attempt)}, not of {attempt.id}"
         )
     if row is None:

@@ -117,7 +117,7 @@ async def _serve(settings: Settings, listener: socket.socket, heads: _Heads | No
                     await _with_heads(app.state.service, heads, serving, told)
         finally:
             if isinstance(service := getattr(app.state, "service", None), Service):
-                service.bells.close()
+                service.wakeups.close()
             server.should_exit = True
             await asyncio.gather(serving, return_exceptions=True)
             if heads is not None:
@@ -158,7 +158,7 @@ async def _until_ready(head: RayHead, serving: asyncio.Task[None], told: asyncio
 
 async def _end_jobs(service: Service, state: JobState, reason: str) -> None:
     for job in await service.database.write(overview.end_all, state, reason=reason, now=service.now()):
-        service.bells.ring(news_of(job))
+        service.wakeups.wake(news_of(job))
 
 
 async def _first_of(*waits: Awaitable[object]) -> None:

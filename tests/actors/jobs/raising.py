@@ -54,3 +54,24 @@ def ends_the_process(run: surefoot.Run) -> None:
             if step.number == 2:
                 os._exit(3)
         optimizer.step()
+
+
+def breaks_surefoot(run: surefoot.Run) -> None:
+    """Break an assertion of Surefoot's own, in the machine of this trainer, at step 2."""
+    from surefoot_actors.protocol.member import machine
+
+    model = torch.nn.Linear(12, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run.track(model=model, optimizer=optimizer)
+    sound = machine.apply
+
+    def broken(state, event):
+        assert not isinstance(event, machine.LeafMade), "broken on purpose"
+        return sound(state, event)
+
+    for step in run.steps(run.config["steps"]):
+        for x, y, _ in step.batches(Numbers()):
+            F.cross_entropy(model(x), y).backward()
+            if step.number == 2:
+                machine.apply = broken
+        optimizer.step()

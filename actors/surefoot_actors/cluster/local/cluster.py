@@ -26,7 +26,7 @@ from surefoot_actors.cluster.environment import trainer_env
 from surefoot_actors.cluster.local.trainer_process import LENGTH, Birth, Call, Reply
 from surefoot_actors.cluster.ports import Inbox, TrainerGoneError, TrainerHandle, TrainerSetup, Where
 from surefoot_actors.faults.refused import FaultRefusedError
-from surefoot_actors.liveness.server import PulseServer
+from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.protocol.messages import ToTrainer
 from surefoot_actors.tasks import Tasks
 
@@ -151,10 +151,10 @@ class _LocalTrainer(TrainerHandle):
         n = next(self._numbers)
         return await self._ask(n, Call(n=n, method=method, arguments=arguments))
 
-    async def tell_pulse(self, address: tuple[str, int], secret: str) -> None:
-        """Have its helper beat to another server."""
+    async def tell_liveness(self, address: tuple[str, int], secret: str) -> None:
+        """Have its watchdog beat to another server."""
         with contextlib.suppress(TrainerGoneError):
-            await self.call("pulse", address, secret)
+            await self.call("liveness", address, secret)
 
     async def deliver(self, message: ToTrainer) -> None:
         await self.call("deliver", message)
@@ -229,7 +229,7 @@ class LocalCluster:
 
     `path` is where trainers find the user's code, `env` on top of this process's environment as it is now. `service` is the
     "module:Class" that a trainer serves; `preload` what the template imports, never user code. `log_dir` takes
-    trainers' output, a file each. `pulse`, where set, is told to the trainers that `find_trainers` finds: set it anew
+    trainers' output, a file each. `liveness`, where set, is told to the trainers that `find_trainers` finds: set it anew
     for a restarted supervisor.
     """
 
@@ -244,16 +244,16 @@ class LocalCluster:
         service: str = "surefoot_actors.trainer.trainer:TrainerProcess",
         preload: Sequence[str] = ("torch", "torch._dynamo", "surefoot_actors.trainer.trainer"),
         log_dir: Path | None = None,
-        pulse: PulseServer | None = None,
+        liveness: LivenessServer | None = None,
     ) -> None:
-        self.pulse = pulse
+        self.liveness = liveness
         # no node is ever drained here, so it is never called
         self.on_notice: Callable[[str, str], None] = lambda trainer, reason: None
         self._attempt, self._path, self._env = attempt, tuple(path), {**os.environ, **(env or {})}
         self._service, self._preload, self._log_dir = service, tuple(preload), log_dir
         self._templates: dict[tuple[tuple[str, str], ...], asyncio.Task[_Template]] = {}
         self._trainers: list[_LocalTrainer] = []
-        self._telling = Tasks("pulse")
+        self._telling = Tasks("liveness")
 
     async def __aenter__(self) -> LocalCluster:
         return self
@@ -270,8 +270,8 @@ class LocalCluster:
         self._trainers.append(trainer)
         log = str(self._log_dir / f"{setup.trainer}.log") if self._log_dir else ""
         try:
-            secret = setup.pulse_secret.reveal() if setup.pulse_secret else ""
-            born = replace(setup, pulse_secret=None)
+            secret = setup.liveness_secret.reveal() if setup.liveness_secret else ""
+            born = replace(setup, liveness_secret=None)
             await trainer.start(Birth(setup=born, secret=secret, service=self._service, path=self._path, log=log))
         except asyncio.CancelledError:
             await trainer.kill()
@@ -280,11 +280,11 @@ class LocalCluster:
 
     async def find_trainers(self) -> list[TrainerHandle]:
         found = [trainer for trainer in self._trainers if not trainer.gone.done()]
-        for trainer in found if self.pulse is not None else ():
-            assert self.pulse is not None
-            # not awaited: one that is stopped answers no more, and the pulse, which expects it, says so
-            self.pulse.expect(trainer.trainer)
-            self._telling.spawn(trainer.tell_pulse(self.pulse.address, self.pulse.sealed.reveal()))
+        for trainer in found if self.liveness is not None else ():
+            assert self.liveness is not None
+            # not awaited: one that is stopped answers no more, and the detector, which expects it, says so
+            self.liveness.expect(trainer.trainer)
+            self._telling.spawn(trainer.tell_liveness(self.liveness.address, self.liveness.sealed.reveal()))
         return list(found)
 
     async def close(self) -> None:

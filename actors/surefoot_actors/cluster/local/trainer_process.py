@@ -16,7 +16,7 @@ from typing import Any
 
 from surefoot_actors.cluster.notice import on_sigterm
 from surefoot_actors.cluster.ports import TrainerService, TrainerSetup
-from surefoot_actors.liveness.watchdog_process import Helper
+from surefoot_actors.liveness.watchdog_process import Watchdog
 from surefoot_actors.sealed import Sealed
 from surefoot_actors.user_code import places
 
@@ -31,7 +31,7 @@ class Birth:
     """The first frame: what this process is to be."""
 
     setup: TrainerSetup
-    # of the pulse
+    # of liveness: see `TrainerSetup.liveness_secret`
     secret: str
     # "module:Class" of the service, constructed with the setup
     service: str
@@ -80,8 +80,8 @@ class _Wire:
 class _Trainer:
     """The service, as calls reach it: one thread for `collect`, which waits, and one for all else."""
 
-    def __init__(self, wire: _Wire, service: TrainerService, helper: Helper | None) -> None:
-        self._wire, self._service, self._helper = wire, service, helper
+    def __init__(self, wire: _Wire, service: TrainerService, watchdog: Watchdog | None) -> None:
+        self._wire, self._service, self._watchdog = wire, service, watchdog
         self._collects = ThreadPoolExecutor(1, "collect")
         self._controls = ThreadPoolExecutor(1, "control")
 
@@ -92,16 +92,16 @@ class _Trainer:
             pool.submit(self._answer, call)
 
     def _answer(self, call: Call) -> None:
-        target = self._tell_pulse if call.method == "pulse" else getattr(self._service, call.method)
+        target = self._tell_liveness if call.method == "liveness" else getattr(self._service, call.method)
         try:
             reply = Reply(n=call.n, value=target(*call.arguments))
         except Exception:  # noqa: BLE001 (the boundary of the process: the caller takes it for the trainer's loss)
             reply = Reply(n=call.n, raised=traceback.format_exc())
         self._wire.send(reply)
 
-    def _tell_pulse(self, address: tuple[str, int], secret: str) -> None:
-        if self._helper is not None:
-            self._helper.tell(address, secret)
+    def _tell_liveness(self, address: tuple[str, int], secret: str) -> None:
+        if self._watchdog is not None:
+            self._watchdog.tell(address, secret)
 
 
 def serve(sock: socket.socket) -> None:
@@ -123,14 +123,14 @@ def serve(sock: socket.socket) -> None:
     trainer.run()
 
 
-def _make(birth: Birth) -> tuple[TrainerService, Helper | None]:
-    helper = Helper(birth.setup, Sealed(birth.secret)) if birth.setup.pulse[1] else None
-    if helper is not None:
-        helper.start()
+def _make(birth: Birth) -> tuple[TrainerService, Watchdog | None]:
+    watchdog = Watchdog(birth.setup, Sealed(birth.secret)) if birth.setup.liveness[1] else None
+    if watchdog is not None:
+        watchdog.start()
     module, _, name = birth.service.partition(":")
     service: TrainerService = getattr(importlib.import_module(module), name)(birth.setup)
     on_sigterm(service.notice)
-    return service, helper
+    return service, watchdog
 
 
 def _log_to(path: str) -> None:

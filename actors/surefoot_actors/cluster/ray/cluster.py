@@ -16,15 +16,16 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError, RuntimeEnvSetupError
 
 from surefoot.events import FaultKind
+from surefoot.names import SUPERVISOR, name_within
 from surefoot.spec import JobSpec
 from surefoot_actors.cluster.environment import trainer_env
 from surefoot_actors.cluster.ports import Inbox, SetupFailedError, TrainerGoneError, TrainerHandle, TrainerSetup, Where
 from surefoot_actors.cluster.ray.ending import confirm_gone, draining_nodes, place_of
-from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, SUPERVISOR, actor_name, find_actor, list_roles
+from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, find_actor, list_roles
 from surefoot_actors.cluster.ray.setup import node_of, refused_requirements, why_not_set_up
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE, TrainerActor
 from surefoot_actors.faults.refused import FaultRefusedError
-from surefoot_actors.liveness.server import Condition, PulseServer
+from surefoot_actors.liveness.server import Condition, LivenessServer
 from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.messages import ToTrainer
 from surefoot_actors.tasks import Tasks
@@ -83,9 +84,9 @@ def _runtime_env(spec: JobSpec, package_uri: str | None) -> dict[str, Any]:
 class _RayTrainer(TrainerHandle):
     """The supervisor's end of one trainer actor."""
 
-    def __init__(self, trainer: str, actor: ActorHandle[Any], pulse: PulseServer, ending: Tasks) -> None:
+    def __init__(self, trainer: str, actor: ActorHandle[Any], liveness: LivenessServer, ending: Tasks) -> None:
         """`ending` holds the tasks that see to trainers' ends, for as long as that takes."""
-        self._trainer, self._actor, self._pulse, self._ending_all = trainer, actor, pulse, ending
+        self._trainer, self._actor, self._liveness, self._ending_all = trainer, actor, liveness, ending
         self._ending: asyncio.Task[None] | None = None
         # id of its node, once it is known
         self.node = ""
@@ -113,13 +114,15 @@ class _RayTrainer(TrainerHandle):
         if fault is FaultKind.NODE and self.node == ray.get_runtime_context().get_node_id():
             return f"{self._trainer} runs on the supervisor's own node"
         return (
-            "" if self._pulse.is_linked(self._trainer) else f"{self._trainer} has no helper that could do it at present"
+            ""
+            if self._liveness.is_linked(self._trainer)
+            else f"{self._trainer} has no helper that could do it at present"
         )
 
     async def inject(self, fault: FaultKind) -> None:
         if refused := self.refusal(fault):
             raise FaultRefusedError(refused)
-        await self._pulse.inject(self._trainer, fault)
+        await self._liveness.inject(self._trainer, fault)
 
     async def kill(self) -> None:
         """End the process. Where that cannot be reached this returns after a while: it is fenced, and ends when it can be."""
@@ -127,16 +130,16 @@ class _RayTrainer(TrainerHandle):
             self._ending = self._ending_all.spawn(self._end(), name=f"end-{self._trainer}")
         while not self._ending.done():
             await asyncio.wait({self._ending}, timeout=_SILENT_S)
-            if self._pulse.condition(self._trainer) in (Condition.SILENT, Condition.GONE):
+            if self._liveness.condition(self._trainer) in (Condition.SILENT, Condition.GONE):
                 return
 
-    async def tell_pulse(self) -> None:
-        """Have its helper beat here."""
+    async def tell_liveness(self) -> None:
+        """Have its watchdog beat here."""
         place = await asyncio.to_thread(place_of, self._actor)
         if place is not None and place.state == "ALIVE":
-            self._pulse.expect(self._trainer)
+            self._liveness.expect(self._trainer)
         with contextlib.suppress(TrainerGoneError):
-            self.node = await self._ask(self._actor.pulse, self._pulse.address, self._pulse.sealed.reveal())
+            self.node = await self._ask(self._actor.liveness, self._liveness.address, self._liveness.sealed.reveal())
 
     async def _ask(self, method: Callable[..., Any], *arguments: Any) -> Any:
         while True:
@@ -152,10 +155,10 @@ class _RayTrainer(TrainerHandle):
                 raise gone(error) from None
 
     async def _end(self) -> None:
-        """Kill by the helper, which reaches a stopped process at once; by Ray; and make sure."""
+        """Kill by the watchdog, which reaches a stopped process at once; by Ray; and make sure."""
         try:
             placing = asyncio.create_task(asyncio.to_thread(place_of, self._actor))
-            confirmed = await self._pulse.fence(self._trainer)
+            confirmed = await self._liveness.fence(self._trainer)
             place = await placing
             await asyncio.to_thread(ray.kill, self._actor, no_restart=True)
             if not confirmed:
@@ -174,10 +177,10 @@ class RayCluster:
     installs = True
 
     def __init__(
-        self, attempt: str, pulse: PulseServer, *, package_uri: str | None = None, service: str = DEFAULT_SERVICE
+        self, attempt: str, liveness: LivenessServer, *, package_uri: str | None = None, service: str = DEFAULT_SERVICE
     ) -> None:
         self.on_notice: Callable[[str, str], None] = _ignore
-        self._attempt, self._pulse, self._package_uri, self._service = attempt, pulse, package_uri, service
+        self._attempt, self._liveness, self._package_uri, self._service = attempt, liveness, package_uri, service
         self._tasks, self._ending = Tasks("ray cluster"), Tasks("end")
         # those whose nodes are watched
         self._trainers: dict[str, _RayTrainer] = {}
@@ -202,7 +205,7 @@ class RayCluster:
     def _create(self, setup: TrainerSetup) -> _RayTrainer:
         resources = setup.spec.resources
         options: dict[str, Any] = {
-            "name": actor_name(self._attempt, setup.trainer),
+            "name": name_within(self._attempt, setup.trainer),
             "namespace": NAMESPACE,
             "lifetime": "detached",
             "num_cpus": resources.cpus,
@@ -214,8 +217,8 @@ class RayCluster:
         if shunned := self._shunned(setup.apart_from):
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(shunned)})"}
             options["fallback_strategy"] = [{"label_selector": {}}]  # there, if nowhere else
-        secret = setup.pulse_secret.reveal() if setup.pulse_secret else ""
-        actor = _TRAINER.options(**options).remote(replace(setup, pulse_secret=None), self._service, secret)
+        secret = setup.liveness_secret.reveal() if setup.liveness_secret else ""
+        actor = _TRAINER.options(**options).remote(replace(setup, liveness_secret=None), self._service, secret)
         return self._handle(setup.trainer, actor)
 
     def _shunned(self, trainers: tuple[str, ...]) -> list[str]:
@@ -228,13 +231,13 @@ class RayCluster:
         return sorted(nodes)
 
     def _handle(self, trainer: str, actor: ActorHandle[Any]) -> _RayTrainer:
-        return _RayTrainer(trainer, actor, self._pulse, self._ending)
+        return _RayTrainer(trainer, actor, self._liveness, self._ending)
 
     async def find_trainers(self) -> list[TrainerHandle]:
         found = await asyncio.to_thread(self._find)
         for trainer in found:
-            # not awaited: one that is stopped answers no more, and the pulse, which expects it, says so
-            self._tasks.spawn(trainer.tell_pulse(), name=f"pulse-{trainer.trainer}")
+            # not awaited: one that is stopped answers no more, and the detector, which expects it, says so
+            self._tasks.spawn(trainer.tell_liveness(), name=f"liveness-{trainer.trainer}")
         self._watch(found)
         return list(found)
 

@@ -8,23 +8,19 @@ import ray
 import ray.util
 from ray.actor import ActorHandle
 
+from surefoot.names import name_within
 from surefoot_actors.cluster.ray.gcs import insist
 
-__all__ = ["KEEPER", "NAMESPACE", "SUPERVISOR", "actor_name", "find_actor", "list_roles"]
+__all__ = ["KEEPER", "NAMESPACE", "find_actor", "list_roles"]
 
 NAMESPACE = "surefoot"
-# Roles that are no trainers. A trainer's role is its name.
-SUPERVISOR = "supervisor"
+# A role that is no trainer's, as the supervisor's is. A trainer's role is its name.
 KEEPER = "keeper"
-
-
-def actor_name(attempt: str, role: str) -> str:
-    return f"{attempt}/{role}"
 
 
 def list_roles(attempt: str) -> list[str]:
     """The roles of the attempt's actors that live or are waiting for a place."""
-    prefix = actor_name(attempt, "")
+    prefix = name_within(attempt, "")
     named = insist(lambda: ray.util.list_named_actors(all_namespaces=True))
     ours = [actor["name"] for actor in named if actor["namespace"] == NAMESPACE]
     return sorted(name.removeprefix(prefix) for name in ours if name.startswith(prefix))
@@ -33,6 +29,6 @@ def list_roles(attempt: str) -> list[str]:
 def find_actor(attempt: str, role: str) -> ActorHandle[Any] | None:
     """The actor's handle, or None where there is none."""
     try:
-        return insist(lambda: ray.get_actor(actor_name(attempt, role), namespace=NAMESPACE))
+        return insist(lambda: ray.get_actor(name_within(attempt, role), namespace=NAMESPACE))
     except ValueError:
         return None

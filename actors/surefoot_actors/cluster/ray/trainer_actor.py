@@ -16,7 +16,7 @@ import ray.util
 from surefoot_actors.cluster.environment import without_secrets
 from surefoot_actors.cluster.notice import on_sigterm
 from surefoot_actors.cluster.ports import Inbox, TrainerService, TrainerSetup, Where
-from surefoot_actors.liveness.watchdog_process import Helper
+from surefoot_actors.liveness.watchdog_process import Watchdog
 from surefoot_actors.protocol.messages import ToTrainer
 from surefoot_actors.sealed import Sealed
 
@@ -35,11 +35,11 @@ ORPHANED_S = 600.0
 class TrainerActor:
     """A trainer process: serves its TrainerService by Ray calls. "control" is never behind a waiting "collect"."""
 
-    def __init__(self, setup: TrainerSetup, service: str, pulse_secret: str) -> None:
+    def __init__(self, setup: TrainerSetup, service: str, liveness_secret: str) -> None:
         without_secrets(os.environ)
         os.environ["SUREFOOT_HOST"] = _node_address()
-        self._helper = Helper(setup, Sealed(pulse_secret))
-        self._helper.start()
+        self._watchdog = Watchdog(setup, Sealed(liveness_secret))
+        self._watchdog.start()
         self._asked = time.monotonic()
         threading.Thread(target=self._end_when_orphaned, name="orphan-guard", daemon=True).start()
         module, _, name = service.partition(":")
@@ -66,9 +66,9 @@ class TrainerActor:
         return self._service.where()
 
     @ray.method(concurrency_group="control")
-    def pulse(self, address: tuple[str, int], secret: str) -> str:
+    def liveness(self, address: tuple[str, int], secret: str) -> str:
         """Beat to another server: a restarted supervisor's. Returns the node's id."""
-        self._helper.tell(address, secret)
+        self._watchdog.tell(address, secret)
         return _node_id()
 
     def _end_when_orphaned(self) -> None:

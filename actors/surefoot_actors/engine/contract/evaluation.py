@@ -6,7 +6,7 @@ import torch
 
 from surefoot_actors.engine.contract.rounds import Round
 from surefoot_actors.engine.contract.sub_task import Accumulated, SubTask
-from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.types import Merged, Node, Position, Range
 from surefoot_actors.engine.vector.digest import make_layout
 from surefoot_actors.engine.vector.leaves import gathers_of
@@ -19,12 +19,15 @@ class EvaluationRound(Round):
 
     keeps_gradients = True
 
+    # as it was before the round; None: nothing is set yet
+    _grad_enabled: bool | None = None
+
     def _begin(self) -> None:
-        modules = self._run.tracked.modules.values()
+        modules = self._context.tracked.modules.values()
         self._modes = [(part, part.training) for module in modules for part in module.modules()]
         for module in modules:
             module.eval()
-        self._run.buffers.open()
+        self._context.buffers.open()
         self._grad_enabled = torch.is_grad_enabled()
         torch.set_grad_enabled(False)
         self._number: int | None = None
@@ -36,32 +39,35 @@ class EvaluationRound(Round):
         self._sum.add(self.sub_task.logged())
         self.sub_task = None
 
-    def _next_key(self, position: Position) -> Key | None:
+    def _next_key(self, position: Position) -> BatchKey | None:
+        partition = self._context.evaluation_partition
         while self._turn == self._num_turns:
             if self._number is not None:
                 self._finish_sub_task(self._number)
-            self._number = self._run.coordinator.next_sub_task()
+            self._number = self._context.coordinator.next_sub_task()
             if self._number is None:
                 return None
-            self._turn, self._num_turns = 0, self._run.evaluation_cut.num_turns(self._source.length, self._number)
+            self._turn, self._num_turns = 0, partition.num_turns(self._source.length, self._number)
         assert self._number is not None
-        key = Key(self._step, position.phase, self._number, self._turn)
-        self.sub_task = SubTask(self._number, weight=float(self._run.evaluation_cut.weight(self._source.length, key)))
+        key = BatchKey(self._step, position.phase, self._number, self._turn)
+        self.sub_task = SubTask(self._number, weight=float(partition.weight(self._source.length, key)))
         self._turn += 1
         return key
 
     def _finish_sub_task(self, number: int) -> None:
-        self._run.buffers.harvest()
-        self._run.buffers.restore()
+        self._context.buffers.harvest()
+        self._context.buffers.restore()
         leaf = _values_leaf(number, self._sum, self.data)
         self._sum = Accumulated()
         self._put(leaf)
 
     def _end(self, merged: Merged) -> None:
-        self.restore()
+        self.abandon()
 
-    def restore(self) -> None:
+    def abandon(self) -> None:
         """Put modes and gradient mode back as they were."""
+        if self._grad_enabled is None:
+            return
         torch.set_grad_enabled(self._grad_enabled)
         for part, mode in self._modes:
             part.training = mode

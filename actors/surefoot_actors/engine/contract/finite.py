@@ -10,13 +10,13 @@ import torch
 from surefoot.errors import ContractError
 from surefoot_actors.engine.types import Merged
 
-__all__ = ["Health"]
+__all__ = ["FiniteCheck"]
 
 # What is looked at of a parameter in a step.
 _PIECE_NUMEL = 1 << 18
 
 
-class Health:
+class FiniteCheck:
     """Looks at a piece of one parameter a step, in turn, and at every merge.
 
     One piece is enough: a NaN anywhere in the parameters is in all of them a step or two later.

@@ -1,104 +1,258 @@
-"""The iterator that `run.steps` returns, which notices when the user's code leaves the loop by break or return.
-
-Leaving it is a decision like any other: training ends at this step's boundary, on one trainer the code after the loop runs, on the
-others it does not. An iterator cannot refuse to be left, but it is told: when the loop lets go of it, its `__del__` runs in the
-midst of the user's frame. What is to be raised there goes by a trace function, as a debugger's breakpoint does: before the next line.
-"""
+"""The loop over steps, as the engine drives it: the step and the round that are open, and the rules that hold while they are."""
 
 from __future__ import annotations
 
-import dis
-import inspect
-import sys
-import threading
-from collections.abc import Iterator
-from types import FrameType
+import contextlib
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from surefoot import contract
-from surefoot_actors.engine.contract.wrapped import catch_up, check_wrapped
+import torch
 
-__all__ = ["StepsLoop", "Training"]
+from surefoot.errors import ContractError
+from surefoot_actors.determinism.rng import Purpose
+from surefoot_actors.engine.contract.context import RoundContext
+from surefoot_actors.engine.contract.finite import FiniteCheck
+from surefoot_actors.engine.contract.hooks import watching
+from surefoot_actors.engine.contract.length import Length
+from surefoot_actors.engine.contract.local_values import check_local_values
+from surefoot_actors.engine.contract.optimizer_guard import OptimizerGuard
+from surefoot_actors.engine.contract.settings import forget_casts
+from surefoot_actors.engine.contract.step_record import StepRecord
+from surefoot_actors.engine.contract.stepped import Place, Stepped
+from surefoot_actors.engine.contract.sub_task import SubTask
+from surefoot_actors.engine.contract.untracked import UntrackedModules
+from surefoot_actors.engine.contract.untracked_state import UntrackedState
+from surefoot_actors.engine.state.structure import fixed_structure
+from surefoot_actors.engine.types import Merged, Position
+from surefoot_actors.faults import points as faults
+from surefoot_actors.user_code.frames import user_frames
+from surefoot_actors.user_code.lines import user_line
 
-# What a frame executes when a loop lets go of its iterator by break or return. Anything else there is an exception on its way.
-_LETS_GO = {dis.opmap[name] for name in ("POP_TOP", "POP_ITER", "END_FOR") if name in dis.opmap}
+__all__ = ["Loop", "OpenRound", "check_mode"]
+
+# In how many rounds to see which attributes the objects' own code changes.
+_ROUNDS_LOOKED_AT = 3
 
 
-class Training(Protocol):
-    """What the loop asks of the run."""
+class OpenRound(Protocol):
+    """An inner loop, as the loop over steps knows it."""
 
-    def next_step(self) -> contract.Step | None:
-        """End the step before, if there is one, and begin the next; None: training is over."""
+    #: the user's line that began it
+    line: str
+    #: the sub-task that the user's code computes right now
+    sub_task: SubTask | None
 
-    def finish(self) -> None:
-        """Training is over: return on the trainer that is to run the code after the loop, raise on the others."""
+    @property
+    def keeps_gradients(self) -> bool:
+        """Whether `.grad` stays as it is."""
+
+    def abandon(self) -> None:
+        """The run ends without the round's merge: put back what the round has set."""
+
+
+class Loop:
+    """Opens and closes steps and rounds, in the order that the contract allows, and holds them to its rules."""
+
+    def __init__(
+        self,
+        context: RoundContext,
+        length: Length,
+        *,
+        line: str,
+        proves: bool,
+        on_warning: Callable[[str], None] | None,
+        on_epoch: Callable[[int], None] | None,
+    ) -> None:
+        self._context, self._proves, self._on_epoch = context, proves, on_epoch
+        #: how many steps there are to be
+        self.length = length
+        #: where training is
+        self.position = Position(0, 0, 0)
+        #: of the step under way
+        self.record: StepRecord | None = None
+        #: the inner loop under way
+        self.open: OpenRound | None = None
+        #: whether the last step is made
+        self.is_over = False
+        self._begun = False
+        self._guard = OptimizerGuard(context.tracked.gradients)
+        self._finite_check = FiniteCheck(on_warning)
+        self._untracked_state = UntrackedState(context.tracked, line, on_warning)
+        #: modules that train without being tracked
+        self.untracked = UntrackedModules(context.tracked, context.parameters, self._untracked_state.leave_alone)
+        self._num_rounds_looked_at, self._looks_at_attributes = 0, False
+        self._watching = contextlib.ExitStack()
+        self._hooks: list[Any] = []
+
+    # ---- steps
+
+    def next_step(self) -> StepRecord | None:
+        """End the step before, if there is one, and begin the next. Returns its record, None when there is none to be made."""
+        if not self._begun:
+            self._begin()
+        elif self.record is not None:
+            self._end_step(self.record)
+        number = self.position.step
+        if self.length.is_over(number):
+            return None
+        self.record = StepRecord(number)
+        self._guard.begin_step()
+        forget_casts()
+        self._context.streams.start(Purpose.OUTSIDE, number, 0)
+        return self.record
+
+    def _begin(self) -> None:
+        context, tracked = self._context, self._context.tracked
+        self._guard.attach(tracked.optimizers.values())
+        stepped = Stepped(tracked, context.settings, place=self._place, loop=self._line)
+        self._watching.enter_context(watching(stepped))
+        self._watching.enter_context(fixed_structure(tracked.modules.items()))
+        self._arm_faults()
+        for frame in user_frames():
+            check_local_values(frame)
+        tracked.begin()
+        self.position = context.coordinator.admit(tracked, self.length.num_steps)
+        self._begun = True
+
+    def _end_step(self, record: StepRecord) -> None:
+        context, tracked, number = self._context, self._context.tracked, record.number
+        self.check_no_round("the step ends")
+        if not record.num_rounds:
+            raise ContractError(
+                f"step {number} had no inner loop: every step needs `for batch in step.batches(dataset): ...`, "
+                f"as that is where trainers meet"
+            )
+        tracked.check_structure(f"at the end of step {number}")
+        if number == 1:
+            tracked.rehearse()  # once more: now optimizers and averages have a state
+        self._finite_check.check_state(context.parameters, number)
+        self._untracked_state.look()
+        tracked.gradients.end_step()
+        self.length.values["logged"] = record.logged_outside
+        coordinator = context.coordinator
+        coordinator.end_step(
+            record.row(
+                batch_size=context.batch_size,
+                generation=coordinator.generation,
+                trainers=coordinator.trainers,
+                nondeterministic=context.settings.allowed,
+            )
+        )
+        self.position = Position(self.position.round, number + 1, 0)
+
+    def stop(self, line: str) -> None:
+        """The step under way is to be the last, the user's code says at this line."""
+        self.check_no_round(
+            f"run.stop() is called at {line}, where only this trainer has come to; decide by step.merged"
+        )
+        self.length.values["stopped"] = True
 
     def leave(self) -> None:
-        """The user's code has left the loop: end the step, and finish."""
+        """The user's code has left the loop over steps: the step under way is the last, and ends here."""
+        self.check_no_round("the loop over run.steps() is left")
+        assert self.record is not None
+        self.length.values["stopped"] = True
+        if self.record.num_rounds:
+            self._end_step(self.record)
+
+    def finish(self) -> None:
+        """After the last step, return on the trainer that is to run the code after the loop; raise TrainerExit on the others."""
+        self._context.settings.check("")
+        self.record = None
+        self.is_over = True
+        self._guard.detach()
+        self._watching.close()
+        self._context.coordinator.finish(self.position.step)
+
+    def close(self) -> None:
+        """Take hooks off the user's objects, however the run has ended. Doubled calls do nothing."""
+        if self.open is not None:
+            self.open.abandon()
+        self._watching.close()
+        self._guard.detach()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    # ---- rounds
+
+    def open_round(self, round_: OpenRound) -> Position:
+        """Begin a round at the inner loop's first turn. Returns where training is."""
+        self._looks_at_attributes = self._num_rounds_looked_at < _ROUNDS_LOOKED_AT
+        if self._looks_at_attributes:
+            self._context.tracked.attributes.begin_round()
+        self.untracked.open()
+        self.open = round_
+        self._guard.open(round_.line, keeps_gradients=round_.keeps_gradients)
+        self._context.coordinator.open_round(self.position)
+        return self.position
+
+    def close_round(self, round_: OpenRound, merged: Merged) -> None:
+        """End the round: its merge is committed and delivered."""
+        assert self.record is not None
+        position = self.position
+        self.open = None
+        if self._looks_at_attributes:
+            self._num_rounds_looked_at += 1
+            self._context.tracked.attributes.end_round()
+        self._context.settings.check(round_.line)
+        forget_casts()
+        self._guard.close(delivered=not round_.keeps_gradients)
+        self._finite_check.check_merge(merged, position.step)
+        self.record.add_round(position.phase, merged, round_.line)
+        self.position = Position(position.round + 1, position.step, position.phase + 1)
+        self._context.streams.start(Purpose.OUTSIDE, position.step, position.phase + 1)
+
+    def proves(self, step: int) -> bool:
+        """Whether the first sub-task of this step's rounds is computed twice."""
+        return self._proves and step == 0
+
+    def learn_epoch(self, length: int) -> None:
+        """A training round takes its samples from epochs of this length: the first one says how long the run's epochs are."""
+        if self._on_epoch is not None:
+            self._on_epoch(length)
+        if self.length.learn(length) and (num_steps := self.length.num_steps) is not None:
+            self._context.coordinator.set_num_steps(num_steps)
+
+    # ---- rules
+
+    def check_no_round(self, what: str) -> None:
+        """Raise ContractError when an inner loop has not ended."""
+        if self.open is not None:
+            raise ContractError(
+                f"the inner loop at {self.open.line} has not ended, but {what}. An inner loop must run to its end, as every "
+                f"sub-task of the round is merged: take the break out of it, and do not nest inner loops"
+            )
+
+    def check_current(self, record: StepRecord) -> None:
+        """Raise ContractError unless this step is the one under way and between rounds."""
+        if self.record is not record:
+            raise ContractError(
+                f"step {record.number} is used at {user_line(3)}, but it is over; use the step of the present turn"
+            )
+        self.check_no_round(f"another begins at {user_line(3)}")
+
+    def _place(self) -> Place:
+        sub_task = None if self.open is None else self.open.sub_task
+        return self.position.step, self.position.round, -1 if sub_task is None else sub_task.number
+
+    def _line(self) -> str | None:
+        return None if self.open is None else self.open.line
+
+    def _arm_faults(self) -> None:
+        if faults.armed("backward"):
+            for _, parameter in self._context.parameters:
+                if parameter.requires_grad:
+                    self._hooks.append(parameter.register_hook(self._in_backward))  # type: ignore[no-untyped-call]
+
+    def _in_backward(self, _: torch.Tensor) -> None:
+        faults.point("backward", self.position.step)
 
 
-class StepsLoop(Iterator[contract.Step]):
-    """The loop over steps, as the user's `for` sees it."""
-
-    def __init__(self, training: Training) -> None:
-        self._training = training
-        self._thread = threading.get_ident()
-        self._under_way = False
-        self._begun = False
-        #: whether next() is asked for the sake of what wraps this iterator alone
-        self.skips = False
-
-    def __next__(self) -> contract.Step:
-        if self.skips:
-            return None  # type: ignore[return-value]  # nobody sees it
-        self._under_way = False
-        if not self._begun:
-            check_wrapped(self)
-        step = self._training.next_step()
-        if step is None:
-            self._training.finish()
-            raise StopIteration
-        if not self._begun:
-            self._begun = True
-            catch_up(self, step.number)
-        self._under_way = True
-        return step
-
-    def __del__(self) -> None:
-        if not self._under_way or threading.get_ident() != self._thread:
-            return
-        self._under_way = False
-        frame = _leaving(sys._getframe(1))
-        if frame is None:
-            return
-        try:
-            self._training.leave()
-        except BaseException as error:  # noqa: BLE001  passed on: to where the loop was left
-            _raise_in(frame, error)
-
-
-def _leaving(frame: FrameType | None) -> FrameType | None:
-    """Return the frame that has just let go of the loop by break or return, None when an exception is passing through it.
-
-    A generator in between (tqdm, say) is closed by the frame that let go of it.
-    """
-    while frame is not None and frame.f_code.co_flags & inspect.CO_GENERATOR:
-        frame = frame.f_back
-    if frame is None or frame.f_code.co_code[frame.f_lasti] not in _LETS_GO:
-        return None
-    return frame
-
-
-def _raise_in(frame: FrameType, error: BaseException) -> None:
-    """Raise an error in a frame below, before its next line or as it returns.
-
-    A trace function of the thread (a debugger's) is gone afterwards.
-    """
-
-    def trace(_frame: FrameType, _event: str, _argument: Any) -> None:
-        frame.f_trace = None
-        raise error
-
-    frame.f_trace = trace
-    frame.f_trace_lines = True
-    sys.settrace(lambda *_: None)
+def check_mode(where: str) -> None:
+    """Raise ContractError in inference mode, where nothing can be trained."""
+    if torch.is_inference_mode_enabled():
+        raise ContractError(
+            f"{where} is inside torch.inference_mode(): what is made there can never be trained; leave the mode before it, "
+            f"and put only what is evaluated inside"
+        )

@@ -1,4 +1,4 @@
-"""Optimizers step on merged gradients only: a gate in front of every tracked optimizer's `step()`."""
+"""Optimizers step on merged gradients only: a guard in front of every tracked optimizer's `step()`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from surefoot.errors import ContractError
 from surefoot_actors.engine.state.gradient_use import Gradients
 from surefoot_actors.user_code.lines import user_line
 
-__all__ = ["Gate"]
+__all__ = ["OptimizerGuard"]
 
 
-class Gate:
+class OptimizerGuard:
     """Knows whether `.grad` holds a merge, and refuses `optimizer.step()` when it does not."""
 
     def __init__(self, gradients: Gradients) -> None:
@@ -24,13 +24,13 @@ class Gate:
         self._delivered = False
         self._handles: list[Any] = []
 
-    def guard(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-        """Stand in front of these optimizers until `leave`."""
+    def attach(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """Stand in front of these optimizers until `detach`."""
         # a wrapper that has never called Optimizer.__init__ has no hooks: the optimizer inside it has
         hooked = [o for o in optimizers if hasattr(o, "_optimizer_step_pre_hooks")]
         self._handles = [o.register_step_pre_hook(self._before_step) for o in hooked]
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Take the hooks away: the optimizers are the user's own again."""
         for handle in self._handles:
             handle.remove()

@@ -10,7 +10,7 @@ import xxhash
 
 from surefoot.errors import ContractError
 from surefoot_actors.determinism.rng import drawn
-from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.types import Node
 from surefoot_actors.engine.vector.memory import flat_bytes, memory_of
@@ -29,7 +29,7 @@ class Proof:
         self._drawn: list[bytes] = []
         self._loaded = b""
         #: the batch to hand out again
-        self.again: Key | None = None
+        self.again: BatchKey | None = None
         #: whether the sub-task under way is the one that is computed again
         self.repeats = False
 
@@ -37,7 +37,7 @@ class Proof:
         """A batch was loaded, in this process or (`draws` is false) elsewhere, or without any of the user's code."""
         self._loaded = drawn() if draws else b""
 
-    def end(self, key: Key, leaf: Node) -> bool:
+    def end(self, key: BatchKey, leaf: Node) -> bool:
         """A sub-task has ended. Returns whether its leaf counts. Raises ContractError when a repeated one has other bits."""
         if self._first is None:
             self._first, self._digest, self.again = leaf, _digest(leaf), key
@@ -65,7 +65,7 @@ class Proof:
             f"run.steps() (in a buffer of a tracked module), or anew each time"
         )
 
-    def take(self) -> Key | None:
+    def take(self) -> BatchKey | None:
         """Return the batch to hand out again, once."""
         key, self.again = self.again, None
         self.repeats = key is not None

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from surefoot.errors import ContractError
 from surefoot_actors.determinism.rng import Purpose
+from surefoot_actors.engine.contract.context import RoundContext
+from surefoot_actors.engine.contract.loop import Loop, check_mode
 from surefoot_actors.engine.contract.proof import Proof
 from surefoot_actors.engine.contract.settings import forget_casts, has_casts
 from surefoot_actors.engine.contract.sub_task import SubTask
-from surefoot_actors.engine.data.partition import Cut
-from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.data.partition import Partition
+from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.exchange.agreement import Held, agree
 from surefoot_actors.engine.types import Merged, Node, Position
 from surefoot_actors.engine.vector.exact_buffers import combine, first_conflict
 from surefoot_actors.faults import points as faults
 from surefoot_actors.user_code.lines import user_line
-
-if TYPE_CHECKING:
-    from surefoot_actors.engine.contract.run import TrainRun
 
 __all__ = ["Round", "TrainingRound"]
 
@@ -34,13 +33,19 @@ class Round(ABC, Iterator[Any]):
     keeps_gradients: bool
 
     def __init__(
-        self, run: TrainRun, step: int, dataset: Any, collate: Callable[[list[Any]], Any] | None, cut: Cut
+        self,
+        context: RoundContext,
+        loop: Loop,
+        step: int,
+        dataset: Any,
+        collate: Callable[[list[Any]], Any] | None,
+        partition: Partition,
     ) -> None:
-        self._run, self._step = run, step
+        self._context, self._loop, self._step = context, loop, step
         #: the user's line that began the loop
         self.line = user_line(3)
-        self._collate, self._cut = collate, cut
-        self._source = run.loader.source(dataset, collate, cut, self.line)
+        self._collate, self._partition = collate, partition
+        self._source = context.loader.source(dataset, collate, partition, self.line)
         self._position: Position | None = None
         self._ended = False
         #: the sub-task that the user's code computes right now
@@ -54,34 +59,36 @@ class Round(ABC, Iterator[Any]):
     def data(self) -> str:
         """Return the line of a layout that tells what the round's samples are taken from."""
         length = self._source.length
-        return f"data {length} samples{self._cut.described(length, self._step)}  # {self.line}"
+        return f"data {length} samples{self._partition.described(length, self._step)}  # {self.line}"
 
     def __next__(self) -> Any:
         if self._ended:
             raise StopIteration
         if torch.is_inference_mode_enabled():
             if not self.keeps_gradients:
-                self._run.check_mode(f"the inner loop at {self.line}")
+                check_mode(f"the inner loop at {self.line}")
             # what is made here outlives the user's inference mode
             with torch.inference_mode(False):
                 return self.__next__()
         if self._position is None:
-            self._position = self._run.open_round(self)
+            self._loop.check_no_round(f"another begins at {self.line}")
+            self._check()
+            self._position = self._loop.open_round(self)
             # the dataset counts as it is now, on data workers too
-            self._source.begin(self._collate, self._cut, self.line)
+            self._source.begin(self._collate, self._partition, self.line)
             self._begin()
         else:
             self._take_back()
         key = self._next_key(self._position)
         if key is None:
-            self._close(self._position)
+            self._close()
             raise StopIteration
         batch = self._source.load(key)
         self._loaded()
         self._prepare()
         if has_casts():
             forget_casts()
-        self._run.streams.start(Purpose.COMPUTE, *key)
+        self._context.streams.start(Purpose.COMPUTE, *key)
         faults.point("forward", self._step)
         return batch
 
@@ -95,13 +102,16 @@ class Round(ABC, Iterator[Any]):
             if (number := first_conflict(self._exact, leaf.exact)) is not None:
                 raise ContractError(_exact_difference(leaf, number))
             self._exact = combine(self._exact, leaf.exact)
-        self._run.coordinator.put_leaf(leaf)
+        self._context.coordinator.put_leaf(leaf)
 
-    def _close(self, position: Position) -> None:
-        merged = self._run.coordinator.merged()
+    def _close(self) -> None:
+        merged = self._context.coordinator.merged()
         self._ended = True
         self._end(merged)
-        self._run.close_round(self, position, merged)
+        self._loop.close_round(self, merged)
+
+    def _check(self) -> None:
+        """Raise ContractError where the round may not begin."""
 
     @abstractmethod
     def _begin(self) -> None:
@@ -112,7 +122,7 @@ class Round(ABC, Iterator[Any]):
         """The user's code has worked on the batch it was given."""
 
     @abstractmethod
-    def _next_key(self, position: Position) -> Key | None:
+    def _next_key(self, position: Position) -> BatchKey | None:
         """Return the next batch to hand out, None when the round is merged."""
 
     def _loaded(self) -> None:
@@ -125,6 +135,9 @@ class Round(ABC, Iterator[Any]):
     def _end(self, merged: Merged) -> None:
         """The round is merged on this trainer."""
 
+    def abandon(self) -> None:
+        """The run ends without the round's merge: put back what the round has set."""
+
 
 class TrainingRound(Round):
     """`step.batches`: one batch a sub-task; leaves hold gradients, buffers and logged values."""
@@ -136,39 +149,42 @@ class TrainingRound(Round):
         #: whether the merge is added to the gradients that there are
         self.accumulate = accumulate
 
+    def _check(self) -> None:
+        self._context.tracked.gradients.open(self.line, accumulate=self.accumulate)
+
     def _begin(self) -> None:
-        assert self._cut.order is not None
-        self._run.learn_epoch(self._cut.order.num_samples(self._source.length))
-        self._run.leaves.open(self.data)
-        self._run.unchanged.open(self._step)
-        self._before = self._run.tracked.gradients.take(accumulate=self.accumulate)
+        assert self._partition.order is not None
+        self._loop.learn_epoch(self._partition.order.num_samples(self._source.length))
+        self._context.leaves.open(self.data)
+        self._context.unchanged.open(self._step)
+        self._before = self._context.tracked.gradients.take(accumulate=self.accumulate)
         self._num_computed = 0
         self._weight = 1.0
-        self._proof = Proof(self._run.tracked.attributes, self.line) if self._run.proves(self._step) else None
+        self._proof = Proof(self._context.tracked.attributes, self.line) if self._loop.proves(self._step) else None
 
     def _take_back(self) -> None:
         assert self.sub_task is not None
-        self._run.check_strays(self.line)
-        if self._run.unchanged.before is not None:
-            self._run.unchanged.check(self.line)
+        self._loop.untracked.check(self.line)
+        if self._context.unchanged.before is not None:
+            self._context.unchanged.check(self.line)
         logged = self.sub_task.logged()
-        leaf = self._run.leaves.make(self.sub_task.number, logged)
+        leaf = self._context.leaves.make(self.sub_task.number, logged)
         self.sub_task = None
         if self._proof is not None and not self._proof.end(self._key, leaf):
-            self._run.leaves.drop(leaf)
+            self._context.leaves.drop(leaf)
             return
         self._num_computed, self._weight = self._num_computed + 1, logged.weight
         self._put(leaf)
 
-    def _next_key(self, position: Position) -> Key | None:
+    def _next_key(self, position: Position) -> BatchKey | None:
         if self._proof is not None and (again := self._proof.take()) is not None:
             self.sub_task = SubTask(again.sub_task)
             return again
-        number = self._run.coordinator.next_sub_task()
+        number = self._context.coordinator.next_sub_task()
         if number is None:
             return None
         self.sub_task = SubTask(number)
-        self._key = Key(self._step, position.phase, number, 0)
+        self._key = BatchKey(self._step, position.phase, number, 0)
         return self._key
 
     def _loaded(self) -> None:
@@ -176,17 +192,17 @@ class TrainingRound(Round):
             self._proof.loaded(draws=self._source.draws)
 
     def _prepare(self) -> None:
-        self._run.leaves.begin()
-        if self._run.unchanged.left:
-            self._run.unchanged.begin()
+        self._context.leaves.begin()
+        if self._context.unchanged.left:
+            self._context.unchanged.begin()
 
     def _end(self, merged: Merged) -> None:
-        self._run.unchanged.close(self.line)
+        self._context.unchanged.close(self.line)
         # The merge of a single sub-task of weight 1 is that sub-task's leaf: its gradients are in place.
-        in_place = self._run.sub_tasks == 1 and self._num_computed == 1 and self._weight == 1.0
-        present = self._run.leaves.deliver(merged, in_place=in_place, before=self._before)
+        in_place = self._context.sub_tasks == 1 and self._num_computed == 1 and self._weight == 1.0
+        present = self._context.leaves.deliver(merged, in_place=in_place, before=self._before)
         self._before = {}
-        self._run.tracked.gradients.delivered(self.line, present)
+        self._context.tracked.gradients.delivered(self.line, present)
 
 
 def _exact_difference(leaf: Node, number: int) -> str:

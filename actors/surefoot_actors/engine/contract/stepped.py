@@ -24,7 +24,7 @@ Place = tuple[int, int, int]
 
 
 class Stepped:
-    """Implements `patches.Watcher` for a run."""
+    """Implements `hooks.Watcher` for a run."""
 
     def __init__(
         self,

@@ -6,17 +6,19 @@ It looks at the variables of the user's frames, and hangs no hooks on modules: t
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from surefoot.errors import ContractError
+from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.user_code.lines import is_ours
 
-__all__ = ["check_strays", "modules_in_sight"]
+__all__ = ["UntrackedModules"]
 
 
 class Seen(NamedTuple):
@@ -28,7 +30,36 @@ class Seen(NamedTuple):
     versions: tuple[int, ...]
 
 
-def modules_in_sight() -> list[Seen]:
+class UntrackedModules:
+    """Looks once, around the first sub-task that this trainer computes."""
+
+    def __init__(
+        self,
+        tracked: Tracked,
+        parameters: Sequence[tuple[str, torch.Tensor]],
+        on_clones: Callable[[list[nn.Module]], None],
+    ) -> None:
+        self._tracked, self._parameters, self._on_clones = tracked, parameters, on_clones
+        self._in_sight: list[Seen] = []
+        self._looked = False
+
+    def open(self) -> None:
+        """A round begins."""
+        if not self._looked:
+            self._in_sight = _modules_in_sight()
+
+    def check(self, line: str) -> None:
+        """A sub-task has ended. Raises ContractError when something trains in the inner loop at this line that is not tracked."""
+        if self._looked:
+            return
+        self._looked = True
+        buffers = (b for module in self._tracked.modules.values() for b in module.buffers())
+        known = {id(t) for t in (*(p for _, p in self._parameters), *buffers)}
+        self._on_clones(_check_all(self._in_sight, known, line))
+        self._in_sight = []
+
+
+def _modules_in_sight() -> list[Seen]:
     """Return the modules that the user's variables hold, with their names."""
     found: list[Seen] = []
     frame: FrameType | None = sys._getframe(1)
@@ -40,7 +71,7 @@ def modules_in_sight() -> list[Seen]:
     return found
 
 
-def check_strays(modules: Iterable[Seen], tracked: Collection[int], line: str) -> list[nn.Module]:
+def _check_all(modules: Iterable[Seen], tracked: Collection[int], line: str) -> list[nn.Module]:
     """Raise ContractError when a module has gradients, but parameters or buffers that are not among `tracked`, ids of tensors.
 
     `modules` were in sight before the sub-task: what it makes for itself, a copy to try a step on, is its own business. So is a clone

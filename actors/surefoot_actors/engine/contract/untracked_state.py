@@ -23,14 +23,14 @@ from surefoot_actors.engine.state.survey import Survey
 from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.user_code.frames import variables, vars_of
 
-__all__ = ["Strangers"]
+__all__ = ["UntrackedState"]
 
 # Metrics only look at training; their classes are told by where they come from.
 _METRICS = ("torchmetrics", "torcheval")
 _MOST = 2000
 
 
-class Strangers:
+class UntrackedState:
     """Looks at the first step's end and at the second's."""
 
     def __init__(self, tracked: Tracked, line: str, on_warning: Callable[[str], None] | None) -> None:
@@ -76,12 +76,12 @@ class Strangers:
                 f"streams, which are seeded for every sub-task, or make the generator where it is used, seeded by step.number"
             )
         if hasattr(thing, "state_dict"):
-            mend = f"name it in run.track({re.findall(r'[A-Za-z_0-9]+', name)[-1]}={name}, ...)"
+            advice = f"name it in run.track({re.findall(r'[A-Za-z_0-9]+', name)[-1]}={name}, ...)"
         else:
-            mend = "give it state_dict and load_state_dict, and name it in run.track"
+            advice = "give it state_dict and load_state_dict, and name it in run.track"
         return (
             f"{name} ({kind}) is not tracked, but the steps of the loop at {self._line} change it: on a trainer that joins, or in a run "
-            f"that goes on from a checkpoint, it would begin anew; {mend}"
+            f"that goes on from a checkpoint, it would begin anew; {advice}"
         )
 
     def _generator(self, name: str) -> str:

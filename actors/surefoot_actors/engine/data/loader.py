@@ -14,8 +14,8 @@ from surefoot_actors.determinism.rng import Purpose, Streams
 from surefoot_actors.engine.data.datasets import Fetch, check_dataset, fetcher, is_plain
 from surefoot_actors.engine.data.memory import settle
 from surefoot_actors.engine.data.packing import carry
-from surefoot_actors.engine.data.partition import Cut
-from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.data.partition import Partition
+from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.data.workers import WorkerSource
 
 __all__ = ["Loader", "Source"]
@@ -36,10 +36,10 @@ class Source(Protocol):
     def draws(self) -> bool:
         """Whether `load` runs the user's code in this process, under a random stream."""
 
-    def begin(self, collate: Collate | None, cut: Cut, line: str) -> None:
+    def begin(self, collate: Collate | None, partition: Partition, line: str) -> None:
         """Begin a round: from here on the dataset counts as it is now. Raises ContractError, naming the line."""
 
-    def load(self, key: Key) -> Any:
+    def load(self, key: BatchKey) -> Any:
         """Return the collated batch; random transforms see the stream that the key names."""
 
     def close(self) -> None:
@@ -60,25 +60,25 @@ class Loader:
         self._streams, self._seed, self._data_workers = streams, seed, data_workers
         self._opened: OrderedDict[tuple[object, ...], _Opened] = OrderedDict()
 
-    def source(self, dataset: Any, collate: Collate | None, cut: Cut, line: str) -> Source:
+    def source(self, dataset: Any, collate: Collate | None, partition: Partition, line: str) -> Source:
         """Return the dataset's batches. Raises ContractError for what is no map-style dataset, naming the line."""
         inline = not self._data_workers or is_plain(dataset, collate)
-        key = (id(dataset), inline or _kind(collate), cut.every_step)
+        key = (id(dataset), inline or _kind(collate), partition.every_step)
         known = self._opened.get(key)
         if known is not None:
             self._opened.move_to_end(key)
             return known.source
         check_dataset(dataset, line)  # again when the round begins
-        source = self._open(dataset, cut, inline)
+        source = self._open(dataset, partition, inline)
         self._opened[key] = _Opened(dataset, collate, source)
         if len(self._opened) > _MOST_SOURCES:
             self._opened.popitem(last=False)[1].source.close()
         return source
 
-    def _open(self, dataset: Any, cut: Cut, inline: bool) -> Source:
+    def _open(self, dataset: Any, partition: Partition, inline: bool) -> Source:
         if inline:
             return InlineSource(dataset, self._streams)
-        return WorkerSource(dataset, cut, self._seed, self._data_workers)
+        return WorkerSource(dataset, partition, self._seed, self._data_workers)
 
     def close(self) -> None:
         """End all data workers."""
@@ -90,7 +90,7 @@ class Loader:
 class InlineSource:
     """Loads in the training thread, with one thread, as data workers do."""
 
-    _cut: Cut
+    _partition: Partition
     _fetch: Fetch
     _is_plain: bool
 
@@ -98,10 +98,10 @@ class InlineSource:
         self.length = 0
         self._dataset, self._streams = dataset, streams
 
-    def begin(self, collate: Collate | None, cut: Cut, line: str) -> None:
+    def begin(self, collate: Collate | None, partition: Partition, line: str) -> None:
         self.length = check_dataset(self._dataset, line)
-        cut.check(self.length, line)
-        self._cut = cut
+        partition.check(self.length, line)
+        self._partition = partition
         # without one, the batch is a fresh copy of the samples
         self._settles = collate is not None
         self._fetch, self._is_plain = fetcher(self._dataset, collate)
@@ -110,8 +110,8 @@ class InlineSource:
     def draws(self) -> bool:
         return not self._is_plain
 
-    def load(self, key: Key) -> Any:
-        indices = self._cut.indices(self.length, key)
+    def load(self, key: BatchKey) -> Any:
+        indices = self._partition.indices(self.length, key)
         if self._is_plain:  # loading runs none of the user's code
             return self._fetch(indices)
         self._streams.start(Purpose.LOAD, *key)

@@ -7,13 +7,13 @@ from typing import Any, Protocol
 import torch
 
 from surefoot_actors.engine.data.orders import Order, Orders
-from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.data.sampler import Sampler, evaluation_slice
 
-__all__ = ["Cut", "EvaluationCut", "TrainingCut"]
+__all__ = ["EvaluationPartition", "Partition", "TrainingPartition"]
 
 
-class Cut(Protocol):
+class Partition(Protocol):
     """A rule that gives every batch its samples."""
 
     @property
@@ -36,11 +36,11 @@ class Cut(Protocol):
     def num_turns(self, length: int, sub_task: int) -> int:
         """Return how many batches the sub-task has."""
 
-    def indices(self, length: int, key: Key) -> torch.Tensor:
+    def indices(self, length: int, key: BatchKey) -> torch.Tensor:
         """Return the dataset indices (int64) of a batch."""
 
 
-class TrainingCut:
+class TrainingPartition:
     """One batch a sub-task, out of the seeded stream of epochs."""
 
     every_step = True
@@ -51,13 +51,13 @@ class TrainingCut:
         self.num_sub_tasks = num_sub_tasks
         self._orders = orders or Orders(sampler.seed)
 
-    def ordered(self, sampler: Any, line: str) -> TrainingCut:
+    def ordered(self, sampler: Any, line: str) -> TrainingPartition:
         """Return the cut of what the user gave as `sampler`. Raises ContractError for what is none."""
         if sampler is None:
             return self
-        cut = TrainingCut(self._sampler, self.num_sub_tasks, self._orders)
-        cut.order = self._orders.of(sampler, line)
-        return cut
+        partition = TrainingPartition(self._sampler, self.num_sub_tasks, self._orders)
+        partition.order = self._orders.of(sampler, line)
+        return partition
 
     def check(self, length: int, line: str) -> None:
         self.order.check(length, line)
@@ -71,11 +71,11 @@ class TrainingCut:
     def num_turns(self, length: int, sub_task: int) -> int:
         return 1
 
-    def indices(self, length: int, key: Key) -> torch.Tensor:
+    def indices(self, length: int, key: BatchKey) -> torch.Tensor:
         return self._sampler.indices(length, key.step, key.sub_task, self.order)
 
 
-class EvaluationCut:
+class EvaluationPartition:
     """The whole dataset in order: sub-task v is the v-th slice, in mini-batches of a training sub-task's size.
 
     Where there are fewer samples than sub-tasks, one without any gets a sample of another's, with weight 0: so it logs what the others log.
@@ -97,12 +97,12 @@ class EvaluationCut:
     def num_turns(self, length: int, sub_task: int) -> int:
         return max(1, -(-len(evaluation_slice(length, sub_task, self.num_sub_tasks)) // self._share))
 
-    def weight(self, length: int, key: Key) -> int:
+    def weight(self, length: int, key: BatchKey) -> int:
         """Return the number of samples that count in a batch."""
         samples = len(evaluation_slice(length, key.sub_task, self.num_sub_tasks))
         return min(samples - key.turn * self._share, self._share)
 
-    def indices(self, length: int, key: Key) -> torch.Tensor:
+    def indices(self, length: int, key: BatchKey) -> torch.Tensor:
         piece = evaluation_slice(length, key.sub_task, self.num_sub_tasks)
         piece = piece[key.turn * self._share : (key.turn + 1) * self._share] or range(piece.start, piece.start + 1)
         return torch.arange(piece.start, piece.stop)

@@ -22,7 +22,7 @@ import torch
 from surefoot.errors import SurefootError
 from surefoot_actors.engine.data.changes import Change
 from surefoot_actors.engine.data.channel import Channel, ChannelClosedError
-from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.data.worker import Answer, Load, Raised, WorkerSetup, work
 
 __all__ = ["DataWorkersLostError", "Pool"]
@@ -70,7 +70,7 @@ class Pool:
         self._serial = 0
         # answers to requests before this one are of no use
         self._valid_from = 0
-        self._deaths: Counter[tuple[Key, bytes]] = Counter()
+        self._deaths: Counter[tuple[BatchKey, bytes]] = Counter()
         self._in_a_row = 0
 
     @property
@@ -101,7 +101,7 @@ class Pool:
         """Whether a worker could be asked for more."""
         return any(len(worker.asked) < DEPTH for worker in self._workers)
 
-    def ask(self, key: Key, indices: torch.Tensor) -> None:
+    def ask(self, key: BatchKey, indices: torch.Tensor) -> None:
         """Have the least busy worker load a batch."""
         load = Load(self._serial, key, indices.numpy())
         self._serial += 1
@@ -116,7 +116,7 @@ class Pool:
             else:
                 return
 
-    def arrived(self, *, wait: bool) -> list[tuple[Key, Any, Raised | None]]:
+    def arrived(self, *, wait: bool) -> list[tuple[BatchKey, Any, Raised | None]]:
         """Return the batches that have come; with `wait`, blocks until something has happened."""
         poll = select.poll()
         for worker in self._workers:
@@ -133,7 +133,7 @@ class Pool:
                 self._lost(worker)  # something that it started keeps its end of the channel open
         return found
 
-    def _answer(self, worker: _Worker) -> tuple[Key, Any, Raised | None] | None:
+    def _answer(self, worker: _Worker) -> tuple[BatchKey, Any, Raised | None] | None:
         try:
             answer: Answer = worker.channel.receive()
         except ChannelClosedError:

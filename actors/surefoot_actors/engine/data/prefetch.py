@@ -6,10 +6,10 @@ from collections.abc import Container, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-__all__ = ["Foresight", "Key"]
+__all__ = ["BatchKey", "PrefetchPlan"]
 
 
-class Key(NamedTuple):
+class BatchKey(NamedTuple):
     """Names a batch of one dataset."""
 
     step: int
@@ -19,7 +19,7 @@ class Key(NamedTuple):
     turn: int
 
 
-class Foresight:
+class PrefetchPlan:
     """Expects of the next step what the last one wanted; before there is a last one, the sub-tasks that follow the present one."""
 
     def __init__(self, num_sub_tasks: int, *, every_step: bool) -> None:
@@ -28,9 +28,9 @@ class Foresight:
         self._every_step = every_step
         self._last: list[tuple[int, int]] = []
         self._present: list[tuple[int, int]] = []
-        self._at: Key | None = None
+        self._at: BatchKey | None = None
 
-    def observe(self, key: Key) -> None:
+    def observe(self, key: BatchKey) -> None:
         """Learn what was wanted."""
         if self._at is not None and key.step != self._at.step:
             self._last, self._present = self._present, []
@@ -39,7 +39,7 @@ class Foresight:
             self._present.append(place)
         self._at = key
 
-    def next(self, known: Container[Key], turns: dict[int, int], limit: int = 256) -> Key | None:
+    def next(self, known: Container[BatchKey], turns: dict[int, int], limit: int = 256) -> BatchKey | None:
         """Return the next key worth loading that is not known; None when there is none among the next `limit`.
 
         `turns`: batches a sub-task, by sub-task; 1 where absent.
@@ -49,7 +49,7 @@ class Foresight:
                 return key
         return None
 
-    def _upcoming(self, turns: dict[int, int]) -> Iterator[Key]:
+    def _upcoming(self, turns: dict[int, int]) -> Iterator[BatchKey]:
         at = self._at
         if at is None:
             return
@@ -57,14 +57,14 @@ class Foresight:
             yield at._replace(turn=turn)
         for phase, sub_task in self._rest_of_step(at):
             for turn in range(turns.get(sub_task, 1)):
-                yield Key(at.step, phase, sub_task, turn)
+                yield BatchKey(at.step, phase, sub_task, turn)
         step = at.step
         while self._every_step:
             step += 1
             for phase, sub_task in self._last or self._present:
-                yield Key(step, phase, sub_task, 0)
+                yield BatchKey(step, phase, sub_task, 0)
 
-    def _rest_of_step(self, at: Key) -> list[tuple[int, int]]:
+    def _rest_of_step(self, at: BatchKey) -> list[tuple[int, int]]:
         place = (at.phase, at.sub_task)
         if place in self._last:
             rest = self._last[self._last.index(place) + 1 :]

@@ -22,7 +22,7 @@ from surefoot_actors.engine.data.channel import Channel, ChannelClosedError
 from surefoot_actors.engine.data.datasets import fetcher
 from surefoot_actors.engine.data.files import reopen_files
 from surefoot_actors.engine.data.packing import pack
-from surefoot_actors.engine.data.prefetch import Key
+from surefoot_actors.engine.data.prefetch import BatchKey
 
 __all__ = ["Answer", "Load", "Raised", "WorkerSetup", "work"]
 
@@ -49,7 +49,7 @@ class Load(NamedTuple):
     """Asks for a batch."""
 
     serial: int
-    key: Key
+    key: BatchKey
     indices: Any  # int64, a numpy array
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from surefoot.errors import ContractError
 from surefoot_actors.engine.data.datasets import check_dataset
 from surefoot_actors.engine.data.following import Follower, check_shareable
-from surefoot_actors.engine.data.partition import Cut
+from surefoot_actors.engine.data.partition import Partition
 from surefoot_actors.engine.data.pool import DEPTH, Pool, reraise
-from surefoot_actors.engine.data.prefetch import Foresight, Key
+from surefoot_actors.engine.data.prefetch import BatchKey, PrefetchPlan
 from surefoot_actors.engine.data.worker import Raised
 
 __all__ = ["WorkerSource"]
@@ -24,27 +24,27 @@ class WorkerSource:
 
     draws = False
 
-    def __init__(self, dataset: Any, cut: Cut, seed: int, num_workers: int) -> None:
+    def __init__(self, dataset: Any, partition: Partition, seed: int, num_workers: int) -> None:
         self.length = 0
         self._dataset = dataset
-        self._num_sub_tasks, self._every_step = cut.num_sub_tasks, cut.every_step
+        self._num_sub_tasks, self._every_step = partition.num_sub_tasks, partition.every_step
         self._pool = Pool(dataset, seed, num_workers)
         self._most_ahead = DEPTH * num_workers
         self._follower = Follower()
-        self._foresight = Foresight(cut.num_sub_tasks, every_step=cut.every_step)
+        self._prefetch = PrefetchPlan(partition.num_sub_tasks, every_step=partition.every_step)
         # what decides the samples of a batch, besides its key
         self._order: tuple[int, object] | None = None
-        self._asked: set[Key] = set()
+        self._asked: set[BatchKey] = set()
         # here, not yet wanted
-        self._ready: dict[Key, Any] = {}
+        self._ready: dict[BatchKey, Any] = {}
 
-    def begin(self, collate: Callable[[list[Any]], Any] | None, cut: Cut, line: str) -> None:
+    def begin(self, collate: Callable[[list[Any]], Any] | None, partition: Partition, line: str) -> None:
         """Begin a round: the workers have the dataset as it is now. Raises ContractError where they cannot."""
         self.length = check_dataset(self._dataset, line)
-        cut.check(self.length, line)
-        self._collate, self._cut, self._line = collate, cut, line
-        self._turns = {v: n for v in range(cut.num_sub_tasks) if (n := cut.num_turns(self.length, v)) != 1}
-        order = (self.length, cut.order)  # an equal order is the same object
+        partition.check(self.length, line)
+        self._collate, self._partition, self._line = collate, partition, line
+        self._turns = {v: n for v in range(partition.num_sub_tasks) if (n := partition.num_turns(self.length, v)) != 1}
+        order = (self.length, partition.order)  # an equal order is the same object
         if order != self._order:
             self._order = order
             self._forget()
@@ -58,14 +58,14 @@ class WorkerSource:
             self._forget()
             self._pool.tell(changes)
 
-    def load(self, key: Key) -> Any:
+    def load(self, key: BatchKey) -> Any:
         """Return the batch; blocks until a worker has loaded it. Raises what the dataset raises.
 
         Raises SurefootError for samples that data workers die of, DataWorkersLostError when none can be had.
         """
         if not self._pool.started:
             self._start()
-        self._foresight.observe(key)
+        self._prefetch.observe(key)
         for stale in [k for k in self._ready if k.step < key.step]:
             del self._ready[stale]
         if self._asked:
@@ -102,14 +102,14 @@ class WorkerSource:
 
     def _ask_ahead(self) -> None:
         while len(self._asked) + len(self._ready) < self._most_ahead and self._pool.room():
-            key = self._foresight.next(_Either(self._asked, self._ready), self._turns)
+            key = self._prefetch.next(_Either(self._asked, self._ready), self._turns)
             if key is None:
                 return
             self._ask(key)
 
-    def _ask(self, key: Key) -> None:
+    def _ask(self, key: BatchKey) -> None:
         self._asked.add(key)
-        self._pool.ask(key, self._cut.indices(self.length, key))
+        self._pool.ask(key, self._partition.indices(self.length, key))
 
     def _raise(self, raised: Raised) -> None:
         try:
@@ -121,7 +121,7 @@ class WorkerSource:
 class _Either:
     """Contains what either collection does."""
 
-    def __init__(self, asked: set[Key], ready: dict[Key, Any]) -> None:
+    def __init__(self, asked: set[BatchKey], ready: dict[BatchKey, Any]) -> None:
         self._asked, self._ready = asked, ready
 
     def __contains__(self, key: object) -> bool:

@@ -8,37 +8,33 @@ from dataclasses import dataclass
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine.exchange.reduce import NodeHead
+from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.types import Layout
 
 __all__ = ["ELSEWHERE", "ExchangeError", "Header", "check_rounds", "header_bytes", "pack_header", "read_header"]
 
-_MAGIC = b"sf-mrg01"
-# magic, round, flag, snapshot, busy, misfit, drift, signature, layouts_bytes, gathered_bytes
-_FIXED = struct.Struct("<8sq????16s16sIQ")
+_MAGIC = b"sf-mrg02"
+# magic, round, signals, misfit, drift, signature, layouts_bytes, gathered_bytes
+_FIXED = struct.Struct("<8sqB?16s16sIQ")
 
 
 class ExchangeError(ContractError):
     """Members of one group are not in the same round of the same step: their code has opened other inner loops."""
 
 
-_MEND = (
+_ADVICE = (
     "Every step must have the same inner loops, step.batches() and step.evaluate(), on every trainer: decide by step.number, "
     "step.every(n) or step.merged, never by a local loss, a rank or a clock. What a decision remembers, such as the best loss so far, "
     'is state: run.track(early={"best": ...}) gives it to trainers that join'
 )
 
-ELSEWHERE = f"the trainers are not in the same round: another is in another inner loop, or has left the loop over run.steps(). {_MEND}"
+ELSEWHERE = f"the trainers are not in the same round: another is in another inner loop, or has left the loop over run.steps(). {_ADVICE}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     round: int
-    # latched by the caller: the same to every rank
-    flag: bool
-    # likewise: save the state at the end of this round's step
-    snapshot: bool = False
-    # likewise: still writes an earlier snapshot, so nobody is to save now
-    busy: bool = False
+    signals: Signals
     # holds nodes of another layout than the agreed one, so its payload and heads are zeros
     misfit: bool
     # 16 bytes: digest of this step's stripe of the tracked state
@@ -67,10 +63,8 @@ def _presence_bytes(layout: Layout) -> int:
 def pack_header(header: Header, layout: Layout | None, num_nodes: int) -> bytes:
     """Return the header's bytes, `header_bytes` in number."""
     signature = bytes(16) if layout is None else layout.signature
-    bits = (header.flag, header.snapshot, header.busy, header.misfit)
-    fixed = _FIXED.pack(
-        _MAGIC, header.round, *bits, header.drift, signature, header.layouts_bytes, header.gathered_bytes
-    )
+    sizes = header.layouts_bytes, header.gathered_bytes
+    fixed = _FIXED.pack(_MAGIC, header.round, header.signals.pack(), header.misfit, header.drift, signature, *sizes)
     if layout is None or header.misfit:
         return fixed + bytes(header_bytes(layout, num_nodes) - len(fixed))
     return fixed + b"".join(
@@ -83,9 +77,7 @@ def pack_header(header: Header, layout: Layout | None, num_nodes: int) -> bytes:
 
 def read_header(data: bytes, layout: Layout | None, num_nodes: int) -> Header:
     """Read what `pack_header` made for the same layout and number of nodes. Raises ExchangeError for anything else."""
-    magic, round, flag, snapshot, busy, misfit, drift, signature, layouts_bytes, gathered_bytes = _FIXED.unpack_from(
-        data
-    )
+    magic, round, signals, misfit, drift, signature, layouts_bytes, gathered_bytes = _FIXED.unpack_from(data)
     if magic != _MAGIC or signature != (bytes(16) if layout is None else layout.signature):
         raise ExchangeError(ELSEWHERE)
     heads: tuple[NodeHead, ...] = ()
@@ -94,9 +86,7 @@ def read_header(data: bytes, layout: Layout | None, num_nodes: int) -> Header:
         heads = tuple(_read_head(data[_FIXED.size + i * size :], layout) for i in range(num_nodes))
     return Header(
         round=round,
-        flag=flag,
-        snapshot=snapshot,
-        busy=busy,
+        signals=Signals.unpack(signals),
         misfit=misfit,
         drift=drift,
         layouts_bytes=layouts_bytes,
@@ -117,4 +107,4 @@ def check_rounds(headers: Sequence[Header]) -> None:
     """Raise ExchangeError unless all are of the same round."""
     rounds = [header.round for header in headers]
     if len(set(rounds)) > 1:
-        raise ExchangeError(f"the trainers are in different rounds, by rank: {rounds}. {_MEND}")
+        raise ExchangeError(f"the trainers are in different rounds, by rank: {rounds}. {_ADVICE}")

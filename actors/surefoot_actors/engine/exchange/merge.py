@@ -5,6 +5,8 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import or_
 
 import torch
 
@@ -17,15 +19,16 @@ from surefoot_actors.engine.exchange.agreement import (
     pack_held,
     read_held,
 )
-from surefoot_actors.engine.exchange.alone import MergeResult, finish, head_of, merge_alone
+from surefoot_actors.engine.exchange.alone import finish, head_of, merge_alone
+from surefoot_actors.engine.exchange.contribution import Contribution, MergeResult
 from surefoot_actors.engine.exchange.gathering import Rows, join_rows, own_rows, pack_rows, read_rows
 from surefoot_actors.engine.exchange.header import ELSEWHERE, ExchangeError, Header, check_rounds
-from surefoot_actors.engine.exchange.messages import Gather, Parts, Swap, post_swap, swap_bytes
+from surefoot_actors.engine.exchange.messages import AllGather, Exchange, Parts, exchange_bytes, post_exchange
 from surefoot_actors.engine.exchange.plan import Plan, plan_exchange
 from surefoot_actors.engine.exchange.reduce import merge_heads, merge_part
 from surefoot_actors.engine.group.group import Group, UnexpectedMessageError
 from surefoot_actors.engine.group.wire import Message, Tag
-from surefoot_actors.engine.types import Layout, Node, Range, StateTable
+from surefoot_actors.engine.types import Node, Range, StateTable
 from surefoot_actors.engine.vector.pools import BufferPool
 from surefoot_actors.faults import points as faults
 
@@ -34,82 +37,53 @@ __all__ = ["merge_round", "say_done"]
 
 def merge_round(
     group: Group | None,
+    contribution: Contribution,
     *,
-    round: int,
-    step: int,
-    covers: Sequence[Sequence[Range]],
-    nodes: Mapping[Range, Node],
-    num_sub_tasks: int,
-    flag: bool,
-    drift: bytes,
-    agreed: Layout | None,
-    snapshot: bool = False,
-    busy: bool = False,
     on_exchanged: Callable[[], None] = lambda: None,
-    look: Callable[[], StateTable] | None = None,
     pool: BufferPool | None = None,
 ) -> MergeResult:
     """Merge a round with the other members of `group` (None: alone). The same bytes on all of them.
 
-    `covers` are, by rank, the maximal tree nodes each rank holds; `nodes` are this rank's. `drift` are 16 bytes over this
-    step's stripe of the tracked state. `agreed` is the layout of this phase's last committed round, equal on all members.
-    `look` is asked where members have drifted apart, to name what differs. `on_exchanged` is called once all members' nodes are here.
-    The nodes are only read, and not at all after the return.
+    `on_exchanged` is called once all members' nodes are here; the merged vector is made in memory of `pool`.
 
     Raises, on every member alike: ContractError where the sub-tasks differ in layout or in integer buffers or have no weight,
     DriftedRanksError where members hold different state. Raises GroupClosedError when the generation is over. The group is of no
     use after an error.
     """
     if group is None or group.size == 1:
-        faults.point("exchange", step)
-        result = merge_alone(
-            round=round,
-            step=step,
-            nodes=nodes,
-            num_sub_tasks=num_sub_tasks,
-            flag=flag,
-            snapshot=snapshot,
-            busy=busy,
-            pool=pool,
-        )
+        faults.point("exchange", contribution.step)
+        result = merge_alone(contribution, pool)
         on_exchanged()
-        faults.point("gather", step)
+        faults.point("gather", contribution.step)
         return result
-    assert tuple(sorted(nodes)) == tuple(covers[group.rank]), "the nodes given are not those of the rank's cover"
+    return _merge_together(group, contribution, on_exchanged, pool or BufferPool())
+
+
+def _merge_together(
+    group: Group, contribution: Contribution, on_exchanged: Callable[[], None], pool: BufferPool
+) -> MergeResult:
+    nodes, num_sub_tasks, step = contribution.nodes, contribution.num_sub_tasks, contribution.step
+    covers = tuple(map(tuple, contribution.covers))
+    assert tuple(sorted(nodes)) == covers[group.rank], "the nodes given are not those of the rank's cover"
     faults.point("exchange", step)
-    held = pack_held(tuple(held_layouts(nodes.values())))
-    shape = tuple(map(tuple, covers))
-    header = Header(
-        round=round,
-        flag=flag,
-        snapshot=snapshot,
-        busy=busy,
-        misfit=False,
-        drift=drift,
-        layouts_bytes=len(held),
-    )
-    plan, swap, headers = _settle(group, plan_exchange(agreed, shape), header, nodes, held, step, look)
+    plan, exchange, headers = _settle(group, plan_exchange(contribution.agreed, covers), contribution)
     assert plan.layout is not None
-    heads = {r: head for rank, own in headers.items() for r, head in zip(shape[rank], own.heads, strict=True)}
+    heads = {r: head for rank, own in headers.items() for r, head in zip(covers[rank], own.heads, strict=True)}
     head = merge_heads(heads, plan.layout, num_sub_tasks)
-    buckets = (pool or BufferPool()).take(plan.layout, group.device)
-    gather = None if plan.whole else Gather(group, plan, buckets)
+    buckets = pool.take(plan.layout, group.device)
+    all_gather = None if plan.one_phase else AllGather(group, plan, buckets)
     gathered = _gather_rows(group, plan, nodes, headers)
-    swap.wait_received()
+    exchange.wait_received()
     on_exchanged()
-    digests = _merge_own(
-        plan, group.rank, {**swap.parts, **_own_parts(plan, group.rank, nodes)}, buckets, head[0], num_sub_tasks
-    )
+    parts = {**exchange.parts, **_own_parts(plan, group.rank, nodes)}
+    digests = _merge_own(plan, group.rank, parts, buckets, head[0], num_sub_tasks)
     faults.point("gather", step)
-    if gather is not None:
-        digests = gather.run(digests)
-    swap.wait()
-    merged = finish(round, plan.layout, buckets, head, digests, gathered)
+    if all_gather is not None:
+        digests = all_gather.run(digests)
+    exchange.wait()
     return MergeResult(
-        merged=merged,
-        flag=any(h.flag for h in headers.values()),
-        snapshot=any(h.snapshot for h in headers.values()),
-        busy=any(h.busy for h in headers.values()),
+        merged=finish(contribution.round, plan.layout, buckets, head, digests, gathered),
+        signals=reduce(or_, (h.signals for h in headers.values())),
         layout=plan.layout,
     )
 
@@ -120,27 +94,28 @@ def say_done(group: Group) -> None:
     group.post([Message(done, rank, Tag.HEADER) for rank in range(group.size) if rank != group.rank], [])
 
 
-def _settle(
-    group: Group,
-    plan: Plan,
-    header: Header,
-    nodes: Mapping[Range, Node],
-    held: bytes,
-    step: int,
-    look: Callable[[], StateTable] | None,
-) -> tuple[Plan, Swap, dict[int, Header]]:
+def _settle(group: Group, plan: Plan, contribution: Contribution) -> tuple[Plan, Exchange, dict[int, Header]]:
     """Exchange by the agreed layout, or agree on one and exchange then. Returns the exchange that counts, and all headers by rank."""
-    swap, headers = _swap(group, plan, header, nodes, Tag.HEADER)
+    nodes, step = contribution.nodes, contribution.step
+    held = pack_held(tuple(held_layouts(nodes.values())))
+    header = Header(
+        round=contribution.round,
+        signals=contribution.signals,
+        misfit=False,
+        drift=contribution.drift,
+        layouts_bytes=len(held),
+    )
+    exchange, headers = _exchange(group, plan, header, nodes, Tag.HEADER)
     check_rounds([headers[rank] for rank in range(group.size)])
-    _check_drift(group, [headers[rank].drift for rank in range(group.size)], step, look)
+    _check_drift(group, [headers[rank].drift for rank in range(group.size)], step, contribution.look)
     if plan.layout is not None and not any(h.misfit for h in headers.values()):
-        return plan, swap, headers
+        return plan, exchange, headers
     # Every rank has seen the same headers, so every rank is here.
-    swap.wait()
+    exchange.wait()
     sizes = [headers[rank].layouts_bytes for rank in range(group.size)]
-    all_held = [h for data in swap_bytes(group, held, sizes, Tag.LAYOUT) for h in read_held(data)]
+    all_held = [h for data in exchange_bytes(group, held, sizes, Tag.LAYOUT) for h in read_held(data)]
     plan = plan_exchange(agree(all_held, step), plan.covers)
-    return plan, *_swap(group, plan, header, nodes, Tag.AGREED_HEADER)
+    return plan, *_exchange(group, plan, header, nodes, Tag.AGREED_HEADER)
 
 
 def _check_drift(group: Group, drifts: Sequence[bytes], step: int, look: Callable[[], StateTable] | None) -> None:
@@ -151,25 +126,25 @@ def _check_drift(group: Group, drifts: Sequence[bytes], step: int, look: Callabl
     own = b"" if look is None else pickle.dumps(look())
     sizes = [
         int.from_bytes(size, "little")
-        for size in swap_bytes(group, len(own).to_bytes(8, "little"), [8] * group.size, Tag.TABLE_BYTES)
+        for size in exchange_bytes(group, len(own).to_bytes(8, "little"), [8] * group.size, Tag.TABLE_BYTES)
     ]
-    told = swap_bytes(group, own, sizes, Tag.TABLE)
+    told = exchange_bytes(group, own, sizes, Tag.TABLE)
     tables = [pickle.loads(data) for data in told if data]  # noqa: S301  from fellow trainers of the same job
     names = drifted_names(drifts, tables) if len(tables) == group.size else ()
     raise DriftedRanksError(ranks, group.size, step, names)
 
 
-def _swap(
+def _exchange(
     group: Group, plan: Plan, header: Header, nodes: Mapping[Range, Node], tag: Tag
-) -> tuple[Swap, dict[int, Header]]:
+) -> tuple[Exchange, dict[int, Header]]:
     layout = plan.layout
     fits = layout is not None and all(node.layout.signature == layout.signature for node in nodes.values())
     heads = tuple(head_of(nodes[r]) for r in plan.covers[group.rank]) if fits else ()
     gathered_bytes = len(pack_rows(own_rows(nodes))) if fits and layout is not None and layout.gathers else 0
     own = replace(header, misfit=not fits, heads=heads, gathered_bytes=gathered_bytes)
     try:
-        swap = post_swap(group, plan, own, nodes if fits else None, tag)
-        return swap, {group.rank: own, **swap.headers()}
+        exchange = post_exchange(group, plan, own, nodes if fits else None, tag)
+        return exchange, {group.rank: own, **exchange.headers()}
     except UnexpectedMessageError as error:
         raise ExchangeError(ELSEWHERE) from error
 
@@ -182,7 +157,7 @@ def _gather_rows(
     if layout is None or not layout.gathers:
         return {}
     sizes = [headers[rank].gathered_bytes for rank in range(group.size)]
-    told = swap_bytes(group, pack_rows(own_rows(nodes)), sizes, Tag.GATHERED)
+    told = exchange_bytes(group, pack_rows(own_rows(nodes)), sizes, Tag.GATHERED)
     rows: dict[Range, Rows] = {}
     for rank, data in enumerate(told):
         rows |= read_rows(data, plan.covers[rank], layout)

@@ -6,6 +6,7 @@ Who sends how many bytes to whom is a pure function of layout and covers, so not
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -15,15 +16,16 @@ from surefoot_actors.engine.group.group import Group, Posted
 from surefoot_actors.engine.group.wire import Message, Tag
 from surefoot_actors.engine.types import Node, Range
 from surefoot_actors.engine.vector.digest import DIGEST_BYTES
+from surefoot_actors.engine.vector.end_to_end import offsets
 
-__all__ = ["Gather", "Parts", "Swap", "post_swap", "swap_bytes"]
+__all__ = ["AllGather", "Exchange", "Parts", "exchange_bytes", "post_exchange"]
 
 
 Parts = dict[tuple[Range, int], torch.Tensor]
 """By node and bucket: the part of a node's bucket that this rank merges."""
 
 
-class Swap:
+class Exchange:
     """An exchange under way: everything is posted."""
 
     def __init__(
@@ -52,32 +54,32 @@ class Swap:
         self._rest.wait()
 
 
-def post_swap(group: Group, plan: Plan, header: Header, nodes: Mapping[Range, Node] | None, tag: Tag) -> Swap:
+def post_exchange(group: Group, plan: Plan, header: Header, nodes: Mapping[Range, Node] | None, tag: Tag) -> Exchange:
     """Post an exchange: `header` and the parts of `nodes` to every other rank; zeros of the same size where `nodes` is None.
 
     Nodes are sent from where they lie, and belong to the exchange until `wait` returns.
     """
     others = [rank for rank in range(group.size) if rank != group.rank]
     heads = {r: group.scratch((tag, "in", r), plan.message_bytes(r, group.rank), torch.uint8) for r in others}
-    packed = plan.packed
-    parts, receives = _incoming(group, plan, heads, others, packed)
+    single_message = plan.single_message
+    parts, receives = _incoming(group, plan, heads, others, single_message)
     data = pack_header(header, plan.layout, len(plan.covers[group.rank]))
     outgoing: dict[int, torch.Tensor] = {}
     for rank in others:
-        if plan.whole and outgoing:
+        if plan.one_phase and outgoing:
             outgoing[rank] = next(iter(outgoing.values()))
             continue
         outgoing[rank] = group.scratch((tag, "out", rank), plan.message_bytes(group.rank, rank), torch.uint8)
-        _fill(outgoing[rank], data, plan.sections(group.rank, rank) if packed else (), nodes)
+        _fill(outgoing[rank], data, plan.sections(group.rank, rank) if single_message else (), nodes)
     first = group.post([Message(outgoing[r], r, tag) for r in others], [Message(heads[r], r, tag) for r in others])
-    if packed:
-        return Swap(group, plan, heads, parts, first, first)
+    if single_message:
+        return Exchange(group, plan, heads, parts, first, first)
     sends = [m for r in others for m in _outgoing(group, plan, nodes, r)]
-    return Swap(group, plan, heads, parts, first, group.post(sends, receives))
+    return Exchange(group, plan, heads, parts, first, group.post(sends, receives))
 
 
 def _incoming(
-    group: Group, plan: Plan, heads: Mapping[int, torch.Tensor], others: Sequence[int], packed: bool
+    group: Group, plan: Plan, heads: Mapping[int, torch.Tensor], others: Sequence[int], single_message: bool
 ) -> tuple[Parts, list[Message]]:
     """Return where the parts of the other ranks' nodes arrive, and the messages that bring them."""
     parts: Parts = {}
@@ -85,7 +87,7 @@ def _incoming(
     for source in others:
         for i, section in enumerate(plan.sections(source, group.rank)):
             dtype = plan.layout.buckets[section.bucket].dtype if plan.layout else torch.uint8
-            if packed:
+            if single_message:
                 part = heads[source][section.offset : section.offset + section.num_bytes].view(dtype)
             else:
                 key = ("part", section.node, section.bucket)
@@ -120,7 +122,7 @@ def _bytes(flat: torch.Tensor) -> bytes:
     return flat.numpy().tobytes()
 
 
-def swap_bytes(group: Group, own: bytes, sizes: Sequence[int], tag: Tag) -> list[bytes]:
+def exchange_bytes(group: Group, own: bytes, sizes: Sequence[int], tag: Tag) -> list[bytes]:
     """Send `own` to every rank and return what each sent, by rank; `sizes` are the lengths, known to all.
 
     Raises GroupClosedError.
@@ -133,7 +135,7 @@ def swap_bytes(group: Group, own: bytes, sizes: Sequence[int], tag: Tag) -> list
     return [own if r == group.rank else _bytes(incoming[r]) if r in incoming else b"" for r in range(group.size)]
 
 
-class Gather:
+class AllGather:
     """The second phase: every rank's merged slices to all others, straight into place in `buckets`, which are whole.
 
     Made before the first phase ends, so that the slices of faster ranks need not be kept elsewhere.
@@ -161,10 +163,10 @@ class Gather:
             [DIGEST_BYTES * -(-(b - a) // kind.chunk_numel) for kind, (a, b) in zip(self._kinds, own, strict=True)]
             for own in self._bounds
         ]
-        swapped = swap_bytes(group, b"".join(digests), [sum(own) for own in lengths], Tag.CHUNKS)
+        received = exchange_bytes(group, b"".join(digests), [sum(own) for own in lengths], Tag.CHUNKS)
         self._early.wait()
         posted.wait()
-        known = [_cut(data, lengths[r]) for r, data in enumerate(swapped)]
+        known = [_split(data, lengths[r]) for r, data in enumerate(received)]
         return [b"".join(known[r][i] for r in range(group.size)) for i in range(len(self._buckets))]
 
     def _slices(self, owner: int, peer: int) -> list[Message]:
@@ -172,9 +174,5 @@ class Gather:
         return [Message(part, peer, Tag.MEAN + i) for i, part in enumerate(cut) if part.numel()]
 
 
-def _cut(data: bytes, lengths: Sequence[int]) -> list[bytes]:
-    pieces, at = [], 0
-    for length in lengths:
-        pieces.append(data[at : at + length])
-        at += length
-    return pieces
+def _split(data: bytes, lengths: Sequence[int]) -> list[bytes]:
+    return [data[start:stop] for start, stop in pairwise(offsets(lengths))]

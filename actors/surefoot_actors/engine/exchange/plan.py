@@ -18,14 +18,14 @@ ONE_PHASE_BYTES = 1 << 20
 
 
 # Up to this many, header and parts are one message: a copy costs less than another wake-up.
-PACKED_BYTES = 1 << 19
+SINGLE_MESSAGE_BYTES = 1 << 19
 
 
 _ALIGNMENT = 16
 
 
 class Section(NamedTuple):
-    """Elements [start, stop) of one bucket of one node, which lie at `offset` in a packed message."""
+    """Elements [start, stop) of one bucket of one node, which lie at `offset` in the single message."""
 
     node: Range
     bucket: int
@@ -49,14 +49,14 @@ class Plan:
         return len(self.covers)
 
     @cached_property
-    def whole(self) -> bool:
+    def one_phase(self) -> bool:
         """Whether every rank merges the whole vector: one phase."""
         return self._node_bytes * max(map(len, self.covers)) * (self.size - 1) <= ONE_PHASE_BYTES
 
     @cached_property
-    def packed(self) -> bool:
-        share = 1 if self.whole else self.size
-        return self._node_bytes * max(map(len, self.covers)) // share <= PACKED_BYTES
+    def single_message(self) -> bool:
+        share = 1 if self.one_phase else self.size
+        return self._node_bytes * max(map(len, self.covers)) // share <= SINGLE_MESSAGE_BYTES
 
     @cached_property
     def _node_bytes(self) -> int:
@@ -66,7 +66,7 @@ class Plan:
         """Return, a bucket, the elements that `rank` merges."""
         if self.layout is None:
             return []
-        return [(0, b.numel) if self.whole else slice_of(b, rank, self.size) for b in self.layout.buckets]
+        return [(0, b.numel) if self.one_phase else slice_of(b, rank, self.size) for b in self.layout.buckets]
 
     def header_bytes(self, source: int) -> int:
         return header_bytes(self.layout, len(self.covers[source]))
@@ -95,9 +95,9 @@ class Plan:
                     offset += _aligned(num_bytes)
 
     def message_bytes(self, source: int, to: int) -> int:
-        """Return the size of the message that starts with the header: all of it when packed."""
+        """Return the size of the message that starts with the header: the only one, or the first."""
         at = _aligned(self.header_bytes(source))
-        if self.packed:
+        if self.single_message:
             sections = self.sections(source, to)
             at = sections[-1].offset + _aligned(sections[-1].num_bytes) if sections else at
         return at

@@ -15,6 +15,7 @@ from surefoot_actors.engine.exchange.reduce import NodeHead
 from surefoot_actors.engine.group.group import Group
 from surefoot_actors.engine.group.wire import Message, Tag
 from surefoot_actors.engine.types import Gathered, Layout, Merged, StateImage
+from surefoot_actors.engine.vector.end_to_end import Piece, pieces
 from surefoot_actors.engine.vector.memory import memory_of
 
 __all__ = ["StripeMismatchError", "recv_merged", "recv_state", "send_merged", "send_state"]
@@ -30,25 +31,13 @@ class StripeMismatchError(RuntimeError):
     """The stripes of a joiner's state are not of one generation and round: they are discarded, nothing was restored (R5)."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """Bytes [start, stop) of one tensor of the image."""
-
-    tensor: int
-    start: int
-    stop: int
-
-
-def _pieces(sizes: Sequence[int], source: int, num_sources: int) -> Iterator[_Piece]:
-    """Yield the pieces of the stripe that the source at this place gives: bytes [B*k//n, B*(k+1)//n) of the image."""
+def _stripe(sizes: Sequence[int], source: int, num_sources: int) -> Iterator[Piece]:
+    """Yield, message by message, the stripe that the source at this place gives: bytes [B*k//n, B*(k+1)//n) of the image."""
     total = sum(sizes)
     low, high = total * source // num_sources, total * (source + 1) // num_sources
-    at = 0
-    for tensor, size in enumerate(sizes):
-        start, stop = max(low - at, 0), min(high - at, size)
-        for piece in range(start, stop, _PIECE_BYTES):
-            yield _Piece(tensor, piece, min(piece + _PIECE_BYTES, stop))
-        at += size
+    for tensor, start, stop in pieces(sizes, low, high):
+        for at in range(start, stop, _PIECE_BYTES):
+            yield Piece(tensor, at, min(at + _PIECE_BYTES, stop))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +99,7 @@ def send_state(
     )
     table = struct.pack(f"<{len(sizes)}Q", *sizes)
     tail = image.skeleton + extra if place == 0 else b""
-    stripe = [image.tensors[p.tensor][p.start : p.stop] for p in _pieces(sizes, place, len(sources))]
+    stripe = [image.tensors[p.number][p.start : p.stop] for p in _stripe(sizes, place, len(sources))]
     fixed = [
         (Tag.STATE_HEAD, _tensor(head.pack())),
         (Tag.STATE_TABLE, _tensor(table)),
@@ -138,9 +127,9 @@ def recv_state(group: Group, sources: Sequence[int], generation: int, round: int
     sizes = struct.unpack(f"<{first.num_tensors}Q", tables[sources[0]])
     tensors = [torch.empty(size, dtype=torch.uint8) for size in sizes]
     stripes = [
-        Message(tensors[piece.tensor][piece.start : piece.stop], source, Tag.STATE + i)
+        Message(tensors[piece.number][piece.start : piece.stop], source, Tag.STATE + i)
         for place, source in enumerate(sources)
-        for i, piece in enumerate(_pieces(sizes, place, len(sources)))
+        for i, piece in enumerate(_stripe(sizes, place, len(sources)))
     ]
     posted = group.post([], stripes)
     tail = _receive(group, {sources[0]: first.skeleton_bytes + first.extra_bytes}, Tag.STATE_SKELETON)[sources[0]]

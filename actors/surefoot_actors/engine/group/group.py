@@ -18,11 +18,11 @@ import torch
 from surefoot_actors.engine.group.mesh import accept_peers, connect, connect_peers
 from surefoot_actors.engine.group.nccl import NcclBulk
 from surefoot_actors.engine.group.peer import Count, MessageSizeError, Peer
-from surefoot_actors.engine.group.rendezvous import Address, StoreHost, ask, listen
+from surefoot_actors.engine.group.rendezvous import Address, RendezvousHost, ask, listen
 from surefoot_actors.engine.group.wire import Message, Tag
 from surefoot_actors.engine.vector.memory import memory_of
 
-__all__ = ["Group", "GroupClosedError", "Posted", "StoreHost", "UnexpectedMessageError"]
+__all__ = ["Group", "GroupClosedError", "Posted", "RendezvousHost", "UnexpectedMessageError"]
 
 
 class GroupClosedError(Exception):
@@ -53,7 +53,7 @@ class Posted:
 class Group:
     """The members of one generation, connected each to each. Used by one thread; `close` by any.
 
-    `store` is the address of the StoreHost, `name` is unique to the generation ("g12-nonce"), `host` is the address of this
+    `store` is the address of the RendezvousHost, `name` is unique to the generation ("g12-nonce"), `host` is the address of this
     machine that peers reach it at. Bulk tensors on `device` go by NCCL if it is a GPU.
     """
 

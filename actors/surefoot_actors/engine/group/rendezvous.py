@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Address", "StoreHost", "ask", "listen"]
+__all__ = ["Address", "RendezvousHost", "ask", "listen"]
 
 Address = tuple[str, int]
 
@@ -39,12 +39,12 @@ def ask(sock: socket.socket, group: str, rank: int, size: int, own: Address) -> 
     with sock.makefile("rb") as stream:
         line = stream.readline()
     if not line.endswith(b"\n"):
-        raise OSError("the member that hosts the meeting is gone")
+        raise OSError("the member that hosts the rendezvous is gone")
     return [(str(host), int(port)) for host, port in json.loads(line)]
 
 
 @dataclass(slots=True, kw_only=True)
-class _Meeting:
+class _Rendezvous:
     """Those of one group who have come so far, by rank."""
 
     size: int
@@ -52,16 +52,16 @@ class _Meeting:
     visitors: dict[int, socket.socket] = field(default_factory=dict)
 
 
-class StoreHost:
+class RendezvousHost:
     """Serves on an ephemeral port of `host`, on a thread of its own, any number of groups at once."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self._listener = listen(host)
         self.address: Address = (host, int(self._listener.getsockname()[1]))
-        self._meetings: dict[str, _Meeting] = {}
+        self._rendezvous: dict[str, _Rendezvous] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ, None)
-        self._thread = threading.Thread(target=self._run, name="store-host", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="rendezvous", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -112,10 +112,10 @@ class StoreHost:
 
     def _arrive(self, visitor: socket.socket, request: dict[str, Any]) -> None:
         name, rank = str(request["group"]), int(request["rank"])
-        meeting = self._meetings.setdefault(name, _Meeting(size=int(request["size"])))
+        meeting = self._rendezvous.setdefault(name, _Rendezvous(size=int(request["size"])))
         meeting.addresses[rank], meeting.visitors[rank] = request["address"], visitor
         if len(meeting.addresses) == meeting.size:
-            del self._meetings[name]
+            del self._rendezvous[name]
             answer = json.dumps([meeting.addresses[r] for r in range(meeting.size)]).encode() + b"\n"
             for waiting in meeting.visitors.values():
                 self._answer(waiting, answer)
@@ -135,11 +135,11 @@ class StoreHost:
         except (KeyError, ValueError):
             pass  # answered meanwhile
         visitor.close()
-        for name, meeting in list(self._meetings.items()):
+        for name, meeting in list(self._rendezvous.items()):
             for rank in [r for r, v in meeting.visitors.items() if v is visitor]:
                 del meeting.visitors[rank], meeting.addresses[rank]
             if not meeting.visitors:
-                del self._meetings[name]
+                del self._rendezvous[name]
 
     def _end(self) -> None:
         for key in list(self._selector.get_map().values()):

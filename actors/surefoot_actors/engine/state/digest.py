@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
 from types import FunctionType, MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import xxhash
 
 from surefoot_actors.engine.state.survey import Entry, Survey
+from surefoot_actors.engine.vector.end_to_end import Piece, pieces
 from surefoot_actors.engine.vector.memory import flat_bytes, is_default_stride, memory_of
 
 __all__ = ["RUN", "STRIPE_BYTES", "canonical", "digest", "names", "num_stripes", "tensor_digests", "values_of"]
@@ -25,38 +26,26 @@ RUN = "(run)"
 STRIPE_BYTES = 1 << 20
 
 
-class _Piece(NamedTuple):
-    entry: Entry
-    # bytes [start, stop) of the tensor
-    start: int
-    stop: int
-
-
 def num_stripes(survey: Survey) -> int:
     """Return how many stripes the state has: a function of its size alone."""
     return max(1, -(-sum([e.tensor.nbytes for e in survey.entries]) // STRIPE_BYTES))
 
 
-def _pieces(survey: Survey, index: int) -> Iterator[_Piece]:
-    """Yield what of the tensors, laid end to end, is in stripe `index % num_stripes`; -1: all."""
+def _stripe(survey: Survey, index: int) -> Iterator[Piece]:
+    """Return what of the tensors, laid end to end, is in stripe `index % num_stripes`; -1: all."""
     sizes = [e.tensor.nbytes for e in survey.entries]
     total = sum(sizes)
     if index < 0:
-        lo, hi = 0, total
-    else:
-        lo = index % max(1, -(-total // STRIPE_BYTES)) * STRIPE_BYTES
-        hi = lo + STRIPE_BYTES
-    at = 0
-    for entry, size in zip(survey.entries, sizes, strict=True):
-        if at < hi and at + size > lo:
-            yield _Piece(entry, max(lo - at, 0), min(hi - at, size))
-        at += size
+        return pieces(sizes, 0, total)
+    low = index % max(1, -(-total // STRIPE_BYTES)) * STRIPE_BYTES
+    return pieces(sizes, low, low + STRIPE_BYTES)
 
 
 def digest(survey: Survey, index: int) -> bytes:
     """Return 16 bytes over the plain values and the stripe's tensors: names, dtypes, shapes, unusual strides and bytes."""
     state = xxhash.xxh3_128(canonical(survey.objects))
-    for entry, start, stop in _pieces(survey, index):
+    for number, start, stop in _stripe(survey, index):
+        entry = survey.entries[number]
         state.update(_spec(entry))
         state.update(memory_of(flat_bytes(entry.tensor)[start:stop]))
     return state.digest()
@@ -64,7 +53,7 @@ def digest(survey: Survey, index: int) -> bytes:
 
 def names(survey: Survey, index: int) -> list[str]:
     """Return the names of the tensors in the stripe."""
-    return [piece.entry.name for piece in _pieces(survey, index)]
+    return [survey.entries[piece.number].name for piece in _stripe(survey, index)]
 
 
 def values_of(name: str) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.state import digest as stripes
+from surefoot_actors.engine.state import digest as state_digest
 from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.gradient_use import Gradients
 from surefoot_actors.engine.state.gradients import TrackedGradients
@@ -66,7 +66,10 @@ class Tracked:
         parameters = dict(_named_parameters(self.modules, self.optimizers))
         rest = [self._wrap(n, o, parameters) for n, o in self._given.items() if n not in self.modules]
         inner = [TrackedOptimizer(n, o, parameters, order=_INNER) for n, o in self._inner.items()]
-        own: list[TrackedObject] = [TrackedGradients(GRADIENTS, self.gradients), TrackedDict(stripes.RUN, self._own)]
+        own: list[TrackedObject] = [
+            TrackedGradients(GRADIENTS, self.gradients),
+            TrackedDict(state_digest.RUN, self._own),
+        ]
         # modules first, so that an optimizer's restore finds its parameters in place; schedulers and the like last
         self._objects: list[TrackedObject] = sorted([*modules, *rest, *inner, *own], key=lambda tracked: tracked.order)
 
@@ -146,7 +149,7 @@ class Tracked:
     def capture(self) -> StateImage:
         survey = self.survey()
         image = write_image(survey)
-        image.digests = tuple(stripes.tensor_digests(survey).items())
+        image.digests = tuple(state_digest.tensor_digests(survey).items())
         return image
 
     @torch.no_grad()
@@ -172,9 +175,9 @@ class Tracked:
             or not torch.equal(flat_bytes(saved.value(number)), flat_bytes(entry.tensor))
         ]
         differ += [
-            stripes.values_of(tracked.name)
+            state_digest.values_of(tracked.name)
             for tracked in self._objects
-            if stripes.canonical(saved.tree(tracked.name)) != stripes.canonical(survey.objects[tracked.name])
+            if state_digest.canonical(saved.tree(tracked.name)) != state_digest.canonical(survey.objects[tracked.name])
         ]
         if differ or len(specs) != len(saved.specs):
             raise ContractError(_not_restored(differ or [f"{len(specs)} tensors, where {len(saved.specs)} were given"]))
@@ -192,7 +195,7 @@ class Tracked:
                 self._rehearse(tracked, survey)
 
     def _rehearse(self, tracked: TrackedObject, survey: Survey) -> None:
-        before = stripes.tensor_digests(survey)
+        before = state_digest.tensor_digests(survey)
         saved = read_image(write_image(survey), self._device)
         copies = SavedState(
             trees=saved.trees, specs=saved.specs, flats=[flat.clone() for flat in saved.flats], device=self._device
@@ -200,7 +203,7 @@ class Tracked:
         tracked.restore(copies.tree(tracked.name), copies.tensor)
         again = Survey()
         tracked.survey(again)
-        after = stripes.tensor_digests(again)
+        after = state_digest.tensor_digests(again)
         if before != after:
             differ = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
             raise ContractError(_not_given_back(tracked.name, differ))
@@ -231,15 +234,15 @@ class Tracked:
 
     @torch.no_grad()
     def stripe_digest(self, index: int) -> bytes:
-        return stripes.digest(self.survey(), index)
+        return state_digest.digest(self.survey(), index)
 
     @torch.no_grad()
     def table(self, index: int) -> StateTable:
         survey = self.survey()
         buffers = {id(b) for module in self.modules.values() for b in module.buffers()}
         written = {entry.name for entry in survey.entries if id(entry.tensor) in buffers}
-        wanted = {*stripes.names(survey, index), *(stripes.values_of(name) for name in survey.objects)}
-        digests = {name: d for name, d in stripes.tensor_digests(survey).items() if name in wanted}
+        wanted = {*state_digest.names(survey, index), *(state_digest.values_of(name) for name in survey.objects)}
+        digests = {name: d for name, d in state_digest.tensor_digests(survey).items() if name in wanted}
         return StateTable(
             digests={name: d for name, d in digests.items() if name not in written},
             buffers={name: d for name, d in digests.items() if name in written},
@@ -247,7 +250,7 @@ class Tracked:
 
     @torch.no_grad()
     def tensor_digests(self) -> dict[str, bytes]:
-        return stripes.tensor_digests(self.survey())
+        return state_digest.tensor_digests(self.survey())
 
 
 def _all_parameters(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from pydantic import JsonValue
+
 from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot_actors.protocol.membership.state import (
@@ -52,9 +54,14 @@ def fail(state: MembershipState, trainer: str, reason: str) -> Outcome:
 # ---- events for people
 
 
-def lost(trainer: str, reason: str, traceback: str = "") -> Emit:
-    more = {"traceback": traceback} if traceback else {}
-    return Emit(EventKind.TRAINER_LOST, {"trainer": trainer, "reason": reason, **more})
+def lost(trainer: str, reason: str, traceback: str = "", story: tuple[str, ...] = ()) -> Emit:
+    more: dict[str, JsonValue] = {"traceback": traceback} if traceback else {}
+    return Emit(EventKind.TRAINER_LOST, {"trainer": trainer, "reason": reason, **more, **told(story)})
+
+
+def told(story: tuple[str, ...]) -> dict[str, JsonValue]:
+    """What an event says of a fault of Surefoot's own."""
+    return {"story": list(story)} if story else {}
 
 
 def left(trainer: str, step: int, reason: str) -> Emit:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pydantic import JsonValue
 
 from surefoot.events import EventKind
+from surefoot.names import trainer_number
 from surefoot.spec import JobState
 from surefoot_actors.protocol.membership.common import end, fail, less, lost, then, warn
 from surefoot_actors.protocol.membership.failures import count, give_up_if_hopeless
@@ -196,7 +197,7 @@ def found(state: MembershipState) -> Outcome:
     """Make the first generation: one member's state is the run's, the others join it."""
     begins_anew = state.restorer is None
     # not in the order of their readiness, which is chance
-    ready = tuple(sorted(state.ready, key=lambda t: int(t[1:])))
+    ready = tuple(sorted(state.ready, key=trainer_number))
     order = ready if begins_anew else (*_present(state), *less(ready, _present(state)))
     chosen = order[: state.target]
     if len(chosen) < state.min_trainers or not (begins_anew or _present(state)):

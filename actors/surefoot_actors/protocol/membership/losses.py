@@ -30,7 +30,10 @@ def lost(state: MembershipState, event: Lost) -> Outcome:
     trainer, was_member = event.trainer, event.trainer in state.members
     if not was_member and trainer not in (*state.starting, *state.ready):
         return state, ()
-    told, reason = common.lost(trainer, event.reason, event.traceback), f"{trainer} was lost: {event.reason}"
+    told, reason = (
+        common.lost(trainer, event.reason, event.traceback, event.story),
+        f"{trainer} was lost: {event.reason}",
+    )
     state = _forget(count(state, (trainer,)), trainer)
     state = replace(state, lost=state.lost | {trainer}) if was_member else state
     state, commands = then(

@@ -29,6 +29,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from surefoot.events import SUPERVISOR_RESTARTED, EventKind
+from surefoot.names import trainer_number
 from surefoot.spec import JobState
 from surefoot_actors.protocol.membership import completion, deadlines, failures, formation, losses, raising, regrouping
 from surefoot_actors.protocol.membership.common import end, fail, less, start_over, then
@@ -143,7 +144,7 @@ def resume(state: MembershipState, found: Survivors) -> Outcome:
         return replace(state, phase=Phase.ENDED), (finish,)
     strangers = tuple(t for t in found.trainers if not adopts(found, t))
     kills = tuple(Kill(t, "not a member of the newest generation") for t in strangers)
-    seen = (int(t[1:]) + 1 for t in (*found.trainers, *found.members))
+    seen = (trainer_number(t) + 1 for t in (*found.trainers, *found.members))
     state = replace(state, num_started=max(found.num_started, *seen, 0), number=found.number)
     if not found.members:
         state, more = begin(state)

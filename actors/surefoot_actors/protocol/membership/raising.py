@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
-from surefoot_actors.protocol.membership.common import end
+from surefoot_actors.protocol.membership.common import end, told
 from surefoot_actors.protocol.membership.losses import lost
 from surefoot_actors.protocol.membership.state import Emit, Kill, Lost, MembershipState, Outcome
 from surefoot_actors.protocol.messages import Raised
@@ -47,10 +47,9 @@ def raised(state: MembershipState, message: Raised) -> Outcome:
     )
     where = f" at {message.line}" if message.line else ""
     reason = f"its code raised {message.kind}: {message.message}{where}; {verdict.why}"
-    state, commands = lost(state, Lost(trainer, reason, traceback=message.traceback))
+    state, commands = lost(state, Lost(trainer, reason, traceback=message.traceback, story=message.story))
     if state.ended:  # too many in a row
-        told = Emit(EventKind.FAILED, {"reason": state.why, "traceback": message.traceback, "trainer": message.trainer})
-        return state, (told, *commands)
+        return state, (_failed(state.why, message), *commands)
     return state, (Kill(trainer, reason), *commands)
 
 
@@ -89,5 +88,9 @@ def _confirms(earlier: Raised, message: Raised) -> bool:
 def _fail(state: MembershipState, first: Raised) -> Outcome:
     reason = f"{first.kind}: {first.message}"
     state, commands = end(state, JobState.FAILED, reason)
-    data = {"reason": reason, "traceback": first.traceback, "trainer": first.trainer}
-    return state, (Emit(EventKind.FAILED, data), *commands)
+    return state, (_failed(reason, first), *commands)
+
+
+def _failed(reason: str, message: Raised) -> Emit:
+    data = {"reason": reason, "traceback": message.traceback, "trainer": message.trainer}
+    return Emit(EventKind.FAILED, {**data, **told(message.story)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from surefoot.names import trainer_name
 from surefoot_actors.protocol.membership.common import less, number
 from surefoot_actors.protocol.membership.state import (
     CancelStart,
@@ -32,7 +33,7 @@ def fill(state: MembershipState) -> Outcome:
     missing = _num_waiting_wanted(state) - len(state.ready) - len(state.starting)
     if missing <= 0 or state.phase in (Phase.SAVING, Phase.CONCLUDING, Phase.ENDED):
         return state, ()
-    asked = tuple(f"t{k}" for k in range(state.num_started, state.num_started + missing))
+    asked = tuple(map(trainer_name, range(state.num_started, state.num_started + missing)))
     chain = dict.fromkeys(asked, state.failures_in_row) if state.failures_in_row else {}
     state = replace(
         state,

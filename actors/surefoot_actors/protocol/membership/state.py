@@ -187,6 +187,8 @@ class Lost:
     computing: tuple[int, int] | None = None
     # of what its code raised; empty: it did not
     traceback: str = ""
+    # the last events of its machine, a line each, where the fault is Surefoot's own
+    story: tuple[str, ...] = ()
     cause: DeathCause = DeathCause.PROCESS
 
 

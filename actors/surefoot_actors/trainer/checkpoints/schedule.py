@@ -12,6 +12,7 @@ from surefoot_actors.checkpoint.capture import Facts, Place
 from surefoot_actors.checkpoint.manifest import Point
 from surefoot_actors.checkpoint.read import Checkpoint, read_checkpoint
 from surefoot_actors.cluster.ports import TrainerSetup
+from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Position
 from surefoot_actors.protocol.member.machine import At, MemberState
@@ -20,7 +21,7 @@ from surefoot_actors.trainer.checkpoints.restorer import Restorer
 from surefoot_actors.trainer.checkpoints.saver import Parked, Saver
 from surefoot_actors.trainer.mailbox import Mailbox
 
-__all__ = ["Host", "Keeping"]
+__all__ = ["CheckpointSchedule", "Host"]
 
 
 class Host(Protocol):
@@ -32,10 +33,14 @@ class Host(Protocol):
     def owner(self) -> StateOwner: ...
     @property
     def num_steps(self) -> int | None: ...
+
+    #: the ledger's last row
+    last: Point | None
+
     def adopt(self, checkpoint: Checkpoint) -> bool: ...
 
 
-class Keeping:
+class CheckpointSchedule:
     """`obey`, `gathered` and `end_step` are called with the commit lock held; `snapshot` on the training thread, without it."""
 
     def __init__(
@@ -57,8 +62,6 @@ class Keeping:
         self.wanted, self._due = False, False
         # all members have gathered that somebody still writes
         self._busy = False
-        # the ledger's last row
-        self.last: Point | None = None
 
     def obey(self, message: Restore | Snapshot | Save) -> None:
         """Do what the supervisor asks, in the background. Never blocks."""
@@ -83,21 +86,21 @@ class Keeping:
         """Whether this trainer still writes a snapshot."""
         return self._saver is not None and self._saver.busy
 
-    def gathered(self, snapshot: bool, busy: bool) -> None:
-        """Take note of a round's commit: with the first bit, every member that gathers it saves at this step's end.
+    def gathered(self, signals: Signals) -> None:
+        """Take note of a round's commit: where any was asked to save, every member that gathers it saves at this step's end.
 
-        With the second nobody does, since a checkpoint needs all shares: the supervisor asks again if what is being written is not what
-        it wants, and steps that are due are let pass. Members become busy at a step's end alone, so no round of a step takes back
-        what another has said.
+        Where one still writes an earlier snapshot nobody does, since a checkpoint needs all shares: the supervisor asks again if what
+        is being written is not what it wants, and steps that are due are let pass. Members become busy at a step's end alone, so no
+        round of a step takes back what another has said.
         """
-        self._busy = busy
-        if snapshot:
-            self.wanted, self._due = False, self._due or not busy
+        self._busy = signals.still_saving
+        if signals.save:
+            self.wanted, self._due = False, self._due or not signals.still_saving
 
     def end_step(self, row: LedgerRow) -> Place | None:
         """Take note of a step's end; return the share to be saved now, if any."""
         result = row.result
-        self.last = Point(step=result.step, digest=result.digest, values=result.values)
+        self._host.last = Point(step=result.step, digest=result.digest, values=result.values)
         due, self._due = self._due or self._due_by_step(result.step + 1), False
         if due and (self._busy or self.busy):  # its own, should it have missed the round's end
             due = False
@@ -157,7 +160,7 @@ class Keeping:
         return Facts(
             fingerprint=self._fingerprint(),
             num_steps=self._host.num_steps,
-            last=self.last,
+            last=self._host.last,
             rows=self._mailbox.kept(),
         )
 

@@ -19,8 +19,8 @@ router = APIRouter(prefix="/v1/audit", tags=["audit"], dependencies=[User], rout
 @router.get("", responses=documented(401))
 async def read_audit(
     service: ServiceDep,
-    after: Annotated[int, Query(ge=0, le=2**53), Digits] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000), Digits] = 100,
+    after: Annotated[int, Query(ge=0, le=2**53, description="only entries with a higher n"), Digits] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="at most so many entries"), Digits] = 100,
     subject: Annotated[
         str | None, Query(pattern=r"^[a-z0-9-]{1,64}$", description="a job's id, or a package's hash")
     ] = None,

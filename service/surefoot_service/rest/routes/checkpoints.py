@@ -10,11 +10,10 @@ from fastapi.responses import StreamingResponse
 from surefoot.views import CheckpointList, CheckpointView, JobView, NumberedEvent
 from surefoot_service.checkpoints.models import Source, find_model
 from surefoot_service.checkpoints.places import belongs
-from surefoot_service.errors import ProblemError
 from surefoot_service.parts import Service
 from surefoot_service.rest.dependencies import ServiceDep, User
 from surefoot_service.rest.numbers import Digits
-from surefoot_service.rest.problems import documented
+from surefoot_service.rest.problems import ProblemError, documented
 from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.rest.routes.jobs import JobId
 from surefoot_service.store import events, jobs
@@ -26,7 +25,9 @@ _BYTES = {"schema": {"type": "string", "format": "binary"}}
 
 @router.get("/{job}/checkpoints", responses=documented(401, 404))
 async def list_checkpoints(
-    job: JobId, service: ServiceDep, limit: Annotated[int, Query(ge=1, le=1000), Digits] = 100
+    job: JobId,
+    service: ServiceDep,
+    limit: Annotated[int, Query(ge=1, le=1000, description="at most so many checkpoints"), Digits] = 100,
 ) -> CheckpointList:
     """List the checkpoints that were told to be durable, newest first. Older ones may have been removed since: a job keeps a few."""
     _, place = await _seen(service, job)

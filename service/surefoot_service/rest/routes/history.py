@@ -29,12 +29,15 @@ ROWS_AT_A_TIME = 2_000
 _VARY = {"Vary": "Accept"}
 
 # as far as JSON's numbers are whole everywhere
-Number = Annotated[int, Query(ge=0, le=2**53), Digits]
+MOST = 2**53
 
 
 @router.get("/{job}/events", responses=documented(401, 404))
 async def list_events(
-    job: JobId, service: ServiceDep, after: Number = 0, limit: Annotated[int, Query(ge=1, le=10_000), Digits] = 1000
+    job: JobId,
+    service: ServiceDep,
+    after: Annotated[int, Query(ge=0, le=MOST, description="only events with a higher seq"), Digits] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="at most so many events"), Digits] = 1000,
 ) -> EventPage:
     """List a job's events in the order stored, those with seq above `after`."""
     await service.database.read(jobs.load, job)
@@ -49,9 +52,11 @@ async def list_events(
 async def read_ledger(
     job: JobId,
     service: ServiceDep,
-    from_step: Number = 0,
-    limit: Annotated[int, Query(ge=1, le=100_000), Digits] = 10_000,
-    accept: Annotated[str | None, Header(max_length=1000)] = None,
+    from_step: Annotated[int, Query(ge=0, le=MOST, description="only rows from this step on"), Digits] = 0,
+    limit: Annotated[int, Query(ge=1, le=100_000, description="at most so many rows"), Digits] = 10_000,
+    accept: Annotated[
+        str | None, Header(max_length=1000, description=f"{NDJSON}: a row a line; anything else: one document")
+    ] = None,
 ) -> StreamingResponse:
     """Read a job's ledger by step: as one document, or, for `Accept: application/x-ndjson`, a row a line."""
     first = await service.database.read(_some_rows, job, from_step, min(limit, ROWS_AT_A_TIME))
@@ -108,7 +113,9 @@ async def _as_document(pages: AsyncIterator[list[str]]) -> AsyncIterator[str]:
 async def stream_job(
     job: JobId,
     service: ServiceDep,
-    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,18}-\d{1,18}$")] = None,
+    last_event_id: Annotated[
+        str | None, Header(pattern=r"^\d{1,18}-\d{1,18}$", description="the id of the last message that came")
+    ] = None,
 ) -> StreamingResponse:
     """Follow a job from its beginning, or from Last-Event-ID on, to its end."""
     await service.database.read(jobs.load, job)

@@ -9,17 +9,18 @@ from zipfile import BadZipFile
 from fastapi import APIRouter, Header, Path, Query, Response
 
 from surefoot.errors import EntrypointError
+from surefoot.names import JOB_PATTERN, is_job
 from surefoot.spec import JobSpec, JobState
 from surefoot.views import FaultRequest, JobList, JobView, ResizeRequest
 from surefoot_service.checkpoints.places import refusal
-from surefoot_service.errors import ProblemError, unprocessable
+from surefoot_service.errors import InvalidError
 from surefoot_service.packages.entrypoints import check_entrypoint
 from surefoot_service.parts import Service
 from surefoot_service.reconciler import retention
 from surefoot_service.rest.body import BodyKind, takes
 from surefoot_service.rest.dependencies import ServiceDep, User
 from surefoot_service.rest.numbers import Digits
-from surefoot_service.rest.problems import documented
+from surefoot_service.rest.problems import ProblemError, documented
 from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.store import commands, packages, shown
 from surefoot_service.store import jobs as store
@@ -28,8 +29,16 @@ from surefoot_service.wakeups import RECONCILER, commands_of, news_of
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[User], route_class=GuardedRoute)
 
-JobId = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,40}$")]
-IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
+JobId = Annotated[str, Path(pattern=JOB_PATTERN, description="the job's id")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="any text: the same request again with the same one gives the same job",
+    ),
+]
 
 
 @router.post(
@@ -55,7 +64,7 @@ async def submit_job(
         checkpoints=service.settings.checkpoint_place,
     )
     if new:
-        service.bells.ring(RECONCILER)
+        service.wakeups.wake(RECONCILER)
     else:
         response.status_code = 200
     return view
@@ -65,9 +74,9 @@ def _check_places(service: Service, spec: JobSpec) -> None:
     """Refuse URLs that lead somewhere else than they say. A `restore` that is a job's id is the store's to look up."""
     allowed = service.settings.storage_protocols
     if spec.checkpoint.url is not None and (why := refusal(spec.checkpoint.url, allowed)):
-        raise unprocessable("body.checkpoint.url", why)
-    if spec.restore is not None and not store.is_job_id(spec.restore) and (why := refusal(spec.restore, allowed)):
-        raise unprocessable("body.restore", why)
+        raise InvalidError("body.checkpoint.url", why)
+    if spec.restore is not None and not is_job(spec.restore) and (why := refusal(spec.restore, allowed)):
+        raise InvalidError("body.restore", why)
 
 
 async def _check_code(service: Service, spec: JobSpec) -> None:
@@ -80,26 +89,24 @@ async def _check_code(service: Service, spec: JobSpec) -> None:
             Kind.SOURCES, check_entrypoint, path, spec.entrypoint, may_be_installed=bool(spec.pip)
         )
     except EntrypointError as error:
-        raise unprocessable("body.entrypoint", str(error)) from error
+        raise InvalidError("body.entrypoint", str(error)) from error
     except (FileNotFoundError, BadZipFile, zlib.error) as error:
         raise _no_package(spec) from error
     except OSError as error:
         raise ProblemError(503, f"package {spec.package} cannot be read from the service's disk: {error}") from error
 
 
-def _no_package(spec: JobSpec) -> ProblemError:
+def _no_package(spec: JobSpec) -> InvalidError:
     """The field tells the SDK to upload it, again perhaps: a file may be gone from the service's disk."""
-    return unprocessable("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
+    return InvalidError("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
 
 
 @router.get("", responses={200: {"model": JobList}, **documented(401, 404)}, response_class=Response)
 async def list_jobs(
     service: ServiceDep,
-    state: JobState | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000), Digits] = 100,
-    before: Annotated[
-        str | None, Query(pattern=r"^[a-z0-9-]{1,40}$", description="a job's id: only older ones")
-    ] = None,
+    state: Annotated[JobState | None, Query(description="only jobs in this state")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="at most so many jobs"), Digits] = 100,
+    before: Annotated[str | None, Query(pattern=JOB_PATTERN, description="a job's id: only older ones")] = None,
 ) -> Response:
     """List jobs, newest first."""
     found = await service.database.read(shown.jobs_json, state=state, limit=limit, before=before)
@@ -173,4 +180,4 @@ async def inject_fault(job: JobId, body: FaultRequest, service: ServiceDep) -> J
 
 
 def _ring(service: Service, job: str) -> None:
-    service.bells.ring(RECONCILER, commands_of(job), news_of(job))
+    service.wakeups.wake(RECONCILER, commands_of(job), news_of(job))

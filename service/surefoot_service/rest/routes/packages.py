@@ -8,18 +8,18 @@ from fastapi import APIRouter, Path, Request, Response
 
 from surefoot.errors import PackageError
 from surefoot.views import PackageView
-from surefoot_service.errors import ProblemError, not_found, unprocessable
+from surefoot_service.errors import InvalidError, NotFoundError
 from surefoot_service.packages.archive import FolderError, TooLargeError
 from surefoot_service.rest.body import BodyKind, takes
 from surefoot_service.rest.dependencies import ServiceDep, User
-from surefoot_service.rest.problems import documented
+from surefoot_service.rest.problems import ProblemError, documented
 from surefoot_service.rest.route import GuardedRoute
 from surefoot_service.store import packages as store
 from surefoot_service.waiting import Kind
 
 router = APIRouter(prefix="/v1/packages", tags=["packages"], dependencies=[User], route_class=GuardedRoute)
 
-Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", description="the SHA-256, in hex, of the zip's bytes")]
 
 _UPLOAD = {
     "requestBody": {
@@ -45,7 +45,7 @@ async def upload_package(request: Request, response: Response, service: ServiceD
     except TooLargeError as error:
         raise ProblemError(413, str(error)) from error
     except PackageError as error:
-        raise unprocessable("body", str(error)) from error
+        raise InvalidError("body", str(error)) from error
     except FolderError as error:
         raise ProblemError(503, str(error), headers={"Retry-After": "10"}) from error
     if not await service.database.write(store.add, sha256, size, now=service.now()):
@@ -59,5 +59,5 @@ async def get_package(sha256: Sha256, service: ServiceDep) -> PackageView:
     size = await service.database.read(store.size_of, sha256)
     # A file that is gone from the disk, or cut, is told to be none, so that it is uploaded again.
     if size is None or not await service.waiting.run(Kind.PACKAGES, service.packages.has, sha256, size):
-        raise not_found("package", sha256)
+        raise NotFoundError("package", sha256)
     return PackageView(package=sha256, bytes=size)

@@ -1,4 +1,4 @@
-"""A job that is watched, as a value: updates go in, numbers and lines come out. Pure; `now` is an argument."""
+"""How far a watched job is, as a value: updates go in, numbers and lines come out. Pure; `now` is an argument."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from surefoot._follow import Update
 from surefoot.bounds import MAX_WHOLE
-from surefoot.cli.words import describe, duration, number, steps
+from surefoot.cli.format import describe, duration, number, steps
 from surefoot.events import EventKind, LedgerRow
 from surefoot.views import JobView, NumberedEvent
 
-__all__ = ["Pace", "Watched", "line", "told"]
+__all__ = ["Pace", "Progress", "line", "told"]
 
 # Steps that the speed is measured over.
 _RECENT = 50
@@ -25,7 +25,7 @@ _TOLD = frozenset(EventKind) - {EventKind.TRAINER_STARTED, EventKind.TRAINER_REA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
+class Progress:
     """What the progress line needs."""
 
     done: int = 0
@@ -36,7 +36,7 @@ class Watched:
     # seconds of the most recent steps, at most _RECENT
     recent_s: tuple[float, ...] = ()
 
-    def after(self, update: Update) -> Watched:
+    def after(self, update: Update) -> Progress:
         match update:
             case LedgerRow(result=result, circumstances=circumstances):
                 return replace(
@@ -72,24 +72,24 @@ class Pace:
     part: int = 0
     at: float
 
-    def due(self, watched: Watched, now: float) -> Pace | None:
+    def due(self, progress: Progress, now: float) -> Pace | None:
         """Return the pace after a line that is due now; None when none is."""
-        part = watched.done * _PARTS // watched.total if watched.total else 0
-        if watched.done and now - self.at >= (_LEAST_S if part > self.part else _MOST_S):
+        part = progress.done * _PARTS // progress.total if progress.total else 0
+        if progress.done and now - self.at >= (_LEAST_S if part > self.part else _MOST_S):
             return Pace(part=part, at=now)
         return None
 
 
-def line(watched: Watched) -> str:
+def line(progress: Progress) -> str:
     """Say where the job is, in a line."""
-    parts = [f"step {steps(watched.done, watched.total)}"]
-    if watched.logged is not None:
-        parts.append(f"{watched.logged[0]} {number(watched.logged[1])}")
-    parts.append(f"{watched.trainers} trainer{'' if watched.trainers == 1 else 's'}")
-    if watched.steps_per_s is not None:
-        parts.append(f"{number(watched.steps_per_s)} steps/s")
-    if watched.eta_s:
-        parts.append(f"ETA {duration(watched.eta_s)}")
+    parts = [f"step {steps(progress.done, progress.total)}"]
+    if progress.logged is not None:
+        parts.append(f"{progress.logged[0]} {number(progress.logged[1])}")
+    parts.append(f"{progress.trainers} trainer{'' if progress.trainers == 1 else 's'}")
+    if progress.steps_per_s is not None:
+        parts.append(f"{number(progress.steps_per_s)} steps/s")
+    if progress.eta_s:
+        parts.append(f"ETA {duration(progress.eta_s)}")
     return "  ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""The watch over trainers' processes: its judgement by hypothesis, its sockets with real processes."""
+"""The failure detector: its judgement by hypothesis, its sockets with real processes."""
 
 from __future__ import annotations
 
@@ -24,70 +24,70 @@ from surefoot_actors.liveness.server import (
     SILENT_AFTER_S,
     STALL_AFTER_S,
     STOPPED_AFTER_S,
-    Beat,
     Condition,
-    PulseServer,
-    Watch,
+    FailureDetector,
+    Heartbeat,
+    LivenessServer,
 )
-from surefoot_actors.liveness.watchdog_process import start_helper
+from surefoot_actors.liveness.watchdog_process import start_watchdog
 from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.sealed import Sealed
 
 from ..kernel import memory_limit
-from ..processes import helpers
+from ..processes import watchdogs
 
 SPEC = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
 LIVENESS_S = 20.0
 
 
-def beat(state: str = "S") -> Beat:
-    return Beat(state=state, cpu_ms=5)
+def beat(state: str = "S") -> Heartbeat:
+    return Heartbeat(state=state, cpu_ms=5)
 
 
 # ---- the judgement
 
 
-def feed(watch: Watch, until: float, *, state: str | None, start: float) -> list[tuple[float, Condition]]:
+def feed(detector: FailureDetector, until: float, *, state: str | None, start: float) -> list[tuple[float, Condition]]:
     """Tick every 50 ms from start to until, beating every second tick unless `state` is None."""
     seen = []
     for index in range(round((until - start) / 0.05)):
         now = start + index * 0.05
-        changes = watch.tick(now)
+        changes = detector.tick(now)
         if state is not None and index % 2 == 0:
-            changes += watch.beat("t1", beat(state), now)
+            changes += detector.beat("t1", beat(state), now)
         seen += [(now, change.condition) for change in changes]
     return seen
 
 
 def test_a_running_trainer_is_told_once() -> None:
-    assert [c for _, c in feed(Watch(), 5, state="R", start=0)] == [Condition.RUNNING]
+    assert [c for _, c in feed(FailureDetector(), 5, state="R", start=0)] == [Condition.RUNNING]
 
 
 def test_stopped_is_told_after_the_state_has_lasted() -> None:
-    watch = Watch()
-    feed(watch, 1, state="S", start=0)
-    [(when, condition)] = feed(watch, 3, state="T", start=1)
+    detector = FailureDetector()
+    feed(detector, 1, state="S", start=0)
+    [(when, condition)] = feed(detector, 3, state="T", start=1)
     assert condition is Condition.STOPPED
     assert STOPPED_AFTER_S <= when - 1 <= STOPPED_AFTER_S + 0.11
-    assert [c for _, c in feed(watch, 4, state="S", start=3)] == [Condition.RUNNING]
+    assert [c for _, c in feed(detector, 4, state="S", start=3)] == [Condition.RUNNING]
 
 
 def test_silent_is_told_when_no_beat_comes() -> None:
-    watch = Watch()
-    feed(watch, 1, state="S", start=0)
-    [(when, condition)] = feed(watch, 4, state=None, start=1)
+    detector = FailureDetector()
+    feed(detector, 1, state="S", start=0)
+    [(when, condition)] = feed(detector, 4, state=None, start=1)
     assert condition is Condition.SILENT
     assert SILENT_AFTER_S < when - 0.9 <= SILENT_AFTER_S + 0.11
 
 
-def beats(watch: Watch, until: float, *, start: float, of: tuple[str, ...]) -> list[tuple[str, Condition]]:
+def beats(detector: FailureDetector, until: float, *, start: float, of: tuple[str, ...]) -> list[tuple[str, Condition]]:
     """The same for several trainers, of which these beat."""
     seen = []
     for index in range(round((until - start) / 0.05)):
         now = start + index * 0.05
-        changes = watch.tick(now)
+        changes = detector.tick(now)
         for trainer in of if index % 2 == 0 else ():
-            changes += watch.beat(trainer, beat(), now)
+            changes += detector.beat(trainer, beat(), now)
         seen += [(change.trainer, change.condition) for change in changes]
     return seen
 
@@ -96,71 +96,71 @@ ALL = ("t0", "t1", "t2")
 
 
 def test_of_several_one_is_silent_while_others_are_heard() -> None:
-    watch = Watch()
-    beats(watch, 1, start=0, of=ALL)
-    assert beats(watch, 4, start=1, of=ALL[1:]) == [("t0", Condition.SILENT)]
+    detector = FailureDetector()
+    beats(detector, 1, start=0, of=ALL)
+    assert beats(detector, 4, start=1, of=ALL[1:]) == [("t0", Condition.SILENT)]
 
 
 def test_when_nobody_is_heard_it_is_we_who_are_cut_off() -> None:
     """And when the first is heard again, the others' connections may need another second to come back."""
-    watch = Watch()
-    beats(watch, 1, start=0, of=ALL)
-    assert beats(watch, 4, start=1, of=()) == []
-    assert beats(watch, 4.6, start=4, of=("t0",)) == []
-    assert beats(watch, 6, start=4.6, of=("t0", "t1")) == [("t2", Condition.SILENT)]
+    detector = FailureDetector()
+    beats(detector, 1, start=0, of=ALL)
+    assert beats(detector, 4, start=1, of=()) == []
+    assert beats(detector, 4.6, start=4, of=("t0",)) == []
+    assert beats(detector, 6, start=4.6, of=("t0", "t1")) == [("t2", Condition.SILENT)]
 
 
 def test_a_stall_of_our_own_is_forgiven_once() -> None:
-    watch = Watch()
-    beats(watch, 1, start=0, of=ALL)
-    assert beats(watch, 3, start=1, of=ALL[1:]) == [("t0", Condition.SILENT)]
-    assert watch.tick(3.8) == []
-    assert watch.beat("t1", beat(), 3.85) == [], "one that is dead was trusted again"
+    detector = FailureDetector()
+    beats(detector, 1, start=0, of=ALL)
+    assert beats(detector, 3, start=1, of=ALL[1:]) == [("t0", Condition.SILENT)]
+    assert detector.tick(3.8) == []
+    assert detector.beat("t1", beat(), 3.85) == [], "one that is dead was trusted again"
 
 
 def test_who_never_said_that_it_is_gone_is_no_comparison() -> None:
-    watch = Watch()
-    beats(watch, 1, start=0, of=("t0", "t1"))
-    assert beats(watch, 3, start=1, of=("t0",)) == [("t1", Condition.SILENT)]
-    assert beats(watch, 5, start=3, of=()) == [("t0", Condition.SILENT)]
+    detector = FailureDetector()
+    beats(detector, 1, start=0, of=("t0", "t1"))
+    assert beats(detector, 3, start=1, of=("t0",)) == [("t1", Condition.SILENT)]
+    assert beats(detector, 5, start=3, of=()) == [("t0", Condition.SILENT)]
 
 
 def test_beats_that_are_ever_slow_to_come_hide_no_silence() -> None:
-    watch, seen = Watch(), []
-    watch.beat("t0", beat(), 0.0)
+    detector, seen = FailureDetector(), []
+    detector.beat("t0", beat(), 0.0)
     for n in range(20):  # each of them after such a while that nobody is heard
         now = 0.1 + n * (BLIND_AFTER_S + 0.1)
         for tick in range(12):
-            seen += watch.tick(now + tick * 0.05)
-        seen += watch.beat("t1", beat(), now + 0.6)
+            seen += detector.tick(now + tick * 0.05)
+        seen += detector.beat("t1", beat(), now + 0.6)
     assert [(c.trainer, c.condition) for c in seen if c.condition is not Condition.RUNNING] == [
         ("t0", Condition.SILENT)
     ]
 
 
 def test_one_that_was_started_by_another_supervisor_has_time_to_be_heard() -> None:
-    watch = Watch()
-    watch.expect("t0", 0.0)
-    watch.expect("t1", 0.0)
-    [*quiet] = beats(watch, FIRST_BEAT_S, start=0.05, of=("t1",))
+    detector = FailureDetector()
+    detector.expect("t0", 0.0)
+    detector.expect("t1", 0.0)
+    [*quiet] = beats(detector, FIRST_BEAT_S, start=0.05, of=("t1",))
     assert quiet == []
-    assert beats(watch, FIRST_BEAT_S + 1, start=FIRST_BEAT_S, of=("t1",)) == [("t0", Condition.SILENT)]
+    assert beats(detector, FIRST_BEAT_S + 1, start=FIRST_BEAT_S, of=("t1",)) == [("t0", Condition.SILENT)]
 
 
 def test_the_servers_own_stall_is_nobodys_silence() -> None:
-    watch = Watch()
-    feed(watch, 1, state="S", start=0)
-    assert watch.tick(61.0) == []
-    assert [c for _, c in feed(watch, 61.9, state=None, start=61.05)] == []
-    assert [c for _, c in feed(watch, 64, state=None, start=61.9)] == [Condition.SILENT]
+    detector = FailureDetector()
+    feed(detector, 1, state="S", start=0)
+    assert detector.tick(61.0) == []
+    assert [c for _, c in feed(detector, 61.9, state=None, start=61.05)] == []
+    assert [c for _, c in feed(detector, 64, state=None, start=61.9)] == [Condition.SILENT]
 
 
 def test_gone_is_for_ever() -> None:
-    watch = Watch()
-    watch.beat("t1", beat(), 0.0)
-    assert [c.condition for c in watch.gone("t1", 0.1)] == [Condition.GONE]
-    assert watch.beat("t1", beat(), 0.2) == []
-    assert watch.tick(100.0) == []
+    detector = FailureDetector()
+    detector.beat("t1", beat(), 0.0)
+    assert [c.condition for c in detector.gone("t1", 0.1)] == [Condition.GONE]
+    assert detector.beat("t1", beat(), 0.2) == []
+    assert detector.tick(100.0) == []
 
 
 OBSERVATIONS = st.lists(
@@ -171,13 +171,13 @@ OBSERVATIONS = st.lists(
 @given(OBSERVATIONS)
 def test_a_change_is_never_told_twice_and_always_earned(observations: list[tuple[float, str]]) -> None:
     """`watched` is time that we were awake in: gaps count up to STALL_AFTER_S, as more is cut to a tick."""
-    watch, now, told = Watch(), 0.0, None
+    detector, now, told = FailureDetector(), 0.0, None
     since_beat = since_other = 0.0
     for gap, what in observations:
         now += gap
         awake = gap if gap <= STALL_AFTER_S else 0.05
         since_beat, since_other = since_beat + awake, since_other + awake
-        changes = watch.tick(now) if what == "tick" else watch.beat("t1", beat(what), now)
+        changes = detector.tick(now) if what == "tick" else detector.beat("t1", beat(what), now)
         since_beat = since_beat if what == "tick" else 0.0
         since_other = since_other if what in ("tick", "T", "t") else 0.0
         for change in changes:
@@ -191,12 +191,12 @@ def test_a_change_is_never_told_twice_and_always_earned(observations: list[tuple
 
 @given(st.lists(st.floats(0.0, STALL_AFTER_S), max_size=100))
 def test_beats_in_time_are_never_suspected(gaps: list[float]) -> None:
-    watch, now = Watch(), 0.0
-    watch.beat("t1", beat(), now)
+    detector, now = FailureDetector(), 0.0
+    detector.beat("t1", beat(), now)
     for gap in gaps:
         now += gap
-        assert watch.beat("t1", beat("D"), now) == []
-        assert watch.tick(now) == []
+        assert detector.beat("t1", beat("D"), now) == []
+        assert detector.tick(now) == []
 
 
 # ---- the sockets, with real processes
@@ -205,29 +205,29 @@ TRAINER = textwrap.dedent("""
     import os, sys, time, threading
     from surefoot.spec import JobSpec
     from surefoot_actors.cluster.ports import TrainerSetup
-    from surefoot_actors.liveness.watchdog_process import Helper, mark
+    from surefoot_actors.liveness.watchdog_process import Watchdog, mark
     from surefoot_actors.sealed import Sealed
     port, secret, name = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     if sys.argv[4]:
         with open(sys.argv[4], "w") as group:
             group.write(str(os.getpid()))
     spec = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
-    helper = Helper(TrainerSetup(attempt="a1", trainer=name, spec=spec, pulse=("127.0.0.1", port)), Sealed(secret))
-    helper.start()
+    watchdog = Watchdog(TrainerSetup(attempt="a1", trainer=name, spec=spec, liveness=("127.0.0.1", port)), Sealed(secret))
+    watchdog.start()
     mark(17, 3)
     for line in sys.stdin:
         if line.startswith("hog"):
             hog = bytearray(500_000_000)
             hog[::4096] = bytes(len(hog[::4096]))
         host, port, secret = line.split()
-        helper.tell((host, int(port)), secret)
+        watchdog.tell((host, int(port)), secret)
 """)
 
 
 class Conditions:
     """What a server told, to be awaited."""
 
-    def __init__(self, server: PulseServer) -> None:
+    def __init__(self, server: LivenessServer) -> None:
         self.told: list[tuple[str, Condition]] = []
         self.details: list[str] = []
         self._changed = asyncio.Condition()
@@ -248,8 +248,8 @@ class Conditions:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[PulseServer]:
-    server = PulseServer("a1")
+async def server() -> AsyncIterator[LivenessServer]:
+    server = LivenessServer("a1")
     await server.start()
     yield server
     await server.close()
@@ -257,7 +257,7 @@ async def server() -> AsyncIterator[PulseServer]:
 
 @contextmanager
 def process(
-    server: PulseServer, name: str = "t1", secret: str | None = None, group: str = ""
+    server: LivenessServer, name: str = "t1", secret: str | None = None, group: str = ""
 ) -> Iterator[subprocess.Popen[bytes]]:
     arguments = [str(server.address[1]), secret or server.sealed.reveal(), name, group]
     started = subprocess.Popen([sys.executable, "-c", TRAINER, *arguments], stdin=subprocess.PIPE)
@@ -276,9 +276,9 @@ async def tell(trainer: subprocess.Popen[bytes], line: str) -> None:
     trainer.stdin.flush()
 
 
-def helper_of(pid: int) -> int:
-    """The pid of a process's helper; 0 where there is none."""
-    return next((helper.pid for helper in helpers(pid)), 0)
+def watchdog_of(pid: int) -> int:
+    """The pid of a process's watchdog; 0 where there is none."""
+    return next((watchdog.pid for watchdog in watchdogs(pid)), 0)
 
 
 def alive(pid: int) -> bool:
@@ -296,18 +296,18 @@ async def until(what: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_killed_trainer_is_gone_and_its_helper_too(server: PulseServer) -> None:
+async def test_a_killed_trainer_is_gone_and_its_watchdog_too(server: LivenessServer) -> None:
     told = Conditions(server)
     with process(server) as trainer:
         await told.wait("t1", Condition.RUNNING)
-        helper = helper_of(trainer.pid)
+        watchdog = watchdog_of(trainer.pid)
         trainer.kill()
         await told.wait("t1", Condition.GONE)
-        await until(lambda: not alive(helper))
+        await until(lambda: not alive(watchdog))
     assert told.told == [("t1", Condition.RUNNING), ("t1", Condition.GONE)]
 
 
-async def test_a_stopped_trainer_is_stopped_then_fenced(server: PulseServer) -> None:
+async def test_a_stopped_trainer_is_stopped_then_fenced(server: LivenessServer) -> None:
     told = Conditions(server)
     with process(server) as trainer:
         await told.wait("t1", Condition.RUNNING)
@@ -319,7 +319,7 @@ async def test_a_stopped_trainer_is_stopped_then_fenced(server: PulseServer) -> 
         assert await server.fence("t1")
 
 
-async def test_a_trainer_that_goes_on_is_running_again(server: PulseServer) -> None:
+async def test_a_trainer_that_goes_on_is_running_again(server: LivenessServer) -> None:
     told = Conditions(server)
     with process(server) as trainer:
         await told.wait("t1", Condition.RUNNING)
@@ -330,31 +330,31 @@ async def test_a_trainer_that_goes_on_is_running_again(server: PulseServer) -> N
         await told.wait("t1", Condition.RUNNING)
 
 
-async def test_a_frozen_node_is_silent(server: PulseServer) -> None:
+async def test_a_frozen_node_is_silent(server: LivenessServer) -> None:
     told = Conditions(server)
     with process(server) as trainer:
         await told.wait("t1", Condition.RUNNING)
-        helper = helper_of(trainer.pid)
-        os.kill(helper, signal.SIGSTOP)
+        watchdog = watchdog_of(trainer.pid)
+        os.kill(watchdog, signal.SIGSTOP)
         await told.wait("t1", Condition.SILENT)
-        os.kill(helper, signal.SIGCONT)
+        os.kill(watchdog, signal.SIGCONT)
 
 
-async def test_a_lost_helper_is_replaced(server: PulseServer) -> None:
+async def test_a_lost_watchdog_is_replaced(server: LivenessServer) -> None:
     told = Conditions(server)
     with process(server) as trainer:
         await told.wait("t1", Condition.RUNNING)
-        first = helper_of(trainer.pid)
+        first = watchdog_of(trainer.pid)
         os.kill(first, signal.SIGKILL)
-        await until(lambda: helper_of(trainer.pid) not in (0, first))
+        await until(lambda: watchdog_of(trainer.pid) not in (0, first))
         trainer.send_signal(signal.SIGSTOP)
         await told.wait("t1", Condition.STOPPED)
         assert await server.fence("t1")
 
 
-async def test_a_helper_finds_its_server_again_and_another_when_told(server: PulseServer) -> None:
+async def test_a_watchdog_finds_its_server_again_and_another_when_told(server: LivenessServer) -> None:
     told = Conditions(server)
-    second = PulseServer("a1")
+    second = LivenessServer("a1")
     await second.start()
     told_second = Conditions(second)
     with process(server) as trainer:
@@ -366,14 +366,14 @@ async def test_a_helper_finds_its_server_again_and_another_when_told(server: Pul
     await second.close()
 
 
-async def test_the_marked_sub_task_is_told(server: PulseServer) -> None:
+async def test_the_marked_sub_task_is_told(server: LivenessServer) -> None:
     told = Conditions(server)
     with process(server):
         await told.wait("t1", Condition.RUNNING)
         await until(lambda: (b := server.last("t1")) is not None and (b.round, b.sub_task) == (17, 3))
 
 
-async def test_the_end_is_told_with_what_it_computed(server: PulseServer) -> None:
+async def test_the_end_is_told_with_what_it_computed(server: LivenessServer) -> None:
     told = Conditions(server)
     with process(server) as trainer:
         await told.wait("t1", Condition.RUNNING)
@@ -386,7 +386,7 @@ async def test_the_end_is_told_with_what_it_computed(server: PulseServer) -> Non
     assert told.details[-1] == "its process died, in sub-task 3 of round 17"
 
 
-async def test_a_kill_for_memory_is_named(server: PulseServer) -> None:
+async def test_a_kill_for_memory_is_named(server: LivenessServer) -> None:
     told = Conditions(server)
     with memory_limit(300_000_000) as group, process(server, group=str(group)) as trainer:
         await told.wait("t1", Condition.RUNNING)
@@ -396,10 +396,10 @@ async def test_a_kill_for_memory_is_named(server: PulseServer) -> None:
     assert told.details[-1].startswith("out of memory: the kernel's OOM killer")
 
 
-async def test_a_fence_is_told_to_whoever_comes_back(server: PulseServer) -> None:
+async def test_a_fence_is_told_to_whoever_comes_back(server: LivenessServer) -> None:
     """As a trainer does after a partition: nobody could be told when it was fenced."""
     told = Conditions(server)
-    second = PulseServer("a1")
+    second = LivenessServer("a1")
     await second.start()
     with process(server) as trainer, process(server, "t2") as other:
         await told.wait("t1", Condition.RUNNING)
@@ -413,7 +413,7 @@ async def test_a_fence_is_told_to_whoever_comes_back(server: PulseServer) -> Non
     await second.close()
 
 
-async def test_faults_are_done_for_real(server: PulseServer) -> None:
+async def test_faults_are_done_for_real(server: LivenessServer) -> None:
     told = Conditions(server)
     with process(server) as trainer:
         await told.wait("t1", Condition.RUNNING)
@@ -436,7 +436,7 @@ RAYLET = textwrap.dedent("""
 """)
 
 
-async def test_a_trainer_whose_raylet_dies_has_lost_its_node(server: PulseServer) -> None:
+async def test_a_trainer_whose_raylet_dies_has_lost_its_node(server: LivenessServer) -> None:
     """The fault is done for real to whatever is called a raylet; its trainer ends with it, as Ray's workers do."""
     told = Conditions(server)
     arguments = [TRAINER, str(server.address[1]), server.sealed.reveal(), "t1", ""]
@@ -449,7 +449,7 @@ async def test_a_trainer_whose_raylet_dies_has_lost_its_node(server: PulseServer
     assert server.cause_of_death("t1") is DeathCause.NODE
 
 
-async def test_strangers_are_not_believed(server: PulseServer) -> None:
+async def test_strangers_are_not_believed(server: LivenessServer) -> None:
     told = Conditions(server)
     with process(server, secret="wrong"), process(server, "t2"):
         await told.wait("t2", Condition.RUNNING)
@@ -463,13 +463,13 @@ async def test_strangers_are_not_believed(server: PulseServer) -> None:
 
 
 def test_a_name_with_a_space_is_refused() -> None:
-    setup = TrainerSetup(attempt="a1", trainer="t 1", spec=SPEC, pulse=("127.0.0.1", 1))
+    setup = TrainerSetup(attempt="a1", trainer="t 1", spec=SPEC, liveness=("127.0.0.1", 1))
     with pytest.raises(ValueError, match="'t 1'"):
-        start_helper(setup, Sealed("x"), os.getpid())
+        start_watchdog(setup, Sealed("x"), os.getpid())
 
 
-def test_the_helper_is_light() -> None:
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import pulse_helper; print(*sys.modules)"
+def test_the_watchdog_is_light() -> None:
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import watchdog; print(*sys.modules)"
     folder = os.path.dirname(sys.modules["surefoot_actors.liveness.watchdog"].__file__ or "")
     modules = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, folder], capture_output=True, text=True, check=True

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tests.api.conftest import BEGIN, make_event, make_row, make_view
 
-from surefoot.cli.watched import Pace, Watched, line, told
-from surefoot.cli.words import ago, describe, duration
+from surefoot.cli.format import ago, describe, duration
+from surefoot.cli.progress import Pace, Progress, line, told
 from surefoot.events import EventKind
 from surefoot.spec import JobState
 
@@ -96,35 +96,35 @@ def test_no_event_is_too_bare_to_say(kind: EventKind) -> None:
 
 
 def test_a_watched_job_adds_up() -> None:
-    watched = Watched().after(make_view(trainers=3)).after(make_event(1, EventKind.GENERATION, num_steps=200))
+    progress = Progress().after(make_view(trainers=3)).after(make_event(1, EventKind.GENERATION, num_steps=200))
     for step in range(100):
-        watched = watched.after(make_row(step, trainers=3, accuracy=0.5, loss=1 / (step + 1)))
-    assert (watched.done, watched.total, watched.trainers, watched.logged) == (100, 200, 3, ("loss", 0.01))
-    assert watched.steps_per_s == pytest.approx(10)
-    assert watched.eta_s == pytest.approx(10)
-    assert line(watched) == "step 100/200  loss 0.01  3 trainers  10 steps/s  ETA 10.0 s"
+        progress = progress.after(make_row(step, trainers=3, accuracy=0.5, loss=1 / (step + 1)))
+    assert (progress.done, progress.total, progress.trainers, progress.logged) == (100, 200, 3, ("loss", 0.01))
+    assert progress.steps_per_s == pytest.approx(10)
+    assert progress.eta_s == pytest.approx(10)
+    assert line(progress) == "step 100/200  loss 0.01  3 trainers  10 steps/s  ETA 10.0 s"
 
 
 def test_without_a_loss_the_first_logged_value_is_shown() -> None:
-    assert Watched().after(make_row(0, reward=2.0, length=3.0)).logged == ("reward", 2.0)
+    assert Progress().after(make_row(0, reward=2.0, length=3.0)).logged == ("reward", 2.0)
 
 
 def test_an_ended_job_has_no_trainers_but_the_line_keeps_what_was() -> None:
-    watched = (
-        Watched().after(make_row(4, trainers=2)).after(make_view(state=JobState.SUCCEEDED, trainers=0, num_steps=5))
+    progress = (
+        Progress().after(make_row(4, trainers=2)).after(make_view(state=JobState.SUCCEEDED, trainers=0, num_steps=5))
     )
-    assert line(watched) == "step 5/5  loss 0.2  2 trainers  10 steps/s"
+    assert line(progress) == "step 5/5  loss 0.2  2 trainers  10 steps/s"
 
 
 def test_plain_lines_come_at_parts_of_the_way_and_now_and_then() -> None:
     pace = Pace(at=0.0)
-    assert pace.due(Watched(), 1000.0) is None, "nothing is done yet"
-    assert pace.due(Watched(done=1), 1.0) is None
-    assert pace.due(Watched(done=1), 31.0) == Pace(part=0, at=31.0)
-    assert pace.due(Watched(done=4, total=100), 9.0) is None
-    assert pace.due(Watched(done=5, total=100), 1.0) is None, "too soon"
-    assert pace.due(Watched(done=5, total=100), 2.0) == Pace(part=1, at=2.0)
-    assert Pace(part=1, at=2.0).due(Watched(done=9, total=100), 9.0) is None
+    assert pace.due(Progress(), 1000.0) is None, "nothing is done yet"
+    assert pace.due(Progress(done=1), 1.0) is None
+    assert pace.due(Progress(done=1), 31.0) == Pace(part=0, at=31.0)
+    assert pace.due(Progress(done=4, total=100), 9.0) is None
+    assert pace.due(Progress(done=5, total=100), 1.0) is None, "too soon"
+    assert pace.due(Progress(done=5, total=100), 2.0) == Pace(part=1, at=2.0)
+    assert Pace(part=1, at=2.0).due(Progress(done=9, total=100), 9.0) is None
 
 
 def test_losses_and_recoveries_are_told_and_steps_are_not() -> None:

@@ -1,0 +1,42 @@
+"""The house stays in order: no file is long, most functions are short. Who imports whom is import-linter's (`make lint`)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(file for part in ("api", "actors", "service") for file in (ROOT / part).rglob("*.py"))
+
+MOST_LINES = 400
+MEDIAN_FUNCTION_LINES = 8
+
+
+def test_no_file_is_long() -> None:
+    lengths = {str(file.relative_to(ROOT)): len(file.read_text().splitlines()) for file in FILES}
+    assert not {name: length for name, length in lengths.items() if length > MOST_LINES}
+
+
+def test_functions_are_short() -> None:
+    """Lines of a function: its code, without its docstring."""
+    assert median(length for file in FILES for length in _lengths(file)) <= MEDIAN_FUNCTION_LINES
+
+
+def _lengths(file: Path) -> list[int]:
+    functions = [
+        n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    return [_end(f) - f.lineno + 1 - _docstring_lines(f) for f in functions]
+
+
+def _end(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    assert function.end_lineno is not None
+    return function.end_lineno
+
+
+def _docstring_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    first = function.body[0]
+    if ast.get_docstring(function) is None or first.end_lineno is None:
+        return 0
+    return first.end_lineno - first.lineno + 1
