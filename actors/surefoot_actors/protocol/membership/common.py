@@ -9,16 +9,8 @@ from pydantic import JsonValue
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
-from surefoot_actors.protocol.membership.state import (
-    Command,
-    Emit,
-    Finish,
-    MembershipState,
-    Move,
-    Outcome,
-    Phase,
-    Reserve,
-)
+from surefoot_actors.protocol.membership.commands import Command, Emit, Finish, Move, Outcome, Reserve
+from surefoot_actors.protocol.membership.state import MembershipState, Phase
 from surefoot_actors.protocol.messages import Generation
 
 __all__ = ["end", "fail", "left", "less", "lost", "names", "number", "start_over", "then", "warn"]

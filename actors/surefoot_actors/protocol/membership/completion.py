@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
+from surefoot_actors.protocol.membership.commands import Emit, Outcome, SaveState, Send
 from surefoot_actors.protocol.membership.common import end, fail, number, start_over, then
 from surefoot_actors.protocol.membership.failures import progressed
 from surefoot_actors.protocol.membership.scaling import flag_if_wanted, staying, trim
-from surefoot_actors.protocol.membership.state import Emit, MembershipState, Outcome, Phase, SaveState, Send
+from surefoot_actors.protocol.membership.state import MembershipState, Phase
 from surefoot_actors.protocol.messages import Done, Elected, Parked
 
 __all__ = [

@@ -9,20 +9,12 @@ from dataclasses import replace
 from functools import partial
 from typing import assert_never
 
+from surefoot_actors.protocol.membership.commands import CancelTimer, Command, Kill, Outcome, SetTimer
 from surefoot_actors.protocol.membership.common import then
+from surefoot_actors.protocol.membership.events import Lost
 from surefoot_actors.protocol.membership.formation import form_if_enough
 from surefoot_actors.protocol.membership.losses import lost
-from surefoot_actors.protocol.membership.state import (
-    CancelTimer,
-    Command,
-    Kill,
-    Lost,
-    MembershipState,
-    Outcome,
-    Phase,
-    SetTimer,
-    Timer,
-)
+from surefoot_actors.protocol.membership.state import MembershipState, Phase, Timer
 
 __all__ = ["fired", "keep_timers", "silent"]
 

@@ -10,8 +10,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from surefoot.spec import JobState
+from surefoot_actors.protocol.membership.commands import Outcome
 from surefoot_actors.protocol.membership.common import end, fail
-from surefoot_actors.protocol.membership.state import Lost, MembershipState, Outcome
+from surefoot_actors.protocol.membership.events import Lost
+from surefoot_actors.protocol.membership.state import MembershipState
 
 __all__ = ["committed", "count", "give_up_if_hopeless", "poison", "progressed", "stepped"]
 

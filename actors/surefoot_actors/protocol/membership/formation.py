@@ -13,22 +13,13 @@ from pydantic import JsonValue
 from surefoot.events import EventKind
 from surefoot.names import trainer_number
 from surefoot.spec import JobState
+from surefoot_actors.protocol.membership.commands import BeginFrom, Command, Emit, Kill, Outcome, Reserve, Send
 from surefoot_actors.protocol.membership.common import end, fail, less, lost, then, warn
+from surefoot_actors.protocol.membership.events import CheckpointsFound
 from surefoot_actors.protocol.membership.failures import count, give_up_if_hopeless
 from surefoot_actors.protocol.membership.generation import enact
 from surefoot_actors.protocol.membership.scaling import fill
-from surefoot_actors.protocol.membership.state import (
-    BeginFrom,
-    CheckpointsFound,
-    Command,
-    Emit,
-    Kill,
-    MembershipState,
-    Outcome,
-    Phase,
-    Reserve,
-    Send,
-)
+from surefoot_actors.protocol.membership.state import MembershipState, Phase
 from surefoot_actors.protocol.messages import Generation, Member, NotRestored, Report, Restore, Restored
 from surefoot_actors.protocol.spans import spans
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from surefoot.events import EventKind
+from surefoot_actors.protocol.membership.commands import Emit, Outcome, Record, Send
 from surefoot_actors.protocol.membership.common import names, then
 from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted, trim
-from surefoot_actors.protocol.membership.state import Emit, MembershipState, Outcome, Phase, Record, Send
+from surefoot_actors.protocol.membership.state import MembershipState, Phase
 from surefoot_actors.protocol.messages import EnterGeneration, Generation, Member, Report
 from surefoot_actors.protocol.spans import Holding, assign, owned, spans
 

@@ -7,13 +7,15 @@ from typing import assert_never
 
 from surefoot.spec import JobState
 from surefoot_actors.protocol.membership import common
+from surefoot_actors.protocol.membership.commands import CancelStart, Kill, Outcome, Send
 from surefoot_actors.protocol.membership.common import less, start_over, then
 from surefoot_actors.protocol.membership.completion import conclude_if_all_done, elect, pause_if_all_left, save
+from surefoot_actors.protocol.membership.events import Lost
 from surefoot_actors.protocol.membership.failures import count, give_up_if_hopeless, poison
 from surefoot_actors.protocol.membership.formation import form_if_enough
 from surefoot_actors.protocol.membership.regrouping import decide_if_all
 from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted
-from surefoot_actors.protocol.membership.state import CancelStart, Kill, Lost, MembershipState, Outcome, Phase, Send
+from surefoot_actors.protocol.membership.state import MembershipState, Phase
 from surefoot_actors.protocol.messages import End
 
 __all__ = ["broken", "lost", "noticed", "suspected", "trusted"]

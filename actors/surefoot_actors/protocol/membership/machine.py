@@ -32,44 +32,44 @@ from surefoot.events import SUPERVISOR_RESTARTED, EventKind
 from surefoot.names import trainer_number
 from surefoot.spec import JobState
 from surefoot_actors.protocol.membership import completion, deadlines, failures, formation, losses, raising, regrouping
-from surefoot_actors.protocol.membership.common import end, fail, less, start_over, then
-from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted, trim
-from surefoot_actors.protocol.membership.state import (
+from surefoot_actors.protocol.membership.commands import (
     BeginFrom,
-    Cancelled,
     CancelStart,
     CancelTimer,
-    CheckpointsFound,
     Command,
-    Committed,
     Emit,
-    Event,
     Finish,
     Kill,
-    Lost,
-    MembershipState,
-    MessageReceived,
     Outcome,
-    PauseRequested,
-    Phase,
     Record,
     Reserve,
+    SaveState,
+    Send,
+    SetTimer,
+    StartTrainer,
+)
+from surefoot_actors.protocol.membership.common import end, fail, less, start_over, then
+from surefoot_actors.protocol.membership.events import (
+    Cancelled,
+    CheckpointsFound,
+    Committed,
+    Event,
+    Lost,
+    MessageReceived,
+    PauseRequested,
     Reserved,
     Resized,
     RestoreSourceMissing,
     RowRecorded,
-    SaveState,
-    Send,
-    SetTimer,
     Started,
-    StartTrainer,
     StateSaved,
     Survivors,
     Suspected,
     SuspicionCleared,
-    Timer,
     TimerFired,
 )
+from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted, trim
+from surefoot_actors.protocol.membership.state import MembershipState, Phase, Timer
 from surefoot_actors.protocol.messages import (
     Done,
     Ended,

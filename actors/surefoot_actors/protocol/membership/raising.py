@@ -11,9 +11,11 @@ from dataclasses import dataclass, replace
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
+from surefoot_actors.protocol.membership.commands import Emit, Kill, Outcome
 from surefoot_actors.protocol.membership.common import end, told
+from surefoot_actors.protocol.membership.events import Lost
 from surefoot_actors.protocol.membership.losses import lost
-from surefoot_actors.protocol.membership.state import Emit, Kill, Lost, MembershipState, Outcome
+from surefoot_actors.protocol.membership.state import MembershipState
 from surefoot_actors.protocol.messages import Raised
 
 __all__ = ["Verdict", "judge", "raised"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from surefoot_actors.protocol.membership.commands import Command, Kill, Outcome, Send
 from surefoot_actors.protocol.membership.common import left, less, lost, names
 from surefoot_actors.protocol.membership.failures import count, give_up_if_hopeless, progressed
 from surefoot_actors.protocol.membership.formation import cut_short, everyone_lost, found
 from surefoot_actors.protocol.membership.generation import computed_again, enact, members_of
 from surefoot_actors.protocol.membership.scaling import leavers
-from surefoot_actors.protocol.membership.state import Command, Kill, MembershipState, Outcome, Phase, Send
+from surefoot_actors.protocol.membership.state import MembershipState, Phase
 from surefoot_actors.protocol.messages import End, EndGeneration, Generation, Report
 
 __all__ = ["decide_if_all", "gives_state", "may_decide", "may_leave", "reported", "reserved"]

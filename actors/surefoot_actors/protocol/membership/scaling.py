@@ -5,16 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from surefoot.names import trainer_name
+from surefoot_actors.protocol.membership.commands import CancelStart, Command, Outcome, Send, StartTrainer
 from surefoot_actors.protocol.membership.common import less, number
-from surefoot_actors.protocol.membership.state import (
-    CancelStart,
-    Command,
-    MembershipState,
-    Outcome,
-    Phase,
-    Send,
-    StartTrainer,
-)
+from surefoot_actors.protocol.membership.state import MembershipState, Phase
 from surefoot_actors.protocol.messages import End, RequestBoundary
 
 __all__ = ["backoff_s", "fill", "flag_if_wanted", "leavers", "staying", "trim"]
