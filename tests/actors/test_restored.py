@@ -63,9 +63,10 @@ def test_its_own_checkpoints_go_before_and_are_no_beginning(
     story = stage.run(trainers=1, config=CONFIG, stored_below=newest, **again)
     assert story.last(EventKind.RESTORED).data["url"] == str(own)
     assert "first_step" not in story.last(EventKind.RESTORED).data
-    next(own.glob("*.safetensors")).unlink()
+    # the second attempt may have committed a newer one, which takes the first one's place
+    damaged = [lose(checkpoint) for checkpoint in tmp_path.glob("step-*")]
     story = stage.run(trainers=1, config=CONFIG, **again)
-    assert len(story.of(EventKind.CHECKPOINT_SKIPPED)) == 1
+    assert len(story.of(EventKind.CHECKPOINT_SKIPPED)) == len(damaged) > 0
     assert story.last(EventKind.RESTORED).data["url"] == str(checkpoint)
     assert story.ledger == undisturbed.ledger[START:]
 
