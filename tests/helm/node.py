@@ -121,7 +121,11 @@ def network(cluster: Cluster, address: str) -> Iterator[str]:
             ["route", "add", "default", "via", f"{_NET}.1"],
         ):
             do("ip", "-n", name, *words)
-        yield name
+        try:
+            yield name
+        finally:
+            # sockets that say goodbye to nobody would keep the wire, and the namespace, for minutes
+            do("ip", "link", "delete", outer)
     finally:
         do("ip", "netns", "delete", name)
 
