@@ -209,7 +209,9 @@ class Supervisor:
             JobState(inherited.finished) if inherited.finished else None,
             num_started=inherited.num_started,
         )
-        await self._apply(membership.resume(self._state, found))
+        outcome = membership.resume(self._state, found)
+        self._story.note(found, outcome[1])
+        await self._apply(outcome)
         if not inherited.finished and set(members).difference(found.trainers):
             self._status.note_certain_loss()  # of one that died while no supervisor lived, perhaps the last
 
