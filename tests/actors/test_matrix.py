@@ -101,7 +101,8 @@ def test_two_of_four_are_lost(stage: Stage, undisturbed: Story, faults: tuple[st
         steps = {"steps": 200}
         undisturbed = stage.run(trainers=1, config=steps)
     story = stage.run(trainers=4, min_trainers=4, faults=list(faults), config=steps)
-    assert_recovered(story, undisturbed, fired=2, spans=4)
+    # two sub-tasks of each; the second may have computed what it was given of the first's before it was lost itself
+    assert_recovered(story, undisturbed, fired=2, spans=6)
 
 
 def test_all_but_one_are_lost(stage: Stage, undisturbed: Story) -> None:

@@ -193,7 +193,7 @@ async def test_an_exit_and_a_broken_service_are_losses(cluster: RayCluster, live
     pid = (await hello(two)).pid
     with pytest.raises(TrainerGoneError, match="a broken service"):
         await two.deliver(RequestBoundary(number=1, incarnation=1))
-    assert gone(pid)
+    await until(lambda: gone(pid))
 
 
 async def test_what_fails_to_start_is_told(liveness: LivenessServer) -> None:

@@ -177,7 +177,7 @@ import resource, sys
 from datetime import UTC, datetime
 from surefoot.events import Circumstances, EventKind, LedgerRow, Result
 from surefoot_actors.trainer.mailbox import Mailbox
-from surefoot_actors.uplink.ports import Outbox
+from surefoot_actors.uplink.outbox import Outbox
 
 def row(step):
     values = {"loss": step / 7, "accuracy": step / 11}

@@ -28,7 +28,7 @@ PROMISED = _CLASSIFIER.findall((ROOT / "pyproject.toml").read_text())
 # Needs no server, no extra, and a second or two: what depends on the Python most (syntax, dates, files, the ast, the event loop).
 QUICK = [
     f"tests/api/test_{name}.py"
-    for name in ("chaos", "clients", "entrypoint", "ledger", "requests", "spec", "sse", "timeline", "where", "words")
+    for name in ("chaos", "clients", "entrypoint", "format", "ledger", "requests", "spec", "sse", "timeline", "where")
 ]
 _TOOLS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")
 

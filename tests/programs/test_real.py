@@ -26,14 +26,11 @@ PROGRAMS = load_library()
 LOST = [
     "adamw_fused_channels_last",
     "one_tensor_in_many_places",
-    "lookahead_by_inheritance",
     "plateau_and_tensor_learning_rate",
     "group_added",
     "frozen_and_unfrozen",
     "extra_state",
-    "jit_script",
     "drawing_transforms_workers",
-    "gan",
 ]
 PAUSED = ["adamw_fused_channels_last", "group_added", "plain_values"]
 SEED = 7
@@ -83,8 +80,11 @@ def assert_same(story: Story, whole: LocalResult) -> None:
 def test_a_program_whose_trainers_are_lost_and_replaced_ends_as_alone(stage: Stage, name: str) -> None:
     program = PROGRAMS[name]
     faults = ["KILL@exchange:t1:4", "KILL@backward:t2:*"]  # t2 comes in t1's place
-    story = stage.run(trainers=2, min_trainers=2, faults=faults, **fields(program, STEPS))
-    assert_same(story, alone(program, STEPS))
+    for _ in range(3):  # on a busy machine a short run may be over before t2 has come
+        story = stage.run(trainers=2, min_trainers=2, faults=faults, **fields(program, STEPS))
+        assert_same(story, alone(program, STEPS))
+        if len(story.fired) == 2:
+            break
     assert len(story.fired) == 2, story.fired
     joined = [e for e in story.of(EventKind.GENERATION) if "t2" in e.data["joined"]]
     assert joined, "nobody joined"
