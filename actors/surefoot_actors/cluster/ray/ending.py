@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from surefoot_actors.cluster.ray.gcs import insist
+from surefoot_actors.cluster.ray.gcs import retry_until_gcs_answers
 
 __all__ = ["Place", "confirm_gone", "draining_nodes", "end_actor", "place_of"]
 
@@ -39,7 +39,7 @@ def place_of(actor: ActorHandle[Any]) -> Place | None:
 
     By Ray's private module: the public one asks the dashboard, which need not be there.
     """
-    found = insist(lambda: ray_state.actors(actor._actor_id.hex()))
+    found = retry_until_gcs_answers(lambda: ray_state.actors(actor._actor_id.hex()))
     if not found:
         return None
     return Place(state=found["State"], pid=found["Pid"], node=found["Address"]["NodeID"])
@@ -47,7 +47,7 @@ def place_of(actor: ActorHandle[Any]) -> Place | None:
 
 def draining_nodes() -> set[str]:
     """The ids of nodes that are being drained: `ray drain-node`, an autoscaler, a preemption. Asks the control store, and waits for it."""
-    return set(insist(ray_state.state.get_draining_nodes))
+    return set(retry_until_gcs_answers(ray_state.state.get_draining_nodes))
 
 
 def end_process(pid: int) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-__all__ = ["insist"]
+__all__ = ["retry_until_gcs_answers"]
 
 # Between two tries. Ray itself gives up after a minute without its control store, and ends the process.
 _RETRY_S = 0.2
@@ -14,7 +14,7 @@ _RETRY_S = 0.2
 T = TypeVar("T")
 
 
-def insist(call: Callable[[], T]) -> T:
+def retry_until_gcs_answers(call: Callable[[], T]) -> T:
     """Ask until the control store answers: for what may be asked twice. Blocks: not for an event loop."""
     from ray.exceptions import GetTimeoutError, RpcError
 

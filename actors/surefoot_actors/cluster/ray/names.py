@@ -9,7 +9,7 @@ import ray.util
 from ray.actor import ActorHandle
 
 from surefoot.names import name_within
-from surefoot_actors.cluster.ray.gcs import insist
+from surefoot_actors.cluster.ray.gcs import retry_until_gcs_answers
 
 __all__ = ["KEEPER", "NAMESPACE", "find_actor", "list_roles"]
 
@@ -21,7 +21,7 @@ KEEPER = "keeper"
 def list_roles(attempt: str) -> list[str]:
     """The roles of the attempt's actors that live or are waiting for a place."""
     prefix = name_within(attempt, "")
-    named = insist(lambda: ray.util.list_named_actors(all_namespaces=True))
+    named = retry_until_gcs_answers(lambda: ray.util.list_named_actors(all_namespaces=True))
     ours = [actor["name"] for actor in named if actor["namespace"] == NAMESPACE]
     return sorted(name.removeprefix(prefix) for name in ours if name.startswith(prefix))
 
@@ -29,6 +29,6 @@ def list_roles(attempt: str) -> list[str]:
 def find_actor(attempt: str, role: str) -> ActorHandle[Any] | None:
     """The actor's handle, or None where there is none."""
     try:
-        return insist(lambda: ray.get_actor(name_within(attempt, role), namespace=NAMESPACE))
+        return retry_until_gcs_answers(lambda: ray.get_actor(name_within(attempt, role), namespace=NAMESPACE))
     except ValueError:
         return None
