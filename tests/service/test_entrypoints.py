@@ -178,6 +178,12 @@ def test_the_same_source_is_read_once(source: str, tmp_path: Path, monkeypatch: 
         check_entrypoint(path, "other:train", may_be_installed=False)
 
 
+def test_what_is_kept_of_a_source_is_short(tmp_path: Path) -> None:
+    found = refusal(package(tmp_path, {"train.py": f"def {'a' * 900_000}(run): ..."}))
+    assert "has no function 'train'; there are aaa" in found
+    assert len(found) <= 2000
+
+
 def test_what_could_not_be_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = package(tmp_path, {"train.py": "def train(run): ..."})
     with monkeypatch.context() as away:

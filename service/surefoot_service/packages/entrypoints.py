@@ -30,6 +30,8 @@ _CPU_S = 10
 _WALL_S = 20.0
 # what so many sources were found to be is kept: people submit the same code again and again, with another config or seed
 _MOST_KNOWN = 4096
+# of what is wrong with one: a function's name in it may be as long as the source
+_MAX_PROBLEM_CHARS = 2000
 # such processes at a time; whoever finds no place within a while is told so
 _readers = threading.BoundedSemaphore(2)
 _PLACE_S = 20.0
@@ -120,4 +122,4 @@ def _read(source: bytes, file: str, function: str) -> tuple[bool, str | None]:
         # out of memory or of time, or nested so deeply that the parser ended the process
         return False, f"{file} is nested too deeply, or too large, to be read"
     found = json.loads(done.stdout)
-    return True, None if found is None else str(found)
+    return True, None if found is None else str(found)[:_MAX_PROBLEM_CHARS]
