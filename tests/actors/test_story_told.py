@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
+import torch
 
 from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
@@ -14,6 +16,7 @@ from surefoot_actors.launch.supervisor_actor import SupervisorActor, SupervisorS
 from surefoot_actors.protocol.membership import machine
 from surefoot_actors.story import NUM_KEPT, BrokenMachineError
 from surefoot_actors.supervisor import supervisor
+from surefoot_actors.trainer.raised import lose_if_device
 from surefoot_actors.uplink.memory import MemoryUplink
 
 from .harness import Stage
@@ -94,3 +97,27 @@ async def test_what_ends_a_supervisor_is_told(
     assert event.data["reason"] == reason
     assert event.data.get("story") == story
     assert journal.finished() == JobState.FAILED
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["as it is", "raised while the machine was fed"])
+def test_a_device_that_fails_is_the_trainers_loss_wherever_it_does(
+    wrapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    error: BaseException = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    if wrapped:
+        broken = BrokenMachineError("trainer t0: it failed")
+        broken.__cause__ = error
+        error = broken
+    lose_if_device(error)
+    assert ended == [1]
+
+
+def test_a_fault_of_surefoots_is_no_loss_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    broken = BrokenMachineError("trainer t0: it failed")
+    broken.__cause__ = AssertionError("it failed")
+    lose_if_device(broken)
+    assert ended == []

@@ -22,7 +22,8 @@ __all__ = ["lose_if_device", "named", "raised"]
 
 def lose_if_device(error: BaseException) -> None:
     """A device that fails, or data workers that cannot be had, are this trainer's loss, not the user's mistake: end."""
-    if isinstance(error, torch.AcceleratorError | DataWorkersLostError):
+    cause = error.__cause__ if isinstance(error, BrokenMachineError) else error
+    if isinstance(cause, torch.AcceleratorError | DataWorkersLostError):
         traceback.print_exception(error)
         os._exit(1)
 
