@@ -25,6 +25,7 @@ _FOLDERS_WITH_PROCESSES = {"helm", "programs", "service"}
 # Start a process or a few, and share the machine well with others: data workers above all, and a Postgres.
 _WITH_PROCESSES = {
     "api/test_against_service.py",
+    "api/test_secrets.py",
     "engine/test_batch_memory.py",
     "engine/test_data_workers.py",
     "engine/test_following.py",
