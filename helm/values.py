@@ -128,6 +128,7 @@ class DisruptionBudget(Part):
 
 _CHART_S = {
     "data", "host", "port", "database_url", "ray_address", "ray_auth_token", "ray_python", "public_url", "checkpoints",
+    "node_groups",
 }  # fmt: skip
 
 
@@ -282,6 +283,9 @@ class WorkerGroup(RayPod):
     )
     market: str = value("on-demand", "One of `ray.markets`: grace, node selector, tolerations")
     priority: int = Field(0, description="The autoscaler asks groups of a higher priority first")
+    price: float | None = Field(
+        None, ge=0, description="What a node of the group costs an hour, in `controlPlane.settings.currency`"
+    )
     resources: Object = value(
         limits("4", "8Gi", least_cpu="4", least_memory="8Gi", disk="50Gi"),
         "Resources of a worker; GPUs are named in the limits",

@@ -19,7 +19,7 @@ GENERATE = ROOT / "helm" / "generate.py"
 # set by the chart itself
 _CHART_S = {
     *("data", "host", "port", "public_url", "ray_address", "ray_auth_token", "ray_python"),
-    *("database_url", "checkpoints"),
+    *("database_url", "checkpoints", "node_groups"),
 }
 
 
@@ -114,6 +114,7 @@ OTHER = {
     "upscalingMode": "Aggressive",
     "backend": "none",
     "market": "gke-spot",
+    "workerDefaults.price": 0.7,
     "ray.workerGroups": {"other": {}},
     "podDisruptionBudget.maxUnavailable": 0,
     "ports": [1],
