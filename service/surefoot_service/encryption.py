@@ -83,7 +83,8 @@ def open_key_ring(settings: Settings) -> KeyRing:
 
 
 def _ring(lines: list[str], where: str, own: Path | None = None) -> KeyRing:
-    keys = [line.strip() for line in lines if line.strip()]
+    # with or without the padding of base64
+    keys = [line.strip().rstrip("=") + "=" for line in lines if line.strip()]
     if not keys:
         raise UserError(f"{where} has no key to encrypt secrets with")
     try:

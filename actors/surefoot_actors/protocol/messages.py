@@ -181,6 +181,8 @@ class Hello:
     node: str
     # what the train function asked of `steps()`; None while that depends on how many samples an epoch has
     num_steps: int | None
+    # of which kind its node is, for people and for the costs: (name, value) pairs
+    node_kind: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

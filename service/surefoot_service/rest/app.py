@@ -21,8 +21,10 @@ from surefoot_service.reconciler.loop import reconciling
 from surefoot_service.reconciler.retention import housekeeping
 from surefoot_service.rest import problems
 from surefoot_service.rest.document import document_of
+from surefoot_service.rest.exposition import metrics_port
 from surefoot_service.rest.probes import probes_of
-from surefoot_service.rest.routes import attempts, audit, checkpoints, health, history, jobs, packages, secrets
+from surefoot_service.rest.routes import attempts, audit, checkpoints, health, history, jobs, metrics, packages, secrets
+from surefoot_service.rest.timing import Timing
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
 
@@ -54,7 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         service = open_service(settings)
         app.state.service = service
         try:
-            async with _cluster(service), housekeeping(service):
+            async with _cluster(service), housekeeping(service), metrics_port(service):
                 yield
         finally:
             service.wakeups.close()
@@ -73,7 +75,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(app)
-    for part in (packages, jobs, checkpoints, history, attempts, secrets, audit, health):
+    app.add_middleware(Timing)
+    for part in (packages, jobs, checkpoints, history, attempts, secrets, audit, health, metrics):
         app.include_router(part.router)
     app.include_router(secrets.attempts)
     _make_ready(app)
