@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from surefoot.contract import Run, Step, TrainFunction
 from surefoot.errors import SurefootError
+from surefoot.local import LocalResult
 from surefoot.spec import JobSpec, JobState, Resources
 
 if TYPE_CHECKING:
+    import torch
+
     from surefoot.aclient import AsyncClient, AsyncJob
     from surefoot.client import Client, Job
 
@@ -39,16 +44,43 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
-def run_local(train: TrainFunction, **options: Any) -> Any:
+def run_local(
+    train: TrainFunction,
+    *,
+    batch_size: int,
+    config: Mapping[str, Any] | None = None,
+    sub_tasks: int = 8,
+    seed: int = 0,
+    data_workers: int = 0,
+    device: str | torch.device = "cpu",
+    threads: int = 1,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    restore: str | os.PathLike[str] | None = None,
+    keep_state: bool = False,
+) -> LocalResult:
     """Run `train` in this process, as one trainer without Ray: the same bits as any job with the same options.
 
-    Options: config (mapping), batch_size, sub_tasks (8), seed (0), data_workers (0), device ("cpu"), threads (1); checkpoint, a folder or
-    URL where the state is saved at the end and every checkpoint_every steps; restore, a checkpoint or a place of some to begin from;
-    keep_state.
+    `checkpoint`: a folder or URL where the state is saved at the end, and every `checkpoint_every` steps; `restore`: a checkpoint, or a
+    place of some, to begin from; `keep_state`: return the whole tracked state too.
 
-    Returns a `surefoot_actors.local_run.run_local.LocalResult`: `rows` (ledger) and `digest` (of the final tracked state, hex).
+    Returns the ledger (`rows`), the `digest` of the final tracked state, and the tracked modules' `state_dict`s (`model`, `models`).
     Raises MissingExtraError where torch is not installed (`pip install 'surefoot[ray]'`), and whatever `train` raises.
     """
     from surefoot.plugins import load
 
-    return load("run_local")(train, **options)
+    result: LocalResult = load("run_local")(
+        train,
+        batch_size=batch_size,
+        config=config,
+        sub_tasks=sub_tasks,
+        seed=seed,
+        data_workers=data_workers,
+        device=device,
+        threads=threads,
+        checkpoint=None if checkpoint is None else os.fspath(checkpoint),
+        checkpoint_every=checkpoint_every,
+        restore=None if restore is None else os.fspath(restore),
+        keep_state=keep_state,
+    )
+    return result

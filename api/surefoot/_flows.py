@@ -142,5 +142,5 @@ def conclude(view: JobView, *, raise_on_failure: bool) -> JobView:
     """Return the view of an ended job. Raises JobFailedError, with the traceback, for one that did not succeed."""
     if raise_on_failure and view.state is not JobState.SUCCEEDED:
         reason = view.reason or "no reason was recorded"
-        raise JobFailedError(view.id, view.state.value, f"{reason}\n\n{view.traceback}" if view.traceback else reason)
+        raise JobFailedError(view.id, view.state.value, reason, view.traceback)
     return view

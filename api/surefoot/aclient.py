@@ -21,6 +21,8 @@ from surefoot._requests import (
     Answer,
     Call,
     Flow,
+    a_fault,
+    a_state,
     ask,
     cancel_job,
     checkpoint_job,
@@ -55,10 +57,10 @@ from surefoot._where import find
 from surefoot.errors import SurefootError
 from surefoot.events import FaultKind, LedgerRow
 from surefoot.ledger import read_row
-from surefoot.spec import JobSpec, JobState
+from surefoot.spec import JobSpec, JobState, StateName
 from surefoot.submission import SubmitOptions, prepare
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
-from surefoot.words import UnknownWord
+from surefoot.words import FaultName, UnknownWord
 
 __all__ = ["AsyncClient", "AsyncJob"]
 
@@ -91,9 +93,9 @@ class AsyncClient:
         """As `Client.job`."""
         return AsyncJob(self, await self._run(resolve(ref)))
 
-    async def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[AsyncJob]:
+    async def jobs(self, *, state: JobState | StateName | None = None, limit: int = 50) -> list[AsyncJob]:
         """As `Client.jobs`."""
-        return [AsyncJob(self, view) for view in await self._run(jobs(state, limit))]
+        return [AsyncJob(self, view) for view in await self._run(jobs(a_state(state), limit))]
 
     async def delete(self, job: AsyncJob | str, *, checkpoints: bool = False) -> None:
         """As `Client.delete`."""
@@ -301,9 +303,9 @@ class AsyncJob:
         """As `Job.checkpoints`."""
         return list((await self._client._run(ask(get_checkpoints(self.id)))).checkpoints)
 
-    async def inject_fault(self, kind: FaultKind | str) -> Self:
+    async def inject_fault(self, kind: FaultKind | FaultName) -> Self:
         """As `Job.inject_fault`."""
-        self.view = await self._client._run(ask(inject_fault(self.id, FaultKind(kind))))
+        self.view = await self._client._run(ask(inject_fault(self.id, a_fault(kind))))
         return self
 
     async def download_model(self, path: str | os.PathLike[str], *, module: str | None = None) -> Path:

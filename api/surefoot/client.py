@@ -20,6 +20,8 @@ from surefoot._requests import (
     Answer,
     Call,
     Flow,
+    a_fault,
+    a_state,
     ask,
     cancel_job,
     checkpoint_job,
@@ -54,10 +56,10 @@ from surefoot._where import find
 from surefoot.errors import SurefootError
 from surefoot.events import FaultKind, LedgerRow
 from surefoot.ledger import read_row
-from surefoot.spec import JobSpec, JobState
+from surefoot.spec import JobSpec, JobState, StateName
 from surefoot.submission import SubmitOptions, prepare
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
-from surefoot.words import UnknownWord
+from surefoot.words import FaultName, UnknownWord
 
 __all__ = ["Client", "Job"]
 
@@ -100,9 +102,9 @@ class Client:
         """Return the job with this id, this unique beginning of an id, or "last". Raises NotFoundError."""
         return Job(self, self._run(resolve(ref)))
 
-    def jobs(self, *, state: JobState | None = None, limit: int = 50) -> list[Job]:
+    def jobs(self, *, state: JobState | StateName | None = None, limit: int = 50) -> list[Job]:
         """Return the newest jobs first."""
-        return [Job(self, view) for view in self._run(jobs(state, limit))]
+        return [Job(self, view) for view in self._run(jobs(a_state(state), limit))]
 
     def delete(self, job: Job | str, *, checkpoints: bool = False) -> None:
         """Delete a job that has ended, with its history; `job` is one, or a whole id.
@@ -310,9 +312,9 @@ class Job:
         """Return the checkpoints that were told to be durable, newest first; old ones may have been removed."""
         return list((self._client._run(ask(get_checkpoints(self.id)))).checkpoints)
 
-    def inject_fault(self, kind: FaultKind | str) -> Self:
+    def inject_fault(self, kind: FaultKind | FaultName) -> Self:
         """Do the job a fault, for real: see FaultKind. An event tells when it is done."""
-        self.view = self._client._run(ask(inject_fault(self.id, FaultKind(kind))))
+        self.view = self._client._run(ask(inject_fault(self.id, a_fault(kind))))
         return self
 
     def download_model(self, path: str | os.PathLike[str], *, module: str | None = None) -> Path:

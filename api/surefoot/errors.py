@@ -133,11 +133,11 @@ class ServiceUnavailableError(ServiceError):
 
 
 class JobFailedError(SurefootError):
-    """A job ended as failed or cancelled; carries its last state and the traceback, where there is one."""
+    """A job ended as failed or cancelled; carries its last state, the reason, and the traceback of its code, where that is what failed."""
 
-    def __init__(self, job_id: str, state: str, reason: str) -> None:
-        super().__init__(f"job {job_id} {state}: {reason}")
-        self.job_id, self.state, self.reason = job_id, state, reason
+    def __init__(self, job_id: str, state: str, reason: str, traceback: str | None = None) -> None:
+        super().__init__(f"job {job_id} {state}: {reason}" + (f"\n\n{traceback}" if traceback else ""))
+        self.job_id, self.state, self.reason, self.traceback = job_id, state, reason, traceback
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return JobFailedError, (self.job_id, self.state, self.reason)
+        return JobFailedError, (self.job_id, self.state, self.reason, self.traceback)

@@ -15,7 +15,7 @@ import os
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -80,8 +80,8 @@ class _File:
     executable: bool = False
 
 
-def pack(folder: str | os.PathLike[str]) -> CodePackage:
-    """Pack what belongs to the code in `folder`.
+def pack(folder: str | os.PathLike[str], more: Mapping[str, Path] | None = None) -> CodePackage:
+    """Pack what belongs to the code in `folder`, and `more` files, by their names at its root.
 
     Symbolic links are followed, but for those that lead nowhere, to a folder that they lie in, or to the home folder or above it.
     Raises PackageError for more than 99 MiB, for a folder without files, and for the home folder or the root.
@@ -89,7 +89,9 @@ def pack(folder: str | os.PathLike[str]) -> CodePackage:
     root = Path(folder).expanduser().resolve()
     _refuse_the_wrong_folder(root)
     found = list(islice(_walk(root, "", (root,), Rules.above(root)), _MOST_WALKED))
-    entries = sorted((entry for entry in found if isinstance(entry, _File)), key=lambda entry: entry.name)
+    added = [_File(name=name, path=path, num_bytes=path.stat().st_size) for name, path in (more or {}).items()]
+    there = [entry for entry in found if isinstance(entry, _File) and entry.name not in (more or {})]
+    entries = sorted([*there, *added], key=lambda entry: entry.name)
     files = tuple(entry.name for entry in entries if not entry.name.endswith("/"))
     if not files:
         raise PackageError(f"there is nothing to package in {root}: every file is ignored, or there is none")

@@ -30,6 +30,7 @@ __all__ = [
     "JobSpec",
     "JobState",
     "Resources",
+    "StateName",
     "named_file",
     "refused_module",
 ]
@@ -110,6 +111,12 @@ class JobState(StrEnum):
     @property
     def ended(self) -> bool:
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+# the same as plain words, for whoever writes client.jobs(state="running")
+StateName = Literal[
+    "queued", "starting", "running", "recovering", "pausing", "paused", "succeeded", "failed", "cancelled"
+]
 
 
 class Strict(BaseModel):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -15,6 +18,7 @@ from typing_extensions import Required, TypedDict
 from surefoot._requests import spec_error
 from surefoot.entrypoint import Entrypoint, locate
 from surefoot.errors import PackageError, SpecError, UserError
+from surefoot.notebook import MODULE, is_of_a_notebook, source_of
 from surefoot.package import CodePackage, LeftOut, pack
 from surefoot.secret_rules import by_variable
 from surefoot.spec import MAX_LEFT_OUT, CheckpointPolicy, JobSpec
@@ -99,7 +103,7 @@ def prepare(
         return _prepared(train, batch_size, folder, name, cpus, gpus, config, env, spec)
     except UserError:
         raise
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         about = f"{error.filename}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
         raise PackageError(f"the code cannot be read: {about}") from error
     except (RecursionError, MemoryError) as error:
@@ -121,7 +125,37 @@ def _prepared(
     if unknown:
         raise TypeError(f"submit() takes no {', '.join(unknown)}; it takes {', '.join(SubmitOptions.__annotations__)}")
     _refuse_inside_a_trainer()
-    entrypoint = locate(train, folder)
+    with _located(train, folder) as (entrypoint, more):
+        return _made(entrypoint, more, batch_size, name, cpus, gpus, config, env, spec)
+
+
+@contextmanager
+def _located(
+    train: str | Callable[..., Any], folder: str | os.PathLike[str] | None
+) -> Iterator[tuple[Entrypoint, dict[str, Path]]]:
+    """Find the train function; one of a notebook becomes a file, packed beside what is in the folder."""
+    if not is_of_a_notebook(train):
+        yield locate(train, folder), {}
+        return
+    assert callable(train)
+    with TemporaryDirectory(prefix="surefoot-") as made:
+        file = Path(made).resolve() / f"{MODULE}.py"
+        file.write_text(source_of(train), encoding="utf-8")
+        found = locate(f"{MODULE}:{train.__name__}", file.parent)
+        yield replace(found, folder=Path(folder or ".").expanduser().resolve()), {file.name: file}
+
+
+def _made(
+    entrypoint: Entrypoint,
+    more: dict[str, Path],
+    batch_size: int,
+    name: str | None,
+    cpus: float,
+    gpus: float,
+    config: Mapping[str, Any] | None,
+    env: Mapping[str, str] | None,
+    spec: dict[str, Any],
+) -> Submission:
     fields = spec | {
         "name": name or _name_of(entrypoint),
         "entrypoint": entrypoint.name,
@@ -134,8 +168,8 @@ def _prepared(
     }
     # The spec is checked before the folder is read: its mistakes are the commoner and the quicker to find.
     _spec(fields | {"package": "0" * 64})
-    package = pack(entrypoint.folder)
-    inside = entrypoint.file.relative_to(entrypoint.folder).as_posix()
+    package = pack(entrypoint.folder, more)
+    inside = entrypoint.file.name if more else entrypoint.file.relative_to(entrypoint.folder).as_posix()
     if inside not in package.files:
         raise PackageError(f"{inside}, which holds the entrypoint, {_why_out(inside, package.left_out)}")
     made = fields | {"package": package.sha256, "left_out": _bounded(package.left_out)}

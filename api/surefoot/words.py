@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from surefoot._compat import StrEnum
 
-__all__ = ["EventKind", "FaultKind", "UnknownWord"]
+__all__ = ["EventKind", "FaultKind", "FaultName", "UnknownWord"]
 
 _LONGEST = 60
 
@@ -60,6 +60,10 @@ class EventKind(StrEnum):
     WARNING = "warning"
     FAILED = "failed"
     FINISHED = "finished"
+
+
+# the same as plain words
+FaultName = Literal["trainer", "freeze", "supervisor", "node"]
 
 
 class FaultKind(StrEnum):

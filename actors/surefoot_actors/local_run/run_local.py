@@ -8,7 +8,6 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,14 @@ import torch.utils.deterministic as deterministic
 from surefoot.contract import TrainFunction
 from surefoot.errors import SpecError
 from surefoot.events import LedgerRow
+from surefoot.local import LocalResult
 from surefoot_actors.determinism.fingerprint import make_deterministic
 from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.exchange.contribution import Contribution
 from surefoot_actors.engine.exchange.merge import merge_round
 from surefoot_actors.engine.ports import StateOwner
+from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.engine.types import Merged, Node, Position, Range, StateImage
 from surefoot_actors.engine.vector.folding import NodeStore
 from surefoot_actors.engine.vector.pools import BufferPool
@@ -34,17 +35,6 @@ from surefoot_actors.user_code.finder import finding
 from surefoot_actors.user_code.train_function import check_function
 
 __all__ = ["LocalCoordinator", "LocalResult", "run_local"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalResult:
-    """What a local run leaves."""
-
-    rows: tuple[LedgerRow, ...]
-    # hex, of the tracked state after the last step
-    digest: str
-    # that state, if it was asked for
-    state: StateImage | None = None
 
 
 class LocalCoordinator:
@@ -69,6 +59,8 @@ class LocalCoordinator:
         self.rows: list[LedgerRow] = []
         self.digest = b""
         self.state: StateImage | None = None
+        # state_dicts of the tracked modules after the last step
+        self.models: dict[str, dict[str, torch.Tensor]] = {}
 
     def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         self._owner = state
@@ -133,6 +125,8 @@ class LocalCoordinator:
         self.set_num_steps(num_steps)
         assert self._owner is not None
         self.digest = self._owner.digest()
+        if isinstance(self._owner, Tracked):
+            self.models = {name: _copied(module.state_dict()) for name, module in self._owner.modules.items()}
         if self._checkpoints is not None:
             self._checkpoints.finish(self._owner, self._reached, self.rows)
         if self._keep_state:
@@ -155,7 +149,7 @@ def run_local(
     checkpoint_every: int | None = None,
     restore: str | None = None,
 ) -> LocalResult:
-    """Run `train` in this process and return its ledger and the digest of its final state.
+    """Run `train` in this process and return its ledger, the digest of its final state, and its modules' state_dicts.
 
     `checkpoint` is a folder or an fsspec URL, where the state is saved at the end, and every `checkpoint_every` steps; `restore`
     is a checkpoint, or where checkpoints are, to begin from. They are as a job's, which may go on from them.
@@ -190,7 +184,17 @@ def run_local(
                 run_training(train, options, coordinator)
             except SystemExit as error:
                 raise told_exit(error) from None
-    return LocalResult(rows=tuple(coordinator.rows), digest=coordinator.digest.hex(), state=coordinator.state)
+    return LocalResult(
+        rows=tuple(coordinator.rows),
+        digest=coordinator.digest.hex(),
+        models=coordinator.models,
+        state=coordinator.state,
+    )
+
+
+def _copied(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors of a state_dict, as they are now; extra state that a module keeps beside them is its own."""
+    return {name: value.detach().clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def _folders(train: TrainFunction) -> list[str]:
