@@ -9,8 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray.core.generated import autoscaler_pb2 as proto
 
+from surefoot.spec import JobState
 from surefoot_actors.cluster.ray.demand import Demand, mark, parse
 from surefoot_actors.cluster.ray.waiting import Entry, WaitingList, sentence, to_give_up
+from surefoot_actors.supervisor.ledger_intake import LedgerIntake
+from surefoot_actors.supervisor.status import Status
+from surefoot_actors.uplink.memory import MemoryUplink
 
 A, B = "ab2cd3ef4g-2/t1", "ab2cd3ef4g-2/t2"
 
@@ -97,4 +101,25 @@ def test_what_is_told_is_told_when_it_changes() -> None:
         "1 trainer waits for a node",
         "1 trainer waits for a node; the autoscaler has asked for 1 of spot, not there yet",
         "",
+    ]
+
+
+def test_it_is_told_as_the_reason_of_the_state_that_the_job_is_in() -> None:
+    uplink = MemoryUplink()
+    status = Status(uplink.event, LedgerIntake(uplink))
+    status.note_waiting("1 trainer waits for a node")  # a supervisor that has told no state yet would tell a wrong one
+    status.tell(JobState.STARTING, "waiting for the first trainers")
+    status.note_waiting("1 trainer waits for a node")
+    status.tell(JobState.RUNNING, "the first generation")
+    status.note_waiting("2 trainers wait for a node")
+    status.note_waiting("")
+    status.tell(JobState.SUCCEEDED, "done")
+    status.note_waiting("1 trainer waits for a node")
+    assert [(event.data["state"], event.data["reason"]) for event in uplink.events] == [
+        ("starting", "waiting for the first trainers"),
+        ("starting", "1 trainer waits for a node"),
+        ("running", "the first generation"),
+        ("running", "2 trainers wait for a node"),
+        ("running", "every trainer has its node"),
+        ("succeeded", "done"),
     ]
