@@ -128,6 +128,7 @@ class DisruptionBudget(Part):
 
 _CHART_S = {
     "data", "host", "port", "database_url", "ray_address", "ray_auth_token", "ray_python", "public_url", "checkpoints",
+    "metrics_port", "metrics_token",
     "node_groups",
 }  # fmt: skip
 
@@ -410,8 +411,36 @@ class Hooks(Part):
 
 
 class PrometheusRule(Part):
-    enabled: bool = value(False, "Make a PrometheusRule, over what kube-state-metrics and the kubelet tell")
+    enabled: bool = value(
+        False,
+        "Make a PrometheusRule, over what kube-state-metrics and the kubelet tell; with `metrics.enabled` also over our own",
+    )
     labels: Strings = value({}, "Labels by which your Prometheus finds it")
+
+
+class ServiceMonitor(Part):
+    enabled: bool = value(False, "Make a ServiceMonitor")
+    labels: Strings = value({}, "Labels by which your Prometheus finds it")
+    interval: str = Field("30s", pattern=r"^[0-9]+(ms|s|m)$", description="How often it asks")
+
+
+class Dashboard(Part):
+    enabled: bool = value(False, "Make a ConfigMap with the Grafana dashboard (`files/dashboard.json`)")
+    labels: Strings = value({"grafana_dashboard": "1"}, "Labels by which Grafana's sidecar finds it")
+    annotations: Strings = value({}, "Annotations: the folder, say")
+
+
+class Metrics(Part):
+    enabled: bool = value(
+        False, "Serve `/metrics` on a port of its own, without a token. On the other port it takes the users' token"
+    )
+    port: int = Field(8471, ge=1024, le=65535, description="That port, of pod and Service")
+    clients: Objects = value(
+        [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        "Who may reach it, as NetworkPolicyPeers",
+    )
+    serviceMonitor: ServiceMonitor = part(ServiceMonitor, "For the Prometheus operator")
+    dashboard: Dashboard = part(Dashboard, "For Grafana")
 
 
 class Test(Part):
@@ -439,6 +468,7 @@ class Values(Part):
     ingress: Ingress = part(Ingress, "Ingress")
     httpRoute: HttpRoute = part(HttpRoute, "Gateway API")
     hooks: Hooks = part(Hooks, "Jobs that make secrets, migrate the database, and guard worker groups")
+    metrics: Metrics = part(Metrics, "Metrics for Prometheus")
     prometheusRule: PrometheusRule = part(PrometheusRule, "Alerts")
     test: Test = part(Test, "`helm test`")
     extraObjects: Objects = value([], "Objects of your own that are made with the release")

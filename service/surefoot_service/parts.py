@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from surefoot_service.keys import Keys, KnownTokens
+from surefoot_service.metrics.instruments import Instruments
 from surefoot_service.packages.archive import PackageStore
 from surefoot_service.readiness import Readiness
 from surefoot_service.settings import Settings
@@ -51,4 +52,6 @@ class Service:
     # what it needs, looked at; the probes are given once all of it is made
     readiness: Readiness = field(default_factory=Readiness)
     waiting: Waiting = field(default_factory=Waiting)
+    # what this process has seen, for Prometheus
+    instruments: Instruments = field(default_factory=Instruments)
     now: Callable[[], datetime] = utc_now

@@ -73,6 +73,13 @@ class Settings(BaseSettings):
     # what prices are in
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
 
+    # Prometheus reads /metrics with the user's token, or with this one, which opens nothing else; None: there is no such token
+    metrics_token: SecretStr | None = None
+    # and on this port of its own without any token, for a network that keeps strangers out; None: there is no such port
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    # how many of the newest jobs that go on have series of their own there
+    metrics_jobs: Annotated[int, Field(ge=0, le=10_000)] = 200
+
     # ended jobs are deleted so many days after their end, and all but so many of the newest; None: a job stays until it is deleted
     keep_ended_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
     keep_ended_jobs: Annotated[int, Field(ge=0)] | None = None

@@ -20,8 +20,10 @@ from surefoot_service.reconciler.loop import reconciling
 from surefoot_service.reconciler.retention import housekeeping
 from surefoot_service.rest import problems
 from surefoot_service.rest.document import document_of
+from surefoot_service.rest.exposition import metrics_port
 from surefoot_service.rest.probes import probes_of
-from surefoot_service.rest.routes import attempts, audit, checkpoints, health, history, jobs, packages
+from surefoot_service.rest.routes import attempts, audit, checkpoints, health, history, jobs, metrics, packages
+from surefoot_service.rest.timing import Timing
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
 
@@ -52,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         service = open_service(settings)
         app.state.service = service
         try:
-            async with _cluster(service), housekeeping(service):
+            async with _cluster(service), housekeeping(service), metrics_port(service):
                 yield
         finally:
             service.wakeups.close()
@@ -71,7 +73,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(app)
-    for part in (packages, jobs, checkpoints, history, attempts, audit, health):
+    app.add_middleware(Timing)
+    for part in (packages, jobs, checkpoints, history, attempts, audit, health, metrics):
         app.include_router(part.router)
     _make_ready(app)
     app.openapi = cache(lambda: document_of(app))  # type: ignore[method-assign]

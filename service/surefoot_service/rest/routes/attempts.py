@@ -55,6 +55,7 @@ async def uplink(attempt: AttemptId, batch: UplinkBatch, token: AttemptToken, se
         store.ingest_from, attempt, token, batch, max_bytes=service.settings.max_told_bytes, now=service.now()
     )
     service.cluster.heard[attempt] = service.now()
+    service.instruments.took_in(job, result.events, len(batch.rows))
     service.wakeups.wake(news_of(job))
     if result.moved:
         service.wakeups.wake(RECONCILER)
