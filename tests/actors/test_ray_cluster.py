@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from surefoot.events import EventKind, FaultKind
+from surefoot.node_groups import NodeGroup
 from surefoot.spec import JobSpec, JobState, Resources
 from surefoot_actors.cluster.ports import TrainerGoneError, TrainerHandle, TrainerSetup, Where
 from surefoot_actors.cluster.ray.cluster import RayCluster
@@ -243,6 +244,32 @@ async def test_a_start_without_resources_can_be_withdrawn(cluster: RayCluster, l
     with pytest.raises(asyncio.CancelledError):
         await starting
     await until(lambda: list_roles("a-1") == [])
+
+
+# The head is a node of this group; of the other, cheaper one there is none and none comes.
+HERE_ALONE = {"gpu-spot": NodeGroup(cpus=4, price_per_hour=1.0), "never": NodeGroup(cpus=4, price_per_hour=0.1)}
+
+
+async def test_a_free_node_is_taken_at_once_although_a_cheaper_group_is_asked_first(liveness: LivenessServer) -> None:
+    cluster = RayCluster("a-5", liveness, service="fake_trainer:Fake", groups=HERE_ALONE)
+    async with asyncio.timeout(LIVENESS_S):
+        assert dict((await hello(await cluster.start_trainer(setup(liveness)))).node_kind)["group"] == "gpu-spot"
+    await cluster.close()
+
+
+async def test_who_was_asked_for_in_vain_is_withdrawn_by_the_next_supervisor(liveness: LivenessServer) -> None:
+    groups = {**HERE_ALONE, "gpu-spot": NodeGroup(cpus=4, max_nodes=0)}
+    cluster = RayCluster("a-6", liveness, service="fake_trainer:Fake", groups=groups)
+    told: list[str] = []
+    cluster.on_waiting = told.append
+    starting = asyncio.create_task(cluster.start_trainer(setup(liveness, "t1")))
+    await until(lambda: bool(told))
+    assert told == ["1 trainer waits for a node"]
+    assert await RayCluster("a-6", liveness, groups=groups).find_trainers() == []
+    with pytest.raises(TrainerGoneError):
+        await starting
+    assert list_roles("a-6") == []
+    await cluster.close()
 
 
 async def test_another_supervisor_finds_the_living_and_hears_them(

@@ -45,6 +45,8 @@ _TRAINER: Any = ray.remote(concurrency_groups={"control": 1, "collect": 1})(Trai
 # How long the end of a trainer that cannot be reached is waited for; it is fenced, and its end goes on behind.
 _SILENT_S = 2.0
 _DRAIN_POLL_S = 1.0
+# Ray's words for an actor that has no process yet
+_PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION")
 # How long a node that could not be set up is avoided, where there are others.
 _TROUBLED_S = 600.0
 _NODE_DIED = re.compile(r"node (has )?died|node was (preempted|terminated)", re.IGNORECASE)
@@ -136,6 +138,11 @@ class _RayTrainer(TrainerHandle):
             await asyncio.wait({self._ending}, timeout=_SILENT_S)
             if self._liveness.condition(self._trainer) in (Condition.SILENT, Condition.GONE):
                 return
+
+    def is_pending(self) -> bool:
+        """Whether it has no process yet."""
+        place = place_of(self._actor)
+        return place is not None and not place.pid and place.state in _PENDING
 
     async def withdraw(self) -> None:
         """Take back the request for an actor that has no node. It is not fenced: another of its name is to come."""
@@ -308,12 +315,20 @@ class RayCluster:
         return _RayTrainer(trainer, actor, self._liveness, self._ending)
 
     async def find_trainers(self) -> list[TrainerHandle]:
-        found = await asyncio.to_thread(self._find)
+        found = await self._with_places(await asyncio.to_thread(self._find))
         for trainer in found:
             # not awaited: one that is stopped answers no more, and the detector, which expects it, says so
             self._tasks.spawn(trainer.tell_liveness(), name=f"liveness-{trainer.trainer}")
         self._watch(found)
         return list(found)
+
+    async def _with_places(self, found: list[_RayTrainer]) -> list[_RayTrainer]:
+        """Withdraw those that an earlier supervisor asked for in vain: nobody would ask for them in another group any more."""
+        if not self._groups:
+            return found
+        pending = [trainer for trainer in found if await asyncio.to_thread(trainer.is_pending)]
+        await asyncio.gather(*(self._withdraw(trainer) for trainer in pending))
+        return [trainer for trainer in found if trainer not in pending]
 
     async def close(self) -> None:
         self._tasks.cancel()
