@@ -29,7 +29,7 @@ from surefoot_actors.supervisor.supervisor import Supervisor
 from surefoot_actors.uplink.memory import MemoryUplink
 
 from ..processes import watchdogs
-from ..ray_head import connected, head_env, ray_head
+from ..ray_head import Head, connected, head_env, ray_head, raylet
 from .test_journal import check
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -39,10 +39,10 @@ LIVENESS_S = 60.0
 
 
 @pytest.fixture(scope="module", autouse=True)
-def head() -> Iterator[None]:
+def head() -> Iterator[Head]:
     env = head_env() | {"RAY_NODE_TYPE_NAME": "gpu-spot", "RAY_NODE_MARKET_TYPE": "gke-spot"}
     with ray_head(env=env) as head, connected(head):
-        yield
+        yield head
 
 
 @pytest.fixture
@@ -270,6 +270,23 @@ async def test_who_was_asked_for_in_vain_is_withdrawn_by_the_next_supervisor(liv
         await starting
     assert list_roles("a-6") == []
     await cluster.close()
+
+
+async def test_a_node_of_the_cheaper_group_that_comes_after_all_is_taken(head: Head, liveness: LivenessServer) -> None:
+    groups = {
+        "late": NodeGroup(cpus=1, price_per_hour=0.1),
+        "never": NodeGroup(cpus=4, price_per_hour=1.0),
+        "gpu-spot": NodeGroup(cpus=4, max_nodes=0),
+    }
+    cluster = RayCluster("a-7", liveness, service="fake_trainer:Fake", groups=groups, node_wait_s=0.1)
+    starting = asyncio.create_task(cluster.start_trainer(setup(liveness)))
+    waiting = cluster._waiting
+    await until(lambda: any(entry.left_out == {"late"} for entry in waiting._entries.values()))
+    waiting._wait_s = 3600.0  # it stays so
+    with raylet(head, 1, env={"RAY_NODE_TYPE_NAME": "late"}):
+        async with asyncio.timeout(LIVENESS_S):
+            assert dict((await hello(await starting)).node_kind)["group"] == "late"
+        await cluster.close()
 
 
 async def test_another_supervisor_finds_the_living_and_hears_them(

@@ -27,7 +27,7 @@ from surefoot_actors.cluster.ray.ending import confirm_gone, draining_nodes, pla
 from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, find_actor, list_roles
 from surefoot_actors.cluster.ray.setup import node_of, refused_requirements, why_not_set_up
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE, TrainerActor
-from surefoot_actors.cluster.ray.waiting import WaitingList
+from surefoot_actors.cluster.ray.waiting import Entry, WaitingList
 from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.server import Condition, LivenessServer
 from surefoot_actors.protocol.death_cause import DeathCause
@@ -220,24 +220,31 @@ class RayCluster:
 
     async def start_trainer(self, setup: TrainerSetup) -> TrainerHandle:
         waited: frozenset[str] = frozenset()
+        each = setup.spec.resources
         while True:
             groups = self._order(setup.spec)
-            trainer = await self._ask_for(setup, to_ask(groups, waited), has_choice=len(groups) > 1)
+            asked = to_ask(groups, waited)
+            entry = Entry(
+                has_choice=len(groups) > 1,
+                left_out=frozenset(groups).difference(asked),
+                needs={"CPU": each.cpus, "GPU": each.gpus},
+            )
+            trainer = await self._ask_for(setup, asked, entry)
             if trainer is not None:
                 self._watch([trainer])
                 return trainer
-            waited = next_waited(groups, waited)
+            waited = frozenset() if entry.anew else next_waited(groups, waited)
 
     def _order(self, spec: JobSpec) -> list[str]:
         device = self._device or device_for(self._groups, spec.resources, spec.min_trainers)
         return order(self._groups, spec.resources, device)
 
-    async def _ask_for(self, setup: TrainerSetup, groups: Sequence[str], *, has_choice: bool) -> _RayTrainer | None:
+    async def _ask_for(self, setup: TrainerSetup, groups: Sequence[str], entry: Entry) -> _RayTrainer | None:
         """Start a trainer on a node of the first of these groups that has one. None: none came in time, and it is withdrawn."""
         creating = asyncio.create_task(asyncio.to_thread(self._create, setup, groups))
         try:
             trainer = await asyncio.shield(creating)
-            if not await self._started_in_time(trainer, has_choice=has_choice):
+            if not await self._started_in_time(trainer, entry):
                 await self._withdraw(trainer)
                 return None
         except SetupFailedError as failed:
@@ -248,13 +255,13 @@ class RayCluster:
             raise
         return trainer
 
-    async def _started_in_time(self, trainer: _RayTrainer, *, has_choice: bool) -> bool:
+    async def _started_in_time(self, trainer: _RayTrainer, entry: Entry) -> bool:
         if not self._groups:
             await trainer.start()
             return True
         self._look_after_waiting()
         starting = asyncio.create_task(trainer.start())
-        with self._waiting.entered(name_within(self._attempt, trainer.trainer), has_choice=has_choice) as entry:
+        with self._waiting.entered(name_within(self._attempt, trainer.trainer), entry):
             over = asyncio.create_task(entry.over.wait())
             try:
                 await asyncio.wait({starting, over}, return_when=asyncio.FIRST_COMPLETED)
