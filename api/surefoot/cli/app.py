@@ -132,6 +132,7 @@ for command in (
     history.diff,
     rm,
     local.check,
+    local.schema,
     local.version,
 ):
     app.command()(command)

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +22,7 @@ from surefoot.timeline import troubles
 from surefoot.views import JobView, NumberedEvent
 from surefoot.words import UnknownWord
 
-__all__ = ["JobRef", "cancel", "ls", "resize", "show", "watch"]
+__all__ = ["JobRef", "cancel", "ls", "resize", "show", "tell", "watch"]
 
 JobRef = Annotated[str, typer.Argument(help="The job's id, a unique beginning of it, or 'last'.", metavar="JOB")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -77,19 +78,20 @@ def show(
             say(line)
 
 
-def watch(context: typer.Context, job: JobRef) -> None:
+def watch(context: typer.Context, job: JobRef, as_json: AsJson = False) -> None:
     """Watch a job live until it ends; exits with 1 unless it succeeds. Ctrl-C only stops the watching.
 
     Example: surefoot watch last
     """
     with Session.of(context).client() as client:
-        watching.watch(client.job(job))
+        (watching.watch_json if as_json else watching.watch)(client.job(job))
 
 
 def resize(
     context: typer.Context,
     job: JobRef,
     trainers: Annotated[int, typer.Argument(help="How many trainers from now on.", metavar="N")],
+    as_json: AsJson = False,
 ) -> None:
     """Give a job another number of trainers; it trains on meanwhile, to the same result.
 
@@ -99,13 +101,14 @@ def resize(
         found = client.job(job)
         before = found.view.wanted_trainers
         found.resize(trainers)
-        say(f"job {found.id}: from {before} to {found.view.wanted_trainers} trainers")
+        tell(found.view, f"job {found.id}: from {before} to {found.view.wanted_trainers} trainers", as_json)
 
 
 def cancel(
     context: typer.Context,
     job: JobRef,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when nothing of the job is left.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Cancel a job.
 
@@ -114,10 +117,15 @@ def cancel(
     with Session.of(context).client() as client:
         found = client.job(job)
         if found.view.ended:
-            say(f"job {found.id} had already {_ended(found.state)}")
+            tell(found.view, f"job {found.id} had already {_ended(found.state)}", as_json)
             return
         found.cancel(wait=wait)
-        say(f"job {found.id} is {found.state.value if found.view.ended else 'being cancelled'}")
+        tell(found.view, f"job {found.id} is {found.state.value if found.view.ended else 'being cancelled'}", as_json)
+
+
+def tell(view: BaseModel, text: str, as_json: bool) -> None:
+    """Print what was done: a sentence, or the thing as it is now."""
+    say(view.model_dump_json() if as_json else text)
 
 
 # ---- how they look
