@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from surefoot._compat import StrEnum
 from surefoot.events import Command, Event, FaultKind, LedgerRow
 from surefoot.moments import Moment
+from surefoot.node_groups import NodeGroup
 from surefoot.names import JOB_PATTERN
 from surefoot.spec import JobState
 from surefoot.stored_spec import AnySpec, RunnableSpec
@@ -261,6 +262,10 @@ class Claimed(View):
     """Where this job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere."""
     rows_below: int = 0
     """Every ledger row of a step below this is stored already, from an earlier attempt."""
+    node_groups: dict[str, NodeGroup] = Field(default_factory=dict)
+    """The kinds of nodes that the cluster has or can be given, by name; empty: that is not known."""
+    node_wait_s: float = 300.0
+    """How long a trainer waits for a node of one of these groups before a dearer one is asked for."""
 
 
 class CommandPage(View):
