@@ -43,6 +43,20 @@ def submit(
     config: Annotated[
         Path | None, typer.Option(help="A JSON file with the config; --set goes over it.", rich_help_panel=_RESULT)
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="End at the first step whose merged value meets this: 'accuracy>=0.97'.",
+            metavar="NAME>=NUMBER",
+            rich_help_panel=_RESULT,
+        ),
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(help="Pause it when its trainers have cost so much.", rich_help_panel=_SIZE)
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(help="Pause it after so many hours on the cluster.", rich_help_panel=_SIZE)
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads a trainer.", rich_help_panel=_RESULT)] = 1,
     trainers: Annotated[
         int | None,
@@ -141,6 +155,8 @@ def submit(
             "best_mode": "max" if best and best.startswith("+") else "min",
         },
         "restore": restore,
+        "target": target,
+        "budget": {"max_cost": max_cost, "max_hours": max_hours},
         "folder": folder,
         "pip": pip or [],
         "env": pairs(env or [], "--env"),
