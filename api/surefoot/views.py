@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from surefoot._compat import StrEnum
 from surefoot.events import Command, Event, FaultKind, LedgerRow
 from surefoot.moments import Moment
-from surefoot.node_groups import NodeGroup
 from surefoot.names import JOB_PATTERN
+from surefoot.node_groups import NodeGroup
 from surefoot.spec import JobState
 from surefoot.stored_spec import AnySpec, RunnableSpec
 from surefoot.words import UnknownWord
