@@ -58,11 +58,13 @@ def run_local(
     checkpoint_every: int | None = None,
     restore: str | os.PathLike[str] | None = None,
     keep_state: bool = False,
+    target: str | None = None,
 ) -> LocalResult:
     """Run `train` in this process, as one trainer without Ray: the same bits as any job with the same options.
 
     `checkpoint`: a folder or URL where the state is saved at the end, and every `checkpoint_every` steps; `restore`: a checkpoint, or a
-    place of some, to begin from; `keep_state`: return the whole tracked state too.
+    place of some, to begin from; `keep_state`: return the whole tracked state too; `target`, such as
+    "accuracy>=0.97", ends training at the first step whose merged values meet it.
 
     Returns the ledger (`rows`), the `digest` of the final tracked state, and the tracked modules' `state_dict`s (`model`, `models`).
     Raises MissingExtraError where torch is not installed (`pip install 'surefoot[ray]'`), and whatever `train` raises.
@@ -82,5 +84,6 @@ def run_local(
         checkpoint_every=checkpoint_every,
         restore=None if restore is None else os.fspath(restore),
         keep_state=keep_state,
+        target=target,
     )
     return result

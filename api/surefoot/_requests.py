@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from surefoot.budget import Budget
 from surefoot.errors import (
     ConflictError,
     NotFoundError,
@@ -26,6 +27,7 @@ from surefoot.errors import (
 from surefoot.events import FaultKind
 from surefoot.names import is_job
 from surefoot.spec import JobSpec, JobState
+from surefoot.usage import JobUsage
 from surefoot.views import (
     CheckpointList,
     EventPage,
@@ -64,6 +66,7 @@ __all__ = [
     "get_job",
     "get_row_lines",
     "get_rows",
+    "get_usage",
     "has_package",
     "inject_fault",
     "list_jobs",
@@ -74,6 +77,7 @@ __all__ = [
     "receive",
     "resize_job",
     "resume_job",
+    "set_budget",
     "spec_error",
 ]
 
@@ -224,6 +228,19 @@ def inject_fault(job_id: str, kind: FaultKind) -> Call[JobView]:
 
 def get_checkpoints(job_id: str) -> Call[CheckpointList]:
     return Call(method="GET", path=f"/v1/jobs/{job_id}/checkpoints", parse=model_of(CheckpointList))
+
+
+def get_usage(job_id: str) -> Call[JobUsage]:
+    return Call(method="GET", path=f"/v1/jobs/{job_id}/usage", parse=model_of(JobUsage))
+
+
+def set_budget(job_id: str, max_cost: float | None, max_hours: float | None) -> Call[JobView]:
+    try:
+        body = Budget(max_cost=max_cost, max_hours=max_hours).model_dump_json().encode()
+    except ValidationError as error:
+        raise SpecError(field_by_field("this budget is not possible", _located(error))) from None
+    headers = {"content-type": "application/json"}
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/budget", parse=_job, headers=headers, body=body)
 
 
 def delete_job(job_id: str, *, checkpoints: bool) -> Call[None]:

@@ -31,12 +31,14 @@ from surefoot._requests import (
     get_checkpoints,
     get_health,
     get_job,
+    get_usage,
     inject_fault,
     model_path,
     pause_job,
     receive,
     resize_job,
     resume_job,
+    set_budget,
 )
 from surefoot._secrets import AsyncSecrets
 from surefoot._transport import (
@@ -59,6 +61,7 @@ from surefoot.events import FaultKind, LedgerRow
 from surefoot.ledger import read_row
 from surefoot.spec import JobSpec, JobState, StateName
 from surefoot.submission import SubmitOptions, prepare
+from surefoot.usage import JobUsage
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
 from surefoot.words import FaultName, UnknownWord
 
@@ -302,6 +305,15 @@ class AsyncJob:
     async def checkpoints(self) -> list[CheckpointView]:
         """As `Job.checkpoints`."""
         return list((await self._client._run(ask(get_checkpoints(self.id)))).checkpoints)
+
+    async def usage(self) -> JobUsage:
+        """As `Job.usage`."""
+        return await self._client._run(ask(get_usage(self.id)))
+
+    async def set_budget(self, *, max_cost: float | None = None, max_hours: float | None = None) -> Self:
+        """As `Job.set_budget`."""
+        self.view = await self._client._run(ask(set_budget(self.id, max_cost, max_hours)))
+        return self
 
     async def inject_fault(self, kind: FaultKind | FaultName) -> Self:
         """As `Job.inject_fault`."""

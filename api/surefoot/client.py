@@ -30,12 +30,14 @@ from surefoot._requests import (
     get_checkpoints,
     get_health,
     get_job,
+    get_usage,
     inject_fault,
     model_path,
     pause_job,
     receive,
     resize_job,
     resume_job,
+    set_budget,
 )
 from surefoot._secrets import Secrets
 from surefoot._transport import (
@@ -58,6 +60,7 @@ from surefoot.events import FaultKind, LedgerRow
 from surefoot.ledger import read_row
 from surefoot.spec import JobSpec, JobState, StateName
 from surefoot.submission import SubmitOptions, prepare
+from surefoot.usage import JobUsage
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
 from surefoot.words import FaultName, UnknownWord
 
@@ -311,6 +314,18 @@ class Job:
     def checkpoints(self) -> list[CheckpointView]:
         """Return the checkpoints that were told to be durable, newest first; old ones may have been removed."""
         return list((self._client._run(ask(get_checkpoints(self.id)))).checkpoints)
+
+    def usage(self) -> JobUsage:
+        """Ask what the job has used and cost so far, and what the rest takes with each number of trainers."""
+        return self._client._run(ask(get_usage(self.id)))
+
+    def set_budget(self, *, max_cost: float | None = None, max_hours: float | None = None) -> Self:
+        """Give the job another budget, in place of the one it has; None: no bound. Raises SpecError and ConflictError.
+
+        A job that was paused as its budget was spent goes on by `resume`.
+        """
+        self.view = self._client._run(ask(set_budget(self.id, max_cost, max_hours)))
+        return self
 
     def inject_fault(self, kind: FaultKind | FaultName) -> Self:
         """Do the job a fault, for real: see FaultKind. An event tells when it is done."""

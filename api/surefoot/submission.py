@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from typing_extensions import Required, TypedDict
 
 from surefoot._requests import spec_error
+from surefoot.budget import Budget
 from surefoot.entrypoint import Entrypoint, locate
 from surefoot.errors import PackageError, SpecError, UserError
 from surefoot.notebook import MODULE, is_of_a_notebook, source_of
@@ -65,6 +66,10 @@ class SubmitOptions(TypedDict, total=False):
     checkpoint: CheckpointPolicy | Mapping[str, Any]
     # begin from this checkpoint: its URL, or another job's id
     restore: str | None
+    # end training at the first step whose merged values meet this: "accuracy>=0.97"
+    target: str | None
+    # what it may cost, and for how long it may run: a Budget, or its fields
+    budget: Budget | Mapping[str, Any]
     # pip requirements of the training code
     pip: Sequence[str]
     # environment of the trainers; never secrets, as whoever lists jobs sees it

@@ -35,3 +35,13 @@ def test_a_local_run_leaves_the_models_state() -> None:
     assert set(two.models) == {"model", "other"}
     with pytest.raises(UserError, match="2 modules are tracked"):
         two.model  # noqa: B018
+
+
+def test_what_is_typed_is_what_is_taken() -> None:
+    """`surefoot.run_local` says every option of what it calls, with the same defaults."""
+    import inspect
+
+    from surefoot_actors.local_run.run_local import run_local
+
+    said, taken = (inspect.signature(each).parameters for each in (surefoot.run_local, run_local))
+    assert {name: p.default for name, p in said.items()} == {name: p.default for name, p in taken.items()}

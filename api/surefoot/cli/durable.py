@@ -12,7 +12,8 @@ from rich.table import Table
 
 from surefoot.bounds import MAX_WHOLE
 from surefoot.cli.format import ago, duration
-from surefoot.cli.jobs import AsJson, JobRef, tell
+from surefoot.cli.jobs import tell
+from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, console, say
 from surefoot.spec import JobState
 from surefoot.views import CheckpointView

@@ -14,7 +14,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from surefoot.cli.format import duration, number
-from surefoot.cli.jobs import AsJson, JobRef
+from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import FAILED, Session, say
 from surefoot.client import Client
 from surefoot.errors import UserError
@@ -142,7 +142,11 @@ def _why(view: JobView | None, other: JobView | None) -> list[str]:
     if view is None or other is None:
         return []
     a, b = view.spec.identity(), other.spec.identity()
-    told = [f"the specs differ in {name}: {a[name]!r} against {b[name]!r}" for name in a if a[name] != b[name]]
+    told = [
+        f"the specs differ in {name}: {a.get(name)!r} against {b.get(name)!r}"
+        for name in a | b
+        if a.get(name) != b.get(name)
+    ]
     going = [f"job {v.id} has not ended yet ({v.state.value})" for v in (view, other) if not v.ended]
     return told + going
 

@@ -11,7 +11,7 @@ import typer
 
 from surefoot._transport import version_here
 from surefoot.cli.given import check_names
-from surefoot.cli.jobs import AsJson
+from surefoot.cli.references import AsJson
 from surefoot.cli.session import FAILED, pairs, read_config, say, say_error
 from surefoot.entrypoint import locate
 from surefoot.job_file import job_schema

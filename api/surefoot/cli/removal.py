@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from surefoot.cli.jobs import AsJson, tell
+from surefoot.cli.jobs import tell
+from surefoot.cli.references import AsJson
 from surefoot.cli.session import Session
 
 __all__ = ["rm"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from surefoot.cli.given import check_names, given_alone, merged
-from surefoot.cli.jobs import AsJson
+from surefoot.cli.references import AsJson
 from surefoot.cli.session import Session, pairs, read_config, say, say_error
 from surefoot.cli.watch import watch, watch_json
 from surefoot.config_files import is_job_file
@@ -54,6 +54,20 @@ def submit(
     config: Annotated[
         Path | None,
         typer.Option(help="A YAML, TOML or JSON file with the config; --set goes over it.", rich_help_panel=_RESULT),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="End at the first step whose merged value meets this: 'accuracy>=0.97'.",
+            metavar="NAME>=NUMBER",
+            rich_help_panel=_RESULT,
+        ),
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(help="Pause it when its trainers have cost so much.", rich_help_panel=_SIZE)
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(help="Pause it after so many hours on the cluster.", rich_help_panel=_SIZE)
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads a trainer.", rich_help_panel=_RESULT)] = 1,
     trainers: Annotated[
@@ -168,6 +182,8 @@ def submit(
             "best_mode": "max" if best and best.startswith("+") else "min",
         },
         "restore": restore,
+        "target": target,
+        "budget": {"max_cost": max_cost, "max_hours": max_hours},
         "folder": folder,
         "pip": pip or [],
         "env": pairs(env or [], "--env"),

@@ -23,7 +23,7 @@ from surefoot_service.rest.dependencies import ServiceDep, User
 from surefoot_service.rest.numbers import Digits
 from surefoot_service.rest.problems import ProblemError, documented
 from surefoot_service.rest.route import GuardedRoute
-from surefoot_service.store import commands, packages, shown
+from surefoot_service.store import commands, packages, shown, usage
 from surefoot_service.store import jobs as store
 from surefoot_service.waiting import Kind
 from surefoot_service.wakeups import RECONCILER, commands_of, news_of
@@ -185,7 +185,10 @@ async def pause_job(job: JobId, service: ServiceDep) -> JobView:
 
 @router.post("/{job}/resume", responses=documented(401, 404, 409))
 async def resume_job(job: JobId, service: ServiceDep) -> JobView:
-    """Queue a paused job again; it goes on from its newest checkpoint, to the same result."""
+    """Queue a paused job again; it goes on from its newest checkpoint, to the same result. 409 where its budget is spent."""
+    spent = await service.database.read(usage.spent_of, job, service.accounts, service.settings, service.now())
+    if spent:
+        raise ConflictError(f"job {job} cannot be resumed: {spent}; give it a higher budget first")
     view = await service.database.write(commands.resume, job, now=service.now())
     _ring(service, job)
     return view
