@@ -22,7 +22,6 @@ from surefoot.errors import (
     ServiceUnavailableError,
     SpecError,
     UnauthorizedError,
-    UserError,
 )
 from surefoot.events import FaultKind
 from surefoot.names import is_job
@@ -49,8 +48,6 @@ __all__ = [
     "Call",
     "Flow",
     "PackageAbsentError",
-    "a_fault",
-    "a_state",
     "ask",
     "cancel_job",
     "check_goes_on",
@@ -86,7 +83,6 @@ NDJSON = "application/x-ndjson"
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
-E = TypeVar("E", JobState, FaultKind)
 
 # Items a page: the service's own limits.
 JOBS_PAGE, EVENTS_PAGE, ROWS_PAGE = 200, 1_000, 10_000
@@ -127,23 +123,6 @@ def ask(call: Call[T]) -> Flow[T]:
     """Make a flow of one call, typed: `view = yield from ask(get_job(id))`."""
     answer: T = yield call
     return answer
-
-
-def a_state(state: JobState | str | None) -> JobState | None:
-    """The state that a word means. Raises UserError for one that means none."""
-    return None if state is None else _member(JobState, state)
-
-
-def a_fault(kind: FaultKind | str) -> FaultKind:
-    """The fault that a word means. Raises UserError for one that means none."""
-    return _member(FaultKind, kind)
-
-
-def _member(kind: type[E], word: str) -> E:
-    try:
-        return kind(word)
-    except ValueError:
-        raise UserError(f"{word!r} is none of {', '.join(kind)}") from None
 
 
 # ---- the calls

@@ -21,8 +21,6 @@ from surefoot._requests import (
     Answer,
     Call,
     Flow,
-    a_fault,
-    a_state,
     ask,
     cancel_job,
     checkpoint_job,
@@ -56,6 +54,7 @@ from surefoot._transport import (
     unreachable,
 )
 from surefoot._where import find
+from surefoot._words import a_fault, a_state
 from surefoot.errors import SurefootError
 from surefoot.events import FaultKind, LedgerRow
 from surefoot.ledger import read_row

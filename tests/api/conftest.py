@@ -148,6 +148,8 @@ class FakeService:
                 )
             case ("POST", "cancel"):
                 return _view(self.add(view.model_copy(update={"state": JobState.CANCELLED, "reason": "cancelled"})))
+            case ("GET", "usage"):
+                return problem(404, "Not Found")
             case ("GET", "events"):
                 return self._events(request)
             case ("GET", "ledger"):
