@@ -166,6 +166,8 @@ def _spread(numbers: range) -> Sequence[int]:
 def _paces(session: Session, job: JobRow, account: Account) -> dict[int, Pace]:
     """Seconds a step by number of trainers, each of the newest generation that made enough."""
     found: dict[int, Pace] = {}
+    if not account.sizes:  # no trainer was there yet
+        return found
     ends = [step for step, _ in account.sizes[1:]] + [job.steps_done]
     for (begin, trainers), end in zip(reversed(account.sizes), reversed(ends), strict=True):
         if trainers in found or end - begin <= _WARM:
