@@ -128,7 +128,7 @@ class DisruptionBudget(Part):
 
 _CHART_S = {
     "data", "host", "port", "database_url", "ray_address", "ray_auth_token", "ray_python", "public_url", "checkpoints",
-    "metrics_port", "metrics_token",
+    "metrics_port", "metrics_token", "secrets_key", "secrets_key_file",
     "node_groups",
 }  # fmt: skip
 
@@ -167,6 +167,15 @@ class ControlPlane(Extras):
 class Token(Part):
     existingSecret: Name = value("", "Secret with the users' token; empty: a Job makes one, once")
     key: str = value("token", "Its key")
+
+
+class SecretsKey(Part):
+    existingSecret: Name = value(
+        "",
+        "Secret with the keys that secrets are encrypted with, one a line, newest first (each 32 bytes in URL-safe base64); empty: "
+        "`secrets.key` on the data volume, made once",
+    )
+    key: str = value("secrets-key", "Its key")
 
 
 class DatabaseUrl(Part):
@@ -459,6 +468,7 @@ class Values(Part):
     )
     imagePullSecrets: Objects = value([], "Pull secrets (`- name: ...`)")
     auth: Token = part(Token, "The users' token")
+    secretsKey: SecretsKey = part(SecretsKey, "What `surefoot secret set` is encrypted with")
     database: DatabaseUrl = part(DatabaseUrl, "The database")
     checkpoints: Checkpoints = part(Checkpoints, "Checkpoints")
     controlPlane: ControlPlane = part(ControlPlane, "The control plane")

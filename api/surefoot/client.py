@@ -37,6 +37,7 @@ from surefoot._requests import (
     resume_job,
     set_budget,
 )
+from surefoot._secrets import Secrets
 from surefoot._transport import (
     AS_IT_IS,
     RETRY,
@@ -80,6 +81,8 @@ class Client:
         self._http = open_client(
             self.where.url, direct=self.where.own, transport=transport, **client_options(self.where)
         )
+        #: the control plane's secrets: set, listed, rotated, removed
+        self.secrets = Secrets(self)
 
     def submit(self, train: str | Callable[..., Any], **options: Unpack[SubmitOptions]) -> Job:
         """Package the code, upload it unless the service has it, and submit the job. See `SubmitOptions`.

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from surefoot_service.encryption import KeyRing
 from surefoot_service.keys import Keys, KnownTokens
 from surefoot_service.metrics.instruments import Instruments
 from surefoot_service.packages.archive import PackageStore
@@ -47,6 +48,8 @@ class Service:
     database: Database
     packages: PackageStore
     keys: Keys
+    # what secrets are encrypted with
+    key_ring: KeyRing
     wakeups: Wakeups = field(default_factory=Wakeups)
     cluster: ClusterStatus = field(default_factory=ClusterStatus)
     tokens: KnownTokens = field(default_factory=KnownTokens)

@@ -34,6 +34,11 @@ class Settings(BaseSettings):
     ray_address: str | None = None
     # of a Ray cluster with token authentication
     ray_auth_token: SecretStr | None = None
+    # what secrets are encrypted with: Fernet keys (44 characters of base64), with commas; the first one encrypts, all of them decrypt.
+    # None: those in the file
+    secrets_key: SecretStr | None = None
+    # a file with such keys, one a line: a mounted one. None: secrets.key in the data folder, which is made where it is missing
+    secrets_key_file: Path | None = None
     # what runs the launcher on the cluster; `up` with its own head takes its own interpreter
     ray_python: str = "python"
     # how the cluster reaches this service; None: http://host:port

@@ -531,15 +531,19 @@ def test_a_missing_part_names_its_extra(cli: Cli, code: Path, monkeypatch: pytes
 
 
 COMMANDS = [
-    *("up", "submit", "ls", "show", "watch", "resize", "cancel"),
+    *("up", "submit", "ls", "show", "watch", "resize", "cancel", "budget"),
     *("pause", "resume", "checkpoint", "checkpoints", "model", "chaos"),
     *("ledger", "diff", "rm", "check", "version"),
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+# commands of commands
+IN_GROUPS = [f"secret {name}" for name in ("set", "rotate", "list", "rm", "rotate-key")]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *IN_GROUPS])
 def test_every_command_explains_itself_with_an_example(cli: Cli, command: str) -> None:
-    result = cli(command, "--help")
+    result = cli(*command.split(), "--help")
     assert result.exit_code == 0
     assert f"Example: surefoot {command}" in " ".join(result.stdout.split())
 
@@ -551,6 +555,6 @@ def test_the_commands_are_these(cli: Cli) -> None:
         for line in shown.partition("Commands")[2].splitlines()
         if line.startswith("│ ") and line[2] != " "
     ]
-    assert listed == COMMANDS
+    assert listed == [*COMMANDS, "secret"]
     assert cli().exit_code == 2  # help, as nothing was asked for
     assert cli("version").stdout.startswith("surefoot ")

@@ -134,6 +134,16 @@ def test_secrets_are_made_only_where_none_is_given() -> None:
     assert keys("existing-ray") == []
 
 
+def test_the_key_of_secrets_is_a_mounted_file_where_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _settings(DEFAULTS, monkeypatch).secrets_key_file is None
+    given = ("--set", "secretsKey.existingSecret=mine")
+    file = _settings(DEFAULTS, monkeypatch, *given).secrets_key_file
+    spec = only(DEFAULTS, "Deployment", "surefoot", *given)["spec"]["template"]["spec"]
+    (volume,) = [v["secret"] for v in spec["volumes"] if v["name"] == "secrets-key"]
+    (mount,) = [m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "secrets-key"]
+    assert (volume["secretName"], f"{mount['mountPath']}/{volume['items'][0]['path']}") == ("mine", str(file))
+
+
 # ---- the control plane
 
 

@@ -20,6 +20,7 @@ GENERATE = ROOT / "helm" / "generate.py"
 _CHART_S = {
     *("data", "host", "port", "public_url", "ray_address", "ray_auth_token", "ray_python"),
     *("database_url", "checkpoints", "node_groups", "metrics_port", "metrics_token"),
+    *("secrets_key", "secrets_key_file"),
 }
 
 

@@ -67,6 +67,7 @@ from surefoot_actors.supervisor.deaths import Deaths
 from surefoot_actors.supervisor.fault_injection import Injector
 from surefoot_actors.supervisor.ledger_intake import LedgerIntake
 from surefoot_actors.supervisor.once import OnceKeeper
+from surefoot_actors.supervisor.secrets import SecretKeeper
 from surefoot_actors.supervisor.stall_teller import StallTeller
 from surefoot_actors.supervisor.status import Status
 from surefoot_actors.supervisor.trainer_link import Handled
@@ -133,7 +134,7 @@ class Supervisor:
         self._tasks, self._clocks = Tasks("supervisor"), Clocks(happen)
         self._rows = LedgerIntake(uplink)
         self._status = Status(tell, self._rows)
-        self._trainers = Trainers(cluster, self._rows, self._events, tell)
+        self._trainers = Trainers(cluster, self._rows, self._events, tell, SecretKeeper(spec, uplink, tell))
         self._injector = Injector(uplink, self._trainers.links, die)
         self._deaths = Deaths(liveness, happen, self._tasks, self._injector.hit)
         self._once = OnceKeeper(journal, self._trainers.send)

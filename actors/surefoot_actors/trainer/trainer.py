@@ -15,6 +15,7 @@ from functools import partial
 import torch
 
 from surefoot.target import parse_target
+from surefoot_actors import disclosed
 from surefoot_actors.cluster.ports import Inbox, TrainerSetup, Where
 from surefoot_actors.determinism.fingerprint import make_deterministic
 from surefoot_actors.determinism.rng import Streams
@@ -30,6 +31,7 @@ from surefoot_actors.protocol.messages import (
     Ended,
     EndGeneration,
     EnterGeneration,
+    GiveSecrets,
     NoticeGiven,
     OnceTold,
     Report,
@@ -92,6 +94,10 @@ class TrainerProcess:
         if isinstance(message, EndGeneration | EnterGeneration):
             faults.point("report" if isinstance(message, EndGeneration) else "enter", member.position.step)
         with member.commit_lock:
+            if isinstance(message, GiveSecrets):
+                disclosed.disclose(message.values)
+                member.commit_lock.notify_all()
+                return
             if isinstance(message, OnceTold):
                 self._onces.told(message)
                 return
@@ -198,6 +204,7 @@ class TrainerProcess:
     def _train(self) -> None:
         try:
             faults.point("start", -1)
+            self._wait_for_secrets()
             streams = Streams(self._spec.seed, self._member.device)
             train = train_function.load(self._spec.entrypoint, streams)
             run_training(train, self._options(), self._coordinator)
@@ -213,6 +220,12 @@ class TrainerProcess:
             self._returned = True
             if self._member.state.stopped:
                 self._mailbox.tell(Ended(trainer=self._setup.trainer))
+
+    def _wait_for_secrets(self) -> None:
+        """Wait for what the user's code is to find in its environment, from its first line on."""
+        if self._spec.secrets:
+            with self._member.waiting_until(disclosed.is_disclosed, "its secrets"):
+                pass
 
     def _options(self) -> RunOptions:
         return RunOptions(

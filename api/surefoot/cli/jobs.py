@@ -197,6 +197,7 @@ def _show(view: JobView, events: list[NumberedEvent], used: dict[str, str]) -> N
         "each trainer": _trainer(view),
         "pip": ", ".join(spec.pip),
         "env": " ".join(f"{key}={value}" for key, value in spec.env.items()),
+        "secrets": " ".join(n if n == v else f"{n}={v}" for v, n in spec.secrets.items()),
         "final state": view.digest or "",
     }
     for name, value in rows.items():

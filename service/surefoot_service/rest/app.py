@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute, iter_route_contexts
 
 from surefoot_service.data_folder import make_private
+from surefoot_service.encryption import open_key_ring
 from surefoot_service.keys import open_keys
 from surefoot_service.packages.archive import PackageStore, limits_of
 from surefoot_service.parts import Service
@@ -22,7 +23,18 @@ from surefoot_service.rest import problems
 from surefoot_service.rest.document import document_of
 from surefoot_service.rest.exposition import metrics_port
 from surefoot_service.rest.probes import probes_of
-from surefoot_service.rest.routes import attempts, audit, checkpoints, health, history, jobs, metrics, packages, usage
+from surefoot_service.rest.routes import (
+    attempts,
+    audit,
+    checkpoints,
+    health,
+    history,
+    jobs,
+    metrics,
+    packages,
+    secrets,
+    usage,
+)
 from surefoot_service.rest.timing import Timing
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
@@ -40,6 +52,7 @@ def open_service(settings: Settings) -> Service:
         database=database,
         packages=PackageStore(settings.data / "packages", limits_of(settings)),
         keys=open_keys(settings.data),
+        key_ring=open_key_ring(settings),
     )
     service.readiness.probes = probes_of(service)
     return service
@@ -74,8 +87,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Timing)
-    for part in (packages, jobs, checkpoints, history, attempts, audit, health, metrics, usage):
+    for part in (packages, jobs, checkpoints, history, attempts, secrets, audit, health, metrics, usage):
         app.include_router(part.router)
+    app.include_router(secrets.attempts)
     _make_ready(app)
     app.openapi = cache(lambda: document_of(app))  # type: ignore[method-assign]
     app.add_route("/openapi.json", _document(app), include_in_schema=False)
