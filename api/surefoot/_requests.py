@@ -198,7 +198,7 @@ def get_checkpoints(job_id: str) -> Call[CheckpointList]:
 
 
 def get_usage(job_id: str) -> Call[JobUsage]:
-    return Call(method="GET", path=f"/v1/jobs/{job_id}/usage", parse=_model(JobUsage))
+    return Call(method="GET", path=f"/v1/jobs/{job_id}/usage", parse=model_of(JobUsage))
 
 
 def set_budget(job_id: str, max_cost: float | None, max_hours: float | None) -> Call[JobView]:

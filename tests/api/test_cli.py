@@ -533,7 +533,7 @@ def test_a_missing_part_names_its_extra(cli: Cli, code: Path, monkeypatch: pytes
 COMMANDS = [
     *("up", "submit", "ls", "show", "watch", "resize", "cancel", "budget"),
     *("pause", "resume", "checkpoint", "checkpoints", "model", "chaos"),
-    *("ledger", "diff", "rm", "check", "version"),
+    *("metrics", "track", "ledger", "diff", "rm", "check", "version"),
 ]
 
 

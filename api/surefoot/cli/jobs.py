@@ -84,13 +84,19 @@ def show(
             say(line)
 
 
-def watch(context: typer.Context, job: JobRef) -> None:
+def watch(
+    context: typer.Context,
+    job: JobRef,
+    show: Annotated[
+        list[str] | None, typer.Option("--show", help="A logged value to tell beside the step. May be repeated.")
+    ] = None,
+) -> None:
     """Watch a job live until it ends; exits with 1 unless it succeeds. Ctrl-C only stops the watching.
 
     Example: surefoot watch last
     """
     with Session.of(context).client() as client:
-        watching.watch(client.job(job))
+        watching.watch(client.job(job), show=show or [])
 
 
 def resize(
