@@ -6,6 +6,7 @@ requests is written once; `Client` and `AsyncClient` only carry the bytes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -51,6 +52,7 @@ __all__ = [
     "cancel_job",
     "check_goes_on",
     "checkpoint_job",
+    "clone_job",
     "create_job",
     "delete_job",
     "error_of",
@@ -151,6 +153,16 @@ def create_job(spec: JobSpec, key: str) -> Call[JobView]:
         body = spec.model_dump_json().encode()
     except ValueError as error:  # of half a surrogate pair: a file's name that is not UTF-8, in the environment say
         raise SpecError(f"this job cannot be sent as JSON: {error}") from None
+    return Call(method="POST", path="/v1/jobs", parse=_job, headers=headers, body=body)
+
+
+def clone_job(job_id: str, changes: Mapping[str, Any], key: str) -> Call[JobView]:
+    """Submit another job again, with other values for some fields of its spec."""
+    headers = {"content-type": "application/json", "idempotency-key": key}
+    try:
+        body = json.dumps({"from": job_id, "changes": dict(changes)}, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError(f"these changes cannot be sent as JSON: {error}") from None
     return Call(method="POST", path="/v1/jobs", parse=_job, headers=headers, body=body)
 
 

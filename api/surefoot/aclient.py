@@ -14,7 +14,7 @@ import httpx
 from tenacity import AsyncRetrying
 from typing_extensions import Self, Unpack
 
-from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit
+from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
 from surefoot._network import open_async_client
 from surefoot._requests import (
@@ -85,6 +85,10 @@ class AsyncClient:
         """As `Client.submit`; the folder is packed on another thread."""
         submission = await asyncio.to_thread(prepare, train, **options)
         return AsyncJob(self, await self._run(submit(submission)))
+
+    async def submit_from(self, job: AsyncJob | str, **changes: Any) -> AsyncJob:
+        """As `Client.submit_from`."""
+        return AsyncJob(self, await self._run(submit_from(job if isinstance(job, str) else job.id, changes)))
 
     async def job(self, ref: str) -> AsyncJob:
         """As `Client.job`."""

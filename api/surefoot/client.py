@@ -13,7 +13,7 @@ import httpx
 from tenacity import Retrying
 from typing_extensions import Self, Unpack
 
-from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit
+from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
 from surefoot._network import open_client
 from surefoot._requests import (
@@ -91,6 +91,13 @@ class Client:
         sent, and ServiceError for what the service refuses.
         """
         return Job(self, self._run(submit(prepare(train, **options))))
+
+    def submit_from(self, job: Job | str, **changes: Any) -> Job:
+        """Submit a job's code again, with other options: see `SubmitOptions`, but for `folder`.
+
+        Of `config`, `env`, `secrets` and `checkpoint` what is given goes over that job's, name by name. Raises as `submit` does.
+        """
+        return Job(self, self._run(submit_from(job if isinstance(job, str) else job.id, changes)))
 
     def job(self, ref: str) -> Job:
         """Return the job with this id, this unique beginning of an id, or "last". Raises NotFoundError."""

@@ -20,7 +20,7 @@ from surefoot.package import CodePackage, LeftOut, pack
 from surefoot.secret_rules import by_variable
 from surefoot.spec import MAX_LEFT_OUT, CheckpointPolicy, JobSpec
 
-__all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "prepare", "tell_left_out"]
+__all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "changes_of", "prepare", "tell_left_out"]
 
 # Set in the environment of every trainer.
 INSIDE_A_TRAINER = "SUREFOOT_TRAINER"
@@ -145,6 +145,21 @@ def _prepared(
         raise PackageError(f"{inside}, which holds the entrypoint, {_why_out(inside, package.left_out)}")
     made = fields | {"package": package.sha256, "left_out": _bounded(package.left_out)}
     return Submission(spec=_spec(made), package=package, key=uuid4().hex)
+
+
+def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of `submit` as changes of a job's spec. Raises TypeError for one that the code of that job decides, or none."""
+    wrong = sorted(set(options) - (set(SubmitOptions.__annotations__) - {"folder"}))
+    if wrong:
+        raise TypeError(f"submit_from() takes no {', '.join(wrong)}")
+    changes = {name: value for name, value in options.items() if name not in ("cpus", "gpus")}
+    if resources := {name: options[name] for name in ("cpus", "gpus") if name in options}:
+        changes["resources"] = resources
+    if "secrets" in changes:
+        changes["secrets"] = by_variable(changes["secrets"] or ())
+    if isinstance(policy := changes.get("checkpoint"), CheckpointPolicy):
+        changes["checkpoint"] = policy.model_dump(mode="json")
+    return changes
 
 
 def _name_of(entrypoint: Entrypoint) -> str:

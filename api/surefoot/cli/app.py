@@ -137,6 +137,7 @@ for command in (
     history.diff,
     rm,
     local.check,
+    local.schema,
     local.version,
 ):
     app.command()(command)

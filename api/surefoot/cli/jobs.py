@@ -14,7 +14,7 @@ from rich.text import Text
 from surefoot.cli import watch as watching
 from surefoot.cli.debugging import debugging
 from surefoot.cli.format import ago, describe, duration, state_style, steps
-from surefoot.cli.references import AsJson, JobRef
+from surefoot.cli.references import AsJson, JobRef, tell
 from surefoot.cli.session import Session, console, say
 from surefoot.cli.usage import forecast_table, usage_rows
 from surefoot.client import Job
@@ -26,7 +26,7 @@ from surefoot.usage import JobUsage
 from surefoot.views import JobView, NumberedEvent
 from surefoot.words import UnknownWord
 
-__all__ = ["AsJson", "JobRef", "cancel", "ls", "resize", "show", "watch"]
+__all__ = ["cancel", "ls", "resize", "show", "tell", "watch"]
 
 
 def ls(
@@ -90,19 +90,25 @@ def watch(
     show: Annotated[
         list[str] | None, typer.Option("--show", help="A logged value to tell beside the step. May be repeated.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Watch a job live until it ends; exits with 1 unless it succeeds. Ctrl-C only stops the watching.
 
     Example: surefoot watch last
     """
     with Session.of(context).client() as client:
-        watching.watch(client.job(job), show=show or [])
+        found = client.job(job)
+        if as_json:
+            watching.watch_json(found)
+        else:
+            watching.watch(found, show=show or [])
 
 
 def resize(
     context: typer.Context,
     job: JobRef,
     trainers: Annotated[int, typer.Argument(help="How many trainers from now on.", metavar="N")],
+    as_json: AsJson = False,
 ) -> None:
     """Give a job another number of trainers; it trains on meanwhile, to the same result.
 
@@ -112,13 +118,14 @@ def resize(
         found = client.job(job)
         before = found.view.wanted_trainers
         found.resize(trainers)
-        say(f"job {found.id}: from {before} to {found.view.wanted_trainers} trainers")
+        tell(found.view, f"job {found.id}: from {before} to {found.view.wanted_trainers} trainers", as_json)
 
 
 def cancel(
     context: typer.Context,
     job: JobRef,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when nothing of the job is left.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Cancel a job.
 
@@ -127,10 +134,10 @@ def cancel(
     with Session.of(context).client() as client:
         found = client.job(job)
         if found.view.ended:
-            say(f"job {found.id} had already {_ended(found.state)}")
+            tell(found.view, f"job {found.id} had already {_ended(found.state)}", as_json)
             return
         found.cancel(wait=wait)
-        say(f"job {found.id} is {found.state.value if found.view.ended else 'being cancelled'}")
+        tell(found.view, f"job {found.id} is {found.state.value if found.view.ended else 'being cancelled'}", as_json)
 
 
 # ---- how they look

@@ -110,6 +110,7 @@ def track(
     job: JobRef,
     to: Annotated[str, typer.Option("--to", help="Where to: tensorboard:FOLDER.", metavar="TRACKER:PLACE")],
     follow: Annotated[bool, typer.Option("--follow/--once", help="Go on until the job has ended.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Bring a job's logged values to a tracker, each step once; broken off, the same command goes on where it was.
 
@@ -120,6 +121,9 @@ def track(
         written = bring(found.iter_ledger(from_step=tracker.last_step() + 1), tracker)
         if follow and not found.refresh().view.ended:
             written += bring(found.rows(follow=True), tracker, flush_every=1)
+        if as_json:
+            say(json.dumps({"job": found.id, "written": written, "last_step": tracker.last_step()}))
+            return
         say(f"job {found.id}: {written} steps written, up to step {tracker.last_step()}")
 
 

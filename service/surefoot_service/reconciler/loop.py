@@ -20,7 +20,8 @@ from surefoot_service.policy import attempts as policy
 from surefoot_service.policy.attempts import Action, Facts, Patience
 from surefoot_service.reconciler.budgets import keep_budgets
 from surefoot_service.reconciler.launch import Launch
-from surefoot_service.scheduler.fifo import Capacity, Decision, NodeSize, decide
+from surefoot_service.scheduler.capacity import Capacity, addable
+from surefoot_service.scheduler.fifo import Decision, decide
 from surefoot_service.store import attempts, jobs
 from surefoot_service.store import overview as store
 from surefoot_service.store.database import StoreAwayError
@@ -126,7 +127,8 @@ class Reconciler:
             await self._explain((c.job for c in overview.queue), "the Ray cluster has no live node yet")
             return False
         capacity = Capacity(
-            nodes=tuple(NodeSize(cpus=n.cpus, gpus=n.gpus) for n in nodes),
+            nodes=nodes,
+            addable=addable(self._service.settings.node_groups, nodes),
             used_cpus=overview.used_cpus,
             used_gpus=overview.used_gpus,
         )

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from surefoot import contract
+from surefoot.config import Config
 from surefoot.contract import TrainFunction
 from surefoot.errors import ContractError
 from surefoot.target import Target
@@ -111,7 +112,7 @@ class TrainRun(contract.Run):
 
     def __init__(self, options: RunOptions, coordinator: Coordinator) -> None:
         self.device = options.device
-        self.config = options.config
+        self.config = Config(options.config)
         self.seed = options.seed
         self.batch_size = options.batch_size
         self.sub_tasks = options.sub_tasks

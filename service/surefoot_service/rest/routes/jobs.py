@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from typing import Annotated
+from typing import Annotated, Any
 from zipfile import BadZipFile
 
 from fastapi import APIRouter, Header, Path, Query, Response
+from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from surefoot.errors import EntrypointError
 from surefoot.names import JOB_PATTERN, is_job
 from surefoot.spec import JobSpec, JobState
-from surefoot.views import FaultRequest, JobList, JobView, ResizeRequest
+from surefoot.views import CloneRequest, FaultRequest, JobList, JobView, ResizeRequest
 from surefoot_service.checkpoints.places import refusal
 from surefoot_service.errors import ConflictError, InvalidError
 from surefoot_service.packages.entrypoints import check_entrypoint
@@ -41,19 +42,29 @@ IdempotencyKey = Annotated[
 ]
 
 
+def _which(value: Any, _validate: ValidatorFunctionWrapHandler) -> JobSpec | CloneRequest:
+    """Told by `from`: the errors are then of the one that was meant."""
+    kind = CloneRequest if isinstance(value, dict) and "from" in value else JobSpec
+    return kind.model_validate(value)
+
+
+Submitted = Annotated[JobSpec | CloneRequest, WrapValidator(_which)]
+
+
 @router.post(
     "",
     status_code=201,
     responses={
         200: {"description": "Submitted before with this key", "model": JobView},
-        **documented(401, 408, 409, 415),
+        **documented(401, 404, 408, 409, 415),
     },
 )
 @takes(BodyKind.SPEC)
 async def submit_job(
-    spec: JobSpec, response: Response, service: ServiceDep, idempotency_key: IdempotencyKey = None
+    asked: Submitted, response: Response, service: ServiceDep, idempotency_key: IdempotencyKey = None
 ) -> JobView:
-    """Queue a job. With an Idempotency-Key, the same request again gives the same job."""
+    """Queue a job of this spec, or another job again with changes. With an Idempotency-Key, the same request gives the same job."""
+    spec = asked if isinstance(asked, JobSpec) else await _cloned(service, asked)
     _check_places(service, spec)
     await _check_code(service, spec)
     view, new = await service.database.write(
@@ -68,6 +79,23 @@ async def submit_job(
     else:
         response.status_code = 200
     return view
+
+
+async def _cloned(service: Service, asked: CloneRequest) -> JobSpec:
+    """The spec of another job, with its changes."""
+    view = await service.database.read(store.see, asked.from_)
+    if view.unreadable:
+        raise ConflictError(f"job {view.id} cannot be submitted again: {view.unreadable}")
+    fields = view.spec.model_dump(mode="json")
+    for name, value in asked.changes.items():
+        known = fields.get(name)
+        fields[name] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
+    try:
+        return JobSpec.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(["body", "changes", *map(str, first["loc"])])
+        raise InvalidError(where, first["msg"].removeprefix("Value error, ")) from None
 
 
 def _check_places(service: Service, spec: JobSpec) -> None:
