@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
-import subprocess
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,48 +41,39 @@ def points(folder: Path) -> list[tuple[int, dict[str, float]]]:
     return found
 
 
-_CHILD = """
-import os, sys
-from surefoot.ledger import read_row
-from surefoot.trackers.follow import bring
-from surefoot.trackers.tensorboard import TensorBoard
-folder, file, kill_after, cut = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-def rows():
-    for n, text in enumerate(open(file, "rb")):
-        yield read_row(text)
-        if n == kill_after:
-            # flushed or not, and in the midst of a record: as the machine would leave it
-            if cut:
-                tracker.flush()
-                newest = sorted(os.listdir(folder))[-1]
-                os.truncate(os.path.join(folder, newest), max(0, os.path.getsize(os.path.join(folder, newest)) - cut))
-            os.kill(os.getpid(), 9)
-tracker = TensorBoard(folder)
-bring(rows(), tracker, flush_every=20)
-"""
+def _train_and_die(folder: Path, kill_after: int, cut: int) -> None:
+    """In a process of its own: bring rows, and be killed after so many, as the machine would leave it."""
+
+    def rows() -> Iterator[LedgerRow]:
+        for n in range(STEPS):
+            yield make_row(n, loss=n / 2, accuracy=n / STEPS)
+            if n == kill_after:
+                if cut:  # flushed, and in the midst of a record
+                    tracker.flush()
+                    newest = max(folder.iterdir())
+                    os.truncate(newest, max(0, newest.stat().st_size - cut))
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    tracker = TensorBoard(folder)
+    bring(rows(), tracker, flush_every=20)
 
 
-@pytest.mark.process
 def test_after_ten_kills_every_step_is_there_once_and_in_order(tmp_path: Path) -> None:
-    ledger, folder = tmp_path / "rows", tmp_path / "board"
-    ledger.write_text(
-        "".join(f"{make_row(n, loss=n / 2, accuracy=n / STEPS).model_dump_json()}\n" for n in range(STEPS))
-    )
+    import tensorboardX.event_file_writer  # noqa: F401  here, rather than in each child
+
     chance = random.Random(0)
     kills = sorted(chance.sample(range(10, STEPS), 10))
-    for n, kill_after in enumerate([*kills, STEPS + 1]):
-        words = [
-            sys.executable,
-            "-c",
-            _CHILD,
-            str(folder),
-            str(ledger),
-            str(kill_after),
-            str(chance.randrange(1, 30) if n % 2 else 0),
-        ]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert done.returncode == (0 if kill_after > STEPS else -9), done.stderr
-    found = points(folder)
+    for n, kill_after in enumerate([*kills, STEPS]):
+        child = os.fork()
+        if not child:
+            try:
+                _train_and_die(tmp_path, kill_after, chance.randrange(1, 30) if n % 2 else 0)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == (0 if kill_after == STEPS else -signal.SIGKILL)
+    found = points(tmp_path)
     assert [step for step, _ in found] == list(range(STEPS))
     assert found[7] == (7, pytest.approx({"loss": 3.5, "accuracy": 7 / STEPS}))
 
