@@ -58,6 +58,7 @@ def _train_and_die(folder: Path, kill_after: int, cut: int) -> None:
     bring(rows(), tracker, flush_every=20)
 
 
+@pytest.mark.process
 def test_after_ten_kills_every_step_is_there_once_and_in_order(tmp_path: Path) -> None:
     import tensorboardX.event_file_writer  # noqa: F401  here, rather than in each child
 
