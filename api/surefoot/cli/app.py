@@ -17,6 +17,7 @@ from surefoot.cli.removal import rm
 from surefoot.cli.secrets import secret
 from surefoot.cli.session import MISTAKE, Session, exit_code, failure_text, say_error
 from surefoot.cli.submit import submit
+from surefoot.cli.track import metrics, track
 from surefoot.cli.usage import budget
 from surefoot.errors import SurefootError
 from surefoot.printable import printable
@@ -130,6 +131,8 @@ for command in (
     durable.checkpoints,
     durable.model,
     chaos,
+    metrics,
+    track,
     history.ledger,
     history.diff,
     rm,

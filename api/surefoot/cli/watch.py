@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -37,10 +37,12 @@ class Display(Protocol):
         """Show where the job is now."""
 
 
-def watch(job: Job) -> None:
-    """Follow `job` to its end. Raises typer.Exit: 0 by success, FAILED otherwise, DETACHED by Ctrl-C."""
+def watch(job: Job, *, show: Sequence[str] = ()) -> None:
+    """Follow `job` to its end, telling these logged values; none named: the loss, or the first.
+
+    Raises typer.Exit: 0 by success, FAILED otherwise, DETACHED by Ctrl-C."""
     out = console()
-    progress = Progress(total=job.view.num_steps, trainers=job.view.trainers)
+    progress = Progress(total=job.view.num_steps, trainers=job.view.trainers, show=tuple(show))
     try:
         with _display(out) as display:
             progress = _follow(job, progress, display)
