@@ -286,7 +286,7 @@ class WorkerGroup(RayPod):
     minReplicas: int = Field(
         1,
         ge=0,
-        description="Fewest workers. A queued job starts once its fewest trainers fit on the nodes that there are: keep room for that",
+        description="Fewest workers. With none in any group a job waits for its nodes: it starts where the autoscaler could add enough",
     )
     maxReplicas: int = Field(
         1, ge=0, description="Most workers; 0 empties the group, which comes before taking it out of the values"

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from surefoot._compat import StrEnum
 from surefoot.events import Command, Event, FaultKind, LedgerRow
 from surefoot.moments import Moment
+from surefoot.names import JOB_PATTERN
+from surefoot.node_groups import NodeGroup
 from surefoot.spec import JobState
 from surefoot.stored_spec import AnySpec, RunnableSpec
 from surefoot.words import UnknownWord
@@ -28,6 +30,7 @@ __all__ = [
     "CheckpointList",
     "CheckpointView",
     "Claimed",
+    "CloneRequest",
     "CommandPage",
     "EventPage",
     "FaultRequest",
@@ -149,6 +152,18 @@ class ResizeRequest(BaseModel):
     """The number wanted, between the spec's `min_trainers` and `max_trainers`; any other is refused."""
 
 
+class CloneRequest(BaseModel):
+    """Another job again, with something changed: of the same package, unless that is changed too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    from_: Annotated[str, Field(alias="from", pattern=JOB_PATTERN)]
+    """The job's id."""
+    changes: Annotated[dict[str, JsonValue], Field(max_length=100)] = Field(default_factory=dict)
+    """Fields of its spec with other values. What is given of config, env, secrets, resources and checkpoint goes over what there is,
+    name by name; all else replaces it."""
+
+
 class FaultRequest(BaseModel):
     """What is to be done to a job, for real."""
 
@@ -247,6 +262,10 @@ class Claimed(View):
     """Where this job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere."""
     rows_below: int = 0
     """Every ledger row of a step below this is stored already, from an earlier attempt."""
+    node_groups: dict[str, NodeGroup] = Field(default_factory=dict)
+    """The kinds of nodes that the cluster has or can be given, by name; empty: that is not known."""
+    node_wait_s: float = 300.0
+    """How long a trainer waits for a node of one of these groups before a dearer one is asked for."""
 
 
 class CommandPage(View):

@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     # the kinds of nodes that the cluster has or can be given, by name, as JSON: {"gpu-spot": {"cpus": 6, "gpus": 1, "max_nodes": 32,
     # "market": "gke-spot", "price_per_hour": 0.7}}. A name is Ray's label `ray.io/node-group`, which KubeRay sets
     node_groups: Annotated[dict[str, GroupSetting], Field(max_length=100)] = Field(default_factory=dict)
+    # how long a trainer waits for a node of the cheapest of these before a dearer one is asked for
+    node_wait_s: Annotated[float, Field(gt=0)] = 300.0
     # what prices are in
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
 

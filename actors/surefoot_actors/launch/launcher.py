@@ -103,6 +103,8 @@ def main(service: str = DEFAULT_SERVICE) -> None:
                 package_uri=claimed.package_uri or None,
                 checkpoints=claimed.checkpoints,
                 service=service,
+                node_groups=claimed.node_groups,
+                node_wait_s=claimed.node_wait_s,
             )
         )
     ray.get(supervisor.running.remote(), timeout=RUNNING_S)

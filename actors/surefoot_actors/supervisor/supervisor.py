@@ -156,6 +156,7 @@ class Supervisor:
         """Run the attempt to its end. Every trainer is gone when this returns or raises."""
         self._liveness.on_change = self._deaths.liveness_changed
         self._cluster.on_notice = self._noticed
+        self._cluster.on_waiting = self._status.note_waiting
         self._trainers.open()
         watchers = [self._tasks.spawn(self._commands.end_if_disowned())]
         try:

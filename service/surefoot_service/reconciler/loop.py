@@ -18,8 +18,10 @@ from surefoot_service.cluster.jobs_api import RayError, RayJob, RayRefusedError,
 from surefoot_service.parts import Service
 from surefoot_service.policy import attempts as policy
 from surefoot_service.policy.attempts import Action, Facts, Patience
+from surefoot_service.reconciler.budgets import keep_budgets
 from surefoot_service.reconciler.launch import Launch
-from surefoot_service.scheduler.fifo import Capacity, Decision, NodeSize, decide
+from surefoot_service.scheduler.capacity import Capacity, addable
+from surefoot_service.scheduler.fifo import Decision, decide
 from surefoot_service.store import attempts, jobs
 from surefoot_service.store import overview as store
 from surefoot_service.store.database import StoreAwayError
@@ -80,6 +82,7 @@ class Reconciler:
             for job, wrong in overview.unreadable:
                 await self._explain([job], f"{wrong}; it is not started: cancel it, or run the version that stored it")
             wait = None if overview.next_retry is None else overview.next_retry.total_seconds()
+            overview = await keep_budgets(self._service, overview)
             if not overview.queue and not overview.watched:
                 return wait
             again = await self._mend(overview)
@@ -124,7 +127,8 @@ class Reconciler:
             await self._explain((c.job for c in overview.queue), "the Ray cluster has no live node yet")
             return False
         capacity = Capacity(
-            nodes=tuple(NodeSize(cpus=n.cpus, gpus=n.gpus) for n in nodes),
+            nodes=nodes,
+            addable=addable(self._service.settings.node_groups, nodes),
             used_cpus=overview.used_cpus,
             used_gpus=overview.used_gpus,
         )

@@ -43,7 +43,8 @@ async def claim_attempt(attempt: AttemptId, body: ClaimRequest, service: Service
         now=service.now(),
     )
     service.wakeups.wake(RECONCILER)
-    return claimed
+    settings = service.settings
+    return claimed.model_copy(update={"node_groups": settings.node_groups, "node_wait_s": settings.node_wait_s})
 
 
 @router.post("/{attempt}/uplink", responses=documented(401, 408, 410, 415))
