@@ -23,7 +23,18 @@ from surefoot_service.rest import problems
 from surefoot_service.rest.document import document_of
 from surefoot_service.rest.exposition import metrics_port
 from surefoot_service.rest.probes import probes_of
-from surefoot_service.rest.routes import attempts, audit, checkpoints, health, history, jobs, metrics, packages, secrets
+from surefoot_service.rest.routes import (
+    attempts,
+    audit,
+    checkpoints,
+    health,
+    history,
+    jobs,
+    metrics,
+    packages,
+    secrets,
+    usage,
+)
 from surefoot_service.rest.timing import Timing
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
@@ -76,7 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Timing)
-    for part in (packages, jobs, checkpoints, history, attempts, secrets, audit, health, metrics):
+    for part in (packages, jobs, checkpoints, history, attempts, secrets, audit, health, metrics, usage):
         app.include_router(part.router)
     app.include_router(secrets.attempts)
     _make_ready(app)
