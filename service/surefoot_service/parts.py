@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from surefoot_service.keys import Keys, KnownTokens
+from surefoot_service.logs.keeper import LogKeeper
 from surefoot_service.packages.archive import PackageStore
 from surefoot_service.readiness import Readiness
 from surefoot_service.settings import Settings
@@ -45,6 +46,7 @@ class Service:
     database: Database
     packages: PackageStore
     keys: Keys
+    logs: LogKeeper
     wakeups: Wakeups = field(default_factory=Wakeups)
     cluster: ClusterStatus = field(default_factory=ClusterStatus)
     tokens: KnownTokens = field(default_factory=KnownTokens)

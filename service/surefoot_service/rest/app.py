@@ -14,6 +14,8 @@ from fastapi.routing import APIRoute, iter_route_contexts
 
 from surefoot_service.data_folder import make_private
 from surefoot_service.keys import open_keys
+from surefoot_service.logs.files import LogFolder
+from surefoot_service.logs.keeper import LogKeeper
 from surefoot_service.packages.archive import PackageStore, limits_of
 from surefoot_service.parts import Service
 from surefoot_service.reconciler.loop import reconciling
@@ -21,9 +23,10 @@ from surefoot_service.reconciler.retention import housekeeping
 from surefoot_service.rest import problems
 from surefoot_service.rest.document import document_of
 from surefoot_service.rest.probes import probes_of
-from surefoot_service.rest.routes import attempts, audit, checkpoints, health, history, jobs, packages
+from surefoot_service.rest.routes import attempts, audit, checkpoints, health, history, jobs, logs, packages
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
+from surefoot_service.waiting import Waiting
 
 __all__ = ["create_app", "open_service"]
 
@@ -33,11 +36,14 @@ def open_service(settings: Settings) -> Service:
     make_private(settings.data, database=settings.database_url is None)
     database = Database(settings.database)
     database.migrate()
+    waiting = Waiting()
     service = Service(
         settings=settings,
         database=database,
         packages=PackageStore(settings.data / "packages", limits_of(settings)),
         keys=open_keys(settings.data),
+        logs=LogKeeper(database, LogFolder(settings.log_place), waiting, settings.max_log_bytes),
+        waiting=waiting,
     )
     service.readiness.probes = probes_of(service)
     return service
@@ -71,7 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(app)
-    for part in (packages, jobs, checkpoints, history, attempts, audit, health):
+    for part in (packages, jobs, checkpoints, history, logs, attempts, audit, health):
         app.include_router(part.router)
     _make_ready(app)
     app.openapi = cache(lambda: document_of(app))  # type: ignore[method-assign]
