@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from surefoot._where import DEFAULT_URL
-from surefoot.cli import durable, history, jobs, local
+from surefoot.cli import durable, history, jobs, local, logs
 from surefoot.cli.chaos import chaos
 from surefoot.cli.removal import rm
 from surefoot.cli.session import MISTAKE, Session, exit_code, failure_text, say_error
@@ -127,6 +127,7 @@ for command in (
     durable.checkpoints,
     durable.model,
     chaos,
+    logs.logs,
     history.ledger,
     history.diff,
     rm,

@@ -13,6 +13,7 @@ from rich.text import Text
 from surefoot.cli import watch as watching
 from surefoot.cli.debugging import debugging
 from surefoot.cli.format import ago, describe, duration, state_style, steps
+from surefoot.cli.last_lines import last_lines
 from surefoot.cli.session import Session, console, say
 from surefoot.spec import JobState
 from surefoot.timeline import troubles
@@ -61,6 +62,7 @@ def show(
     with Session.of(context).client() as client:
         found = client.job(job)
         events = list(found.events())
+        printed = [] if as_json else last_lines(found)
     if as_json:
         document = found.view.model_dump(mode="json") | {"events": [event.model_dump(mode="json") for event in events]}
         say(json.dumps(document, indent=1))
@@ -70,6 +72,8 @@ def show(
     _show_troubles(found.view, events)
     if found.view.traceback:
         say(f"\n{found.view.traceback.rstrip()}")
+    for text in printed:
+        say(text)
     if debug:
         for line in debugging(found.view, events):
             say(line)

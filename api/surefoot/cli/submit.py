@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from surefoot.cli.logs import watch_logs
 from surefoot.cli.session import Session, pairs, read_config, say, say_error
 from surefoot.cli.watch import watch
 from surefoot.submission import tell_left_out
@@ -110,6 +111,9 @@ def submit(
     watching: Annotated[
         bool, typer.Option("--watch/--detach", help="Watch the job, or print its id and return.")
     ] = True,
+    printing: Annotated[
+        bool, typer.Option("--logs", help="Watch what one of its trainers prints, in place of the steps.")
+    ] = False,
 ) -> None:
     """Submit a training job.
 
@@ -152,7 +156,7 @@ def submit(
             say_error(told)
         if watching:
             say(f"job {job.id} {job.state.value}")
-            watch(job)
+            (watch_logs if printing else watch)(job)
         else:
             say(job.id)
             say_error(f"watch it with `surefoot watch {job.id}`")

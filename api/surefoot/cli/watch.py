@@ -13,14 +13,15 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 from surefoot.cli.format import duration
+from surefoot.cli.last_lines import last_lines
 from surefoot.cli.progress import Pace, Progress, line, told
 from surefoot.cli.session import FAILED, console, say, say_error
 from surefoot.client import Job
 from surefoot.events import EventKind
 from surefoot.spec import JobState
-from surefoot.views import JobView, NumberedEvent
+from surefoot.views import NumberedEvent
 
-__all__ = ["DETACHED", "watch"]
+__all__ = ["DETACHED", "conclude", "watch"]
 
 # As a shell counts an interrupt: the job has not ended, and whoever chains commands must not take it for done.
 DETACHED = 130
@@ -48,7 +49,7 @@ def watch(job: Job) -> None:
             f"detached: job {job.id} goes on. See it again with `surefoot watch {job.id}`, end it with `surefoot cancel {job.id}`"
         )
         raise typer.Exit(DETACHED) from None
-    _conclude(job.view)
+    conclude(job)
 
 
 def _follow(job: Job, progress: Progress, display: Display) -> Progress:
@@ -69,7 +70,9 @@ def _is_end(update: object) -> bool:
     return update.kind is EventKind.FAILED or (update.kind is EventKind.STATE and str(update.data.get("state")) in ends)
 
 
-def _conclude(view: JobView) -> None:
+def conclude(job: Job) -> None:
+    """Tell how the job has ended. Raises typer.Exit unless it succeeded."""
+    view = job.view
     if view.state is JobState.SUCCEEDED:
         spent = (
             duration((view.ended_at - view.started_at).total_seconds())
@@ -81,6 +84,8 @@ def _conclude(view: JobView) -> None:
         return
     if view.traceback:
         say_error(view.traceback.rstrip())
+    for text in last_lines(job):
+        say_error(text)
     say_error(f"job {view.id} {view.state.value}: {view.reason or 'no reason was recorded'}")
     raise typer.Exit(FAILED)
 
