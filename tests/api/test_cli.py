@@ -517,7 +517,7 @@ def test_a_missing_part_names_its_extra(cli: Cli, code: Path, monkeypatch: pytes
 COMMANDS = [
     *("up", "submit", "ls", "show", "watch", "resize", "cancel"),
     *("pause", "resume", "checkpoint", "checkpoints", "model", "chaos"),
-    *("ledger", "diff", "rm", "check", "version"),
+    *("logs", "ledger", "diff", "rm", "check", "version"),
 ]
 
 
