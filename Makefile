@@ -32,11 +32,12 @@ help: ## Show this help
 setup: $(READY) ## Make .venv with everything that development needs
 
 # torch alone and first: asked for by another package, pip would take a build for GPUs, of several GB.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt tests/libraries.txt
 	@test -n "$(PYTHON)" || { echo "Surefoot needs Python 3.11, and none was found: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PY) -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet torch==2.13.0
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PY) -m pip install --quiet --no-deps --upgrade --target $(VENV)/libraries --requirement tests/libraries.txt
 	@touch $@
 
 test: $(READY) $(CHART_READY) ## Run the test suite, as CI does (ARGS='-k name' for a part of it)

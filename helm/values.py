@@ -128,6 +128,8 @@ class DisruptionBudget(Part):
 
 _CHART_S = {
     "data", "host", "port", "database_url", "ray_address", "ray_auth_token", "ray_python", "public_url", "checkpoints",
+    "metrics_port", "metrics_token", "secrets_key", "secrets_key_file",
+    "node_groups",
 }  # fmt: skip
 
 
@@ -165,6 +167,15 @@ class ControlPlane(Extras):
 class Token(Part):
     existingSecret: Name = value("", "Secret with the users' token; empty: a Job makes one, once")
     key: str = value("token", "Its key")
+
+
+class SecretsKey(Part):
+    existingSecret: Name = value(
+        "",
+        "Secret with the keys that secrets are encrypted with, one a line, newest first (each 32 bytes in URL-safe base64); empty: "
+        "`secrets.key` on the data volume, made once",
+    )
+    key: str = value("secrets-key", "Its key")
 
 
 class DatabaseUrl(Part):
@@ -275,13 +286,16 @@ class WorkerGroup(RayPod):
     minReplicas: int = Field(
         1,
         ge=0,
-        description="Fewest workers. A queued job starts once its fewest trainers fit on the nodes that there are: keep room for that",
+        description="Fewest workers. With none in any group a job waits for its nodes: it starts where the autoscaler could add enough",
     )
     maxReplicas: int = Field(
         1, ge=0, description="Most workers; 0 empties the group, which comes before taking it out of the values"
     )
     market: str = value("on-demand", "One of `ray.markets`: grace, node selector, tolerations")
     priority: int = Field(0, description="The autoscaler asks groups of a higher priority first")
+    price: float | None = Field(
+        None, ge=0, description="What a node of the group costs an hour, in `controlPlane.settings.currency`"
+    )
     resources: Object = value(
         limits("4", "8Gi", least_cpu="4", least_memory="8Gi", disk="50Gi"),
         "Resources of a worker; GPUs are named in the limits",
@@ -406,8 +420,36 @@ class Hooks(Part):
 
 
 class PrometheusRule(Part):
-    enabled: bool = value(False, "Make a PrometheusRule, over what kube-state-metrics and the kubelet tell")
+    enabled: bool = value(
+        False,
+        "Make a PrometheusRule, over what kube-state-metrics and the kubelet tell; with `metrics.enabled` also over our own",
+    )
     labels: Strings = value({}, "Labels by which your Prometheus finds it")
+
+
+class ServiceMonitor(Part):
+    enabled: bool = value(False, "Make a ServiceMonitor")
+    labels: Strings = value({}, "Labels by which your Prometheus finds it")
+    interval: str = Field("30s", pattern=r"^[0-9]+(ms|s|m)$", description="How often it asks")
+
+
+class Dashboard(Part):
+    enabled: bool = value(False, "Make a ConfigMap with the Grafana dashboard (`files/dashboard.json`)")
+    labels: Strings = value({"grafana_dashboard": "1"}, "Labels by which Grafana's sidecar finds it")
+    annotations: Strings = value({}, "Annotations: the folder, say")
+
+
+class Metrics(Part):
+    enabled: bool = value(
+        False, "Serve `/metrics` on a port of its own, without a token. On the other port it takes the users' token"
+    )
+    port: int = Field(8471, ge=1024, le=65535, description="That port, of pod and Service")
+    clients: Objects = value(
+        [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        "Who may reach it, as NetworkPolicyPeers",
+    )
+    serviceMonitor: ServiceMonitor = part(ServiceMonitor, "For the Prometheus operator")
+    dashboard: Dashboard = part(Dashboard, "For Grafana")
 
 
 class Test(Part):
@@ -426,6 +468,7 @@ class Values(Part):
     )
     imagePullSecrets: Objects = value([], "Pull secrets (`- name: ...`)")
     auth: Token = part(Token, "The users' token")
+    secretsKey: SecretsKey = part(SecretsKey, "What `surefoot secret set` is encrypted with")
     database: DatabaseUrl = part(DatabaseUrl, "The database")
     checkpoints: Checkpoints = part(Checkpoints, "Checkpoints")
     controlPlane: ControlPlane = part(ControlPlane, "The control plane")
@@ -435,6 +478,7 @@ class Values(Part):
     ingress: Ingress = part(Ingress, "Ingress")
     httpRoute: HttpRoute = part(HttpRoute, "Gateway API")
     hooks: Hooks = part(Hooks, "Jobs that make secrets, migrate the database, and guard worker groups")
+    metrics: Metrics = part(Metrics, "Metrics for Prometheus")
     prometheusRule: PrometheusRule = part(PrometheusRule, "Alerts")
     test: Test = part(Test, "`helm test`")
     extraObjects: Objects = value([], "Objects of your own that are made with the release")

@@ -4,7 +4,8 @@ Every test has one of four marks, by the folder that it lies in, so that none ha
 broken), `ray` (said by the test), `process` (starts processes of its own), and `unit`, all the rest. A `unit` test that starts a process
 fails: it is to be marked, or listed here. `make quick` runs the `unit` tests, but for those that are `thorough` as well: long searches.
 
-What starts many processes runs one test after the other, in one worker of pytest-xdist.
+What starts many processes runs one test after the other: what starts a Ray head in one worker of pytest-xdist, the rest in another.
+So there is one cluster at a time, and neither core waits while a cluster starts or ends.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from pathlib import Path
 
 import pytest
 
-# Their processes share the machine's cores already; two such tests at a time would only wait for each other.
+# Their processes share the machine's cores already; many such tests at a time would only wait for each other.
 _FOLDERS = {"actors", "check", "domains", "examples"}
-_MARKS = ("slow", "ray")
 
 # A submission has its source read in a child process; programs have data workers; the chart is for Helm to render.
 _FOLDERS_WITH_PROCESSES = {"helm", "programs", "service"}
 # Start a process or a few, and share the machine well with others: data workers above all, and a Postgres.
 _WITH_PROCESSES = {
     "api/test_against_service.py",
+    "api/test_secrets.py",
     "engine/test_batch_memory.py",
     "engine/test_data_workers.py",
     "engine/test_following.py",
@@ -60,9 +61,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(kind(item))
         if item.path.relative_to(_HERE).as_posix().startswith(_THOROUGH):
             item.add_marker(pytest.mark.thorough)
-        folder = item.path.relative_to(_HERE).parts[0]
-        if folder in _FOLDERS or any(item.get_closest_marker(mark) for mark in _MARKS):
-            item.add_marker(pytest.mark.xdist_group("processes"))
+        if group := _one_after_the_other(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _one_after_the_other(item: pytest.Item) -> str | None:
+    """Return with which others a test does not run at the same time; None: it runs beside all."""
+    if item.get_closest_marker("ray"):
+        return "clusters"
+    folder = item.path.relative_to(_HERE).parts[0]
+    return "processes" if folder in _FOLDERS or item.get_closest_marker("slow") else None
 
 
 # ---- what starts no process starts none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -16,11 +17,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from . import node_provider
 from .processes import watchdogs
 
+ROOT = Path(__file__).parents[1]
 START_S = 60.0
 STOP_S = 30.0
 
@@ -99,12 +103,26 @@ def head_env() -> dict[str, str]:
 
 @contextmanager
 def ray_head(
-    num_cpus: int = 4, *, dashboard: bool = False, env: dict[str, str] | None = None, port: int = 0
+    num_cpus: int = 4,
+    *,
+    dashboard: bool = False,
+    env: dict[str, str] | None = None,
+    port: int = 0,
+    groups: dict[str, dict[str, Any]] | None = None,
 ) -> Iterator[Head]:
-    """Run a head for the duration of the block. `port`: of its control store; 0: a free one."""
+    """Run a head for the duration of the block. `port`: of its control store; 0: a free one.
+
+    `groups`: of nodes that its autoscaler (v2) may add, see `node_provider.config`.
+    """
     env = env or head_env()
     gcs, *others = free_ports(4)
-    options: dict[str, object] = {
+    options: dict[str, object] = {}
+    if groups is not None:
+        env |= {"RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "PYTHONPATH": str(ROOT)}
+        env |= dict.fromkeys(("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING"), node_provider.HEAD_ID)
+        env["RAY_NODE_TYPE_NAME"] = node_provider.HEAD_TYPE
+        options["autoscaling-config"] = node_provider.config(port or gcs, groups)
+    options |= {
         "head": None,
         "port": port or gcs,
         "node-ip-address": "127.0.0.1",
@@ -149,6 +167,9 @@ def _started(
         "max-worker-port": 0,
     }
     ray = Path(sys.executable).with_name("ray")
+    if config := options.pop("autoscaling-config", None):
+        path = options["autoscaling-config"] = temp_dir / "autoscaling.json"
+        path.write_text(json.dumps(config))
     words = [f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()]
     log = _log(temp_dir)
     with log.open("wb") as out:

@@ -12,8 +12,6 @@ import os
 
 __all__ = ["Sealed"]
 
-_LONGEST = 65_536
-
 
 class Sealed:
     """One secret."""
@@ -26,7 +24,7 @@ class Sealed:
 
     def reveal(self) -> str:
         """Return the secret: to be used at once, and kept nowhere."""
-        return os.pread(self._handle, _LONGEST, 0).decode()
+        return os.pread(self._handle, os.fstat(self._handle).st_size, 0).decode()
 
     def __repr__(self) -> str:
         return "Sealed()"

@@ -64,6 +64,7 @@ __all__ = [
     "has_package",
     "inject_fault",
     "list_jobs",
+    "model_of",
     "model_path",
     "pause_job",
     "put_package",
@@ -124,7 +125,7 @@ def ask(call: Call[T]) -> Flow[T]:
 
 
 def get_health() -> Call[Health]:
-    return Call(method="GET", path="/v1/health", parse=_model(Health))
+    return Call(method="GET", path="/v1/health", parse=model_of(Health))
 
 
 def has_package(sha256: str) -> Call[bool]:
@@ -135,7 +136,7 @@ def put_package(data: bytes) -> Call[PackageView]:
     return Call(
         method="POST",
         path="/v1/packages",
-        parse=_model(PackageView),
+        parse=model_of(PackageView),
         headers={"content-type": "application/zip"},
         body=data,
     )
@@ -191,7 +192,7 @@ def inject_fault(job_id: str, kind: FaultKind) -> Call[JobView]:
 
 
 def get_checkpoints(job_id: str) -> Call[CheckpointList]:
-    return Call(method="GET", path=f"/v1/jobs/{job_id}/checkpoints", parse=_model(CheckpointList))
+    return Call(method="GET", path=f"/v1/jobs/{job_id}/checkpoints", parse=model_of(CheckpointList))
 
 
 def delete_job(job_id: str, *, checkpoints: bool) -> Call[None]:
@@ -212,14 +213,14 @@ def get_events(job_id: str, *, after: int = 0, limit: int = EVENTS_PAGE) -> Call
     return Call(
         method="GET",
         path=f"/v1/jobs/{job_id}/events",
-        parse=_model(EventPage),
+        parse=model_of(EventPage),
         params=_params(after=after, limit=limit),
     )
 
 
 def get_rows(job_id: str, *, from_step: int = 0, limit: int = ROWS_PAGE) -> Call[LedgerPage]:
     params = _params(from_step=from_step, limit=limit)
-    return Call(method="GET", path=f"/v1/jobs/{job_id}/ledger", parse=_model(LedgerPage), params=params)
+    return Call(method="GET", path=f"/v1/jobs/{job_id}/ledger", parse=model_of(LedgerPage), params=params)
 
 
 def get_row_lines(job_id: str, *, from_step: int = 0, limit: int = ROWS_PAGE) -> Call[list[bytes]]:
@@ -232,7 +233,7 @@ def get_row_lines(job_id: str, *, from_step: int = 0, limit: int = ROWS_PAGE) ->
 def get_logs(job_id: str, *, wait_s: float = 0, **asked: object) -> Call[LogPage]:
     """Printed lines; `asked`: trainer, since, contains, and start with limit, or tail."""
     params = _params(wait_s=wait_s or None, **asked)
-    return Call(method="GET", path=f"/v1/jobs/{job_id}/logs", parse=_model(LogPage), params=params)
+    return Call(method="GET", path=f"/v1/jobs/{job_id}/logs", parse=model_of(LogPage), params=params)
 
 
 # ---- reading answers
@@ -323,7 +324,7 @@ def spec_error(error: ValidationError) -> SpecError:
     return SpecError(field_by_field("this job cannot be run", _located(error)))
 
 
-def _model(kind: type[M]) -> Callable[[Answer], M]:
+def model_of(kind: type[M]) -> Callable[[Answer], M]:
     return lambda answer: kind.model_validate_json(answer.body)
 
 

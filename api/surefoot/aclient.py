@@ -37,6 +37,7 @@ from surefoot._requests import (
     resize_job,
     resume_job,
 )
+from surefoot._secrets import AsyncSecrets
 from surefoot._transport import (
     AS_IT_IS,
     RETRY,
@@ -76,6 +77,8 @@ class AsyncClient:
         self._http = open_async_client(
             self.where.url, direct=self.where.own, transport=transport, **client_options(self.where)
         )
+        #: the control plane's secrets: set, listed, rotated, removed
+        self.secrets = AsyncSecrets(self)
 
     async def submit(self, train: str | Callable[..., Any], **options: Unpack[SubmitOptions]) -> AsyncJob:
         """As `Client.submit`; the folder is packed on another thread."""

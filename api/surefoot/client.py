@@ -36,6 +36,7 @@ from surefoot._requests import (
     resize_job,
     resume_job,
 )
+from surefoot._secrets import Secrets
 from surefoot._transport import (
     AS_IT_IS,
     RETRY,
@@ -79,6 +80,8 @@ class Client:
         self._http = open_client(
             self.where.url, direct=self.where.own, transport=transport, **client_options(self.where)
         )
+        #: the control plane's secrets: set, listed, rotated, removed
+        self.secrets = Secrets(self)
 
     def submit(self, train: str | Callable[..., Any], **options: Unpack[SubmitOptions]) -> Job:
         """Package the code, upload it unless the service has it, and submit the job. See `SubmitOptions`.

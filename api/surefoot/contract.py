@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -39,17 +39,23 @@ class Step(ABC):
         *,
         collate: Callable[[list[Any]], Any] | None = None,
         sampler: Any = None,
+        shuffle: Literal["samples", "blocks"] = "samples",
+        block_size: int | Sequence[int] | None = None,
         accumulate: bool = False,
     ) -> Iterator[Any]:
         """Yield this trainer's sub-tasks of the step's batch, one collated batch of batch_size / sub_tasks samples each.
 
-        `dataset` is map-style: `__len__` and `__getitem__`. Leaving the loop means that every sub-task of the round is merged on
-        every trainer, and `.grad` of every tracked parameter holds the merged mean. When a trainer is lost meanwhile, the loop
-        yields a few more batches. Each call of `batches` in a step is a round of its own and sees the same samples.
+        `dataset` is map-style: `__len__` and `__getitem__`, whatever else it is. Leaving the loop means that every sub-task of the
+        round is merged on every trainer, and `.grad` of every tracked parameter holds the merged mean. When a trainer is lost
+        meanwhile, the loop yields a few more batches. Each call of `batches` in a step is a round of its own and sees the same samples.
 
         The dataset may change between rounds, as a function of the step: data workers follow it. `sampler` is the order of samples
         in place of the usual shuffling: one weight a sample (floats: drawn with replacement), sample numbers (integers), a sampler of
         torch.utils.data, or a function of (seed, epoch) that returns sample numbers. It has to be a pure function of seed and epoch.
+
+        `shuffle="blocks"`: the dataset's blocks (shards) come in a seeded order, each whole, its samples in a seeded order, so that
+        data which is read by shards is read one shard after another. `block_size` is the number of samples a block, or a list with
+        that of each; without it, the dataset's `samples_per_shard` or `lengths` says it.
 
         `accumulate`: the merge is added to the gradients that there are, in the parameter's dtype, the same on every trainer: over
         several loops of a step, or over several steps (gradients are part of the state then). Without it, a merge that no optimizer

@@ -109,6 +109,12 @@ class TrainerData(Payload):
     """The number of its process, on its node."""
     node: Name | None = None
     """The node that it runs on."""
+    group: Name | None = None
+    """The group that its node is of, as `ray.io/node-group` labels it: one of the service's setting `node_groups`, if that names it."""
+    market: Name | None = None
+    """How its node is bought, as `ray.io/market-type` labels it: "on-demand", "gke-spot"."""
+    device: Name | None = None
+    """The model of its node's GPUs, as `ray.io/accelerator-type` labels it."""
 
 
 class TrainerLostData(TrainerData):

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from surefoot._compat import StrEnum
+from surefoot.secret_rules import MAX_SECRETS, check_variables
 
 __all__ = [
     "CODE_FOLDER",
@@ -208,7 +209,13 @@ class JobSpec(Strict):
         Field(max_length=MAX_ENV),
         at_most(MAX_ENV),
     ] = Field(default_factory=dict)
-    """Environment variables of the trainers. Whoever may list jobs sees them, so never put secrets here."""
+    """Environment variables of the trainers. Whoever may list jobs sees them, so never put secrets here: see `secrets`."""
+    secrets: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=64)]],
+        Field(max_length=MAX_SECRETS),
+        at_most(MAX_SECRETS),
+    ] = Field(default_factory=dict)
+    """Secrets of the control plane that the training code finds in its environment: variable -> the secret's name. No value is here."""
     left_out: Annotated[
         dict[Annotated[str, Field(max_length=500)], Annotated[str, Field(max_length=300)]],
         Field(max_length=MAX_LEFT_OUT),
@@ -255,6 +262,13 @@ class JobSpec(Strict):
             if "\0" in text:
                 raise ValueError(f"the value of {name!r} has a NUL; no environment can hold it")
         return value
+
+    @model_validator(mode="after")
+    def _secrets_have_variables(self) -> JobSpec:
+        check_variables(self.secrets)
+        if both := sorted(self.env.keys() & self.secrets.keys()):
+            raise ValueError(f"{both[0]} is given by env and by secrets: leave it out of one of them")
+        return self
 
     @model_validator(mode="after")
     def _numbers_agree(self) -> JobSpec:

@@ -16,6 +16,7 @@ from surefoot._requests import spec_error
 from surefoot.entrypoint import Entrypoint, locate
 from surefoot.errors import PackageError, SpecError, UserError
 from surefoot.package import CodePackage, LeftOut, pack
+from surefoot.secret_rules import by_variable
 from surefoot.spec import MAX_LEFT_OUT, CheckpointPolicy, JobSpec
 
 __all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "prepare", "tell_left_out"]
@@ -64,6 +65,8 @@ class SubmitOptions(TypedDict, total=False):
     pip: Sequence[str]
     # environment of the trainers; never secrets, as whoever lists jobs sees it
     env: Mapping[str, str] | None
+    # secrets of the control plane that the code finds in its environment: names, "NAME=VARIABLE", or a mapping of variables to names
+    secrets: Mapping[str, str] | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +130,7 @@ def _prepared(
         "env": dict(env or {}),
         "resources": {"cpus": cpus, "gpus": gpus},
         "pip": tuple(spec.get("pip", ())),
+        "secrets": by_variable(spec.get("secrets") or ()),
     }
     # The spec is checked before the folder is read: its mistakes are the commoner and the quicker to find.
     _spec(fields | {"package": "0" * 64})

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from surefoot._compat import StrEnum
 from surefoot.events import Command, Event, FaultKind, LedgerRow
 from surefoot.moments import Moment
+from surefoot.node_groups import NodeGroup
 from surefoot.spec import JobState
 from surefoot.stored_spec import AnySpec, RunnableSpec
 from surefoot.words import UnknownWord
@@ -185,7 +186,7 @@ class CheckpointList(View):
 
 
 class AuditAction(StrEnum):
-    """What the control plane removed, or could not."""
+    """What the control plane removed, or could not; and what was done with secrets."""
 
     JOB_DELETED = "job_deleted"
     # all that lay in the job's own checkpoint place
@@ -198,10 +199,18 @@ class AuditAction(StrEnum):
     PACKAGE_MISSING = "package_missing"
     # a file in the packages' folder that no record tells of
     PACKAGE_STRAY = "package_stray"
+    SECRET_SET = "secret_set"
+    # it has another value
+    SECRET_ROTATED = "secret_rotated"
+    SECRET_REMOVED = "secret_removed"
+    # an attempt was given its value, for its trainers
+    SECRET_HANDED = "secret_handed"
+    # all secrets were encrypted anew
+    SECRETS_KEY_ROTATED = "secrets_key_rotated"
 
 
 class AuditEntry(View):
-    """One thing that was removed. It outlives what it is about."""
+    """One thing that was removed, or done with a secret. It outlives what it is about."""
 
     n: Annotated[int, Field(ge=1)]
     """Counts the entries, from 1."""
@@ -209,12 +218,12 @@ class AuditEntry(View):
     """When it was done."""
     action: str
     """What was done, one of: job_deleted, checkpoints_removed, checkpoints_kept (they were to go, and could not), package_removed
-    (no job referred to it), package_missing (its file was gone) and package_stray (a file that no record tells of). A newer service may
-    know others."""
+    (no job referred to it), package_missing (its file was gone) and package_stray (a file that no record tells of); of secrets
+    secret_set, secret_rotated, secret_removed, secret_handed (to an attempt) and secrets_key_rotated. A newer service may know others."""
     subject: str
-    """A job's id, or a package's hash."""
+    """A job's id, a package's hash, or a secret's name."""
     by: str
-    """The user, or the rule by which it was done."""
+    """The user, the rule by which it was done, or the attempt that was handed a secret."""
     detail: str = ""
     """Why, and where what stayed lies; empty where there is nothing to say."""
 
@@ -239,6 +248,10 @@ class Claimed(View):
     """Where this job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere."""
     rows_below: int = 0
     """Every ledger row of a step below this is stored already, from an earlier attempt."""
+    node_groups: dict[str, NodeGroup] = Field(default_factory=dict)
+    """The kinds of nodes that the cluster has or can be given, by name; empty: that is not known."""
+    node_wait_s: float = 300.0
+    """How long a trainer waits for a node of one of these groups before a dearer one is asked for."""
 
 
 class CommandPage(View):

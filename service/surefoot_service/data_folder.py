@@ -18,7 +18,17 @@ __all__ = ["announced", "locked", "make_private"]
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 # what lies in the folder, whatever made it, and however it was copied there
-_FILES = ("surefoot.db*", "key", "token", "token.sha256", "service.json", "head.json", "lock", "packages/*")
+_FILES = (
+    "surefoot.db*",
+    "key",
+    "secrets.key",
+    "token",
+    "token.sha256",
+    "service.json",
+    "head.json",
+    "lock",
+    "packages/*",
+)
 _FOLDERS = ("packages",)
 _DATABASE = "surefoot.db"
 

@@ -7,6 +7,7 @@ DomainError
 ├── TokenError          the token that was brought is missing, or another one's
 ├── ClaimCodeError      the claim code that was brought is another attempt's
 ├── OverError           an attempt is over: nothing that it says counts any more
+├── UnreadableSecretError  no key that there is decrypts a secret
 └── StorageError        the storage behind a URL does not give what is asked of it
 """
 
@@ -23,6 +24,7 @@ __all__ = [
     "OverError",
     "StorageError",
     "TokenError",
+    "UnreadableSecretError",
 ]
 
 
@@ -62,6 +64,16 @@ class ClaimCodeError(DomainError):
 
 class OverError(DomainError):
     """An attempt is over: nothing that it says counts any more."""
+
+
+class UnreadableSecretError(DomainError):
+    """A stored secret cannot be decrypted: its key is none of those that there are."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the secret {name} cannot be decrypted with the keys that there are: bring back the key that it was stored with "
+            "(secrets.key of the data folder, or SUREFOOT_SECRETS_KEY), or give it another value by `surefoot secret rotate`"
+        )
 
 
 class StorageError(DomainError):

@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from surefoot_service.encryption import KeyRing
 from surefoot_service.keys import Keys, KnownTokens
 from surefoot_service.logs.keeper import LogKeeper
+from surefoot_service.metrics.instruments import Instruments
 from surefoot_service.packages.archive import PackageStore
 from surefoot_service.readiness import Readiness
 from surefoot_service.settings import Settings
@@ -47,10 +49,14 @@ class Service:
     packages: PackageStore
     keys: Keys
     logs: LogKeeper
+    # what secrets are encrypted with
+    key_ring: KeyRing
     wakeups: Wakeups = field(default_factory=Wakeups)
     cluster: ClusterStatus = field(default_factory=ClusterStatus)
     tokens: KnownTokens = field(default_factory=KnownTokens)
     # what it needs, looked at; the probes are given once all of it is made
     readiness: Readiness = field(default_factory=Readiness)
     waiting: Waiting = field(default_factory=Waiting)
+    # what this process has seen, for Prometheus
+    instruments: Instruments = field(default_factory=Instruments)
     now: Callable[[], datetime] = utc_now

@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from surefoot_service.checkpoints.places import PROTOCOLS, read_place
+from surefoot_service.scheduler.prices import GroupSetting
 
 __all__ = ["KIB", "MIB", "Settings"]
 
@@ -33,6 +34,11 @@ class Settings(BaseSettings):
     ray_address: str | None = None
     # of a Ray cluster with token authentication
     ray_auth_token: SecretStr | None = None
+    # what secrets are encrypted with: Fernet keys (44 characters of base64), with commas; the first one encrypts, all of them decrypt.
+    # None: those in the file
+    secrets_key: SecretStr | None = None
+    # a file with such keys, one a line: a mounted one. None: secrets.key in the data folder, which is made where it is missing
+    secrets_key_file: Path | None = None
     # what runs the launcher on the cluster; `up` with its own head takes its own interpreter
     ray_python: str = "python"
     # how the cluster reaches this service; None: http://host:port
@@ -67,6 +73,21 @@ class Settings(BaseSettings):
     max_log_bytes: Annotated[int, Field(ge=MIB)] = 512 * MIB
     # how long a cancelled job's supervisor has to confirm before the job is cleaned up without it
     cancel_grace_s: Annotated[float, Field(gt=0)] = 30.0
+
+    # the kinds of nodes that the cluster has or can be given, by name, as JSON: {"gpu-spot": {"cpus": 6, "gpus": 1, "max_nodes": 32,
+    # "market": "gke-spot", "price_per_hour": 0.7}}. A name is Ray's label `ray.io/node-group`, which KubeRay sets
+    node_groups: Annotated[dict[str, GroupSetting], Field(max_length=100)] = Field(default_factory=dict)
+    # how long a trainer waits for a node of the cheapest of these before a dearer one is asked for
+    node_wait_s: Annotated[float, Field(gt=0)] = 300.0
+    # what prices are in
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+
+    # Prometheus reads /metrics with the user's token, or with this one, which opens nothing else; None: there is no such token
+    metrics_token: SecretStr | None = None
+    # and on this port of its own without any token, for a network that keeps strangers out; None: there is no such port
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    # how many of the newest jobs that go on have series of their own there
+    metrics_jobs: Annotated[int, Field(ge=0, le=10_000)] = 200
 
     # ended jobs are deleted so many days after their end, and all but so many of the newest; None: a job stays until it is deleted
     keep_ended_days: Annotated[float, Field(gt=0, le=36_500)] | None = None

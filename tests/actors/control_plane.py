@@ -35,6 +35,8 @@ class ControlPlane:
     def __init__(self, spec: JobSpec, package_uri: str = "") -> None:
         self.spec, self.package_uri = spec, package_uri
         self.url = ""
+        # what the claim's answer has beside
+        self.more: dict[str, object] = {}
         self.claims = 0
         # called when the claim has been counted, before it is answered
         self.on_claim: Callable[[], None] = lambda: None
@@ -93,7 +95,8 @@ class ControlPlane:
         self.on_claim()
         if self.claims > 1:
             return 409, None
-        return 200, Claimed(token=TOKEN, spec=self.spec, package_uri=self.package_uri)
+        claimed = Claimed(token=TOKEN, spec=self.spec, package_uri=self.package_uri)
+        return 200, claimed.model_copy(update=self.more)
 
     def uplink(self, batch: SentBatch) -> tuple[int, BaseModel | None]:
         with self._changed:

@@ -8,6 +8,7 @@ import threading
 import time
 
 from surefoot.events import LedgerRow
+from surefoot_actors.cluster.environment import node_kind
 from surefoot_actors.cluster.ports import Inbox, TrainerSetup, Where
 from surefoot_actors.protocol.messages import (
     End,
@@ -71,7 +72,13 @@ class Fake:
         with self._changed:
             self._n += 1
             hello = Hello(
-                trainer=self._setup.trainer, store=("", 0), fingerprint=facts, pid=os.getpid(), node=node, num_steps=1
+                trainer=self._setup.trainer,
+                store=("", 0),
+                fingerprint=facts,
+                pid=os.getpid(),
+                node=node,
+                num_steps=1,
+                node_kind=node_kind(os.environ),
             )
             self._messages.append((self._n, hello))
             self._changed.notify_all()

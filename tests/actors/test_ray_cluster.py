@@ -28,7 +28,7 @@ from surefoot_actors.supervisor.supervisor import Supervisor
 from surefoot_actors.uplink.memory import MemoryUplink
 
 from ..processes import watchdogs
-from ..ray_head import connected, ray_head
+from ..ray_head import connected, head_env, ray_head
 from .test_journal import check
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -39,7 +39,8 @@ LIVENESS_S = 60.0
 
 @pytest.fixture(scope="module", autouse=True)
 def head() -> Iterator[None]:
-    with ray_head() as head, connected(head):
+    env = head_env() | {"RAY_NODE_TYPE_NAME": "gpu-spot", "RAY_NODE_MARKET_TYPE": "gke-spot"}
+    with ray_head(env=env) as head, connected(head):
         yield
 
 
@@ -98,6 +99,7 @@ async def test_a_trainer_is_asked_and_answers(cluster: RayCluster, liveness: Liv
     said = await hello(trainer, 5)
     assert said.node == "over 5"
     assert dict(said.fingerprint) == {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "3", "MARK": "1"}
+    assert dict(said.node_kind) == {"group": "gpu-spot", "market": "gke-spot"}
     last = (await trainer.collect(0, 0, 0.0)).messages[-1][0]
     waiting = asyncio.create_task(trainer.collect(last, 0, LIVENESS_S))
     await trainer.deliver(EndGeneration(number=6, incarnation=1))  # not stuck behind the collect

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -226,6 +227,21 @@ def test_show_debug_tells_attempts_generations_last_events_and_stories(cli: Cli,
     assert lines[begin + 1 : begin + 5] == [*(f"  {line}" for line in story[:3]), "  cleared next"]
     document = json.loads(cli("show", view.id, "--json", "--debug").stdout)
     assert document["events"][-1]["data"]["story"] == story
+
+
+def test_show_says_of_which_kinds_the_trainers_nodes_are(cli: Cli, fake: FakeService) -> None:
+    fake.add(make_view("j1", JobState.RUNNING))
+    spot = {"group": "gpu-spot", "market": "gke-spot", "device": "L4"}
+    fake.events = [
+        *(make_event(n, EventKind.TRAINER_READY, trainer=f"t{n}", pid=7, node="n", **spot) for n in (1, 2, 3)),
+        make_event(4, EventKind.TRAINER_READY, trainer="t4", pid=7, node="n", group="gpu", market=None),
+        make_event(5, EventKind.TRAINER_READY, trainer="t5", pid=7, node="n"),
+        make_event(6, EventKind.GENERATION, generation=1, trainers=["t1", "t2"], step=0),
+        make_event(7, EventKind.GENERATION, generation=2, trainers=["t2", "t3", "t4", "t5"], step=0),
+    ]
+    said = cli("show", "j1").stdout
+    assert re.search(r"^nodes +1 of gpu, 2 of gpu-spot \(gke-spot\) *$", said, re.MULTILINE)
+    assert "trainer t1 is ready (pid 7, node n, group gpu-spot, market gke-spot, device L4)" in said
 
 
 def test_text_of_users_is_no_markup(cli: Cli, fake: FakeService) -> None:
@@ -521,9 +537,13 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+# commands of commands
+IN_GROUPS = [f"secret {name}" for name in ("set", "rotate", "list", "rm", "rotate-key")]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *IN_GROUPS])
 def test_every_command_explains_itself_with_an_example(cli: Cli, command: str) -> None:
-    result = cli(command, "--help")
+    result = cli(*command.split(), "--help")
     assert result.exit_code == 0
     assert f"Example: surefoot {command}" in " ".join(result.stdout.split())
 
@@ -535,6 +555,6 @@ def test_the_commands_are_these(cli: Cli) -> None:
         for line in shown.partition("Commands")[2].splitlines()
         if line.startswith("│ ") and line[2] != " "
     ]
-    assert listed == COMMANDS
+    assert listed == [*COMMANDS, "secret"]
     assert cli().exit_code == 2  # help, as nothing was asked for
     assert cli("version").stdout.startswith("surefoot ")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 import yaml
 
+from surefoot_service.scheduler.prices import GroupSetting
 from surefoot_service.settings import Settings
 
 from .chart import DEFAULTS, NAMESPACE, SCENARIOS, Pod, of_kind, only, pods, text
@@ -130,6 +132,16 @@ def test_secrets_are_made_only_where_none_is_given() -> None:
     assert keys("minimal") == ["token"]
     assert keys("gke-spot") == ["token"]
     assert keys("existing-ray") == []
+
+
+def test_the_key_of_secrets_is_a_mounted_file_where_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _settings(DEFAULTS, monkeypatch).secrets_key_file is None
+    given = ("--set", "secretsKey.existingSecret=mine")
+    file = _settings(DEFAULTS, monkeypatch, *given).secrets_key_file
+    spec = only(DEFAULTS, "Deployment", "surefoot", *given)["spec"]["template"]["spec"]
+    (volume,) = [v["secret"] for v in spec["volumes"] if v["name"] == "secrets-key"]
+    (mount,) = [m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "secrets-key"]
+    assert (volume["secretName"], f"{mount['mountPath']}/{volume['items'][0]['path']}") == ("mine", str(file))
 
 
 # ---- the control plane
@@ -273,6 +285,35 @@ def test_a_group_has_what_it_says_and_the_rest_from_the_defaults() -> None:
         assert group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
         assert group["template"]["spec"]["runtimeClassName"] == "nvidia"
     assert [group["groupName"] for group in _cluster("production")["workerGroupSpecs"]] == ["gpu", "gpu-spot"]
+
+
+def _told_groups(scenario: str, *options: str) -> dict[str, GroupSetting]:
+    told = only(scenario, "ConfigMap", "surefoot", *options)["data"]["SUREFOOT_NODE_GROUPS"]
+    return Settings.model_validate({"node_groups": json.loads(told)}).node_groups
+
+
+@pytest.mark.parametrize("scenario", [one for one in ALL if one != "existing-ray"])
+def test_the_control_plane_knows_each_group_as_ray_sees_it(scenario: str) -> None:
+    told = _told_groups(scenario)
+    groups = {group["groupName"]: group for group in _cluster(scenario)["workerGroupSpecs"]}
+    assert set(told) == set(groups)
+    for name, group in groups.items():
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert told[name].cpus == float(limits["cpu"])
+        assert told[name].gpus == float(limits.get("nvidia.com/gpu", 0))
+        assert told[name].max_nodes == group["maxReplicas"]
+        assert told[name].priority == group["priority"]
+        assert group["labels"] | {"ray.io/node-group": name, "ray.io/market-type": told[name].market} == group["labels"]
+
+
+def test_prices_and_devices_are_told_and_without_autoscaling_nothing_is_added() -> None:
+    told = _told_groups("production", "--set", r"ray.workerGroups.gpu.rayLabels.ray\.io/accelerator-type=L4")
+    assert (told["gpu"].price_per_hour, told["gpu"].device) == (0.98, "L4")
+    assert (told["gpu-spot"].price_per_hour, told["gpu-spot"].device) == (0.41, "")
+    told = _told_groups("production", "--set", "ray.autoscaling.enabled=false")
+    assert [told[name].max_nodes for name in ("gpu", "gpu-spot")] == [1, 0]
+    existing = only("existing-ray", "ConfigMap", "surefoot")["data"]
+    assert "SUREFOOT_NODE_GROUPS" not in existing
 
 
 def test_sigterm_reaches_ray_start() -> None:

@@ -14,8 +14,8 @@ from ..kernel import forbidden
 from .chart import DEFAULTS, NAMESPACE, ROOT, SCENARIOS, objects, of_kind, pods, run, text, tool
 
 ALL = (DEFAULTS, *SCENARIOS)
-# Kinds of others' definitions: the first is checked below, of the other two no schema is to be had here.
-OTHERS = {"RayCluster", "HTTPRoute", "PrometheusRule"}
+# Kinds of others' definitions: the first is checked below, of the others no schema is to be had here.
+OTHERS = {"RayCluster", "HTTPRoute", "PrometheusRule", "ServiceMonitor"}
 
 
 @pytest.fixture(scope="module")

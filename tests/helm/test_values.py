@@ -19,7 +19,8 @@ GENERATE = ROOT / "helm" / "generate.py"
 # set by the chart itself
 _CHART_S = {
     *("data", "host", "port", "public_url", "ray_address", "ray_auth_token", "ray_python"),
-    *("database_url", "checkpoints"),
+    *("database_url", "checkpoints", "node_groups", "metrics_port", "metrics_token"),
+    *("secrets_key", "secrets_key_file"),
 }
 
 
@@ -110,10 +111,12 @@ OTHER = {
     "service.type": "NodePort",
     "ray.address": "http://other:8265",
     "ray.version": "2.60.1",
+    "serviceMonitor.interval": "7s",
     "upgradeStrategy": "Recreate",
     "upscalingMode": "Aggressive",
     "backend": "none",
     "market": "gke-spot",
+    "workerDefaults.price": 0.7,
     "ray.workerGroups": {"other": {}},
     "podDisruptionBudget.maxUnavailable": 0,
     "ports": [1],
@@ -123,6 +126,9 @@ OTHER = {
 WITH = {
     "ingress.": [("ingress", {"enabled": True, "host": "h", "tlsSecret": "t"}), ("networkPolicy.clients", [{}])],
     "httpRoute.": [("httpRoute", {"enabled": True, "parentRefs": [{"name": "g"}]}), ("networkPolicy.clients", [{}])],
+    "metrics.serviceMonitor.": [("metrics.enabled", True), ("metrics.serviceMonitor.enabled", True)],
+    "metrics.dashboard.": [("metrics.enabled", True), ("metrics.dashboard.enabled", True)],
+    "metrics.": [("metrics.enabled", True)],
     "prometheusRule.labels": [("prometheusRule.enabled", True)],
     "ray.address": [("ray.enabled", False), ("ray.address", "http://head:8265"), ("checkpoints.url", "s3://bucket")],
     "ray.workerDefaults.": [("ray.workerGroups", {"other": {}})],

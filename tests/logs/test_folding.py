@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surefoot_actors.logs.folding import LONGEST_LINE, Folder, step_mark
-from surefoot_actors.logs.masking import MASK, masked_by
 
 pytestmark = pytest.mark.unit
 
@@ -75,15 +74,3 @@ def test_a_line_without_an_end_takes_bounded_memory() -> None:
     states = [piece for n in range(100_000) for piece in folder.feed(b"\r%d%%" % n)]
     assert states == []
     assert folder.flush() == [(-1, "99999%\n")]
-
-
-@given(st.lists(st.text(min_size=4)), st.text())
-def test_hidden_values_are_in_no_line(values: list[str], text: str) -> None:
-    values = [value for value in values if value.strip("*") == value and len(value.strip()) >= 4]
-    masked = masked_by(values)(text.join(values))
-    assert not any(value in masked for value in values)
-
-
-def test_of_a_hidden_value_of_several_lines_each_is_hidden() -> None:
-    mask = masked_by(["-----KEY-----\nsecret123\n", "abc"])
-    assert mask("got secret123!\n-----KEY-----\nabc\n") == f"got {MASK}!\n{MASK}\nabc\n"

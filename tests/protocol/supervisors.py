@@ -353,7 +353,8 @@ class Supervisors:
         newest = self._machines.generation(draft.latest) if draft.latest >= 0 else None
         members = {m.trainer for m in newest.members} if newest else set()
         for i, trainer in enumerate(draft.trainers):
-            well = trainer.life == "live" and not (draft.frozen | draft.supervisor.told) >> i & 1
+            given_up = ("kill", i, 0) in draft.control
+            well = trainer.life == "live" and not given_up and not (draft.frozen | draft.supervisor.told) >> i & 1
             if well and name(i) in members and self._machines.member(trainer.machine).round >= 0:
                 raise Violation(f"I10: the run failed by what one trainer raised, though {name(i)} trains on")
 

@@ -20,8 +20,10 @@ from surefoot_actors.protocol.membership.machine import (
     Kill,
     Lost,
     MembershipState,
+    MessageReceived,
     Phase,
     Reserve,
+    Resized,
     RestoreSourceMissing,
     SetTimer,
     StartTrainer,
@@ -32,6 +34,7 @@ from surefoot_actors.protocol.membership.machine import (
     apply,
     begin,
 )
+from surefoot_actors.protocol.messages import Parked
 
 from .test_membership import after, collecting, founded, hello, report, restoring
 
@@ -100,6 +103,17 @@ def test_who_had_reported_before_it_stopped_is_given_up_too() -> None:
     state, commands = after(state, TimerFired(Timer.PATIENCE))
     assert [c.trainer for c in commands if isinstance(c, Kill)] == ["t0"]
     assert state.generation is None
+
+
+def test_who_stopped_after_its_report_is_given_up_by_those_that_wait_for_its_state() -> None:
+    """A joiner that never suspected anybody kept the timer from being set: it waited for the state without end."""
+    state, _ = after(founded(1), Resized(2), hello("t1"))
+    state, _ = after(state, MessageReceived(Parked(trainer="t0", generation=1, round=1)))
+    state, _ = after(state, Suspected("t0", "stopped"), report("t0", state, round=1, parked=True))
+    assert (state.phase, state.members) == (Phase.RUNNING, ("t0", "t1"))
+    assert Timer.PATIENCE in state.timers
+    state, commands = apply(state, TimerFired(Timer.PATIENCE))
+    assert [c.trainer for c in commands if isinstance(c, Kill)] == ["t0"]
 
 
 @pytest.mark.parametrize("saved", [True, False])

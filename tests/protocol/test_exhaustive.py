@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
+from typing import Any
+
 import pytest
 
 from .explore import explore
@@ -81,6 +84,33 @@ def test_every_world_is_sound(bounds: Bounds) -> None:
     explored = explore(bounds)
     assert explored.ends > 0
     print(explored)
+
+
+# What may happen to a run of one trainer, with room for another.
+HAPPENINGS: dict[str, dict[str, Any]] = {
+    "a crash": {"crashes": 1},
+    "a freeze": {"freezes": 1},
+    "a supervisor's crash": {"supervisor_crashes": 1},
+    "up": {"resizes": (2,)},
+    "down": {"resizes": (1,)},
+    "a message doubled": {"doubles": 1},
+    "a group that breaks": {"breaks": 1},
+    "a notice": {"notices": 1},
+    "a pause": {"pauses": 1},
+    "one raises": {"raises": 1},
+    "the end is saved": {"saves": True},
+    "a checkpoint": {"checkpoints": 1},
+}
+
+
+@pytest.mark.parametrize("pair", list(combinations_with_replacement(HAPPENINGS, 2)), ids=" and ".join)
+def test_any_two_happenings_in_the_smallest_run_are_sound(pair: tuple[str, str]) -> None:
+    """No pair is left to the imagination of who writes a list: a freeze while another joins was missing in the one above."""
+    amounts: dict[str, Any] = {}
+    for happening in pair:
+        for name, amount in HAPPENINGS[happening].items():
+            amounts[name] = amounts[name] + amount if name in amounts and amount is not True else amount
+    assert explore(Bounds(trainers=1, spares=1, sub_tasks=2, steps=(1,), **amounts)).ends > 0
 
 
 @pytest.mark.parametrize(

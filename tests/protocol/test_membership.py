@@ -342,6 +342,15 @@ def test_the_elected_ones_answer_counts_for_the_next_supervisor_too() -> None:
     assert isinstance(commands[0], Finish)
 
 
+def test_a_supervisor_that_saw_nobody_knows_by_the_number_that_others_came_past_the_first_step() -> None:
+    """The first trainer after the loss of supervisor and members raised, and one that trained before was forgotten."""
+    state, _ = resumed((), ("t0", "t1"))
+    [trainer, *_] = state.starting
+    _, commands = after(state, raises(trainer, round=-1, alone=True))
+    assert not failure(commands)
+    assert any(isinstance(c, Kill) and "others came past this line before" in c.reason for c in commands)
+
+
 def test_who_reports_and_then_stops_is_not_taken_along() -> None:
     """Its report cleared the suspicion, which nobody tells twice: the next generation waited for it for ever."""
     state = collecting()

@@ -26,6 +26,8 @@ class FakeRay:
 
     session: str = "session_1"
     nodes: list[dict[str, float]] = field(default_factory=lambda: [{"CPU": 4.0}])
+    # Ray's labels of the nodes, by their place in the list
+    labels: dict[int, dict[str, str]] = field(default_factory=dict)
     submissions: dict[str, Submission] = field(default_factory=dict)
     packages: dict[str, bytes] = field(default_factory=dict)
     # answers every request with it, when set
@@ -66,7 +68,9 @@ class FakeRay:
 
         @app.get("/api/v0/nodes")
         async def list_nodes() -> dict[str, Any]:
-            rows = [{"state": "ALIVE", "resources_total": n} for n in self.nodes]
+            rows: list[dict[str, Any]] = [
+                {"state": "ALIVE", "resources_total": n, "labels": self.labels.get(i)} for i, n in enumerate(self.nodes)
+            ]
             rows.append({"state": "DEAD", "resources_total": {}})
             return {"result": True, "msg": "", "data": {"result": {"total": len(rows), "result": rows}}}
 

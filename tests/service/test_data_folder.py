@@ -44,7 +44,15 @@ def use(data: Path) -> dict[str, str]:
 def test_a_new_folder_is_nobody_elses(tmp_path: Path) -> None:
     found = use(tmp_path / "data")
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
-    assert {"surefoot.db", "surefoot.db-wal", "surefoot.db-shm", "key", "token", "token.sha256"} <= found.keys()
+    assert {
+        "surefoot.db",
+        "surefoot.db-wal",
+        "surefoot.db-shm",
+        "key",
+        "secrets.key",
+        "token",
+        "token.sha256",
+    } <= found.keys()
     assert {name: mode for name, mode in found.items() if name.startswith("surefoot.db")} == {
         name: "0o600" for name in found if name.startswith("surefoot.db")
     }

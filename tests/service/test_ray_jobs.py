@@ -9,13 +9,13 @@ import httpx
 import pytest
 
 from surefoot_service.cluster.jobs_api import (
-    Node,
     RayJobs,
     RayRefusedError,
     RayStatus,
     RayUnavailableError,
     open_ray_jobs,
 )
+from surefoot_service.scheduler.capacity import NodeSize
 
 from .fake_ray import TOKEN, FakeRay
 
@@ -36,8 +36,12 @@ async def ray(fake: FakeRay) -> AsyncIterator[RayJobs]:
 
 async def test_session_and_nodes(fake: FakeRay, ray: RayJobs) -> None:
     fake.nodes = [{"CPU": 4.0, "GPU": 1.0, "memory": 1e9}, {"memory": 1e9}]
+    fake.labels = {1: {"ray.io/node-group": "gpu-spot", "ray.io/accelerator-type": "L4", "ray.io/node-id": "f0"}}
     assert await ray.session_name() == "session_1"
-    assert await ray.nodes() == (Node(cpus=4, gpus=1), Node(cpus=0, gpus=0))
+    assert await ray.nodes() == (
+        NodeSize(cpus=4, gpus=1),
+        NodeSize(cpus=0, gpus=0, group="gpu-spot", device="L4"),
+    )
 
 
 async def test_a_package_is_uploaded_once(fake: FakeRay, ray: RayJobs, tmp_path: Path) -> None:

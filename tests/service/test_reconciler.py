@@ -96,6 +96,42 @@ async def test_a_job_that_asks_for_too_much_says_so(
     )
 
 
+GROUPS = {"gpu-spot": {"cpus": "4", "max_nodes": 2}}
+
+
+@pytest.mark.parametrize("settings_more", [{"node_groups": GROUPS}])
+async def test_with_no_node_but_the_head_jobs_start_where_the_autoscaler_could_add_enough(
+    service: Service, fake: FakeRay, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, spec: dict[str, Any]
+) -> None:
+    """A started job's pending trainers are what makes the autoscaler add nodes."""
+    fake.nodes = [{}]
+    first, second = [
+        (await client.post("/v1/jobs", json=spec | {"trainers": 6, "min_trainers": 5})).json()["id"] for _ in range(2)
+    ]
+    big = (
+        await client.post("/v1/jobs", json=spec | {"trainers": 8, "min_trainers": 8, "resources": {"cpus": 2}})
+    ).json()
+    async with running(service, fake):
+        claimed = (await (await launched(fake, anonymous, first)).claim()).json()
+        assert claimed["node_groups"]["gpu-spot"]["max_nodes"] == 2
+        assert claimed["node_wait_s"] == 300
+        waiting = await until(service, second, lambda v: bool(v.reason))
+        assert waiting.reason == (
+            "needs 5 trainers x 1 CPU = 5 CPUs; 0 of 0 CPUs are free; what the autoscaler could add is not enough: 2 of gpu-spot"
+        )
+        never = await until(service, big["id"], lambda v: bool(v.reason))
+        assert never.reason == (
+            "needs 8 trainers x 2 CPUs = 16 CPUs; the cluster has 0, and 8 with all that the autoscaler could add"
+        )
+        # what has been added is no longer to be added
+        fake.nodes, fake.labels = [{}, {"CPU": 4.0}], {1: {"ray.io/node-group": "gpu-spot"}}
+        service.wakeups.wake(RECONCILER)
+        waiting = await until(service, second, lambda v: "of 4 CPUs" in v.reason)
+        assert waiting.reason.endswith(
+            "0 of 4 CPUs are free; what the autoscaler could add is not enough: 1 of gpu-spot"
+        )
+
+
 @pytest.mark.usefixtures("reconciler")
 async def test_a_job_starts_when_another_has_made_room(
     service: Service, fake: FakeRay, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, spec: dict[str, Any]

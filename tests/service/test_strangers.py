@@ -43,7 +43,12 @@ OPEN = {("POST", "/v1/attempts/{attempt}/claim"), ("GET", "/v1/health"), ("GET",
 
 
 def named(path: str) -> str:
-    return path.replace("{attempt}", "job-1").replace("{job}", "job").replace("{sha256}", "0" * 64)
+    return (
+        path.replace("{attempt}", "job-1")
+        .replace("{job}", "job")
+        .replace("{sha256}", "0" * 64)
+        .replace("{name}", "NONE")
+    )
 
 
 def filled(start: bytes, unit: bytes, end: bytes, size: int) -> bytes:

@@ -28,7 +28,7 @@ def operations(app: FastAPI) -> list[tuple[str, str, set[str]]]:
 
 
 async def status(client: httpx.AsyncClient, method: str, path: str, token: str | None, **names: str) -> int:
-    url = path.format(**{"job": "nosuchjob2", "sha256": "0" * 64, **names})
+    url = path.format(**{"job": "nosuchjob2", "sha256": "0" * 64, "name": "NONE", **names})
     headers = JSON | ({"Authorization": f"Bearer {token}"} if token else {})
     content = batch() if path.endswith("/uplink") else None
     return (await client.request(method, url, headers=headers, content=content)).status_code

@@ -89,7 +89,7 @@ class Up:
         assert self.processes() == []
         assert not Path(self.traces["temp"]).exists()
         assert sorted(os.listdir(self.data)) == sorted(
-            ["key", "lock", "packages", "surefoot.db", "token", "token.sha256", *self.durable]
+            ["key", "lock", "packages", "secrets.key", "surefoot.db", "token", "token.sha256", *self.durable]
         )
 
     def end(self) -> None:

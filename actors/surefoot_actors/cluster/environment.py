@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+import json
+from collections.abc import Mapping, MutableMapping
 
 from surefoot._loopback import keep_loopback_direct
 from surefoot.spec import JobSpec
 
-__all__ = ["trainer_env", "without_secrets"]
+__all__ = ["KIND_LABELS", "node_kind", "tell_node_kind", "trainer_env", "without_secrets"]
+
+# What Ray's labels of a node say of its kind. KubeRay and Ray itself set the first and the last, the chart the second.
+KIND_LABELS = {
+    "group": "ray.io/node-group",
+    "market": "ray.io/market-type",
+    "device": "ray.io/accelerator-type",
+}
+_KIND = "SUREFOOT_NODE_KIND"
 
 # What a node's environment may have that is no business of training code: of Ray, whose processes have read it by then; of the
 # launcher; and of a control plane that runs on the same machine.
@@ -18,6 +27,7 @@ _SECRET = (
     "SUREFOOT_DATA",
     "SUREFOOT_DATABASE_URL",
     "SUREFOOT_RAY_AUTH_TOKEN",
+    "SUREFOOT_SECRETS_KEY",
     "SUREFOOT_TOKEN",
     "PGPASSWORD",
 )
@@ -43,3 +53,13 @@ def trainer_env(spec: JobSpec) -> dict[str, str]:
         # without it cuBLAS is not deterministic
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
+
+
+def tell_node_kind(env: MutableMapping[str, str], labels: Mapping[str, str]) -> None:
+    """Let the trainer's service know of which kind its node is, by the labels that Ray has of it."""
+    env[_KIND] = json.dumps({name: labels[label] for name, label in KIND_LABELS.items() if labels.get(label)})
+
+
+def node_kind(env: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Of which kind this trainer's node is; nothing where nobody said so."""
+    return tuple(json.loads(env.get(_KIND, "{}")).items())

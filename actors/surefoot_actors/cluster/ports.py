@@ -153,6 +153,8 @@ class Cluster(Protocol):
     installs: bool
     # called on the supervisor's event loop with (trainer, reason) when the trainer's node is about to go
     on_notice: Callable[[str, str], None]
+    # called there with a sentence on trainers that wait for a node, whenever it changes; empty: none waits any more
+    on_waiting: Callable[[str], None]
 
     async def start_trainer(self, setup: TrainerSetup) -> TrainerHandle:
         """Start a trainer process; returns when the cluster has given it a place and its service answers.

@@ -128,6 +128,8 @@ def _start(url: str, attempt: str, claimed: Claimed | None, service: str) -> Non
                 package_uri=claimed.package_uri or None,
                 checkpoints=claimed.checkpoints,
                 service=service,
+                node_groups=claimed.node_groups,
+                node_wait_s=claimed.node_wait_s,
             )
         )
     ray.get(supervisor.running.remote(), timeout=RUNNING_S)

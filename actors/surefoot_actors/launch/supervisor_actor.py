@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from pydantic import JsonValue
 from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
 from surefoot.names import SUPERVISOR, name_within
+from surefoot.node_groups import NodeGroup
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.cluster.environment import without_secrets
 from surefoot_actors.cluster.ray.names import KEEPER, find_actor
@@ -58,6 +60,9 @@ class SupervisorSetup:
     # of all the job's attempts; empty: nowhere
     checkpoints: str = ""
     service: str = DEFAULT_SERVICE
+    # the kinds of nodes that there may be, and how long a trainer waits for one before a dearer one is asked for
+    node_groups: Mapping[str, NodeGroup] = field(default_factory=dict)
+    node_wait_s: float = 300.0
 
 
 class SupervisorActor:
@@ -100,7 +105,14 @@ class SupervisorActor:
         relay.start()
         capture = Capture(Printing(setup.attempt, SUPERVISOR, liveness.address), liveness.sealed)
         capture.start()
-        cluster = RayCluster(setup.attempt, liveness, package_uri=setup.package_uri, service=setup.service)
+        cluster = RayCluster(
+            setup.attempt,
+            liveness,
+            package_uri=setup.package_uri,
+            service=setup.service,
+            groups=setup.node_groups,
+            node_wait_s=setup.node_wait_s,
+        )
         await uplink.start()
         self._running.set()
         await self._supervise(uplink, liveness, journal, cluster)

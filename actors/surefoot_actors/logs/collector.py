@@ -20,7 +20,7 @@ import time
 from surefoot_actors.liveness.watchdog import Link, Process, Server
 from surefoot_actors.logs.folding import Folder
 from surefoot_actors.logs.frames import FRAME_BYTES, LOST, Frame, Frames
-from surefoot_actors.logs.masking import masked_by
+from surefoot_actors.masking import Masking
 
 __all__ = ["CHUNK_BYTES", "STEP", "Collector", "main"]
 
@@ -134,7 +134,7 @@ class Collector:
         self._shipper = Shipper(f"{name}-{os.urandom(4).hex()}", link, self._frames)
         self._stdin: bytes | None = b""
         self._hidden: list[str] = []
-        self._mask = masked_by(())
+        self._masking = Masking(())
         # the step that was under way when a pipe was seen empty: what comes later is of it, or of a later one
         self._floor = -1
         self._opened: float | None = None
@@ -196,7 +196,7 @@ class Collector:
 
     def _add(self, text: str, step: int, stream: str) -> None:
         with self._shipper.lock:
-            self._frames.add(self._mask(text), at_ms=time.time_ns() // 1_000_000, step=step, stream=stream)
+            self._frames.add(self._masking.text(text), at_ms=time.time_ns() // 1_000_000, step=step, stream=stream)
             if self._frames.open_bytes >= FRAME_BYTES:
                 self._frames.close()
         if self._opened is None:
@@ -236,7 +236,7 @@ class Collector:
                     self._shipper.ship_to(Server(host, int(port), secret.encode()))
                 case ["hide", value]:
                     self._hidden.append(bytes.fromhex(value).decode())
-                    self._mask = masked_by(self._hidden)
+                    self._masking = Masking(self._hidden)
 
 
 def main(argv: list[str]) -> None:

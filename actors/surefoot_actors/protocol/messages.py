@@ -5,7 +5,8 @@ Sub-task sets are bitmasks (bit v: sub-task v). `round` counts every merge since
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "EnterGeneration",
     "FromTrainer",
     "Generation",
+    "GiveSecrets",
     "GroupFailed",
     "Hello",
     "Member",
@@ -143,7 +145,25 @@ class OnceTold:
     done: bool
 
 
-ToTrainer = EndGeneration | EnterGeneration | RequestBoundary | Elected | End | Restore | Snapshot | Save | OnceTold
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveSecrets:
+    """The secrets that the user's code is to find in its environment: variable -> value. It waits for them."""
+
+    values: Mapping[str, str] = field(repr=False)
+
+
+ToTrainer = (
+    EndGeneration
+    | EnterGeneration
+    | RequestBoundary
+    | Elected
+    | End
+    | Restore
+    | Snapshot
+    | Save
+    | OnceTold
+    | GiveSecrets
+)
 
 # ---- trainer to supervisor
 
@@ -161,6 +181,8 @@ class Hello:
     node: str
     # what the train function asked of `steps()`; None while that depends on how many samples an epoch has
     num_steps: int | None
+    # of which kind its node is, for people and for the costs: (name, value) pairs
+    node_kind: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

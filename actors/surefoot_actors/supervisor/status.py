@@ -24,9 +24,17 @@ class Status:
         self._lost_at: float | None = None
         # sub-tasks that are computed again since then, at most
         self._again = 0
+        # what was told last
+        self._state: JobState | None = None
 
     def tell(self, state: JobState, reason: str) -> None:
+        self._state = state
         self._tell(EventKind.STATE, state=state, reason=reason)
+
+    def note_waiting(self, what: str) -> None:
+        """Tell as the present state's reason that trainers wait for nodes, and why; empty: no more."""
+        if self._state in (JobState.STARTING, JobState.RUNNING, JobState.RECOVERING):
+            self.tell(self._state, what or "every trainer has its node")
 
     def emit(self, kind: EventKind, data: Mapping[str, JsonValue]) -> None:
         """Tell an event of the membership machine, and what it says of the state."""

@@ -67,6 +67,7 @@ from surefoot_actors.supervisor.deaths import Deaths
 from surefoot_actors.supervisor.fault_injection import Injector
 from surefoot_actors.supervisor.ledger_intake import LedgerIntake
 from surefoot_actors.supervisor.once import OnceKeeper
+from surefoot_actors.supervisor.secrets import SecretKeeper
 from surefoot_actors.supervisor.stall_teller import StallTeller
 from surefoot_actors.supervisor.status import Status
 from surefoot_actors.supervisor.trainer_link import Handled
@@ -138,7 +139,7 @@ class Supervisor:
         self._tasks, self._clocks = Tasks("supervisor"), Clocks(happen)
         self._rows = LedgerIntake(uplink)
         self._status = Status(tell, self._rows)
-        self._trainers = Trainers(cluster, self._rows, self._events, tell)
+        self._trainers = Trainers(cluster, self._rows, self._events, tell, SecretKeeper(spec, uplink, tell))
         self._injector = Injector(uplink, self._trainers.links, die)
         self._deaths = Deaths(liveness, happen, self._tasks, self._injector.hit)
         self._once = OnceKeeper(journal, self._trainers.send)
@@ -160,6 +161,7 @@ class Supervisor:
         """Run the attempt to its end. Every trainer is gone when this returns or raises."""
         self._liveness.on_change = self._deaths.liveness_changed
         self._cluster.on_notice = self._noticed
+        self._cluster.on_waiting = self._status.note_waiting
         self._trainers.open()
         watchers = [self._tasks.spawn(self._commands.end_if_disowned())]
         try:

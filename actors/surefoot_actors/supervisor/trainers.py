@@ -12,6 +12,7 @@ from surefoot_actors.protocol.membership.machine import Started, StartTrainer
 from surefoot_actors.protocol.messages import End, ToTrainer
 from surefoot_actors.protocol.once import Gone
 from surefoot_actors.supervisor.ledger_intake import LedgerIntake
+from surefoot_actors.supervisor.secrets import SecretKeeper
 from surefoot_actors.supervisor.trainer_link import TrainerLink
 from surefoot_actors.tasks import Tasks
 
@@ -25,9 +26,14 @@ class Trainers:
     """Used on the supervisor's event loop."""
 
     def __init__(
-        self, cluster: Cluster, rows: LedgerIntake, events: asyncio.Queue[Any], tell: Callable[..., None]
+        self,
+        cluster: Cluster,
+        rows: LedgerIntake,
+        events: asyncio.Queue[Any],
+        tell: Callable[..., None],
+        secrets: SecretKeeper,
     ) -> None:
-        self._cluster, self._rows, self._events, self._tell = cluster, rows, events, tell
+        self._cluster, self._rows, self._events, self._tell, self._secrets = cluster, rows, events, tell, secrets
         # those that are neither told to end nor dismissed
         self.links: dict[str, TrainerLink] = {}
         self._ending = Tasks("end")
@@ -43,6 +49,7 @@ class Trainers:
     def adopt(self, handle: TrainerHandle) -> None:
         """Take over one that an earlier supervisor started."""
         self._attend(handle.trainer, _adopted(handle))
+        self._secrets.give_later(handle)
 
     def _attend(self, trainer: str, start: Awaitable[TrainerHandle]) -> None:
         link = self.links[trainer] = TrainerLink(trainer, start, self._events, self._rows, self.finishing)
@@ -53,6 +60,11 @@ class Trainers:
         if setup.spec.pip and self._cluster.installs:
             self._tell(EventKind.INSTALLING, trainer=command.trainer, requirements=list(setup.spec.pip))
         handle = await self._cluster.start_trainer(setup)
+        try:
+            await self._secrets.give(handle)
+        except asyncio.CancelledError:
+            await handle.kill()
+            raise
         self._events.put_nowait(Started(command.trainer))
         return handle
 
@@ -83,6 +95,7 @@ class Trainers:
         # one that could not be ended here is ended, or told, by the cluster's close
         await asyncio.gather(*ends, return_exceptions=True)
         await self._ending.settle()
+        self._secrets.close()
 
 
 async def _adopted(handle: TrainerHandle) -> TrainerHandle:

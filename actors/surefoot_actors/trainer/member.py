@@ -89,12 +89,12 @@ class Member:
         return machine.counts(self.state, generation)
 
     @contextlib.contextmanager
-    def waiting_until(self, condition: Callable[[], bool]) -> Iterator[None]:
+    def waiting_until(self, condition: Callable[[], bool], what: str = "the other trainers") -> Iterator[None]:
         """Hold the commit lock once the condition is true. Raises TrainerExit when this trainer is to end."""
         with self.commit_lock:
             while not condition():
                 self.check_stopped()
-                self.awaits = "the other trainers"
+                self.awaits = what
                 self.commit_lock.wait()
             self.awaits = ""
             self.check_stopped()

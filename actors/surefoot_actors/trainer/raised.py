@@ -8,6 +8,7 @@ import traceback
 import torch
 
 from surefoot.errors import ContractError, DriftError, EntrypointError
+from surefoot_actors.disclosed import masking
 from surefoot_actors.engine.data.pool import DataWorkersLostError
 from surefoot_actors.engine.exchange.header import ExchangeError
 from surefoot_actors.protocol.messages import Raised
@@ -43,8 +44,8 @@ def raised(error: BaseException, member: Member) -> Raised:
     return Raised(
         trainer=member.trainer,
         kind=type(error).__name__,
-        message=with_advice(error, member.spec.left_out),
-        traceback=tracebacks.told(error),
+        message=masking().text(with_advice(error, member.spec.left_out)),
+        traceback=masking().text(tracebacks.told(error)),
         round=member.state.round,
         sub_task=member.computing,
         line=raised_line(error),

@@ -14,6 +14,7 @@ from functools import partial
 
 import torch
 
+from surefoot_actors import disclosed
 from surefoot_actors.cluster.ports import Inbox, TrainerSetup, Where
 from surefoot_actors.determinism.fingerprint import make_deterministic
 from surefoot_actors.determinism.rng import Streams
@@ -23,12 +24,14 @@ from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.group.group import RendezvousHost
 from surefoot_actors.engine.ports import TrainerExit
 from surefoot_actors.faults import points as faults
+from surefoot_actors.logs import capture
 from surefoot_actors.protocol.member.machine import At, Close, Command, Form, Merge, Resume, Stop, Tell
 from surefoot_actors.protocol.messages import (
     Done,
     Ended,
     EndGeneration,
     EnterGeneration,
+    GiveSecrets,
     NoticeGiven,
     OnceTold,
     Report,
@@ -91,6 +94,11 @@ class TrainerProcess:
         if isinstance(message, EndGeneration | EnterGeneration):
             faults.point("report" if isinstance(message, EndGeneration) else "enter", member.position.step)
         with member.commit_lock:
+            if isinstance(message, GiveSecrets):
+                capture.hide(message.values.values())  # what is printed past Python's streams
+                disclosed.disclose(message.values)
+                member.commit_lock.notify_all()
+                return
             if isinstance(message, OnceTold):
                 self._onces.told(message)
                 return
@@ -197,6 +205,7 @@ class TrainerProcess:
     def _train(self) -> None:
         try:
             faults.point("start", -1)
+            self._wait_for_secrets()
             streams = Streams(self._spec.seed, self._member.device)
             train = train_function.load(self._spec.entrypoint, streams)
             run_training(train, self._options(), self._coordinator)
@@ -212,6 +221,12 @@ class TrainerProcess:
             self._returned = True
             if self._member.state.stopped:
                 self._mailbox.tell(Ended(trainer=self._setup.trainer))
+
+    def _wait_for_secrets(self) -> None:
+        """Wait for what the user's code is to find in its environment, from its first line on."""
+        if self._spec.secrets:
+            with self._member.waiting_until(disclosed.is_disclosed, "its secrets"):
+                pass
 
     def _options(self) -> RunOptions:
         return RunOptions(

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from surefoot.events import LedgerRow
+from surefoot_actors.cluster.environment import node_kind
 from surefoot_actors.engine.exchange.contribution import NO_DRIFT
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Merged, Node, Position
@@ -49,6 +50,7 @@ class TrainingSide:
                 pid=os.getpid(),
                 node=socket.gethostname(),
                 num_steps=num_steps,
+                node_kind=node_kind(os.environ),
             )
         )
         with member.waiting_until(lambda: member.state.at is not At.START):

@@ -16,12 +16,14 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from surefoot._network import direct_async_client
 from surefoot.events import Command, EventKind, LedgerRow, SentBatch, UplinkAck
 from surefoot.logs import LOGS_TYPE
+from surefoot.secrets import HandedSecrets
 from surefoot.views import CommandPage
 from surefoot_actors.journal.journal import Journal
 from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.sealed import Sealed
 from surefoot_actors.uplink.batch_size import BatchSize
 from surefoot_actors.uplink.outbox import Outbox
+from surefoot_actors.uplink.ports import SecretsAwayError
 from surefoot_actors.uplink.unsent_events import UnsentEvents
 
 __all__ = ["HttpUplink"]
@@ -76,6 +78,8 @@ class HttpUplink:
         """`journal` takes what is not stored yet, for the supervisor after this one."""
         self.gone = asyncio.Event()
         self.gone_reason = ""
+        # takes the job's secrets out of what events tell
+        self.mask: Callable[[JsonValue], JsonValue] = lambda value: value
         # what has flowed: grows with seconds, not with steps
         self.posts = 0
         self.sent_bytes = 0
@@ -101,7 +105,8 @@ class HttpUplink:
         return self._outbox.rows_below
 
     def event(self, kind: EventKind, /, **data: JsonValue) -> None:
-        self._kept.add(self._outbox.event(kind, data, datetime.now(UTC)))
+        told = {name: self.mask(value) for name, value in data.items()}
+        self._kept.add(self._outbox.event(kind, told, datetime.now(UTC)))
         self._note_work()
         if kind in _URGENT:
             self._urgent.set()
@@ -228,6 +233,18 @@ class HttpUplink:
         except _GoneError as error:
             self._end(str(error))
             return CommandPage()
+
+    async def secrets(self) -> dict[str, str]:
+        try:
+            response = await self._ask("POST", "/secrets")
+        except _AwayError as error:
+            raise SecretsAwayError(str(error)) from None
+        if not response.is_success:
+            raise SecretsAwayError(f"{response.status_code}: {response.text[:500]}")
+        try:
+            return HandedSecrets.model_validate_json(response.content).values
+        except ValidationError:  # nothing of the answer is told: it may be them
+            raise SecretsAwayError("what the control plane answers are no secrets") from None
 
     async def _ask(
         self, method: str, path: str, *, headers: dict[str, str] | None = None, **options: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import UTC, datetime
 
 from pydantic import JsonValue
@@ -19,6 +19,9 @@ class MemoryUplink:
     def __init__(self, source: str = "supervisor-1") -> None:
         self.gone = asyncio.Event()
         self.gone_reason = ""
+        self.mask: Callable[[JsonValue], JsonValue] = lambda value: value
+        # what `secrets` tells
+        self.values: dict[str, str] = {}
         self.events: list[Event] = []
         self.ledger: dict[int, LedgerRow] = {}
         self.rows_below = 0
@@ -29,7 +32,7 @@ class MemoryUplink:
         self._changed = asyncio.Event()
 
     def event(self, kind: EventKind, /, **data: JsonValue) -> None:
-        n = len(self.events) + 1
+        n, data = len(self.events) + 1, {name: self.mask(value) for name, value in data.items()}
         self.events.append(Event(source=self._source, n=n, at=datetime.now(UTC), kind=kind, data=data))
         if kind is EventKind.RESTORED:
             self.rows_below = max(self.rows_below, int(str(data.get("first_step", 0))))
@@ -57,6 +60,9 @@ class MemoryUplink:
     async def logs(self, body: bytes) -> bool:
         self.told_logs.append(body)
         return True
+
+    async def secrets(self) -> dict[str, str]:
+        return dict(self.values)
 
     async def flush(self, deadline_s: float) -> bool:
         return True

@@ -7,14 +7,18 @@ stored once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Protocol
 
 from pydantic import JsonValue
 
 from surefoot.events import Command, EventKind, LedgerRow
 
-__all__ = ["Uplink"]
+__all__ = ["SecretsAwayError", "Uplink"]
+
+
+class SecretsAwayError(Exception):
+    """The control plane does not tell the job's secrets, at present; the message says why."""
 
 
 class Uplink(Protocol):
@@ -24,6 +28,8 @@ class Uplink(Protocol):
     gone: asyncio.Event
     # why, in a sentence
     gone_reason: str
+    # takes the job's secrets out of what events tell
+    mask: Callable[[JsonValue], JsonValue]
 
     @property
     def rows_below(self) -> int:
@@ -37,6 +43,9 @@ class Uplink(Protocol):
 
     def commands(self) -> AsyncIterator[Command]:
         """Yield commands as they come, each once, in order; ends when `gone` is set."""
+
+    async def secrets(self) -> dict[str, str]:
+        """Return the values of the job's secrets as they are now, by environment variable. Raises SecretsAwayError where nobody tells."""
 
     async def flush(self, deadline_s: float) -> bool:
         """Wait until all is stored. False where that did not happen within `deadline_s`, or `gone` is set."""

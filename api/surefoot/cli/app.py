@@ -14,6 +14,7 @@ from surefoot._where import DEFAULT_URL
 from surefoot.cli import durable, history, jobs, local, logs
 from surefoot.cli.chaos import chaos
 from surefoot.cli.removal import rm
+from surefoot.cli.secrets import secret
 from surefoot.cli.session import MISTAKE, Session, exit_code, failure_text, say_error
 from surefoot.cli.submit import submit
 from surefoot.errors import SurefootError
@@ -135,6 +136,7 @@ for command in (
     local.version,
 ):
     app.command()(command)
+app.add_typer(secret)
 
 
 def main() -> None:

@@ -132,7 +132,7 @@ def _where(data: Mapping[str, Any], word: str = "at") -> str:
 
 
 def _on_node(data: Mapping[str, Any]) -> str:
-    parts = [f"{name} {data[name]}" for name in ("pid", "node") if data.get(name)]
+    parts = [f"{name} {data[name]}" for name in ("pid", "node", "group", "market", "device") if data.get(name)]
     return f" ({', '.join(parts)})" if parts else ""
 
 

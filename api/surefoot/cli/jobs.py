@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import datetime, timezone
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from surefoot.cli.debugging import debugging
 from surefoot.cli.format import ago, describe, duration, state_style, steps
 from surefoot.cli.last_lines import last_lines
 from surefoot.cli.session import Session, console, say
+from surefoot.node_groups import kinds_of_trainers
 from surefoot.spec import JobState
 from surefoot.timeline import troubles
 from surefoot.views import JobView, NumberedEvent
@@ -67,7 +69,7 @@ def show(
         document = found.view.model_dump(mode="json") | {"events": [event.model_dump(mode="json") for event in events]}
         say(json.dumps(document, indent=1))
         return
-    _show(found.view)
+    _show(found.view, events)
     _show_events(found.view, events)
     _show_troubles(found.view, events)
     if found.view.traceback:
@@ -154,7 +156,7 @@ def _table(views: list[JobView]) -> Table:
     return table
 
 
-def _show(view: JobView) -> None:
+def _show(view: JobView, events: list[NumberedEvent]) -> None:
     spec, live = view.spec, "" if view.ended else f"{view.trainers} of "
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -166,6 +168,7 @@ def _show(view: JobView) -> None:
         "unreadable": view.unreadable,
         "steps": steps(view.steps_done, view.num_steps),
         "trainers": f"{live}{view.wanted_trainers} wanted (min {spec.min_trainers}, max {spec.most_trainers})",
+        "nodes": "" if view.ended else _kinds(events),
         "generation": str(view.generation) if view.generation else "",
         "times": _times(view),
         "attempts": str(view.attempts) if view.attempts > 1 else "",
@@ -177,12 +180,22 @@ def _show(view: JobView) -> None:
         "each trainer": _trainer(view),
         "pip": ", ".join(spec.pip),
         "env": " ".join(f"{key}={value}" for key, value in spec.env.items()),
+        "secrets": " ".join(n if n == v else f"{n}={v}" for v, n in spec.secrets.items()),
         "final state": view.digest or "",
     }
     for name, value in rows.items():
         if value:
             table.add_row(name, value)
     console().print(table)
+
+
+def _kinds(events: list[NumberedEvent]) -> str:
+    """ "3 of gpu-spot (aws-spot), 1 of gpu (on-demand)": where the trainers are, as far as that was told."""
+    counted = Counter(
+        tuple(kind.get(n, "") for n in ("group", "market")) for kind in kinds_of_trainers(events).values()
+    )
+    found = {kind: n for kind, n in sorted(counted.items()) if any(kind)}
+    return ", ".join(f"{n} of {group or '?'}{f' ({market})' if market else ''}" for (group, market), n in found.items())
 
 
 def _times(view: JobView) -> str:

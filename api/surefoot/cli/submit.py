@@ -107,6 +107,14 @@ def submit(
             rich_help_panel=_CODE,
         ),
     ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A secret that the code finds in its environment (`surefoot secret set`). May be repeated.",
+            metavar="NAME[=VARIABLE]",
+            rich_help_panel=_CODE,
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="A name for people. (default: the module)")] = None,
     watching: Annotated[
         bool, typer.Option("--watch/--detach", help="Watch the job, or print its id and return.")
@@ -148,6 +156,7 @@ def submit(
         "folder": folder,
         "pip": pip or [],
         "env": pairs(env or [], "--env"),
+        "secrets": secret or [],
         "name": name,
     }
     with Session.of(context).client() as client:

@@ -286,6 +286,32 @@ volumes:
   {{- end }}
 {{- end -}}
 
+{{/* A worker group with what it does not say: (list . $group), as JSON. */}}
+{{- define "surefoot.worker" -}}
+{{- $worker := deepCopy (index . 0).Values.ray.workerDefaults }}
+{{- range $key, $value := index . 1 }}{{- $_ := set $worker $key $value }}{{- end }}
+{{- toJson $worker -}}
+{{- end -}}
+
+{{/* The worker groups as the control plane is told of them. Ray sees the limits, as KubeRay tells it. */}}
+{{- define "surefoot.nodeGroups" -}}
+{{- $groups := dict }}
+{{- range $name, $group := .Values.ray.workerGroups }}
+{{- $worker := include "surefoot.worker" (list $ $group) | fromJson }}
+{{- $limits := default dict $worker.resources.limits }}
+{{- $requests := default dict $worker.resources.requests }}
+{{- $told := dict "cpus" (toString (default (default 0 $requests.cpu) $limits.cpu)) "market" $worker.market "priority" (int $worker.priority) }}
+{{- range $resource, $amount := $limits }}
+{{- if hasSuffix "gpu" $resource }}{{- $_ := set $told "gpus" (toString $amount) }}{{- end }}
+{{- end }}
+{{- $_ := set $told "max_nodes" (int (ternary $worker.maxReplicas $worker.minReplicas $.Values.ray.autoscaling.enabled)) }}
+{{- with get (default dict $worker.rayLabels) "ray.io/accelerator-type" }}{{- $_ := set $told "device" . }}{{- end }}
+{{- if not (kindIs "invalid" $worker.price) }}{{- $_ := set $told "price_per_hour" $worker.price }}{{- end }}
+{{- $_ := set $groups $name $told }}
+{{- end }}
+{{- toJson $groups -}}
+{{- end -}}
+
 {{/* Rules of NetworkPolicies. */}}
 {{- define "surefoot.dnsEgress" -}}
 - ports:

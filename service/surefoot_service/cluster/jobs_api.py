@@ -13,9 +13,9 @@ import httpx
 from surefoot._network import direct_async_client
 from surefoot.errors import SurefootError
 from surefoot.names import SUPERVISOR_CLASS, attempt_of
+from surefoot_service.scheduler.capacity import NodeSize
 
 __all__ = [
-    "Node",
     "RayError",
     "RayJob",
     "RayJobs",
@@ -65,14 +65,6 @@ class RayJob:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """A live node's resources in total."""
-
-    cpus: float
-    gpus: float
-
-
 class RayJobs:
     """The calls. All raise RayUnavailableError or RayRefusedError; all may be repeated."""
 
@@ -84,11 +76,11 @@ class RayJobs:
         answer = await self._call("GET", "/api/version")
         return str(answer.json()["session_name"])
 
-    async def nodes(self) -> tuple[Node, ...]:
-        """Return the live nodes."""
+    async def nodes(self) -> tuple[NodeSize, ...]:
+        """Return what the live nodes have in total."""
         answer = await self._call("GET", "/api/v0/nodes", params={"limit": "10000"})
         found = answer.json()["data"]["result"]["result"]
-        return tuple(_node(n["resources_total"]) for n in found if n["state"] == "ALIVE")
+        return tuple(_node(n["resources_total"], n.get("labels") or {}) for n in found if n["state"] == "ALIVE")
 
     async def supervisor_deaths(self) -> dict[str, str]:
         """Return, by attempt, why supervisors are dead that Ray will not restart."""
@@ -181,8 +173,13 @@ def _death(cause: object) -> str:
     return _first_line(messages[0]).partition(" Some common causes")[0] if messages else "Ray does not say why"
 
 
-def _node(resources: Mapping[str, float]) -> Node:
-    return Node(cpus=float(resources.get("CPU", 0)), gpus=float(resources.get("GPU", 0)))
+def _node(resources: Mapping[str, float], labels: Mapping[str, str]) -> NodeSize:
+    return NodeSize(
+        cpus=float(resources.get("CPU", 0)),
+        gpus=float(resources.get("GPU", 0)),
+        group=labels.get("ray.io/node-group", ""),
+        device=labels.get("ray.io/accelerator-type", ""),
+    )
 
 
 @asynccontextmanager

@@ -19,7 +19,8 @@ from surefoot_service.parts import Service
 from surefoot_service.policy import attempts as policy
 from surefoot_service.policy.attempts import Action, Facts, Patience
 from surefoot_service.reconciler.launch import Launch
-from surefoot_service.scheduler.fifo import Capacity, Decision, NodeSize, decide
+from surefoot_service.scheduler.capacity import Capacity, addable
+from surefoot_service.scheduler.fifo import Decision, decide
 from surefoot_service.store import attempts, jobs
 from surefoot_service.store import overview as store
 from surefoot_service.store.database import StoreAwayError
@@ -66,9 +67,12 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
-        with self._service.wakeups.listen(RECONCILER) as wakeup:
+        instruments = self._service.instruments
+        with self._service.wakeups.listen(RECONCILER) as wakeup, instruments.clock.started():
             while not self._service.wakeups.closed:
-                await wakeup.wait(await self._pass())
+                with instruments.one_pass():
+                    pause_s = await self._pass()
+                await wakeup.wait(instruments.rests(pause_s))
 
     async def _pass(self) -> float | None:
         """Do once what there is to do. Return in how many seconds to look again; None: when woken."""
@@ -121,7 +125,8 @@ class Reconciler:
             await self._explain((c.job for c in overview.queue), "the Ray cluster has no live node yet")
             return False
         capacity = Capacity(
-            nodes=tuple(NodeSize(cpus=n.cpus, gpus=n.gpus) for n in nodes),
+            nodes=nodes,
+            addable=addable(self._service.settings.node_groups, nodes),
             used_cpus=overview.used_cpus,
             used_gpus=overview.used_gpus,
         )
@@ -150,6 +155,7 @@ class Reconciler:
             now=self._service.now(),
         )
         if made is not None:
+            self._service.instruments.attempts_started.inc()
             log.info("job_started", job=decision.job, attempt=made.id, reason=decision.reason)
             self._service.wakeups.wake(news_of(decision.job))
 
@@ -245,6 +251,7 @@ class Reconciler:
             store.condemn, watched, verdict, reason=reason, launcher_log=tail, now=self._service.now()
         )
         if done:
+            self._service.instruments.attempts_condemned.inc()
             log.warning("attempt_condemned", attempt=watched.attempt.id, reason=reason)
 
     async def _clean(self, watched: Watched) -> float:

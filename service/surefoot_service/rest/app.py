@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute, iter_route_contexts
 
 from surefoot_service.data_folder import make_private
+from surefoot_service.encryption import open_key_ring
 from surefoot_service.keys import open_keys
 from surefoot_service.logs.files import LogFolder
 from surefoot_service.logs.keeper import LogKeeper
@@ -22,8 +23,21 @@ from surefoot_service.reconciler.loop import reconciling
 from surefoot_service.reconciler.retention import housekeeping
 from surefoot_service.rest import problems
 from surefoot_service.rest.document import document_of
+from surefoot_service.rest.exposition import metrics_port
 from surefoot_service.rest.probes import probes_of
-from surefoot_service.rest.routes import attempts, audit, checkpoints, health, history, jobs, logs, packages
+from surefoot_service.rest.routes import (
+    attempts,
+    audit,
+    checkpoints,
+    health,
+    history,
+    jobs,
+    logs,
+    metrics,
+    packages,
+    secrets,
+)
+from surefoot_service.rest.timing import Timing
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
 from surefoot_service.waiting import Waiting
@@ -44,6 +58,7 @@ def open_service(settings: Settings) -> Service:
         keys=open_keys(settings.data),
         logs=LogKeeper(database, LogFolder(settings.log_place), waiting, settings.max_log_bytes),
         waiting=waiting,
+        key_ring=open_key_ring(settings),
     )
     service.readiness.probes = probes_of(service)
     return service
@@ -58,7 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         service = open_service(settings)
         app.state.service = service
         try:
-            async with _cluster(service), housekeeping(service):
+            async with _cluster(service), housekeeping(service), metrics_port(service):
                 yield
         finally:
             service.wakeups.close()
@@ -77,8 +92,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(app)
-    for part in (packages, jobs, checkpoints, history, logs, attempts, audit, health):
+    app.add_middleware(Timing)
+    for part in (packages, jobs, checkpoints, history, logs, attempts, secrets, audit, health, metrics):
         app.include_router(part.router)
+    app.include_router(secrets.attempts)
     _make_ready(app)
     app.openapi = cache(lambda: document_of(app))  # type: ignore[method-assign]
     app.add_route("/openapi.json", _document(app), include_in_schema=False)

@@ -27,6 +27,8 @@ MAX_VALUES = 60_000
 _SMALL_BYTES = 64 * KIB
 # what any route takes that says nothing else: commands of a few fields, and claims
 _COMMAND_BYTES = 4 * KIB
+# a secret of 16 KiB, of which JSON may make six characters each
+_SECRET_BYTES = 128 * KIB
 # Nothing waits on these threads, they only compute: two are enough for all.
 _threads = ThreadPoolExecutor(2, thread_name_prefix="parse")
 
@@ -41,6 +43,7 @@ class BodyKind(Enum):
     UPLINK = auto()
     PACKAGE = auto()
     LOGS = auto()
+    SECRET = auto()
 
     def max_bytes(self, settings: Settings) -> int:
         match self:
@@ -52,6 +55,8 @@ class BodyKind(Enum):
                 return settings.max_body_bytes
             case BodyKind.PACKAGE:
                 return settings.max_package_bytes
+            case BodyKind.SECRET:
+                return _SECRET_BYTES
 
 
 _KIND = "surefoot_body_kind"

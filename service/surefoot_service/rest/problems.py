@@ -28,6 +28,7 @@ from surefoot_service.errors import (
     OverError,
     StorageError,
     TokenError,
+    UnreadableSecretError,
 )
 from surefoot_service.store.database import StoreAwayError
 from surefoot_service.waiting import BusyError, HungError
@@ -65,6 +66,7 @@ _STATUS: Mapping[type[DomainError], int] = {
     ClaimCodeError: 403,
     NotFoundError: 404,
     ConflictError: 409,
+    UnreadableSecretError: 409,
     OverError: 410,
     InvalidError: 422,
     StorageError: 502,

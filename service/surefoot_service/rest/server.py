@@ -31,9 +31,9 @@ __all__ = ["BoundedProtocol", "Server"]
 _LAST_ANSWERS_S = 5
 # connections that wait to be accepted; asyncio accepts as many in one go, before any of them can be refused
 _BACKLOG = 128
-# places for health and attempts alone
+# places for health, metrics and attempts alone
 _KEPT = 64
-_KEPT_FOR = ("/v1/health", "/v1/ready", "/v1/attempts/")
+_KEPT_FOR = ("/v1/health", "/v1/ready", "/v1/attempts/", "/metrics")
 # files that the service itself has open: database, packages, its cluster
 _OWN_FILES = 256
 _WANTED_FILES = 65_536

@@ -6,11 +6,11 @@ from starlette.datastructures import Headers
 
 from surefoot.names import is_attempt
 from surefoot_service.errors import TokenError
-from surefoot_service.keys import Keys, KnownTokens, digest
+from surefoot_service.keys import Keys, KnownTokens, digest, same
 from surefoot_service.store import attempts
 from surefoot_service.store.database import Database
 
-__all__ = ["bearer", "check_attempt", "check_user"]
+__all__ = ["bearer", "check_attempt", "check_metrics", "check_user"]
 
 
 def bearer(headers: Headers, which: str) -> str:
@@ -26,6 +26,14 @@ def check_user(headers: Headers, keys: Keys) -> None:
     """Raise TokenError unless the request brings the user's token."""
     which = "the service's token (see <data folder>/token)"
     if not keys.is_user(bearer(headers, which)):
+        raise TokenError(f"the Authorization header must carry {which}")
+
+
+def check_metrics(headers: Headers, keys: Keys, metrics_token: str | None) -> None:
+    """Raise TokenError unless the request brings the token for metrics, or the user's."""
+    which = "the service's token, or the one for metrics"
+    token = bearer(headers, which)
+    if not (keys.is_user(token) or (metrics_token and same(token, metrics_token))):
         raise TokenError(f"the Authorization header must carry {which}")
 
 

@@ -1,54 +1,19 @@
 """Which queued jobs start: a pure decision, each with its reason.
 
-The queue's order holds: a job that waits for room is not overtaken by a later one, or a stream of small jobs would starve it.
-A job that the cluster could never hold does not keep the others waiting.
+A job starts where its fewest trainers fit on what there is and what the autoscaler could still add: it is the trainers of started jobs,
+pending on Ray, that make the autoscaler add nodes. The queue's order holds: a job that waits for room is not overtaken by a later one,
+or a stream of small jobs would starve it. A job that the cluster could never hold does not keep the others waiting.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from surefoot.spec import JobSpec, Resources
+from surefoot_service.scheduler.capacity import Addable, Capacity, NodeSize
 
 __all__ = ["Candidate", "Capacity", "Decision", "NodeSize", "decide"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeSize:
-    """What one node has in total."""
-
-    cpus: float
-    gpus: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
-    """What the cluster has in total, a node at a time, and what jobs that are on it have reserved."""
-
-    nodes: tuple[NodeSize, ...]
-    used_cpus: float = 0.0
-    used_gpus: float = 0.0
-
-    @property
-    def cpus(self) -> float:
-        return sum(n.cpus for n in self.nodes)
-
-    @property
-    def gpus(self) -> float:
-        return sum(n.gpus for n in self.nodes)
-
-    @property
-    def free_cpus(self) -> float:
-        return max(0.0, self.cpus - self.used_cpus)
-
-    @property
-    def free_gpus(self) -> float:
-        return max(0.0, self.gpus - self.used_gpus)
-
-    def with_used(self, cpus: float, gpus: float) -> Capacity:
-        return Capacity(nodes=self.nodes, used_cpus=self.used_cpus + cpus, used_gpus=self.used_gpus + gpus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,58 +39,79 @@ def decide(queue: Sequence[Candidate], capacity: Capacity) -> list[Decision]:
     """Return a decision for each queued job, in the queue's order."""
     decisions: list[Decision] = []
     waiting: str | None = None
+    most = capacity.most
     for candidate in queue:
-        never = _never_fits(candidate.spec, capacity)
+        never = _never_fits(candidate.spec, capacity, most)
         if never:
             decisions.append(Decision(job=candidate.job, start=False, reason=never))
             continue
         if waiting is not None:
             decisions.append(Decision(job=candidate.job, start=False, reason=f"behind job {waiting} in the queue"))
             continue
-        short = _short(candidate.spec, capacity)
+        short = _short(candidate.spec, capacity, most)
         decisions.append(Decision(job=candidate.job, start=not short, reason=short or _fits(candidate, capacity)))
         if short:
             waiting = candidate.job
         else:
             each = candidate.spec.resources
             capacity = capacity.with_used(candidate.wanted * each.cpus, candidate.wanted * each.gpus)
+            most = most.with_used(candidate.wanted * each.cpus, candidate.wanted * each.gpus)
     return decisions
 
 
-def _never_fits(spec: JobSpec, capacity: Capacity) -> str:
-    """Why the empty cluster could not hold the job's fewest trainers, or nothing."""
+def _never_fits(spec: JobSpec, capacity: Capacity, most: Capacity) -> str:
+    """Why the empty cluster could not hold the job's fewest trainers, with all that could be added; or nothing."""
     least, each = spec.min_trainers, spec.resources
-    if least * each.cpus > capacity.cpus:
-        return f"{_needs(least, each.cpus, 'CPU')}; the cluster has {capacity.cpus:g}"
-    if least * each.gpus > capacity.gpus:
-        return f"{_needs(least, each.gpus, 'GPU')}; the cluster has {capacity.gpus:g}"
-    places = sum(_places(node, each) for node in capacity.nodes)
+    for amount, what, has, could in (
+        (each.cpus, "CPU", capacity.cpus, most.cpus),
+        (each.gpus, "GPU", capacity.gpus, most.gpus),
+    ):
+        if least * amount > could:
+            more = f", and {could:g} with all that the autoscaler could add" if could > has else ""
+            return f"{_needs(least, amount, what)}; the cluster has {has:g}{more}"
+    places = most.places(each)
     if least > places:
-        what = f"{each.cpus:g} CPUs" + (f" and {each.gpus:g} GPUs" if each.gpus else "")
-        return f"needs {least} trainers of {what}; the cluster's nodes have room for {places}"
+        more = " and those that the autoscaler could add" if capacity.addable else ""
+        return f"needs {least} trainers of {_size(each)}; the cluster's nodes{more} have room for {places}"
     return ""
 
 
-def _places(node: NodeSize, each: Resources) -> int:
-    """How many trainers the empty node holds."""
-    by_cpu = math.floor(node.cpus / each.cpus + 1e-9)
-    return min(by_cpu, math.floor(node.gpus / each.gpus + 1e-9)) if each.gpus else by_cpu
-
-
-def _short(spec: JobSpec, capacity: Capacity) -> str:
-    """What is not free now, or nothing."""
+def _short(spec: JobSpec, capacity: Capacity, most: Capacity) -> str:
+    """What is not free now, nor could be added; or nothing."""
     least, each = spec.min_trainers, spec.resources
-    if least * each.cpus > capacity.free_cpus:
-        return f"{_needs(least, each.cpus, 'CPU')}; {capacity.free_cpus:g} of {capacity.cpus:g} CPUs are free"
-    if least * each.gpus > capacity.free_gpus:
-        return f"{_needs(least, each.gpus, 'GPU')}; {capacity.free_gpus:g} of {capacity.gpus:g} GPUs are free"
+    for amount, what, free, has, could in (
+        (each.cpus, "CPU", capacity.free_cpus, capacity.cpus, most.free_cpus),
+        (each.gpus, "GPU", capacity.free_gpus, capacity.gpus, most.free_gpus),
+    ):
+        if least * amount > could:
+            return f"{_needs(least, amount, what)}; {free:g} of {has:g} {what}s are free{_no_more(capacity, each)}"
     return ""
 
 
 def _fits(candidate: Candidate, capacity: Capacity) -> str:
-    each = candidate.spec.resources
+    each, least = candidate.spec.resources, candidate.spec.min_trainers
     text = f"{capacity.free_cpus:g} of {capacity.cpus:g} CPUs are free"
-    return text + (f", {capacity.free_gpus:g} of {capacity.gpus:g} GPUs" if each.gpus else "")
+    text += f", {capacity.free_gpus:g} of {capacity.gpus:g} GPUs" if each.gpus else ""
+    has_room = least * each.cpus <= capacity.free_cpus and least * each.gpus <= capacity.free_gpus
+    if has_room and least <= capacity.places(each):
+        return text
+    return f"{text}; the autoscaler could add {_names(capacity.useful(each))}"
+
+
+def _no_more(capacity: Capacity, each: Resources) -> str:
+    """Why the autoscaler does not help; nothing where there is none."""
+    if not capacity.addable:
+        return ""
+    useful = capacity.useful(each)
+    return f"; what the autoscaler could add is not enough: {_names(useful) if useful else 'nothing'}"
+
+
+def _names(added: Sequence[Addable]) -> str:
+    return " and ".join(f"{one.count} of {one.node.group}" for one in added)
+
+
+def _size(each: Resources) -> str:
+    return f"{each.cpus:g} CPUs" + (f" and {each.gpus:g} GPUs" if each.gpus else "")
 
 
 def _needs(trainers: int, each: float, what: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -47,6 +48,8 @@ class IngestResult:
     ack: UplinkAck
     # whether the job's state changed
     moved: bool
+    # what was new of it
+    events: Sequence[AnyTold] = ()
 
 
 def ingest(
@@ -71,7 +74,7 @@ def ingest(
         attempt.closed_at = now
     session.flush()
     ack = UplinkAck(events=told_events.stored_below(session, sources, batch.events), rows_below=job.steps_done)
-    return IngestResult(ack=ack, moved=job.state != before)
+    return IngestResult(ack=ack, moved=job.state != before, events=events)
 
 
 def ingest_again(session: Session, attempt: AttemptRow, job: JobRow, batch: UplinkBatch) -> IngestResult:

@@ -23,6 +23,7 @@ from surefoot_service.policy.lifecycle import Life, Move, move
 from surefoot_service.store.columns import NoNumber
 from surefoot_service.store.events import add_event, state_events
 from surefoot_service.store.reading import has_ended, shown_state, spec_of, state_of
+from surefoot_service.store.secrets import check_there
 from surefoot_service.store.tables import AttemptRow, JobRow, PackageRow
 
 __all__ = [
@@ -66,6 +67,7 @@ def create(
     # in this transaction, as packages that no job refers to are collected in another
     if session.get(PackageRow, spec.package, with_for_update={"read": True}) is None:
         raise InvalidError("body.package", f"package {spec.package} is not here; upload it first (POST /v1/packages)")
+    check_there(session, spec.secrets.values())
     spec = _with_restore(session, spec, checkpoints)
     row = JobRow(
         id="".join(secrets.choice(_ALPHABET) for _ in range(10)),

@@ -21,6 +21,7 @@ __all__ = [
     "LogChunkRow",
     "LogSourceRow",
     "PackageRow",
+    "SecretRow",
     "StepRow",
 ]
 
@@ -214,8 +215,22 @@ class LogSourceRow(Base):
     over: Mapped[bool] = mapped_column()
 
 
+class SecretRow(Base):
+    """A secret. Its value is here only as it is encrypted (see surefoot_service/encryption.py)."""
+
+    __tablename__ = "secrets"
+
+    name: Mapped[str] = mapped_column(Words(64), primary_key=True)
+    sealed: Mapped[str] = mapped_column(LongWords)
+    # counts its values, from 1
+    version: Mapped[int] = mapped_column()
+    owner: Mapped[str] = mapped_column(Words(200))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    rotated_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
 class AuditRow(Base):
-    """What was removed, by whom or by which rule, and when. It refers to nothing, as it outlives what it is about."""
+    """What was removed or done with a secret, by whom or by which rule, and when. It refers to nothing, as it outlives what it is about."""
 
     __tablename__ = "audit"
     __table_args__ = (Index("ix_audit_subject", "subject", "action"), {"sqlite_autoincrement": True})
@@ -223,7 +238,7 @@ class AuditRow(Base):
     n: Mapped[int] = mapped_column(Number, primary_key=True)
     at: Mapped[datetime] = mapped_column(UtcDateTime)
     action: Mapped[str] = mapped_column(Words(40))
-    # a job's id, or a package's hash
+    # a job's id, a package's hash, or a secret's name
     subject: Mapped[str] = mapped_column(Words(64))
     by: Mapped[str] = mapped_column(Words(200))
     # a sentence

@@ -249,6 +249,7 @@ class LocalCluster:
         self.liveness = liveness
         # no node is ever drained here, so it is never called
         self.on_notice: Callable[[str, str], None] = lambda trainer, reason: None
+        self.on_waiting: Callable[[str], None] = lambda what: None
         self._attempt, self._path, self._env = attempt, tuple(path), {**os.environ, **(env or {})}
         self._service, self._preload, self._log_dir = service, tuple(preload), log_dir
         self._templates: dict[tuple[tuple[str, str], ...], asyncio.Task[_Template]] = {}

@@ -18,6 +18,7 @@ class LentCluster:
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.on_notice: Callable[[str, str], None] = lambda trainer, reason: None
+        self.on_waiting: Callable[[str], None] = lambda what: None
         self._cluster = cluster
         #: every trainer that was started, gone or not
         self.handles: list[TrainerHandle] = []

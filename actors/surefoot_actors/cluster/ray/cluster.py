@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +17,17 @@ from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, Ra
 
 from surefoot.events import FaultKind
 from surefoot.names import SUPERVISOR, name_within
+from surefoot.node_groups import NodeGroup
 from surefoot.spec import JobSpec
-from surefoot_actors.cluster.environment import trainer_env
+from surefoot_actors.cluster.environment import KIND_LABELS, trainer_env
+from surefoot_actors.cluster.placement import device_for, next_waited, order, selectors, to_ask
 from surefoot_actors.cluster.ports import Inbox, SetupFailedError, TrainerGoneError, TrainerHandle, TrainerSetup, Where
+from surefoot_actors.cluster.ray.demand import mark
 from surefoot_actors.cluster.ray.ending import confirm_gone, draining_nodes, place_of
 from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, find_actor, list_roles
 from surefoot_actors.cluster.ray.setup import node_of, refused_requirements, why_not_set_up
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE, TrainerActor
+from surefoot_actors.cluster.ray.waiting import WaitingList
 from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.server import Condition, LivenessServer
 from surefoot_actors.protocol.death_cause import DeathCause
@@ -133,6 +137,12 @@ class _RayTrainer(TrainerHandle):
             if self._liveness.condition(self._trainer) in (Condition.SILENT, Condition.GONE):
                 return
 
+    async def withdraw(self) -> None:
+        """Take back the request for an actor that has no node. It is not fenced: another of its name is to come."""
+        place = await asyncio.to_thread(place_of, self._actor)
+        await asyncio.to_thread(ray.kill, self._actor, no_restart=True)
+        await confirm_gone(place)  # where it was given a node just now
+
     async def tell_liveness(self) -> None:
         """Have its watchdog beat here."""
         place = await asyncio.to_thread(place_of, self._actor)
@@ -167,7 +177,7 @@ class _RayTrainer(TrainerHandle):
             log.warning("end_not_confirmed", trainer=self._trainer, error=repr(error))
 
 
-def _ignore(trainer: str, reason: str) -> None:
+def _ignore(*_: str) -> None:
     pass
 
 
@@ -177,32 +187,84 @@ class RayCluster:
     installs = True
 
     def __init__(
-        self, attempt: str, liveness: LivenessServer, *, package_uri: str | None = None, service: str = DEFAULT_SERVICE
+        self,
+        attempt: str,
+        liveness: LivenessServer,
+        *,
+        package_uri: str | None = None,
+        service: str = DEFAULT_SERVICE,
+        groups: Mapping[str, NodeGroup] | None = None,
+        node_wait_s: float = 300.0,
     ) -> None:
+        """`groups`: the kinds of nodes that there may be, and `node_wait_s`: how long a trainer waits for one before a dearer one."""
         self.on_notice: Callable[[str, str], None] = _ignore
+        self.on_waiting: Callable[[str], None] = _ignore
         self._attempt, self._liveness, self._package_uri, self._service = attempt, liveness, package_uri, service
         self._tasks, self._ending = Tasks("ray cluster"), Tasks("end")
         # those whose nodes are watched
         self._trainers: dict[str, _RayTrainer] = {}
-        self._watching = False
+        self._watching = self._looking = False
+        self._groups = groups or {}
+        self._waiting = WaitingList(node_wait_s, lambda text: self.on_waiting(text))
+        # the model of the GPUs of this attempt's nodes, once one is there
+        self._device = ""
         # addresses of nodes that could not be set up, and when: for a while others are preferred
         self._troubled: dict[str, float] = {}
 
     async def start_trainer(self, setup: TrainerSetup) -> TrainerHandle:
-        creating = asyncio.create_task(asyncio.to_thread(self._create, setup))
+        waited: frozenset[str] = frozenset()
+        while True:
+            groups = self._order(setup.spec)
+            trainer = await self._ask_for(setup, to_ask(groups, waited), has_choice=len(groups) > 1)
+            if trainer is not None:
+                self._watch([trainer])
+                return trainer
+            waited = next_waited(groups, waited)
+
+    def _order(self, spec: JobSpec) -> list[str]:
+        device = self._device or device_for(self._groups, spec.resources, spec.min_trainers)
+        return order(self._groups, spec.resources, device)
+
+    async def _ask_for(self, setup: TrainerSetup, groups: Sequence[str], *, has_choice: bool) -> _RayTrainer | None:
+        """Start a trainer on a node of the first of these groups that has one. None: none came in time, and it is withdrawn."""
+        creating = asyncio.create_task(asyncio.to_thread(self._create, setup, groups))
         try:
             trainer = await asyncio.shield(creating)
-            await trainer.start()
+            if not await self._started_in_time(trainer, has_choice=has_choice):
+                await self._withdraw(trainer)
+                return None
         except SetupFailedError as failed:
             self._troubled[failed.node] = time.monotonic()
             raise
         except asyncio.CancelledError:
             await (await creating).kill()
             raise
-        self._watch([trainer])
         return trainer
 
-    def _create(self, setup: TrainerSetup) -> _RayTrainer:
+    async def _started_in_time(self, trainer: _RayTrainer, *, has_choice: bool) -> bool:
+        if not self._groups:
+            await trainer.start()
+            return True
+        self._look_after_waiting()
+        starting = asyncio.create_task(trainer.start())
+        with self._waiting.entered(name_within(self._attempt, trainer.trainer), has_choice=has_choice) as entry:
+            over = asyncio.create_task(entry.over.wait())
+            try:
+                await asyncio.wait({starting, over}, return_when=asyncio.FIRST_COMPLETED)
+                if not starting.done():
+                    return False
+                await starting
+                return True
+            finally:
+                over.cancel()
+                starting.cancel()
+
+    async def _withdraw(self, trainer: _RayTrainer) -> None:
+        await trainer.withdraw()
+        while await asyncio.to_thread(find_actor, self._attempt, trainer.trainer) is not None:  # noqa: ASYNC110 (Ray tells no event)
+            await asyncio.sleep(_RETRY_S)
+
+    def _create(self, setup: TrainerSetup, groups: Sequence[str] = ()) -> _RayTrainer:
         resources = setup.spec.resources
         options: dict[str, Any] = {
             "name": name_within(self._attempt, setup.trainer),
@@ -214,9 +276,13 @@ class RayCluster:
             "max_task_retries": 0,
             "runtime_env": _runtime_env(setup.spec, self._package_uri),
         }
-        if shunned := self._shunned(setup.apart_from):
-            options["label_selector"] = {"ray.io/node-id": f"!in({','.join(shunned)})"}
-            options["fallback_strategy"] = [{"label_selector": {}}]  # there, if nowhere else
+        device = self._known_device() if resources.gpus else ""
+        if wanted := selectors(groups, self._groups, device, self._shunned(setup.apart_from)):
+            marked = mark(options["name"]) if self._groups else {}
+            first, *others = ({**selector, **marked} for selector in wanted)
+            options["label_selector"] = first
+            if others:
+                options["fallback_strategy"] = [{"label_selector": selector} for selector in others]
         secret = setup.liveness_secret.reveal() if setup.liveness_secret else ""
         actor = _TRAINER.options(**options).remote(replace(setup, liveness_secret=None), self._service, secret)
         return self._handle(setup.trainer, actor)
@@ -229,6 +295,14 @@ class RayCluster:
             there = ray.nodes()  # type: ignore[no-untyped-call]
             nodes |= {str(node["NodeID"]) for node in there if node["NodeManagerAddress"] in troubled}
         return sorted(nodes)
+
+    def _known_device(self) -> str:
+        """The model of the GPUs of the nodes that this attempt's trainers are on; empty: none, or not known."""
+        nodes = {trainer.node for trainer in self._trainers.values()} - {""}
+        if not self._device and self._groups and nodes:
+            labels = [n["Labels"] for n in ray.nodes() if n["NodeID"] in nodes]  # type: ignore[no-untyped-call]
+            self._device = next(filter(None, (found.get(KIND_LABELS["device"], "") for found in labels)), "")
+        return self._device
 
     def _handle(self, trainer: str, actor: ActorHandle[Any]) -> _RayTrainer:
         return _RayTrainer(trainer, actor, self._liveness, self._ending)
@@ -254,6 +328,11 @@ class RayCluster:
         roles = [role for role in list_roles(self._attempt) if role not in (SUPERVISOR, KEEPER)]
         actors = [(role, find_actor(self._attempt, role)) for role in roles]
         return [self._handle(role, actor) for role, actor in actors if actor is not None]
+
+    def _look_after_waiting(self) -> None:
+        if not self._looking:
+            self._looking = True
+            self._tasks.spawn(self._waiting.run(), name="trainers-that-wait")
 
     # ---- nodes that are about to go
 

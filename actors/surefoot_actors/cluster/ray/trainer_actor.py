@@ -13,7 +13,7 @@ import ray.actor
 import ray.exceptions
 import ray.util
 
-from surefoot_actors.cluster.environment import without_secrets
+from surefoot_actors.cluster.environment import tell_node_kind, without_secrets
 from surefoot_actors.cluster.notice import on_sigterm
 from surefoot_actors.cluster.ports import Inbox, TrainerService, TrainerSetup, Where
 from surefoot_actors.liveness.watchdog_process import Watchdog
@@ -39,6 +39,7 @@ class TrainerActor:
     def __init__(self, setup: TrainerSetup, service: str, liveness_secret: str) -> None:
         without_secrets(os.environ)
         os.environ["SUREFOOT_HOST"] = _node_address()
+        tell_node_kind(os.environ, _node_labels())
         self._capture = Capture(setup, Sealed(liveness_secret)) if setup.logs else None
         if self._capture is not None:
             self._capture.start()
@@ -92,3 +93,8 @@ def _node_address() -> str:
 def _node_id() -> str:
     node: str = ray.get_runtime_context().get_node_id()
     return node
+
+
+def _node_labels() -> dict[str, str]:
+    # annotated in Ray as if its values were lists
+    return {name: str(value) for name, value in ray.get_runtime_context().get_node_labels().items()}

@@ -14,6 +14,7 @@ from surefoot_actors.engine.contract.loop import Loop
 from surefoot_actors.engine.contract.rounds import TrainingRound
 from surefoot_actors.engine.contract.step_record import StepRecord
 from surefoot_actors.engine.contract.sub_task import SubTask
+from surefoot_actors.engine.data.block_order import check_order
 from surefoot_actors.user_code.lines import user_line
 
 __all__ = ["TrainStep"]
@@ -32,10 +33,15 @@ class TrainStep(contract.Step):
         *,
         collate: Callable[[list[Any]], Any] | None = None,
         sampler: Any = None,
+        shuffle: str = "samples",
+        block_size: Any = None,
         accumulate: bool = False,
     ) -> Iterator[Any]:
         self._loop.check_current(self._record)
-        partition = self._context.training_partition.ordered(sampler, user_line())
+        line = user_line()
+        check_order(sampler, shuffle, block_size, line)
+        whole = self._context.training_partition
+        partition = whole.by_blocks(dataset, block_size, line) if shuffle == "blocks" else whole.ordered(sampler, line)
         return TrainingRound(self._context, self._loop, self.number, dataset, collate, partition, accumulate=accumulate)
 
     def evaluate(self, dataset: Any, *, collate: Callable[[list[Any]], Any] | None = None) -> Iterator[Any]:

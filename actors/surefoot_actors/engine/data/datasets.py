@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, default_collate
 
 from surefoot.errors import ContractError
 
@@ -26,10 +26,11 @@ def check_dataset(dataset: Any, line: str) -> int:
             f"{line}: a DataLoader was given; give its dataset, as Surefoot draws the samples itself "
             f"(data_workers in the job's spec takes the place of num_workers)"
         )
-    if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+    if not _is_indexable(dataset):
         raise ContractError(
             f"{line}: {kind} is not a map-style dataset: it needs __len__ and __getitem__, so that any trainer can take any "
-            f"sample; for an iterable dataset, write it to files or a memory map once and index those"
+            f"sample; for an iterable dataset, write it to files or a memory map once and index those, or to shards that "
+            f"mosaicml-streaming, wids or Grain index"
         )
     try:
         length = len(dataset)
@@ -40,6 +41,16 @@ def check_dataset(dataset: Any, line: str) -> int:
     if length < 1:
         raise ContractError(f"{line}: {kind} is empty, so there is nothing to take batches from")
     return length
+
+
+def _is_indexable(dataset: Any) -> bool:
+    """Whether samples are had by number, also from what can be gone through besides: mosaicml-streaming's, say."""
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
+        return False
+    # torch's own base class has a __getitem__ that raises
+    if isinstance(dataset, IterableDataset):
+        return type(dataset).__getitem__ is not Dataset.__getitem__ or hasattr(dataset, "__getitems__")
+    return True
 
 
 def is_plain(dataset: Any, collate: Collate | None) -> bool:

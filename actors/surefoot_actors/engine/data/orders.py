@@ -23,6 +23,7 @@ from torch.utils.data import (
 
 from surefoot.errors import ContractError
 from surefoot_actors.determinism.rng import Purpose, stream_key
+from surefoot_actors.engine.data.block_order import ByBlocks, block_sizes, described_size
 from surefoot_actors.engine.data.changes import Survey, compare, survey
 from surefoot_actors.engine.data.shuffle import Shuffle, uniform
 
@@ -61,6 +62,7 @@ class Orders:
         self._seed = seed
         self.usual = Shuffled(seed)
         self._known: OrderedDict[str, tuple[Survey, Order]] = OrderedDict()
+        self._by_blocks: OrderedDict[str, ByBlocks] = OrderedDict()
 
     def of(self, sampler: Any, line: str) -> Order:
         """Return the order. Raises ContractError for what is none."""
@@ -80,6 +82,17 @@ class Orders:
         self._known[line] = (look, order)
         if len(self._known) > 8:
             self._known.popitem(last=False)
+        return order
+
+    def by_blocks(self, dataset: Any, block_size: Any, line: str) -> Order:
+        """Return the order that goes through the dataset block by block. Raises ContractError where they are not known."""
+        size = block_sizes(dataset, block_size, line)
+        words = described_size(size)
+        order = self._by_blocks.get(words)
+        if order is None:
+            order = self._by_blocks[words] = ByBlocks(size, self._seed)
+            if len(self._by_blocks) > 8:
+                self._by_blocks.popitem(last=False)
         return order
 
 

@@ -53,10 +53,15 @@ class TrainingPartition:
 
     def ordered(self, sampler: Any, line: str) -> TrainingPartition:
         """Return the cut of what the user gave as `sampler`. Raises ContractError for what is none."""
-        if sampler is None:
-            return self
+        return self if sampler is None else self._with(self._orders.of(sampler, line))
+
+    def by_blocks(self, dataset: Any, block_size: Any, line: str) -> TrainingPartition:
+        """Return the cut that goes through the dataset block by block. Raises ContractError where its blocks are not known."""
+        return self._with(self._orders.by_blocks(dataset, block_size, line))
+
+    def _with(self, order: Order) -> TrainingPartition:
         partition = TrainingPartition(self._sampler, self.num_sub_tasks, self._orders)
-        partition.order = self._orders.of(sampler, line)
+        partition.order = order
         return partition
 
     def check(self, length: int, line: str) -> None:

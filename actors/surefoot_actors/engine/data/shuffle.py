@@ -37,28 +37,28 @@ class Shuffle:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._kept: OrderedDict[tuple[int, int, int], torch.Tensor] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
 
-    def indices(self, length: int, epoch: int, start: int, stop: int) -> torch.Tensor:
-        """Return the samples (int64) at positions [start, stop) of an epoch."""
+    def indices(self, length: int, epoch: int, start: int, stop: int, *of: int) -> torch.Tensor:
+        """Return the samples (int64) at positions [start, stop) of an epoch. `of`: numbers that name another permutation."""
         size = length if length <= LARGEST_LIST else _BLOCK
         pieces = []
         for number in range(start // size, -(-stop // size)):
-            block = self._block(length, epoch, number)
+            block = self._block(length, epoch, number, of)
             pieces.append(block[max(start - number * size, 0) : stop - number * size])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _block(self, length: int, epoch: int, number: int) -> torch.Tensor:
-        block = self._kept.get((length, epoch, number))
+    def _block(self, length: int, epoch: int, number: int, of: tuple[int, ...]) -> torch.Tensor:
+        block = self._kept.get((length, epoch, number, *of))
         if block is None:
-            key = stream_key(self._seed, Purpose.ORDER, epoch, length)
+            key = stream_key(self._seed, Purpose.ORDER, epoch, length, *of)
             if length <= LARGEST_LIST:
                 generator = torch.Generator().manual_seed(struct.unpack("<Q", key[:8])[0])
                 block = torch.randperm(length, generator=generator)
             else:
                 positions = np.arange(number * _BLOCK, min((number + 1) * _BLOCK, length), dtype=np.uint64)
                 block = torch.from_numpy(permute(positions, length, key).astype(np.int64))
-            self._kept[length, epoch, number] = block
+            self._kept[(length, epoch, number, *of)] = block
             if len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
         return block

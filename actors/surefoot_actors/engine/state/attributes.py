@@ -18,6 +18,7 @@ import torch
 import xxhash
 from torch import nn
 
+from surefoot_actors.disclosed import holds_secret
 from surefoot_actors.engine.state.portable import PLAIN, content_of, digest_of, dump, load
 from surefoot_actors.engine.state.reach import DELETED, Reach, Slot, is_of_the_user, parts, put
 
@@ -117,7 +118,12 @@ class Attributes:
         gone = [k for k in self._first if k not in now and k not in self._left_alone and k[1][0] in _REMOVABLE]
         gone = [k for k in gone if (k[0], ("all", None)) not in now]
         changed.update(dict.fromkeys(gone, DELETED))
-        return self._dump(changed) if changed else b""
+        found = self._dump(changed) if changed else b""
+        # a secret is each trainer's own, from its environment: it is given to nobody, and not stored with a checkpoint
+        return self._dump(self._without_secrets(changed)) if holds_secret(found) else found
+
+    def _without_secrets(self, changed: dict[Key, Any]) -> dict[Key, Any]:
+        return {k: v for k, v in changed.items() if not holds_secret(self._dump({k: v}))}
 
     def _dump(self, changed: dict[Key, Any]) -> bytes:
         # a container's own content is in a copy, so that it is not told by the container's name

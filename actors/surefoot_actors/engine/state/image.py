@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from surefoot.errors import ContractError
+from surefoot_actors.disclosed import holds_secret
 from surefoot_actors.engine.state.survey import Survey, dump_tree, load_tree
 from surefoot_actors.engine.types import StateImage
 from surefoot_actors.engine.vector.memory import Spec, flat_bytes, make_like, write_into
@@ -19,6 +20,12 @@ __all__ = ["SavedState", "read_image", "skeleton_of", "write_image"]
 def skeleton_of(survey: Survey) -> bytes:
     """Return all of the state that is not in tensors, and their specs. Only ever read in trainers, which run the user's code."""
     trees = [(name, dump_tree(survey, name)) for name in survey.objects]
+    for name, tree in trees:
+        if holds_secret(tree):
+            raise ContractError(
+                f"a secret is part of what is tracked as {name!r}, and would be stored with every checkpoint: read it from os.environ "
+                "where it is used, and keep it out of tracked objects"
+            )
     return pickle.dumps((trees, survey.specs(), survey.along()), protocol=5)
 
 

@@ -57,9 +57,13 @@ def _waits_for_the_rest(state: MembershipState) -> bool:
 
 
 def silent(state: MembershipState) -> tuple[str, ...]:
-    """Return the members that are suspected and waited for, if it is for nobody else: nobody with state has reported (R9)."""
-    if state.phase is Phase.RUNNING and state.suspected.issuperset(state.members):
-        return state.members  # they had reported before they stopped
+    """Return the members that are suspected and waited for: nobody else has the state (R9).
+
+    A generation that stands has suspected members only if it was formed while all that held the state were suspected. They may have
+    stopped since, and whoever joins in that generation waits for their state: so it makes no difference whether others are members too.
+    """
+    if state.phase in (Phase.RUNNING, Phase.SAVING, Phase.CONCLUDING):
+        return tuple(t for t in state.members if t in state.suspected)
     waited_for = tuple(t for t in state.members if t not in state.reports)
     all_are = bool(waited_for) and state.suspected.issuperset(waited_for)
     return waited_for if state.phase is Phase.COLLECTING and all_are else ()

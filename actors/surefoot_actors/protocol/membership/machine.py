@@ -28,6 +28,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
+from pydantic import JsonValue
+
 from surefoot.events import SUPERVISOR_RESTARTED, EventKind
 from surefoot.names import trainer_number
 from surefoot.spec import JobState
@@ -267,7 +269,8 @@ def _hello(state: MembershipState, hello: Hello) -> Outcome:
         num_stillborn=0,
         num_steps=state.num_steps if hello.num_steps is None else hello.num_steps,
     )
-    ready = Emit(EventKind.TRAINER_READY, {"trainer": trainer, "pid": hello.pid, "node": hello.node})
+    data: dict[str, JsonValue] = {"trainer": trainer, "pid": hello.pid, "node": hello.node}
+    ready = Emit(EventKind.TRAINER_READY, {**data, **dict(hello.node_kind)})
     state, more = then(state, formation.form_if_enough, flag_if_wanted)
     return state, (ready, *more)
 

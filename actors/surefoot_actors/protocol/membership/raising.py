@@ -71,7 +71,7 @@ def judge(state: MembershipState, message: Raised) -> Verdict:
         return Verdict(fails=None, why="others have come past this line")
     if same is not None:
         return Verdict(fails=same, why=f"{same.trainer} and {message.trainer} raised the same")
-    if state.fingerprint is not None:
+    if state.fingerprint is not None or state.number:  # a supervisor before this one may have known whose
         return Verdict(fails=None, why="others came past this line before")
     if not message.alone and any(t != message.trainer for t in state.starting):
         return Verdict(fails=None, why="others are on their way to this line")

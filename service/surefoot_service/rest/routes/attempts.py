@@ -43,7 +43,8 @@ async def claim_attempt(attempt: AttemptId, body: ClaimRequest, service: Service
         now=service.now(),
     )
     service.wakeups.wake(RECONCILER)
-    return claimed
+    settings = service.settings
+    return claimed.model_copy(update={"node_groups": settings.node_groups, "node_wait_s": settings.node_wait_s})
 
 
 @router.post("/{attempt}/uplink", responses=documented(401, 408, 410, 415))
@@ -54,6 +55,7 @@ async def uplink(attempt: AttemptId, batch: UplinkBatch, token: AttemptToken, se
         store.ingest_from, attempt, token, batch, max_bytes=service.settings.max_told_bytes, now=service.now()
     )
     service.cluster.heard[attempt] = service.now()
+    service.instruments.took_in(job, result.events, len(batch.rows))
     service.wakeups.wake(news_of(job))
     if result.moved:
         service.wakeups.wake(RECONCILER)

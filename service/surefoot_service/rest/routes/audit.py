@@ -1,4 +1,4 @@
-"""What was removed, by whom or by which rule, and when."""
+"""What was removed, and done with secrets; by whom or by which rule, and when."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ async def read_audit(
     after: Annotated[int, Query(ge=0, le=2**53, description="only entries with a higher n"), Digits] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="at most so many entries"), Digits] = 100,
     subject: Annotated[
-        str | None, Query(pattern=r"^[a-z0-9-]{1,64}$", description="a job's id, or a package's hash")
+        str | None,
+        Query(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="a job's id, a package's hash, or a secret's name"),
     ] = None,
 ) -> AuditPage:
-    """List what was removed, oldest first, the entries with n above `after`. They outlive what they are about."""
+    """List what was removed, and done with secrets, oldest first, the entries with n above `after`. They outlive what they are about."""
     return AuditPage(entries=await service.database.read(store.entries_after, after, limit, subject))

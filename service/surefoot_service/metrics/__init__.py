@@ -1,0 +1,1 @@
+"""What Prometheus is told of the control plane and of each job."""

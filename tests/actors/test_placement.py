@@ -1,0 +1,116 @@
+"""On which nodes trainers are asked for: what holds for every table of groups."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from surefoot.node_groups import NodeGroup
+from surefoot.spec import Resources
+from surefoot_actors.cluster.placement import device_for, next_waited, order, selectors, to_ask
+
+GPU = Resources(cpus=4, gpus=1)
+SPOT = NodeGroup(cpus=6, gpus=1, max_nodes=32, market="gke-spot", price_per_hour=0.4, device="L4")
+OWNED = NodeGroup(cpus=6, gpus=1, max_nodes=2, market="on-demand", price_per_hour=1.0, device="L4")
+BIG = NodeGroup(cpus=48, gpus=8, max_nodes=2, market="on-demand", price_per_hour=9.0, device="A100")
+CPU = NodeGroup(cpus=16, max_nodes=4, price_per_hour=0.2)
+GROUP, DEVICE = "ray.io/node-group", "ray.io/accelerator-type"
+ALL = {"big": BIG, "cpu": CPU, "owned": OWNED, "spot": SPOT}
+
+
+def test_the_cheaper_group_is_asked_first_of_those_that_hold_the_trainer() -> None:
+    assert order(ALL, GPU) == ["spot", "owned", "big"]
+    assert order(ALL, Resources(cpus=8)) == ["cpu", "big"]
+    assert order(ALL, GPU, "L4") == ["spot", "owned"]
+    assert order({**ALL, "spot": SPOT.model_copy(update={"max_nodes": 0})}, GPU, "L4") == ["owned"]
+
+
+def test_without_all_prices_the_priority_decides() -> None:
+    unknown = {"a": OWNED.model_copy(update={"price_per_hour": None}), "b": SPOT.model_copy(update={"priority": 10})}
+    assert order(unknown, GPU) == ["b", "a"]
+
+
+def test_the_trainers_of_a_job_are_of_the_cheapest_model_that_holds_them_all() -> None:
+    small = {**ALL, "spot": SPOT.model_copy(update={"max_nodes": 3})}
+    assert device_for(small, GPU, 5) == "L4"
+    assert device_for(small, GPU, 6) == "A100"
+    assert device_for(small, GPU, 17) == "", "the scheduler does not start such a job"
+    assert device_for({**ALL, "new": OWNED.model_copy(update={"device": ""})}, GPU, 1) == "", "nobody knows"
+    assert device_for(ALL, Resources(cpus=1), 1) == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "device", "shunned", "tried"),
+    [
+        ([], "", [], []),
+        ([], "", ["f0", "f1"], [{"ray.io/node-id": "!in(f0,f1)"}, {}]),
+        ("a", "", [], [{GROUP: "a"}, {GROUP: "!in(a,b)"}]),
+        ("ba", "L4", [], [{GROUP: "b"}, {GROUP: "a"}, {GROUP: "!in(a,b)", DEVICE: "L4"}]),
+        (
+            "a",
+            "",
+            ["f0"],
+            [
+                {GROUP: "a", "ray.io/node-id": "!in(f0)"},
+                {GROUP: "!in(a,b)", "ray.io/node-id": "!in(f0)"},
+                {GROUP: "a"},
+                {GROUP: "!in(a,b)"},
+            ],
+        ),
+    ],
+)
+def test_what_ray_is_asked(names: list[str], device: str, shunned: list[str], tried: list[dict[str, str]]) -> None:
+    """Nodes of no known group are taken if they are there; none is added of a group that is not named."""
+    assert selectors(names, ["a", "b"] if names else [], device, shunned) == tried
+
+
+amounts = st.sampled_from([0, 1, 2, 4, 8])
+tables = st.dictionaries(
+    st.sampled_from("abcdef"),
+    st.builds(
+        NodeGroup,
+        cpus=amounts,
+        gpus=amounts,
+        max_nodes=st.none() | st.integers(0, 4),
+        device=st.sampled_from(["", "L4", "A100"]),
+        price_per_hour=st.none() | st.sampled_from([0, 0.5, 1]),
+        priority=st.integers(0, 2),
+    ),
+)
+resources = st.builds(Resources, cpus=st.sampled_from([0.5, 1, 3]), gpus=st.sampled_from([0, 0, 0.5, 1]))
+
+
+@given(groups=tables, each=resources, device=st.sampled_from(["", "L4"]))
+def test_what_holds_for_every_table(groups: dict[str, NodeGroup], each: Resources, device: str) -> None:
+    names = order(groups, each, device)
+    assert set(names) <= set(groups)
+    assert all(groups[name].max_nodes != 0 for name in names)
+    if each.gpus:
+        assert all(groups[name].gpus >= each.gpus for name in names)
+        assert not device or all(groups[name].device in ("", device) for name in names)
+    prices = [groups[name].price_per_hour for name in names]
+    if None not in prices:
+        assert prices == sorted(price or 0.0 for price in prices)
+
+
+@given(names=st.lists(st.sampled_from("abcdef"), unique=True))
+def test_every_group_is_asked_first_once_before_any_is_again(names: list[str]) -> None:
+    first: list[str] = []
+    waited: frozenset[str] = frozenset()
+    for n in range(len(names)):
+        asked = to_ask(names, waited)
+        assert asked == names[n:], "those that were waited for hold nobody up"
+        first.append(asked[0])
+        waited = next_waited(names, waited)
+    assert first == names
+    assert waited == frozenset(), "and then all of them again"
+
+
+@given(groups=tables, each=resources, least=st.integers(1, 8))
+def test_a_device_has_room_for_the_fewest(groups: dict[str, NodeGroup], each: Resources, least: int) -> None:
+    if device := device_for(groups, each, least):
+        mine = [groups[name] for name in order(groups, each, device)]
+        assert all(group.device == device for group in mine)
+        held = [9 if g.max_nodes is None else int(g.gpus / each.gpus) * g.max_nodes for g in mine]
+        assert sum(held) >= least

@@ -1,0 +1,125 @@
+"""Trainers that wait for a node: what is read from Ray's control store, what is told, and when another group is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ray.core.generated import autoscaler_pb2 as proto
+
+from surefoot.spec import JobState
+from surefoot_actors.cluster.ray.demand import Demand, mark, parse
+from surefoot_actors.cluster.ray.waiting import Entry, WaitingList, sentence, to_give_up
+from surefoot_actors.supervisor.ledger_intake import LedgerIntake
+from surefoot_actors.supervisor.status import Status
+from surefoot_actors.uplink.memory import MemoryUplink
+
+A, B = "ab2cd3ef4g-2/t1", "ab2cd3ef4g-2/t2"
+
+
+def request(trainer: str, group: str = "spot") -> Any:
+    made = proto.ResourceRequest(resources_bundle={"CPU": 1.0})  # type: ignore[attr-defined]
+    for key, value in (("ray.io/node-group", group), *mark(trainer).items()):
+        made.label_selectors.add().label_constraints.add(label_key=key, label_values=[value.lstrip("!")])
+    return made
+
+
+def reply() -> Any:
+    made = proto.GetClusterStatusReply()  # type: ignore[attr-defined]
+    for trainer in (A, B, "another-1/t1"):
+        made.cluster_resource_state.pending_resource_requests.add(request=request(trainer), count=1)
+    made.cluster_resource_state.pending_resource_requests.add(count=3)  # of no trainer
+    made.autoscaling_state.infeasible_resource_requests.append(request(B))
+    made.autoscaling_state.pending_instance_requests.add(ray_node_type_name="spot", count=2)
+    made.autoscaling_state.pending_instances.add(ray_node_type_name="spot")
+    made.autoscaling_state.failed_instance_requests.add(ray_node_type_name="owned", reason="quota exceeded")
+    return made
+
+
+def test_what_the_control_store_says_of_our_trainers() -> None:
+    assert parse(reply(), [A, B, "ab2cd3ef4g-2/t3"]) == Demand(
+        waiting=frozenset({A, B}), hopeless=frozenset({B}), coming={"spot": 3}, failed={"owned": "quota exceeded"}
+    )
+    assert parse(proto.GetClusterStatusReply(), [A]) == Demand()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("trainer", [A, "a" * 60 + "/t12", "x" + "-" * 59 + "/t0"])
+def test_a_trainers_mark_is_a_label_selector_to_ray(trainer: str) -> None:
+    from ray._private.label_utils import validate_label_selector
+
+    assert validate_label_selector(dict(mark(trainer))) is None
+
+
+@pytest.mark.parametrize(
+    ("demand", "said"),
+    [
+        (Demand(), ""),
+        (Demand(waiting=frozenset({"another"}), coming={"spot": 1}), ""),
+        (Demand(waiting=frozenset({A})), "1 trainer waits for a node"),
+        (
+            Demand(waiting=frozenset({A, B}), coming={"spot": 2, "owned": 1}),
+            "2 trainers wait for a node; the autoscaler has asked for 1 of owned and 2 of spot, not there yet",
+        ),
+        (
+            Demand(waiting=frozenset({A, B}), hopeless=frozenset({B}), failed={"spot": "no quota"}),
+            "2 trainers wait for a node; for 1 of them no group may have another; one of spot could not be had: no quota",
+        ),
+        (
+            Demand(waiting=frozenset({A}), hopeless=frozenset({A})),
+            "1 trainer waits for a node; for it no group may have another",
+        ),
+    ],
+)
+def test_what_people_are_told(demand: Demand, said: str) -> None:
+    assert sentence([A, B], demand) == said
+
+
+names = st.sets(st.sampled_from("abcde"))
+
+
+@given(waiting=names, entered=names, alone=names, early=names)
+def test_who_is_asked_for_anew(waiting: set[str], entered: set[str], alone: set[str], early: set[str]) -> None:
+    """Who has no node, has waited long enough, and has a choice: nobody that is just being set up on its node."""
+    entries = {name: Entry(has_choice=name not in alone, since=5.0 if name in early else 0.0) for name in entered}
+    found = to_give_up(entries, Demand(waiting=frozenset(waiting)), 7.0, 3.0)
+    assert set(found) == (waiting & entered) - alone - early
+
+
+def test_what_is_told_is_told_when_it_changes() -> None:
+    told: list[str] = []
+    waiting = WaitingList(3.0, told.append)
+    with waiting.entered(A, has_choice=True) as entry:
+        waiting.hear(Demand(waiting=frozenset({A})), entry.since + 1.0)
+        waiting.hear(Demand(waiting=frozenset({A})), entry.since + 2.0)
+        assert not entry.over.is_set()
+        waiting.hear(Demand(waiting=frozenset({A}), coming={"spot": 1}), entry.since + 3.0)
+        assert entry.over.is_set()
+        waiting.hear(Demand(), entry.since + 4.0)
+    assert told == [
+        "1 trainer waits for a node",
+        "1 trainer waits for a node; the autoscaler has asked for 1 of spot, not there yet",
+        "",
+    ]
+
+
+def test_it_is_told_as_the_reason_of_the_state_that_the_job_is_in() -> None:
+    uplink = MemoryUplink()
+    status = Status(uplink.event, LedgerIntake(uplink))
+    status.note_waiting("1 trainer waits for a node")  # a supervisor that has told no state yet would tell a wrong one
+    status.tell(JobState.STARTING, "waiting for the first trainers")
+    status.note_waiting("1 trainer waits for a node")
+    status.tell(JobState.RUNNING, "the first generation")
+    status.note_waiting("2 trainers wait for a node")
+    status.note_waiting("")
+    status.tell(JobState.SUCCEEDED, "done")
+    status.note_waiting("1 trainer waits for a node")
+    assert [(event.data["state"], event.data["reason"]) for event in uplink.events] == [
+        ("starting", "waiting for the first trainers"),
+        ("starting", "1 trainer waits for a node"),
+        ("running", "the first generation"),
+        ("running", "2 trainers wait for a node"),
+        ("running", "every trainer has its node"),
+        ("succeeded", "done"),
+    ]
