@@ -60,15 +60,18 @@ def test_every_line_arrives_once_and_in_order_under_kills(stage: Stage) -> None:
             handle = next(h for h in await cluster.find_trainers() if h.trainer == trainer)
             await handle.kill()
 
+    uplink = Forgetful()
+    uplink.values = {"KEY": "secret123"}
     story = stage.run(
         entrypoint="printing:train",
+        secrets={"KEY": "KEY"},
         trainers=3,
         data_workers=1,
         config={"steps": STEPS, "lines": LINES},
         batch_size=8,
         drive=drive,
         logs=True,
-        uplink=Forgetful(),
+        uplink=uplink,
     )
     assert story.outcome.state is JobState.SUCCEEDED
     told = printed(story.logs)
@@ -86,6 +89,7 @@ def test_every_line_arrives_once_and_in_order_under_kills(stage: Stage) -> None:
     texts = [line.text for line in whole]
     assert texts.count(f"line {STEPS * LINES - 1} of step {STEPS - 1}") == 1
     assert Line(1, "stdout", "past Python") in whole
+    assert Line(-1, "stdout", "the key is ***") in whole
     assert [line.text for line in whole if line.stream == "stderr" and "done" in line.text] == [f"{STEPS - 1} done"]
     assert any(re.fullmatch(rf"printed {STEPS * LINES} in all", line.text) for lines in told.values() for line in lines)
 

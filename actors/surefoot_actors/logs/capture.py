@@ -50,10 +50,11 @@ def begin_step(step: int) -> None:
         STEP.pack_into(_step, 0, step)
 
 
-def hide(values: Iterable[str]) -> None:
-    """Have these values masked in all that is printed from here on. Without a capture this does nothing."""
+def hide(values: Iterable[str]) -> bool:
+    """Have these values masked in all that is printed from here on. False: there is no capture that could."""
     if _capture is not None:
         _capture.hide(values)
+    return _capture is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,8 +95,7 @@ class TrainerProcess:
             faults.point("report" if isinstance(message, EndGeneration) else "enter", member.position.step)
         with member.commit_lock:
             if isinstance(message, GiveSecrets):
-                capture.hide(message.values.values())  # what is printed past Python's streams
-                disclosed.disclose(message.values)
+                disclosed.disclose(message.values, masked=capture.hide(message.values.values()))
                 member.commit_lock.notify_all()
                 return
             if isinstance(message, OnceTold):

@@ -20,7 +20,7 @@ class Loud(torch.utils.data.Dataset):
 
 
 def train(run: surefoot.Run) -> None:
-    print("a secret123 is printed")
+    os.write(1, f"the key is {os.environ.get('KEY', 'not given')}\n".encode())
     model = nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
     run.track(model=model, optimizer=optimizer)
