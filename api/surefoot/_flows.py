@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
 
 from surefoot._requests import (
     JOBS_PAGE,
@@ -11,6 +14,7 @@ from surefoot._requests import (
     PackageAbsentError,
     ask,
     check_goes_on,
+    clone_job,
     create_job,
     get_events,
     get_job,
@@ -24,10 +28,10 @@ from surefoot.events import LedgerRow
 from surefoot.ledger import read_row, step_of
 from surefoot.names import is_job
 from surefoot.spec import JobState
-from surefoot.submission import Submission
+from surefoot.submission import Submission, changes_of
 from surefoot.views import JobView, NumberedEvent
 
-__all__ = ["RowPages", "all_events", "all_rows", "conclude", "jobs", "resolve", "rests", "submit"]
+__all__ = ["RowPages", "all_events", "all_rows", "conclude", "jobs", "resolve", "rests", "submit", "submit_from"]
 
 
 def submit(submission: Submission) -> Flow[JobView]:
@@ -40,6 +44,13 @@ def submit(submission: Submission) -> Flow[JobView]:
     except PackageAbsentError:
         yield from ask(put_package(package.data))
     return (yield from ask(create_job(submission.spec, submission.key)))
+
+
+def submit_from(ref: str, options: Mapping[str, Any]) -> Flow[JobView]:
+    """Submit the job that `ref` means again, with these options of `submit` changed."""
+    changes = changes_of(options)
+    job = yield from resolve(ref)
+    return (yield from ask(clone_job(job.id, changes, uuid4().hex)))
 
 
 def jobs(state: JobState | None, limit: int) -> Flow[list[JobView]]:

@@ -6,12 +6,14 @@ requests is written once; `Client` and `AsyncClient` only carry the bytes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from surefoot.budget import Budget
 from surefoot.errors import (
     ConflictError,
     NotFoundError,
@@ -25,6 +27,7 @@ from surefoot.events import FaultKind
 from surefoot.logs import LogPage
 from surefoot.names import is_job
 from surefoot.spec import JobSpec, JobState
+from surefoot.usage import JobUsage
 from surefoot.views import (
     CheckpointList,
     EventPage,
@@ -50,6 +53,7 @@ __all__ = [
     "cancel_job",
     "check_goes_on",
     "checkpoint_job",
+    "clone_job",
     "create_job",
     "delete_job",
     "error_of",
@@ -61,6 +65,7 @@ __all__ = [
     "get_logs",
     "get_row_lines",
     "get_rows",
+    "get_usage",
     "has_package",
     "inject_fault",
     "list_jobs",
@@ -71,6 +76,7 @@ __all__ = [
     "receive",
     "resize_job",
     "resume_job",
+    "set_budget",
     "spec_error",
 ]
 
@@ -152,6 +158,16 @@ def create_job(spec: JobSpec, key: str) -> Call[JobView]:
     return Call(method="POST", path="/v1/jobs", parse=_job, headers=headers, body=body)
 
 
+def clone_job(job_id: str, changes: Mapping[str, Any], key: str) -> Call[JobView]:
+    """Submit another job again, with other values for some fields of its spec."""
+    headers = {"content-type": "application/json", "idempotency-key": key}
+    try:
+        body = json.dumps({"from": job_id, "changes": dict(changes)}, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError(f"these changes cannot be sent as JSON: {error}") from None
+    return Call(method="POST", path="/v1/jobs", parse=_job, headers=headers, body=body)
+
+
 def list_jobs(*, state: JobState | None = None, limit: int = JOBS_PAGE, before: str | None = None) -> Call[JobList]:
     return Call(method="GET", path="/v1/jobs", parse=_jobs, params=_params(state=state, limit=limit, before=before))
 
@@ -193,6 +209,19 @@ def inject_fault(job_id: str, kind: FaultKind) -> Call[JobView]:
 
 def get_checkpoints(job_id: str) -> Call[CheckpointList]:
     return Call(method="GET", path=f"/v1/jobs/{job_id}/checkpoints", parse=model_of(CheckpointList))
+
+
+def get_usage(job_id: str) -> Call[JobUsage]:
+    return Call(method="GET", path=f"/v1/jobs/{job_id}/usage", parse=model_of(JobUsage))
+
+
+def set_budget(job_id: str, max_cost: float | None, max_hours: float | None) -> Call[JobView]:
+    try:
+        body = Budget(max_cost=max_cost, max_hours=max_hours).model_dump_json().encode()
+    except ValidationError as error:
+        raise SpecError(field_by_field("this budget is not possible", _located(error))) from None
+    headers = {"content-type": "application/json"}
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/budget", parse=_job, headers=headers, body=body)
 
 
 def delete_job(job_id: str, *, checkpoints: bool) -> Call[None]:

@@ -14,7 +14,7 @@ import httpx
 from tenacity import AsyncRetrying
 from typing_extensions import Self, Unpack
 
-from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit
+from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
 from surefoot._logs import LogOptions, LogPages
 from surefoot._network import open_async_client
@@ -30,12 +30,14 @@ from surefoot._requests import (
     get_checkpoints,
     get_health,
     get_job,
+    get_usage,
     inject_fault,
     model_path,
     pause_job,
     receive,
     resize_job,
     resume_job,
+    set_budget,
 )
 from surefoot._secrets import AsyncSecrets
 from surefoot._transport import (
@@ -59,6 +61,7 @@ from surefoot.ledger import read_row
 from surefoot.logs import LogLine
 from surefoot.spec import JobSpec, JobState
 from surefoot.submission import SubmitOptions, prepare
+from surefoot.usage import JobUsage
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
 from surefoot.words import UnknownWord
 
@@ -84,6 +87,10 @@ class AsyncClient:
         """As `Client.submit`; the folder is packed on another thread."""
         submission = await asyncio.to_thread(prepare, train, **options)
         return AsyncJob(self, await self._run(submit(submission)))
+
+    async def submit_from(self, job: AsyncJob | str, **changes: Any) -> AsyncJob:
+        """As `Client.submit_from`."""
+        return AsyncJob(self, await self._run(submit_from(job if isinstance(job, str) else job.id, changes)))
 
     async def job(self, ref: str) -> AsyncJob:
         """As `Client.job`."""
@@ -305,6 +312,15 @@ class AsyncJob:
     async def checkpoints(self) -> list[CheckpointView]:
         """As `Job.checkpoints`."""
         return list((await self._client._run(ask(get_checkpoints(self.id)))).checkpoints)
+
+    async def usage(self) -> JobUsage:
+        """As `Job.usage`."""
+        return await self._client._run(ask(get_usage(self.id)))
+
+    async def set_budget(self, *, max_cost: float | None = None, max_hours: float | None = None) -> Self:
+        """As `Job.set_budget`."""
+        self.view = await self._client._run(ask(set_budget(self.id, max_cost, max_hours)))
+        return self
 
     async def inject_fault(self, kind: FaultKind | str) -> Self:
         """As `Job.inject_fault`."""

@@ -13,7 +13,7 @@ import httpx
 from tenacity import Retrying
 from typing_extensions import Self, Unpack
 
-from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit
+from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
 from surefoot._logs import LogOptions, LogPages
 from surefoot._network import open_client
@@ -29,12 +29,14 @@ from surefoot._requests import (
     get_checkpoints,
     get_health,
     get_job,
+    get_usage,
     inject_fault,
     model_path,
     pause_job,
     receive,
     resize_job,
     resume_job,
+    set_budget,
 )
 from surefoot._secrets import Secrets
 from surefoot._transport import (
@@ -58,6 +60,7 @@ from surefoot.ledger import read_row
 from surefoot.logs import LogLine
 from surefoot.spec import JobSpec, JobState
 from surefoot.submission import SubmitOptions, prepare
+from surefoot.usage import JobUsage
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
 from surefoot.words import UnknownWord
 
@@ -90,6 +93,13 @@ class Client:
         sent, and ServiceError for what the service refuses.
         """
         return Job(self, self._run(submit(prepare(train, **options))))
+
+    def submit_from(self, job: Job | str, **changes: Any) -> Job:
+        """Submit a job's code again, with other options: see `SubmitOptions`, but for `folder`.
+
+        Of `config`, `env`, `secrets` and `checkpoint` what is given goes over that job's, name by name. Raises as `submit` does.
+        """
+        return Job(self, self._run(submit_from(job if isinstance(job, str) else job.id, changes)))
 
     def job(self, ref: str) -> Job:
         """Return the job with this id, this unique beginning of an id, or "last". Raises NotFoundError."""
@@ -313,6 +323,18 @@ class Job:
     def checkpoints(self) -> list[CheckpointView]:
         """Return the checkpoints that were told to be durable, newest first; old ones may have been removed."""
         return list((self._client._run(ask(get_checkpoints(self.id)))).checkpoints)
+
+    def usage(self) -> JobUsage:
+        """Ask what the job has used and cost so far, and what the rest takes with each number of trainers."""
+        return self._client._run(ask(get_usage(self.id)))
+
+    def set_budget(self, *, max_cost: float | None = None, max_hours: float | None = None) -> Self:
+        """Give the job another budget, in place of the one it has; None: no bound. Raises SpecError and ConflictError.
+
+        A job that was paused as its budget was spent goes on by `resume`.
+        """
+        self.view = self._client._run(ask(set_budget(self.id, max_cost, max_hours)))
+        return self
 
     def inject_fault(self, kind: FaultKind | str) -> Self:
         """Do the job a fault, for real: see FaultKind. An event tells when it is done."""

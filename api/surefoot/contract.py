@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
+from surefoot.config import Config
+
 if TYPE_CHECKING:
     import torch
 
@@ -121,8 +123,8 @@ class Run(ABC):
 
     #: the device this trainer computes on
     device: torch.device
-    #: the job's config
-    config: Mapping[str, Any]
+    #: the job's config: `config["lr"]`, `config.get("lr")` and `config.lr` are the same
+    config: Config
     #: the job's seed
     seed: int
     #: samples a step

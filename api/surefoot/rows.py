@@ -50,6 +50,8 @@ class Circumstances(BaseModel):
     """Seconds from the step before to this one's commit, on the trainer that told."""
     at: _Number = 0.0
     """The unix time of the commit, in seconds; 0 where it was not told."""
+    epoch_samples: Annotated[int, Field(ge=0, exclude_if=lambda n: not n)] = 0
+    """How many samples an epoch has: told with every hundredth step, once it is known, and where the data has epochs."""
     nondeterministic: tuple[str, ...] = Field(default=(), exclude_if=lambda names: not names)
     """What was computed without a deterministic form, on purpose. It is told only where there is some."""
 

@@ -20,7 +20,9 @@ from pydantic import (
 )
 
 from surefoot._compat import StrEnum
+from surefoot.budget import Budget
 from surefoot.secret_rules import MAX_SECRETS, check_variables
+from surefoot.target import parse_target
 
 __all__ = [
     "CODE_FOLDER",
@@ -202,6 +204,10 @@ class JobSpec(Strict):
     """When durable checkpoints are made, where, and which are kept."""
     restore: Annotated[str, Field(min_length=1, max_length=2000), Plain] | None = None
     """Begin from this checkpoint, or from the newest one below this URL (another job's), instead of from step 0."""
+    target: Annotated[str, Field(max_length=300)] | None = None
+    """End training at the first step whose merged values meet this, such as "accuracy>=0.97"; null: train to the last step."""
+    budget: Budget = Field(default_factory=Budget)
+    """What the job may cost, and for how long it may run: when it is spent, the job is paused."""
     pip: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Field(max_length=MAX_PIP, fail_fast=True)] = ()
     """Pip requirements of the training code, one an entry; Ray's runtime environment installs them."""
     env: Annotated[
@@ -229,6 +235,11 @@ class JobSpec(Strict):
         if not ENTRYPOINT.fullmatch(value):
             raise ValueError(f'entrypoint {value!r} must look like "package.module:function"')
         return value
+
+    @field_validator("target")
+    @classmethod
+    def _target_is_a_comparison(cls, value: str | None) -> str | None:
+        return None if value is None else str(parse_target(value))
 
     @field_validator("pip")
     @classmethod
@@ -300,9 +311,10 @@ class JobSpec(Strict):
 
     def identity(self) -> dict[str, Any]:
         """The part of the spec that decides the result's bytes."""
-        return self.model_dump(
-            mode="json", include={"entrypoint", "package", "config", "seed", "batch_size", "sub_tasks", "threads"}
-        )
+        decides = {"entrypoint", "package", "config", "seed", "batch_size", "sub_tasks", "threads"}
+        # where there is none, it is the identity of the versions that knew of none
+        decides |= {"target"} if self.target is not None else set()
+        return self.model_dump(mode="json", include=decides)
 
 
 def _check_values(config: JsonValue) -> None:

@@ -16,13 +16,14 @@ from pydantic import (
 )
 
 from surefoot.bounds import read_object, writable
+from surefoot.budget import Budget
 from surefoot.spec import CheckpointPolicy, JobSpec, Resources
 
 __all__ = ["AnySpec", "RunnableSpec", "StoredSpec", "read_spec"]
 
 # what stands for required fields that cannot be read
 _BLANK: dict[str, Any] = {"entrypoint": "?", "package": "", "batch_size": 1}
-_NESTED: dict[str, type[BaseModel]] = {"resources": Resources, "checkpoint": CheckpointPolicy}
+_NESTED: dict[str, type[BaseModel]] = {"resources": Resources, "checkpoint": CheckpointPolicy, "budget": Budget}
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {
     name: TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
     for name, field in JobSpec.model_fields.items()

@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from typing_extensions import Required, TypedDict
 
 from surefoot._requests import spec_error
+from surefoot.budget import Budget
 from surefoot.entrypoint import Entrypoint, locate
 from surefoot.errors import PackageError, SpecError, UserError
 from surefoot.package import CodePackage, LeftOut, pack
 from surefoot.secret_rules import by_variable
 from surefoot.spec import MAX_LEFT_OUT, CheckpointPolicy, JobSpec
 
-__all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "prepare", "tell_left_out"]
+__all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "changes_of", "prepare", "tell_left_out"]
 
 # Set in the environment of every trainer.
 INSIDE_A_TRAINER = "SUREFOOT_TRAINER"
@@ -61,6 +62,10 @@ class SubmitOptions(TypedDict, total=False):
     checkpoint: CheckpointPolicy | Mapping[str, Any]
     # begin from this checkpoint: its URL, or another job's id
     restore: str | None
+    # end training at the first step whose merged values meet this: "accuracy>=0.97"
+    target: str | None
+    # what it may cost, and for how long it may run: a Budget, or its fields
+    budget: Budget | Mapping[str, Any]
     # pip requirements of the training code
     pip: Sequence[str]
     # environment of the trainers; never secrets, as whoever lists jobs sees it
@@ -140,6 +145,21 @@ def _prepared(
         raise PackageError(f"{inside}, which holds the entrypoint, {_why_out(inside, package.left_out)}")
     made = fields | {"package": package.sha256, "left_out": _bounded(package.left_out)}
     return Submission(spec=_spec(made), package=package, key=uuid4().hex)
+
+
+def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of `submit` as changes of a job's spec. Raises TypeError for one that the code of that job decides, or none."""
+    wrong = sorted(set(options) - (set(SubmitOptions.__annotations__) - {"folder"}))
+    if wrong:
+        raise TypeError(f"submit_from() takes no {', '.join(wrong)}")
+    changes = {name: value for name, value in options.items() if name not in ("cpus", "gpus")}
+    if resources := {name: options[name] for name in ("cpus", "gpus") if name in options}:
+        changes["resources"] = resources
+    if "secrets" in changes:
+        changes["secrets"] = by_variable(changes["secrets"] or ())
+    if isinstance(policy := changes.get("checkpoint"), CheckpointPolicy):
+        changes["checkpoint"] = policy.model_dump(mode="json")
+    return changes
 
 
 def _name_of(entrypoint: Entrypoint) -> str:

@@ -287,6 +287,8 @@ class ToldCircumstances(Circumstances):
     """Seconds from the step before to this one's commit, on the trainer that told."""
     at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False, strict=True)] = 0.0
     """The unix time of the commit, in seconds; 0 where it is not told."""
+    epoch_samples: Annotated[Whole, Field(strict=True, exclude_if=lambda n: not n)] = 0
+    """How many samples an epoch has: told with every hundredth step, once it is known."""
     nondeterministic: Annotated[tuple[Name, ...], Field(max_length=1000)] = Field(
         default=(), exclude_if=lambda names: not names
     )

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from surefoot._compat import StrEnum
 from surefoot.events import Command, Event, FaultKind, LedgerRow
 from surefoot.moments import Moment
+from surefoot.names import JOB_PATTERN
 from surefoot.node_groups import NodeGroup
 from surefoot.spec import JobState
 from surefoot.stored_spec import AnySpec, RunnableSpec
@@ -29,6 +30,7 @@ __all__ = [
     "CheckpointList",
     "CheckpointView",
     "Claimed",
+    "CloneRequest",
     "CommandPage",
     "EventPage",
     "FaultRequest",
@@ -148,6 +150,18 @@ class ResizeRequest(BaseModel):
 
     trainers: Annotated[int, Field(ge=1, le=4096)]
     """The number wanted, between the spec's `min_trainers` and `max_trainers`; any other is refused."""
+
+
+class CloneRequest(BaseModel):
+    """Another job again, with something changed: of the same package, unless that is changed too."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    from_: Annotated[str, Field(alias="from", pattern=JOB_PATTERN)]
+    """The job's id."""
+    changes: Annotated[dict[str, JsonValue], Field(max_length=100)] = Field(default_factory=dict)
+    """Fields of its spec with other values. What is given of config, env, secrets, resources and checkpoint goes over what there is,
+    name by name; all else replaces it."""
 
 
 class FaultRequest(BaseModel):

@@ -14,6 +14,7 @@ from surefoot_service.packages.archive import PackageStore
 from surefoot_service.readiness import Readiness
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
+from surefoot_service.store.usage import Accounts
 from surefoot_service.waiting import Waiting
 from surefoot_service.wakeups import Wakeups
 
@@ -59,4 +60,6 @@ class Service:
     waiting: Waiting = field(default_factory=Waiting)
     # what this process has seen, for Prometheus
     instruments: Instruments = field(default_factory=Instruments)
+    # what jobs have used, as far as their events were read
+    accounts: Accounts = field(default_factory=Accounts)
     now: Callable[[], datetime] = utc_now

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from surefoot.events import EventKind, FaultKind
+from surefoot.node_groups import NodeGroup
 from surefoot.spec import JobSpec, JobState, Resources
 from surefoot_actors.cluster.ports import TrainerGoneError, TrainerHandle, TrainerSetup, Where
 from surefoot_actors.cluster.ray.cluster import RayCluster
@@ -28,7 +29,7 @@ from surefoot_actors.supervisor.supervisor import Supervisor
 from surefoot_actors.uplink.memory import MemoryUplink
 
 from ..processes import watchdogs
-from ..ray_head import connected, head_env, ray_head
+from ..ray_head import Head, connected, head_env, ray_head, raylet
 from .test_journal import check
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -38,10 +39,10 @@ LIVENESS_S = 60.0
 
 
 @pytest.fixture(scope="module", autouse=True)
-def head() -> Iterator[None]:
+def head() -> Iterator[Head]:
     env = head_env() | {"RAY_NODE_TYPE_NAME": "gpu-spot", "RAY_NODE_MARKET_TYPE": "gke-spot"}
     with ray_head(env=env) as head, connected(head):
-        yield
+        yield head
 
 
 @pytest.fixture
@@ -243,6 +244,49 @@ async def test_a_start_without_resources_can_be_withdrawn(cluster: RayCluster, l
     with pytest.raises(asyncio.CancelledError):
         await starting
     await until(lambda: list_roles("a-1") == [])
+
+
+# The head is a node of this group; of the other, cheaper one there is none and none comes.
+HERE_ALONE = {"gpu-spot": NodeGroup(cpus=4, price_per_hour=1.0), "never": NodeGroup(cpus=4, price_per_hour=0.1)}
+
+
+async def test_a_free_node_is_taken_at_once_although_a_cheaper_group_is_asked_first(liveness: LivenessServer) -> None:
+    cluster = RayCluster("a-5", liveness, service="fake_trainer:Fake", groups=HERE_ALONE)
+    async with asyncio.timeout(LIVENESS_S):
+        assert dict((await hello(await cluster.start_trainer(setup(liveness)))).node_kind)["group"] == "gpu-spot"
+    await cluster.close()
+
+
+async def test_who_was_asked_for_in_vain_is_withdrawn_by_the_next_supervisor(liveness: LivenessServer) -> None:
+    groups = {**HERE_ALONE, "gpu-spot": NodeGroup(cpus=4, max_nodes=0)}
+    cluster = RayCluster("a-6", liveness, service="fake_trainer:Fake", groups=groups)
+    told: list[str] = []
+    cluster.on_waiting = told.append
+    starting = asyncio.create_task(cluster.start_trainer(setup(liveness, "t1")))
+    await until(lambda: bool(told))
+    assert told == ["1 trainer waits for a node"]
+    assert await RayCluster("a-6", liveness, groups=groups).find_trainers() == []
+    with pytest.raises(TrainerGoneError):
+        await starting
+    assert list_roles("a-6") == []
+    await cluster.close()
+
+
+async def test_a_node_of_the_cheaper_group_that_comes_after_all_is_taken(head: Head, liveness: LivenessServer) -> None:
+    groups = {
+        "late": NodeGroup(cpus=1, price_per_hour=0.1),
+        "never": NodeGroup(cpus=4, price_per_hour=1.0),
+        "gpu-spot": NodeGroup(cpus=4, max_nodes=0),
+    }
+    cluster = RayCluster("a-7", liveness, service="fake_trainer:Fake", groups=groups, node_wait_s=0.1)
+    starting = asyncio.create_task(cluster.start_trainer(setup(liveness)))
+    waiting = cluster._waiting
+    await until(lambda: any(entry.left_out == {"late"} for entry in waiting._entries.values()))
+    waiting._wait_s = 3600.0  # it stays so
+    with raylet(head, 1, env={"RAY_NODE_TYPE_NAME": "late"}):
+        async with asyncio.timeout(LIVENESS_S):
+            assert dict((await hello(await starting)).node_kind)["group"] == "late"
+        await cluster.close()
 
 
 async def test_another_supervisor_finds_the_living_and_hears_them(

@@ -34,13 +34,27 @@ def reply() -> Any:
     made.autoscaling_state.infeasible_resource_requests.append(request(B))
     made.autoscaling_state.pending_instance_requests.add(ray_node_type_name="spot", count=2)
     made.autoscaling_state.pending_instances.add(ray_node_type_name="spot")
+    for status, group in (
+        (1, "spot"),
+        (3, "spot"),
+        (2, "spot"),
+        (4, "owned"),
+        (1, ""),
+    ):  # the third is dead, the fourth draining
+        made.cluster_resource_state.node_states.add(
+            status=status, labels={"ray.io/node-group": group}, available_resources={"CPU": float(status)}
+        )
     made.autoscaling_state.failed_instance_requests.add(ray_node_type_name="owned", reason="quota exceeded")
     return made
 
 
 def test_what_the_control_store_says_of_our_trainers() -> None:
     assert parse(reply(), [A, B, "ab2cd3ef4g-2/t3"]) == Demand(
-        waiting=frozenset({A, B}), hopeless=frozenset({B}), coming={"spot": 3}, failed={"owned": "quota exceeded"}
+        waiting=frozenset({A, B}),
+        hopeless=frozenset({B}),
+        coming={"spot": 3},
+        failed={"owned": "quota exceeded"},
+        free={"spot": ({"CPU": 1.0}, {"CPU": 3.0})},
     )
     assert parse(proto.GetClusterStatusReply(), [A]) == Demand()  # type: ignore[attr-defined]
 
@@ -87,10 +101,30 @@ def test_who_is_asked_for_anew(waiting: set[str], entered: set[str], alone: set[
     assert set(found) == (waiting & entered) - alone - early
 
 
+@pytest.mark.parametrize(
+    ("left_out", "free", "waits", "anew"),
+    [
+        ({"spot"}, {"spot": ({"CPU": 1.0}, {"CPU": 4.0, "GPU": 1.0})}, True, True),
+        ({"spot"}, {"spot": ({"CPU": 4.0}, {"GPU": 1.0})}, True, False),  # neither of them has room
+        ({"spot"}, {"owned": ({"CPU": 4.0, "GPU": 1.0},)}, True, False),  # Ray takes it by itself
+        (set(), {"spot": ({"CPU": 4.0, "GPU": 1.0},)}, True, False),
+        ({"spot"}, {"spot": ({"CPU": 4.0, "GPU": 1.0},)}, False, False),  # it has a node
+        ({"spot"}, {}, True, False),
+    ],
+)
+def test_a_node_that_comes_after_all_is_taken(left_out: set[str], free: Any, waits: bool, anew: bool) -> None:
+    entry = Entry(has_choice=True, left_out=frozenset(left_out), needs={"CPU": 2.0, "GPU": 1.0}, since=0.0)
+    waiting = WaitingList(300.0, lambda text: None)
+    with waiting.entered(A, entry):
+        waiting.hear(Demand(waiting=frozenset({A} if waits else ()), free=free), 1.0)
+    assert (entry.anew, entry.over.is_set()) == (anew, anew)
+
+
 def test_what_is_told_is_told_when_it_changes() -> None:
     told: list[str] = []
     waiting = WaitingList(3.0, told.append)
-    with waiting.entered(A, has_choice=True) as entry:
+    entry = Entry(has_choice=True)
+    with waiting.entered(A, entry):
         waiting.hear(Demand(waiting=frozenset({A})), entry.since + 1.0)
         waiting.hear(Demand(waiting=frozenset({A})), entry.since + 2.0)
         assert not entry.over.is_set()

@@ -286,3 +286,21 @@ def test_durable_commands_say_what_they_did(running: Running, code: Path) -> Non
     assert "no checkpoints yet" in said("checkpoints", job.id)
     refused = CliRunner().invoke(cli_app, ["chaos", job.id, "--kinds", "gremlin"])
     assert (refused.exit_code, "trainer, freeze, supervisor, node" in refused.output) == (2, True)
+
+
+def test_a_job_again_with_changes(running: Running, code: Path) -> None:
+    with Client() as client:
+        first = client.submit("train:train", folder=code, batch_size=64, config={"lr": 0.1, "width": 8}, cpus=2)
+        again = client.submit_from(first, config={"lr": 0.5}, gpus=1, checkpoint={"keep": 3})
+        assert again.spec.config == {"lr": 0.5, "width": 8}
+        assert (again.spec.resources.cpus, again.spec.resources.gpus, again.spec.checkpoint.keep) == (2, 1, 3)
+        assert client.submit_from(again.id[:8]).spec == again.spec
+        with pytest.raises(SpecError, match="trainers 99 is not between"):
+            client.submit_from(first, trainers=99)
+        with pytest.raises(TypeError, match="folder"):
+            client.submit_from(first, folder=code)
+    submit = ("submit", "--from", first.id, "--detach")
+    told = CliRunner().invoke(cli_app, [*submit, "--set", "lr=0.7", "--trainers", "2", "--json"])
+    spec = JobView.model_validate_json(told.stdout.splitlines()[-1]).spec
+    assert (spec.config, spec.trainers, spec.batch_size) == ({"lr": 0.7, "width": 8}, 2, 64)
+    assert CliRunner().invoke(cli_app, [*submit, "train:train"]).exit_code == 2

@@ -417,7 +417,7 @@ def test_diff_sees_final_states(cli: Cli, fake: FakeService) -> None:
             ["submit", "train:train", "-f", "CODE", "-b", "64", "--config", "/nowhere.json"],
             "--config /nowhere.json cannot be read",
         ),
-        (["submit", "train:train", "-f", "CODE"], "Missing option"),
+        (["submit", "train:train", "-f", "CODE"], "--batch-size is missing"),
         (["submit", "train:train", "-f", "CODE", "-b", "many"], "integer"),
         (["resize", "j1", "0"], "this resize is not possible"),
         (["diff", "j1", "CODE/train.py"], "train.py is no ledger"),
@@ -484,7 +484,7 @@ def test_up_hands_everything_over(cli: Cli, code: Path, monkeypatch: pytest.Monk
     given: dict[str, Any] = {}
     monkeypatch.setattr("surefoot.cli.local.load", lambda name: lambda **options: given.update({name: options}))
     assert cli("up", "--port", "0", "--cpus", "2", "--data", str(code)).exit_code == 0
-    assert given == {"up": {"data": code, "host": None, "port": 0, "ray_address": None, "cpus": 2}}
+    assert given == {"up": {"data": code, "host": None, "port": 0, "ray_address": None, "cpus": 2, "as_json": False}}
 
 
 @pytest.mark.parametrize(("ok", "exit_code"), [(True, 0), (False, 1)])
@@ -511,7 +511,8 @@ def test_check_prints_the_report_and_ends_with_its_verdict(
 def test_check_and_up_take_what_the_command_line_gives() -> None:
     for name, command in (("check", local.check), ("up", local.up)):
         taken = inspect.signature(plugins.load(name)).parameters
-        renamed = {"settings": "config"}
+        # a report is printed here, whatever made it
+        renamed = {"settings": "config"} | ({"as_json": "config"} if name == "check" else {})
         assert {renamed.get(option, option) for option in inspect.signature(command).parameters} <= set(taken), name
 
 
@@ -533,7 +534,7 @@ def test_a_missing_part_names_its_extra(cli: Cli, code: Path, monkeypatch: pytes
 COMMANDS = [
     *("up", "submit", "ls", "show", "watch", "resize", "cancel"),
     *("pause", "resume", "checkpoint", "checkpoints", "model", "chaos"),
-    *("logs", "ledger", "diff", "rm", "check", "version"),
+    *("logs", "ledger", "diff", "rm", "check", "schema", "version"),
 ]
 
 

@@ -131,7 +131,7 @@ def _parse(line: str) -> None:
 
 
 def test_a_command_that_is_none_is_found() -> None:
-    for line in ("surefoot submit train:train", "surefoot resize last --now 3", "surefoot frobnicate"):
+    for line in ("surefoot submit train:train --bach 3", "surefoot resize last --now 3", "surefoot frobnicate"):
         with pytest.raises(pytest.fail.Exception):
             _parse(line)
 

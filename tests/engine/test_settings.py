@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
+import surefoot
 from surefoot.contract import Run
 from surefoot.errors import ContractError
 from surefoot.events import Circumstances, LedgerRow
@@ -320,3 +321,38 @@ def test_settings_cost_little_and_are_equal_to_themselves() -> None:
         assert torch.get_deterministic_debug_mode() == 2
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.process
+def test_the_config_is_a_namespace_too_and_data_may_hold_it() -> None:
+    """A dataset that keeps the config goes to data workers, and what the loop changes of it goes to joiners, as of any mapping."""
+
+    class Held(torch.utils.data.Dataset[torch.Tensor]):
+        def __init__(self, config: Any) -> None:
+            self.config = config
+
+        def __len__(self) -> int:
+            return 16
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return torch.full((2,), self.config.scale * index)
+
+    def train(run: Run) -> None:
+        args = run.config
+        assert isinstance(args, Mapping)
+        assert (args.lr, args["lr"], args.deep.width) == (0.1, 0.1, 2)
+        model = nn.Linear(args.deep.width, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=args.lr)
+        run.track(model=model, optimizer=optimizer)
+        data = Held(args)
+        for step in run.steps(3):
+            args.seen = step.number
+            for x in step.batches(data):
+                model(x).mean().backward()
+            optimizer.step()
+
+    config = {"lr": 0.1, "scale": 0.01, "deep": {"width": 2}}
+    digests = {
+        surefoot.run_local(train, batch_size=8, config=config, data_workers=workers).digest for workers in (0, 2)
+    }
+    assert len(digests) == 1

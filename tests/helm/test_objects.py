@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from surefoot_service.scheduler.prices import GroupSetting
 from surefoot_service.settings import Settings
@@ -304,6 +305,20 @@ def test_the_control_plane_knows_each_group_as_ray_sees_it(scenario: str) -> Non
         assert told[name].max_nodes == group["maxReplicas"]
         assert told[name].priority == group["priority"]
         assert group["labels"] | {"ray.io/node-group": name, "ray.io/market-type": told[name].market} == group["labels"]
+
+
+@pytest.mark.parametrize("scenario", [one for one in ALL if one != "existing-ray"])
+def test_what_the_control_plane_is_told_is_what_rays_autoscaler_reads_of_the_cluster(scenario: str) -> None:
+    [cluster] = of_kind(scenario, "RayCluster")
+    types = _derive_autoscaling_config_from_ray_cr(dict(cluster))["available_node_types"]
+    assert types.pop("headgroup")["resources"]["CPU"] == 0
+    told = _told_groups(scenario)
+    assert set(told) == set(types)
+    for name, group in told.items():
+        assert (group.cpus, group.gpus) == (types[name]["resources"]["CPU"], types[name]["resources"].get("GPU", 0))
+        assert (group.max_nodes, group.priority) == (types[name]["max_workers"], types[name]["priority"])
+        assert types[name]["labels"]["ray.io/node-group"] == name, "a selector finds a node that is not there yet"
+        assert types[name]["labels"]["ray.io/market-type"] == group.market
 
 
 def test_prices_and_devices_are_told_and_without_autoscaling_nothing_is_added() -> None:

@@ -130,3 +130,40 @@ async def test_an_unknown_job(what: str, client: httpx.AsyncClient) -> None:
     answer = await client.get(f"/v1/jobs/nothere{what}")
     assert answer.status_code == 404
     assert answer.json()["detail"] == "there is no job 'nothere'"
+
+
+async def test_a_job_is_submitted_again_with_changes(client: httpx.AsyncClient, spec: dict[str, Any]) -> None:
+    first = (await client.post("/v1/jobs", json=spec | {"config": {"lr": 0.1, "width": 8}, "trainers": 2})).json()
+    changes = {"config": {"lr": 0.5}, "trainers": 3, "checkpoint": {"keep": 4}}
+    keyed = {"Idempotency-Key": "again"}
+    answer = await client.post("/v1/jobs", json={"from": first["id"], "changes": changes}, headers=keyed)
+    assert answer.status_code == 201, answer.text
+    again = answer.json()
+    assert again["spec"]["config"] == {"lr": 0.5, "width": 8}
+    assert (again["spec"]["trainers"], again["spec"]["checkpoint"]["keep"]) == (3, 4)
+    same = {"config", "trainers", "checkpoint"}
+    assert {k: v for k, v in again["spec"].items() if k not in same} == {
+        k: v for k, v in first["spec"].items() if k not in same
+    }
+    repeated = await client.post("/v1/jobs", json={"from": first["id"], "changes": changes}, headers=keyed)
+    assert (repeated.status_code, repeated.json()["id"]) == (200, again["id"])
+    assert (await client.post("/v1/jobs", json={"from": first["id"]})).json()["spec"] == first["spec"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({"from": "nosuchjob2"}, 404, None),
+        ({"changes": {"trainers": 0}}, 422, "body.changes.trainers"),
+        ({"changes": {"trainer": 2}}, 422, "body.changes.trainer"),
+        ({"changes": {"config": 3}}, 422, "body.changes.config"),
+        ({"changes": [1]}, 422, "body.changes"),
+        ({"more": 1}, 422, "body.more"),
+    ],
+)
+async def test_a_wrong_change_is_named(
+    client: httpx.AsyncClient, job: str, body: dict[str, Any], status: int, field: str | None
+) -> None:
+    answer = await client.post("/v1/jobs", json={"from": job} | body)
+    assert answer.status_code == status
+    assert field is None or answer.json()["errors"][0]["field"] == field

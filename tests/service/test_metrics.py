@@ -170,7 +170,7 @@ def test_counts_of_jobs_are_bounded() -> None:
 def _there() -> set[str]:
     """Every name that /metrics can have."""
     job = JobFacts(id="j", name="n", state="running", trainers=1, wanted_trainers=1, generation=1, attempts=1, steps_done=1,
-                   batch_size=8, num_steps=2, checkpoint_step=1, step_s=1.0)  # fmt: skip
+                   batch_size=8, num_steps=2, checkpoint_step=1, step_s=1.0, cost=1.0)  # fmt: skip
     now = Snapshot(version="1", jobs_by_state={}, queue_oldest_s=0.0, jobs=[job], unlisted=0, checks={"storage": True}, ray=True,
                    reconciler_running=True, reconciler_lag_s=0.0)  # fmt: skip
     instruments = Instruments()

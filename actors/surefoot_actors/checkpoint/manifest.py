@@ -52,6 +52,8 @@ class Identity(_Value):
     batch_size: int
     sub_tasks: int
     threads: int
+    # it is written only where there is one, so that older versions read the rest
+    target: str | None = Field(default=None, exclude_if=lambda target: target is None)
 
 
 class FileEntry(_Value):

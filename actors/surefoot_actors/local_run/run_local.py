@@ -19,6 +19,7 @@ import torch.utils.deterministic as deterministic
 from surefoot.contract import TrainFunction
 from surefoot.errors import SpecError
 from surefoot.events import LedgerRow
+from surefoot.target import Target, parse_target
 from surefoot_actors.determinism.fingerprint import make_deterministic
 from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.engine.contract.run import RunOptions, run_training
@@ -154,11 +155,14 @@ def run_local(
     checkpoint: str | None = None,
     checkpoint_every: int | None = None,
     restore: str | None = None,
+    target: str | None = None,
 ) -> LocalResult:
     """Run `train` in this process and return its ledger and the digest of its final state.
 
     `checkpoint` is a folder or an fsspec URL, where the state is saved at the end, and every `checkpoint_every` steps; `restore`
     is a checkpoint, or where checkpoints are, to begin from. They are as a job's, which may go on from them.
+
+    `target`, such as "accuracy>=0.97", ends training at the first step whose merged values meet it.
 
     Modules of the user's that `train` imports are executed under the seed, as in a trainer; those that this process has imported before
     are as they are, so what they drew then is not what a trainer's copies draw.
@@ -176,6 +180,7 @@ def run_local(
         sub_tasks=sub_tasks,
         data_workers=data_workers,
         device=torch.device(device),
+        target=_target(target),
     )
     with _settings(threads):
         checkpoints = None
@@ -191,6 +196,13 @@ def run_local(
             except SystemExit as error:
                 raise told_exit(error) from None
     return LocalResult(rows=tuple(coordinator.rows), digest=coordinator.digest.hex(), state=coordinator.state)
+
+
+def _target(text: str | None) -> Target | None:
+    try:
+        return parse_target(text) if text is not None else None
+    except ValueError as error:
+        raise SpecError(str(error)) from None
 
 
 def _folders(train: TrainFunction) -> list[str]:
@@ -225,7 +237,7 @@ def _identity(train: TrainFunction, options: RunOptions, threads: int) -> dict[s
         "batch_size": options.batch_size,
         "sub_tasks": options.sub_tasks,
         "threads": threads,
-    }
+    } | ({"target": str(options.target)} if options.target else {})
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from functools import partial
 
 import torch
 
+from surefoot.target import parse_target
 from surefoot_actors import disclosed
 from surefoot_actors.cluster.ports import Inbox, TrainerSetup, Where
 from surefoot_actors.determinism.fingerprint import make_deterministic
@@ -235,6 +236,7 @@ class TrainerProcess:
             sub_tasks=self._spec.sub_tasks,
             data_workers=self._spec.data_workers,
             device=self._member.device,
+            target=parse_target(self._spec.target) if self._spec.target else None,
         )
 
 

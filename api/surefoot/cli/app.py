@@ -17,6 +17,7 @@ from surefoot.cli.removal import rm
 from surefoot.cli.secrets import secret
 from surefoot.cli.session import MISTAKE, Session, exit_code, failure_text, say_error
 from surefoot.cli.submit import submit
+from surefoot.cli.usage import budget
 from surefoot.errors import SurefootError
 from surefoot.printable import printable
 
@@ -122,6 +123,7 @@ for command in (
     jobs.watch,
     jobs.resize,
     jobs.cancel,
+    budget,
     durable.pause,
     durable.resume,
     durable.checkpoint,
@@ -133,6 +135,7 @@ for command in (
     history.diff,
     rm,
     local.check,
+    local.schema,
     local.version,
 ):
     app.command()(command)

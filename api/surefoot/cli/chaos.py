@@ -15,7 +15,7 @@ from rich.table import Table
 
 from surefoot.chaos import ChaosReport, percentile, report
 from surefoot.cli.format import describe, duration
-from surefoot.cli.jobs import AsJson, JobRef
+from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, console, say
 from surefoot.client import Client, Job
 from surefoot.errors import ServiceError, UserError

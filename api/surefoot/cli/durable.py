@@ -12,7 +12,8 @@ from rich.table import Table
 
 from surefoot.bounds import MAX_WHOLE
 from surefoot.cli.format import ago, duration
-from surefoot.cli.jobs import AsJson, JobRef
+from surefoot.cli.jobs import tell
+from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, console, say
 from surefoot.spec import JobState
 from surefoot.views import CheckpointView
@@ -24,6 +25,7 @@ def pause(
     context: typer.Context,
     job: JobRef,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when it is paused.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Stop a job at a step boundary, save it, and give back what it holds of the cluster. `resume` goes on.
 
@@ -32,27 +34,31 @@ def pause(
     with Session.of(context).client() as client:
         found = client.job(job).pause(wait=wait)
         step = f" at step {found.view.checkpoint_step}" if found.state is JobState.PAUSED else ""
-        say(f"job {found.id} is {found.state.value}{step}")
+        tell(found.view, f"job {found.id} is {found.state.value}{step}", as_json)
 
 
-def resume(context: typer.Context, job: JobRef) -> None:
+def resume(context: typer.Context, job: JobRef, as_json: AsJson = False) -> None:
     """Queue a paused job again: it goes on from its newest checkpoint, to the same result.
 
     Example: surefoot resume last
     """
     with Session.of(context).client() as client:
         found = client.job(job).resume()
-        say(f"job {found.id} is {found.state.value}; watch it with `surefoot watch {found.id}`")
+        tell(found.view, f"job {found.id} is {found.state.value}; watch it with `surefoot watch {found.id}`", as_json)
 
 
-def checkpoint(context: typer.Context, job: JobRef) -> None:
+def checkpoint(context: typer.Context, job: JobRef, as_json: AsJson = False) -> None:
     """Have a job make a durable checkpoint at its next step boundary; it trains on meanwhile.
 
     Example: surefoot checkpoint last
     """
     with Session.of(context).client() as client:
         found = client.job(job).checkpoint()
-        say(f"job {found.id} was asked for a checkpoint; `surefoot checkpoints {found.id}` lists them")
+        tell(
+            found.view,
+            f"job {found.id} was asked for a checkpoint; `surefoot checkpoints {found.id}` lists them",
+            as_json,
+        )
 
 
 def checkpoints(context: typer.Context, job: JobRef, as_json: AsJson = False) -> None:
@@ -77,6 +83,7 @@ def model(
         Path | None, typer.Option("--output", "-o", help="The file to write. (default: JOB.safetensors)")
     ] = None,
     module: Annotated[str | None, typer.Option(help="Which tracked module, where there are several.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Download a job's final model: the tracked module's state_dict, as safetensors.
 
@@ -85,7 +92,8 @@ def model(
     with Session.of(context).client() as client:
         found = client.job(job)
         path = found.download_model(output or Path(f"{found.id}.safetensors"), module=module)
-        say(f"{path}: {size(path.stat().st_size)}")
+        found_bytes = path.stat().st_size
+        say(json.dumps({"file": str(path), "bytes": found_bytes}) if as_json else f"{path}: {size(found_bytes)}")
 
 
 def size(num_bytes: int) -> str:

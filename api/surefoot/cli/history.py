@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, dropwhile, islice
@@ -13,12 +14,12 @@ from typing import Annotated, TypeVar
 import typer
 
 from surefoot.cli.format import duration, number
-from surefoot.cli.jobs import AsJson, JobRef
+from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import FAILED, Session, say
 from surefoot.client import Client
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow
-from surefoot.ledger import compare_lines, dump_lines, read_lines, read_row, step_of
+from surefoot.ledger import Difference, compare_lines, dump_lines, read_lines, read_row, step_of
 from surefoot.views import JobView
 
 __all__ = ["diff", "ledger"]
@@ -73,7 +74,7 @@ def _print(pieces: Iterable[str]) -> None:
         say("".join(some), end="")
 
 
-def diff(context: typer.Context, one: Side, other: Side) -> None:
+def diff(context: typer.Context, one: Side, other: Side, as_json: AsJson = False) -> None:
     """Compare two ledgers: "identical" (exit code 0), or the first step at which their results part (1).
 
     Only results are compared, byte for byte: samples, digests and logged values. Who computed them may differ. A job that began from
@@ -85,7 +86,9 @@ def diff(context: typer.Context, one: Side, other: Side) -> None:
         (rows, view), (other_rows, other_view) = _side(client, one), _side(client, other)
         begin, rows, other_rows = _from_where_both_begin((rows, view), (other_rows, other_view))
         num_same, difference = compare_lines(rows, other_rows)
-    if difference is not None:
+    if as_json:
+        _say_difference(num_same, difference, view, other_view)
+    elif difference is not None:
         say(f"differ at step {difference.step}")
     elif view and other_view and view.digest != other_view.digest and view.digest and other_view.digest:
         say(f"identical in {num_same} steps, but the final states differ: {view.digest} against {other_view.digest}")
@@ -93,9 +96,20 @@ def diff(context: typer.Context, one: Side, other: Side) -> None:
         since = f" from step {begin} on" if begin else ""
         say(f"identical ({num_same} step{'' if num_same == 1 else 's'}{since})")
         return
-    for text in [*(difference.what if difference else ()), *_why(view, other_view)]:
+    for text in [] if as_json else [*(difference.what if difference else ()), *_why(view, other_view)]:
         say(f"  {text}")
     raise typer.Exit(FAILED)
+
+
+def _say_difference(num_same: int, difference: Difference | None, view: JobView | None, other: JobView | None) -> None:
+    """The same as JSON. Raises typer.Exit where they are identical: nothing is left to say."""
+    digests = {v.digest for v in (view, other) if v is not None and v.digest}
+    same = difference is None and len(digests) < 2
+    about = {"step": difference.step, "what": list(difference.what)} if difference else {}
+    why = [] if same else _why(view, other)
+    say(json.dumps({"identical": same, "steps": num_same, **about, "why": why}))
+    if same:
+        raise typer.Exit
 
 
 Lines = Iterator[bytes]
@@ -128,7 +142,11 @@ def _why(view: JobView | None, other: JobView | None) -> list[str]:
     if view is None or other is None:
         return []
     a, b = view.spec.identity(), other.spec.identity()
-    told = [f"the specs differ in {name}: {a[name]!r} against {b[name]!r}" for name in a if a[name] != b[name]]
+    told = [
+        f"the specs differ in {name}: {a.get(name)!r} against {b.get(name)!r}"
+        for name in a | b
+        if a.get(name) != b.get(name)
+    ]
     going = [f"job {v.id} has not ended yet ({v.state.value})" for v in (view, other) if not v.ended]
     return told + going
 

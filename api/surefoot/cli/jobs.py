@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
 from rich.table import Table
 from rich.text import Text
 
@@ -15,17 +16,19 @@ from surefoot.cli import watch as watching
 from surefoot.cli.debugging import debugging
 from surefoot.cli.format import ago, describe, duration, state_style, steps
 from surefoot.cli.last_lines import last_lines
+from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, console, say
+from surefoot.cli.usage import forecast_table, usage_rows
+from surefoot.client import Job
+from surefoot.errors import NotFoundError
 from surefoot.node_groups import kinds_of_trainers
 from surefoot.spec import JobState
 from surefoot.timeline import troubles
+from surefoot.usage import JobUsage
 from surefoot.views import JobView, NumberedEvent
 from surefoot.words import UnknownWord
 
-__all__ = ["JobRef", "cancel", "ls", "resize", "show", "watch"]
-
-JobRef = Annotated[str, typer.Argument(help="The job's id, a unique beginning of it, or 'last'.", metavar="JOB")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+__all__ = ["cancel", "ls", "resize", "show", "tell", "watch"]
 
 
 def ls(
@@ -65,11 +68,16 @@ def show(
         found = client.job(job)
         events = list(found.events())
         printed = [] if as_json else last_lines(found)
+        usage = _usage(found)
     if as_json:
-        document = found.view.model_dump(mode="json") | {"events": [event.model_dump(mode="json") for event in events]}
+        used = {"usage": usage.model_dump(mode="json")} if usage else {}
+        document = (
+            found.view.model_dump(mode="json") | used | {"events": [event.model_dump(mode="json") for event in events]}
+        )
         say(json.dumps(document, indent=1))
         return
-    _show(found.view, events)
+    _show(found.view, events, usage_rows(usage) if usage else {})
+    _show_forecast(usage)
     _show_events(found.view, events)
     _show_troubles(found.view, events)
     if found.view.traceback:
@@ -81,19 +89,20 @@ def show(
             say(line)
 
 
-def watch(context: typer.Context, job: JobRef) -> None:
+def watch(context: typer.Context, job: JobRef, as_json: AsJson = False) -> None:
     """Watch a job live until it ends; exits with 1 unless it succeeds. Ctrl-C only stops the watching.
 
     Example: surefoot watch last
     """
     with Session.of(context).client() as client:
-        watching.watch(client.job(job))
+        (watching.watch_json if as_json else watching.watch)(client.job(job))
 
 
 def resize(
     context: typer.Context,
     job: JobRef,
     trainers: Annotated[int, typer.Argument(help="How many trainers from now on.", metavar="N")],
+    as_json: AsJson = False,
 ) -> None:
     """Give a job another number of trainers; it trains on meanwhile, to the same result.
 
@@ -103,13 +112,14 @@ def resize(
         found = client.job(job)
         before = found.view.wanted_trainers
         found.resize(trainers)
-        say(f"job {found.id}: from {before} to {found.view.wanted_trainers} trainers")
+        tell(found.view, f"job {found.id}: from {before} to {found.view.wanted_trainers} trainers", as_json)
 
 
 def cancel(
     context: typer.Context,
     job: JobRef,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Return when nothing of the job is left.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Cancel a job.
 
@@ -118,10 +128,15 @@ def cancel(
     with Session.of(context).client() as client:
         found = client.job(job)
         if found.view.ended:
-            say(f"job {found.id} had already {_ended(found.state)}")
+            tell(found.view, f"job {found.id} had already {_ended(found.state)}", as_json)
             return
         found.cancel(wait=wait)
-        say(f"job {found.id} is {found.state.value if found.view.ended else 'being cancelled'}")
+        tell(found.view, f"job {found.id} is {found.state.value if found.view.ended else 'being cancelled'}", as_json)
+
+
+def tell(view: BaseModel, text: str, as_json: bool) -> None:
+    """Print what was done: a sentence, or the thing as it is now."""
+    say(view.model_dump_json() if as_json else text)
 
 
 # ---- how they look
@@ -156,7 +171,20 @@ def _table(views: list[JobView]) -> Table:
     return table
 
 
-def _show(view: JobView, events: list[NumberedEvent]) -> None:
+def _usage(job: Job) -> JobUsage | None:
+    try:
+        return job.usage()
+    except NotFoundError:
+        return None  # a service before there were usages
+
+
+def _show_forecast(usage: JobUsage | None) -> None:
+    if usage is not None and (table := forecast_table(usage)) is not None:
+        say(f"\nthe {usage.remaining_steps} steps that are left, by the steps so far:")
+        console().print(table)
+
+
+def _show(view: JobView, events: list[NumberedEvent], used: dict[str, str]) -> None:
     spec, live = view.spec, "" if view.ended else f"{view.trainers} of "
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
@@ -171,6 +199,7 @@ def _show(view: JobView, events: list[NumberedEvent]) -> None:
         "nodes": "" if view.ended else _kinds(events),
         "generation": str(view.generation) if view.generation else "",
         "times": _times(view),
+        **used,
         "attempts": str(view.attempts) if view.attempts > 1 else "",
         "checkpoint": _durable(view),
         "model": view.model or "",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from surefoot._transport import version_here
+from surefoot.cli.given import check_names
+from surefoot.cli.references import AsJson
 from surefoot.cli.session import FAILED, pairs, read_config, say, say_error
 from surefoot.entrypoint import locate
+from surefoot.job_file import job_schema
 from surefoot.plugins import load
 
-__all__ = ["check", "up", "version"]
+__all__ = ["check", "schema", "up", "version"]
 
 
 def up(
@@ -36,6 +41,7 @@ def up(
         ),
     ] = None,
     cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of the local head. (default: this machine's)")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Log lines of JSON, for machines.")] = False,
 ) -> None:
     """Start the control plane, in the foreground, and a local Ray head unless a cluster is named.
 
@@ -43,7 +49,7 @@ def up(
 
     Example: surefoot up --ray-address http://head:8265
     """
-    load("up")(data=data, host=host, port=port, ray_address=ray_address, cpus=cpus)
+    load("up")(data=data, host=host, port=port, ray_address=ray_address, cpus=cpus, as_json=as_json)
 
 
 def check(
@@ -63,12 +69,15 @@ def check(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="One value of the config. May be repeated.", metavar="KEY=VALUE")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="A JSON file with the config; --set goes over it.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A YAML, TOML or JSON file with the config; --set goes over it.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads a trainer.")] = 1,
     data_workers: Annotated[int, typer.Option(help="Data-loading processes a trainer.")] = 0,
     env: Annotated[
         list[str] | None, typer.Option(help="A variable of the trainers' environment.", metavar="KEY=VALUE")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Find out whether training code keeps the promise, before it is submitted. Needs no control plane.
 
@@ -79,7 +88,8 @@ def check(
 
     Example: surefoot check train:train --folder examples/digits --batch-size 64
     """
-    found = locate(entrypoint, folder)
+    found, read = locate(entrypoint, folder), read_config(config, settings or [])
+    check_names(found, pairs(settings or [], "--set"))
     few = "a few" if steps is None else steps
     say_error(f"training {few} steps of {found.name} in every way; this takes a minute or more")
     report = load("check")(
@@ -89,19 +99,27 @@ def check(
         sub_tasks=sub_tasks,
         steps=steps,
         seed=seed,
-        config=read_config(config, settings or []),
+        config=read,
         threads=threads,
         data_workers=data_workers,
         env=pairs(env or [], "--env"),
     )
-    say("\n".join(report.render()))
+    say(json.dumps(asdict(report) | {"ok": report.ok}) if as_json else "\n".join(report.render()))
     if not report.ok:
         raise typer.Exit(FAILED)
 
 
-def version() -> None:
+def version(as_json: AsJson = False) -> None:
     """Print the version of this SDK and CLI.
 
     Example: surefoot version
     """
-    say(f"surefoot {version_here()}")
+    say(json.dumps({"version": version_here()}) if as_json else f"surefoot {version_here()}")
+
+
+def schema(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as it always is.")] = False) -> None:
+    """Print the JSON schema of a job's file, for editors.
+
+    Example: surefoot schema > job.schema.json
+    """
+    say(json.dumps(job_schema(), indent=1))

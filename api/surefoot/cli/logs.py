@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from surefoot._logs import OneTrainer
-from surefoot.cli.jobs import AsJson, JobRef
+from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, say, say_error
 from surefoot.cli.watch import DETACHED, conclude
 from surefoot.client import Job

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from surefoot.cli.session import Session, say
+from surefoot.cli.jobs import tell
+from surefoot.cli.references import AsJson
+from surefoot.cli.session import Session
 
 __all__ = ["rm"]
 
@@ -17,6 +19,7 @@ def rm(
     checkpoints: Annotated[
         bool, typer.Option("--checkpoints", help="Remove their checkpoints and final models too, for good.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delete jobs that have ended, with their history. What else they wrote stays, unless --checkpoints.
 
@@ -27,4 +30,4 @@ def rm(
         found = {job.id: job for job in map(client.job, jobs)}
         for job in found.values():
             client.delete(job, checkpoints=checkpoints)
-            say(f"deleted {job.id} ({job.spec.name})")
+            tell(job.view, f"deleted {job.id} ({job.spec.name})", as_json)

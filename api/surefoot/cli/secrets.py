@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from rich.table import Table
 
 from surefoot.cli.format import ago
-from surefoot.cli.jobs import AsJson
+from surefoot.cli.references import AsJson
 from surefoot.cli.session import Session, console, say
 from surefoot.errors import UserError
 from surefoot.secrets import SecretView

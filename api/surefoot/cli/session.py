@@ -13,6 +13,7 @@ import typer
 
 from surefoot.cli.printing import console, say, say_error
 from surefoot.client import Client
+from surefoot.config_files import read_file
 from surefoot.errors import JobFailedError, ServiceError, SurefootError, UserError
 
 __all__ = ["FAILED", "MISTAKE", "Session", "console", "failure_text", "pairs", "read_config", "say", "say_error"]
@@ -65,16 +66,8 @@ def pairs(given: list[str], option: str) -> dict[str, str]:
 
 
 def read_config(file: Path | None, settings: list[str]) -> dict[str, Any]:
-    """Return the job's config: a JSON file's object, and over it the --set options (JSON, or else text)."""
-    config: dict[str, Any] = {}
-    if file is not None:
-        try:
-            loaded = json.loads(file.read_text())
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"--config {file} cannot be read: {error}") from None
-        if not isinstance(loaded, dict):
-            raise UserError(f"--config {file} must hold a JSON object, not {type(loaded).__name__}")
-        config |= loaded
+    """Return the job's config: a file's (YAML, TOML, JSON), and over it the --set options (JSON, or else text)."""
+    config = {} if file is None else read_file(file, "--config")
     return config | {key: _json_or_text(value) for key, value in pairs(settings, "--set").items()}
 
 

@@ -7,9 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from surefoot.cli.given import check_names, given_alone, merged
 from surefoot.cli.logs import watch_logs
+from surefoot.cli.references import AsJson
 from surefoot.cli.session import Session, pairs, read_config, say, say_error
-from surefoot.cli.watch import watch
+from surefoot.cli.watch import watch, watch_json
+from surefoot.config_files import is_job_file
+from surefoot.entrypoint import locate
+from surefoot.errors import UserError
+from surefoot.job_file import read_job
+from surefoot.secret_rules import by_variable
 from surefoot.submission import tell_left_out
 
 __all__ = ["submit"]
@@ -22,12 +29,16 @@ _DURABLE = "What outlives trainers"
 def submit(
     context: typer.Context,
     entrypoint: Annotated[
-        str, typer.Argument(help="The train function, as MODULE:FUNCTION or FILE.py:FUNCTION.", metavar="ENTRYPOINT")
-    ],
+        str | None,
+        typer.Argument(
+            help="The train function, as MODULE:FUNCTION or FILE.py:FUNCTION; or a job's file, as job.yaml.",
+            metavar="[ENTRYPOINT|FILE]",
+        ),
+    ] = None,
     batch_size: Annotated[
-        int,
+        int | None,
         typer.Option("--batch-size", "-b", help="Samples a step; a multiple of --sub-tasks.", rich_help_panel=_RESULT),
-    ],
+    ] = None,
     sub_tasks: Annotated[
         int, typer.Option(help="Equal pieces of a step's batch, fixed for the job.", rich_help_panel=_RESULT)
     ] = 8,
@@ -42,7 +53,22 @@ def submit(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="A JSON file with the config; --set goes over it.", rich_help_panel=_RESULT)
+        Path | None,
+        typer.Option(help="A YAML, TOML or JSON file with the config; --set goes over it.", rich_help_panel=_RESULT),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="End at the first step whose merged value meets this: 'accuracy>=0.97'.",
+            metavar="NAME>=NUMBER",
+            rich_help_panel=_RESULT,
+        ),
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(help="Pause it when its trainers have cost so much.", rich_help_panel=_SIZE)
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(help="Pause it after so many hours on the cluster.", rich_help_panel=_SIZE)
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads a trainer.", rich_help_panel=_RESULT)] = 1,
     trainers: Annotated[
@@ -116,6 +142,11 @@ def submit(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name for people. (default: the module)")] = None,
+    from_job: Annotated[
+        str | None,
+        typer.Option("--from", help="Submit this job's code again, with what else is given changed.", metavar="JOB"),
+    ] = None,
+    as_json: AsJson = False,
     watching: Annotated[
         bool, typer.Option("--watch/--detach", help="Watch the job, or print its id and return.")
     ] = True,
@@ -128,6 +159,8 @@ def submit(
     The folder is packaged (what .gitignore and .surefootignore name stays out, and is told), uploaded unless the control plane
     has it already, and trained on however many trainers the cluster gives: the result is the same.
 
+    A job's file (YAML, TOML, JSON; `surefoot schema` describes it) says the same as the options do, which go over it.
+
     Example: surefoot submit train:train --folder examples/digits --batch-size 64 --trainers 3 --set lr=0.001
     """
     options: dict[str, Any] = {
@@ -136,7 +169,7 @@ def submit(
         "seed": seed,
         "config": read_config(config, settings or []),
         "threads": threads,
-        "trainers": min_trainers if trainers is None else trainers,
+        "trainers": trainers,
         "min_trainers": min_trainers,
         "max_trainers": max_trainers,
         "cpus": cpus,
@@ -153,19 +186,50 @@ def submit(
             "best_mode": "max" if best and best.startswith("+") else "min",
         },
         "restore": restore,
+        "target": target,
+        "budget": {"max_cost": max_cost, "max_hours": max_hours},
         "folder": folder,
         "pip": pip or [],
         "env": pairs(env or [], "--env"),
         "secrets": secret or [],
         "name": name,
     }
+    given = given_alone(context, options)
     with Session.of(context).client() as client:
-        job = client.submit(entrypoint, **options)
+        if from_job is not None:
+            job = client.submit_from(from_job, **_changes(entrypoint, given))
+        else:
+            train, named = _named(entrypoint, given)
+            check_names(locate(train, named.get("folder")), pairs(settings or [], "--set"))
+            job = client.submit(train, **named)
         if told := tell_left_out(job.view.spec.left_out):
             say_error(told)
-        if watching:
+        if as_json:
+            watch_json(job) if watching else say(job.view.model_dump_json())
+        elif watching:
             say(f"job {job.id} {job.state.value}")
             (watch_logs if printing else watch)(job)
         else:
             say(job.id)
             say_error(f"watch it with `surefoot watch {job.id}`")
+
+
+def _named(entrypoint: str | None, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the entrypoint and the options of `submit` that are meant: a file's, and over them those that were given."""
+    if entrypoint is None:
+        raise UserError("name the train function, as MODULE:FUNCTION, a job's file, or a job by --from")
+    if is_job_file(entrypoint):
+        entrypoint, below = read_job(Path(entrypoint))
+        if "secrets" in given:
+            below["secrets"] = by_variable(below.get("secrets") or ())
+            given = given | {"secrets": by_variable(given["secrets"])}
+        given = merged(below, given)
+    if given.get("batch_size") is None:
+        raise UserError("--batch-size is missing: how many samples a step has")
+    return entrypoint, {"trainers": given.get("min_trainers", 1)} | given
+
+
+def _changes(entrypoint: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    if entrypoint is not None or "folder" in given:
+        raise UserError("--from takes that job's code as it is: leave out ENTRYPOINT and --folder")
+    return given

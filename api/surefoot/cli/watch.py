@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +20,9 @@ from surefoot.cli.session import FAILED, console, say, say_error
 from surefoot.client import Job
 from surefoot.events import EventKind
 from surefoot.spec import JobState
-from surefoot.views import NumberedEvent
+from surefoot.views import JobView, NumberedEvent
 
-__all__ = ["DETACHED", "conclude", "watch"]
+__all__ = ["DETACHED", "conclude", "watch", "watch_json"]
 
 # As a shell counts an interrupt: the job has not ended, and whoever chains commands must not take it for done.
 DETACHED = 130
@@ -50,6 +51,18 @@ def watch(job: Job) -> None:
         )
         raise typer.Exit(DETACHED) from None
     conclude(job)
+
+
+def watch_json(job: Job) -> None:
+    """The same, as JSON: a line for each event, ledger row and view of the job."""
+    try:
+        for update in job.follow():
+            kind = "job" if isinstance(update, JobView) else "event" if isinstance(update, NumberedEvent) else "row"
+            say(json.dumps({kind: update.model_dump(mode="json")}))
+    except KeyboardInterrupt:
+        raise typer.Exit(DETACHED) from None
+    if job.view.state is not JobState.SUCCEEDED:
+        raise typer.Exit(FAILED)
 
 
 def _follow(job: Job, progress: Progress, display: Display) -> Progress:

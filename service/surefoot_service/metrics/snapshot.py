@@ -34,6 +34,9 @@ class JobFacts:
     checkpoint_step: int | None = None
     # of its newest steps; None: there is none yet
     step_s: float | None = None
+    # what its trainers have used, and cost where that is known
+    trainer_s: float = 0.0
+    cost: float | None = None
     # since this process started
     counts: JobCounts = field(default_factory=JobCounts)
 
@@ -101,6 +104,8 @@ _GAUGES: tuple[tuple[str, str, _Value], ...] = (
 _COUNTERS: tuple[tuple[str, str, _Value], ...] = (
     ("steps", "Steps that are done.", lambda j: j.steps_done),
     ("samples", "Samples that were trained on.", lambda j: j.steps_done * j.batch_size),
+    ("trainer_seconds", "Seconds of its trainers, added up.", lambda j: j.trainer_s),
+    ("cost", "What its trainers have cost, where their prices are set.", lambda j: j.cost),
     ("recoveries", "Losses that the job went on after.", lambda j: j.counts.recoveries),
     ("recovery_seconds", "Seconds from losses to the next committed steps.", lambda j: j.counts.recovery_s),
     ("sub_tasks_again", "Sub-tasks that were computed again after losses.", lambda j: j.counts.sub_tasks_again),

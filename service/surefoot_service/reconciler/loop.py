@@ -18,6 +18,7 @@ from surefoot_service.cluster.jobs_api import RayError, RayJob, RayRefusedError,
 from surefoot_service.parts import Service
 from surefoot_service.policy import attempts as policy
 from surefoot_service.policy.attempts import Action, Facts, Patience
+from surefoot_service.reconciler.budgets import keep_budgets
 from surefoot_service.reconciler.launch import Launch
 from surefoot_service.scheduler.capacity import Capacity, addable
 from surefoot_service.scheduler.fifo import Decision, decide
@@ -81,6 +82,7 @@ class Reconciler:
             for job, wrong in overview.unreadable:
                 await self._explain([job], f"{wrong}; it is not started: cancel it, or run the version that stored it")
             wait = None if overview.next_retry is None else overview.next_retry.total_seconds()
+            overview = await keep_budgets(self._service, overview)
             if not overview.queue and not overview.watched:
                 return wait
             again = await self._mend(overview)

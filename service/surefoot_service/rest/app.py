@@ -36,6 +36,7 @@ from surefoot_service.rest.routes import (
     metrics,
     packages,
     secrets,
+    usage,
 )
 from surefoot_service.rest.timing import Timing
 from surefoot_service.settings import Settings
@@ -93,7 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Timing)
-    for part in (packages, jobs, checkpoints, history, logs, attempts, secrets, audit, health, metrics):
+    for part in (packages, jobs, checkpoints, history, logs, attempts, secrets, audit, health, metrics, usage):
         app.include_router(part.router)
     app.include_router(secrets.attempts)
     _make_ready(app)

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 
@@ -22,7 +23,7 @@ from surefoot_service.metrics.snapshot import Snapshot, families
 from surefoot_service.parts import Service
 from surefoot_service.rest import problems
 from surefoot_service.rest.server import Server
-from surefoot_service.store import gauges
+from surefoot_service.store import gauges, usage
 from surefoot_service.store.database import StoreAwayError
 
 __all__ = ["metrics_port", "render"]
@@ -52,9 +53,10 @@ async def render(service: Service, accept: str) -> tuple[bytes, str]:
 async def _snapshot(service: Service) -> Snapshot:
     checks = await service.readiness.look()
     instruments = service.instruments
+    used = partial(usage.amount_of, accounts=service.accounts, settings=service.settings, now=service.now())
     try:
         stored = await service.database.read(
-            gauges.look, service.settings.metrics_jobs, instruments.jobs, service.now()
+            gauges.look, service.settings.metrics_jobs, instruments.jobs, used, service.now()
         )
     except StoreAwayError:
         stored = gauges.Stored()

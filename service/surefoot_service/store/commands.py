@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from surefoot.bounds import read_object
+from surefoot.budget import Budget
 from surefoot.events import CommandKind, FaultKind
 from surefoot.spec import JobState
 from surefoot.views import JobView
@@ -17,7 +20,7 @@ from surefoot_service.store.jobs import change_state, lock, view
 from surefoot_service.store.reading import has_ended, shown_state, spec_of, state_of
 from surefoot_service.store.tables import AttemptRow, CommandRow, JobRow
 
-__all__ = ["cancel", "checkpoint", "inject", "last_command", "pause", "resize", "resume"]
+__all__ = ["cancel", "checkpoint", "inject", "last_command", "pause", "resize", "resume", "set_budget"]
 
 # where a supervisor trains, or is about to
 _TRAINING = (JobState.STARTING, JobState.RUNNING, JobState.RECOVERING)
@@ -65,14 +68,17 @@ def _end_unknown(session: Session, row: JobRow, now: datetime) -> None:
         attempt.fenced_at = now
 
 
-def pause(session: Session, job: str, *, now: datetime) -> JobView:
-    """Ask the job to stop at a step boundary, saved; a queued one is paused at once. Raises ConflictError once it has ended."""
+def pause(session: Session, job: str, *, now: datetime, why: str = "") -> JobView:
+    """Ask the job to stop at a step boundary, saved; a queued one is paused at once. Raises ConflictError once it has ended.
+
+    `why`: where it is not a user who asks.
+    """
     row = _going_on(session, job, "it cannot be paused")
     if row.state == JobState.QUEUED:
-        change_state(session, row, JobState.PAUSED, reason="paused while queued", now=now)
+        change_state(session, row, JobState.PAUSED, reason=why or "paused while queued", now=now)
         row.retry_at = None
     elif row.state in _TRAINING:
-        change_state(session, row, JobState.PAUSING, reason="pause requested", now=now)
+        change_state(session, row, JobState.PAUSING, reason=why or "pause requested", now=now)
         _command(session, job, CommandKind.PAUSE, now)
     return view(session, row)
 
@@ -87,6 +93,14 @@ def resume(session: Session, job: str, *, now: datetime) -> JobView:
         for attempt in session.scalars(select(AttemptRow).where(AttemptRow.job == job, AttemptRow.fenced_at.is_(None))):
             attempt.fenced_at = now
         change_state(session, row, JobState.QUEUED, reason="resumed", now=now)
+    return view(session, row)
+
+
+def set_budget(session: Session, job: str, budget: Budget, *, now: datetime) -> JobView:
+    """Give the job another budget. Raises ConflictError once it has ended. A job that is paused stays so until it is resumed."""
+    row = _going_on(session, job, "it needs no budget")
+    # As JSON, so that what a newer version has stored beside stays.
+    row.spec = json.dumps(read_object(row.spec) | {"budget": budget.model_dump(mode="json")})
     return view(session, row)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from statistics import fmean
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from surefoot.spec import JobState
 from surefoot_service.metrics.instruments import JobCounts
 from surefoot_service.metrics.snapshot import JobFacts
+from surefoot_service.policy.usage import Amount
 from surefoot_service.store.columns import NoNumber
 from surefoot_service.store.reading import spec_of
 from surefoot_service.store.tables import AttemptRow, JobRow, StepRow
@@ -39,7 +40,9 @@ class Stored:
     unlisted: int = 0
 
 
-def look(session: Session, most: int, counts: Mapping[str, JobCounts], now: datetime) -> Stored:
+def look(
+    session: Session, most: int, counts: Mapping[str, JobCounts], used: Callable[[Session, str], Amount], now: datetime
+) -> Stored:
     """Return how many jobs there are, by state, and facts of at most so many of those that go on, the newest."""
     there = JobRow.deleted_at.is_(None)
     counts_by_state = select(JobRow.state, func.count()).where(there).group_by(JobRow.state)
@@ -51,7 +54,10 @@ def look(session: Session, most: int, counts: Mapping[str, JobCounts], now: date
     rows = session.scalars(select(JobRow).where(there, going_on).order_by(JobRow.number.desc()).limit(most)).all()
     readable = [row for row in rows if not any(isinstance(getattr(row, name), NoNumber) for name in _NUMBERS)]
     attempts = _attempts(session, readable)
-    jobs = [_facts(session, row, attempts.get(row.id, 0), counts.get(row.id) or JobCounts()) for row in readable]
+    jobs = [
+        _facts(session, row, attempts.get(row.id, 0), counts.get(row.id) or JobCounts(), used(session, row.id))
+        for row in readable
+    ]
     total = sum(number for state, number in known.items() if state in _GOING_ON)
     oldest = session.scalar(select(func.min(JobRow.created_at)).where(there, JobRow.state == JobState.QUEUED))
     waited = max(0.0, (now - oldest).total_seconds()) if oldest else 0.0
@@ -68,7 +74,7 @@ def _attempts(session: Session, jobs: Sequence[JobRow]) -> dict[str, int]:
     return {str(job): int(n) for job, n in newest}
 
 
-def _facts(session: Session, job: JobRow, attempts: int, counts: JobCounts) -> JobFacts:
+def _facts(session: Session, job: JobRow, attempts: int, counts: JobCounts, used: Amount) -> JobFacts:
     spec = spec_of(job).spec
     return JobFacts(
         id=job.id,
@@ -83,6 +89,8 @@ def _facts(session: Session, job: JobRow, attempts: int, counts: JobCounts) -> J
         num_steps=job.num_steps,
         checkpoint_step=job.checkpoint_step,
         step_s=_step_s(session, job.id) if job.trainers else None,
+        trainer_s=used.trainer_s,
+        cost=used.cost if used.priced_s else None,
         counts=counts,
     )
 

@@ -121,7 +121,8 @@ def _with(spec: JobSpec, restore: str) -> JobSpec:
 
 
 def _same(known: JobSpec, spec: JobSpec) -> bool:
-    """Whether a stored spec is this one; which checkpoint it begins from may have been fixed since."""
+    """Whether a stored spec is this one; its budget may have been changed since, and which checkpoint it begins from been fixed."""
+    known = known.model_copy(update={"budget": spec.budget})
     if spec.restore is None or known.restore is None:
         return known == spec
     if is_job(spec.restore) or known.restore.startswith(f"{spec.restore.rstrip('/')}/"):

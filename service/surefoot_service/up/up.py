@@ -44,15 +44,16 @@ def up(
     port: int | None = None,
     ray_address: str | None = None,
     cpus: int | None = None,
+    as_json: bool = False,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, then stop all that was started here; a second Ctrl-C does so at once.
 
     Jobs on a head of its own are cancelled with it; those on a cluster named by `ray_address` go on without the service.
     A head of its own that dies gets a successor, on which its jobs go on. Raises UserError for a folder or port in use, HeadError
-    when a head does not start.
+    when a head does not start. `as_json`: log lines are JSON.
     """
     settings = _settings({"data": data, "host": host, "port": port, "ray_address": ray_address})
-    logs.configure()
+    logs.configure(as_json=as_json)
     keep_loopback_direct(os.environ)
     with locked(settings.data), _listening(settings) as (listener, bound):
         if clear_leftovers(bound.data):

@@ -27,7 +27,7 @@ from surefoot_actors.cluster.ray.ending import confirm_gone, draining_nodes, pla
 from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, find_actor, list_roles
 from surefoot_actors.cluster.ray.setup import node_of, refused_requirements, why_not_set_up
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE, TrainerActor
-from surefoot_actors.cluster.ray.waiting import WaitingList
+from surefoot_actors.cluster.ray.waiting import Entry, WaitingList
 from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.server import Condition, LivenessServer
 from surefoot_actors.protocol.death_cause import DeathCause
@@ -45,6 +45,8 @@ _TRAINER: Any = ray.remote(concurrency_groups={"control": 1, "collect": 1})(Trai
 # How long the end of a trainer that cannot be reached is waited for; it is fenced, and its end goes on behind.
 _SILENT_S = 2.0
 _DRAIN_POLL_S = 1.0
+# Ray's words for an actor that has no process yet
+_PENDING = ("DEPENDENCIES_UNREADY", "PENDING_CREATION")
 # How long a node that could not be set up is avoided, where there are others.
 _TROUBLED_S = 600.0
 _NODE_DIED = re.compile(r"node (has )?died|node was (preempted|terminated)", re.IGNORECASE)
@@ -137,6 +139,11 @@ class _RayTrainer(TrainerHandle):
             if self._liveness.condition(self._trainer) in (Condition.SILENT, Condition.GONE):
                 return
 
+    def is_pending(self) -> bool:
+        """Whether it has no process yet."""
+        place = place_of(self._actor)
+        return place is not None and not place.pid and place.state in _PENDING
+
     async def withdraw(self) -> None:
         """Take back the request for an actor that has no node. It is not fenced: another of its name is to come."""
         place = await asyncio.to_thread(place_of, self._actor)
@@ -213,24 +220,31 @@ class RayCluster:
 
     async def start_trainer(self, setup: TrainerSetup) -> TrainerHandle:
         waited: frozenset[str] = frozenset()
+        each = setup.spec.resources
         while True:
             groups = self._order(setup.spec)
-            trainer = await self._ask_for(setup, to_ask(groups, waited), has_choice=len(groups) > 1)
+            asked = to_ask(groups, waited)
+            entry = Entry(
+                has_choice=len(groups) > 1,
+                left_out=frozenset(groups).difference(asked),
+                needs={"CPU": each.cpus, "GPU": each.gpus},
+            )
+            trainer = await self._ask_for(setup, asked, entry)
             if trainer is not None:
                 self._watch([trainer])
                 return trainer
-            waited = next_waited(groups, waited)
+            waited = frozenset() if entry.anew else next_waited(groups, waited)
 
     def _order(self, spec: JobSpec) -> list[str]:
         device = self._device or device_for(self._groups, spec.resources, spec.min_trainers)
         return order(self._groups, spec.resources, device)
 
-    async def _ask_for(self, setup: TrainerSetup, groups: Sequence[str], *, has_choice: bool) -> _RayTrainer | None:
+    async def _ask_for(self, setup: TrainerSetup, groups: Sequence[str], entry: Entry) -> _RayTrainer | None:
         """Start a trainer on a node of the first of these groups that has one. None: none came in time, and it is withdrawn."""
         creating = asyncio.create_task(asyncio.to_thread(self._create, setup, groups))
         try:
             trainer = await asyncio.shield(creating)
-            if not await self._started_in_time(trainer, has_choice=has_choice):
+            if not await self._started_in_time(trainer, entry):
                 await self._withdraw(trainer)
                 return None
         except SetupFailedError as failed:
@@ -241,13 +255,13 @@ class RayCluster:
             raise
         return trainer
 
-    async def _started_in_time(self, trainer: _RayTrainer, *, has_choice: bool) -> bool:
+    async def _started_in_time(self, trainer: _RayTrainer, entry: Entry) -> bool:
         if not self._groups:
             await trainer.start()
             return True
         self._look_after_waiting()
         starting = asyncio.create_task(trainer.start())
-        with self._waiting.entered(name_within(self._attempt, trainer.trainer), has_choice=has_choice) as entry:
+        with self._waiting.entered(name_within(self._attempt, trainer.trainer), entry):
             over = asyncio.create_task(entry.over.wait())
             try:
                 await asyncio.wait({starting, over}, return_when=asyncio.FIRST_COMPLETED)
@@ -308,12 +322,20 @@ class RayCluster:
         return _RayTrainer(trainer, actor, self._liveness, self._ending)
 
     async def find_trainers(self) -> list[TrainerHandle]:
-        found = await asyncio.to_thread(self._find)
+        found = await self._with_places(await asyncio.to_thread(self._find))
         for trainer in found:
             # not awaited: one that is stopped answers no more, and the detector, which expects it, says so
             self._tasks.spawn(trainer.tell_liveness(), name=f"liveness-{trainer.trainer}")
         self._watch(found)
         return list(found)
+
+    async def _with_places(self, found: list[_RayTrainer]) -> list[_RayTrainer]:
+        """Withdraw those that an earlier supervisor asked for in vain: nobody would ask for them in another group any more."""
+        if not self._groups:
+            return found
+        pending = [trainer for trainer in found if await asyncio.to_thread(trainer.is_pending)]
+        await asyncio.gather(*(self._withdraw(trainer) for trainer in pending))
+        return [trainer for trainer in found if trainer not in pending]
 
     async def close(self) -> None:
         self._tasks.cancel()

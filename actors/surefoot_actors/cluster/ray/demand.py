@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from surefoot_actors.cluster.environment import KIND_LABELS
 from surefoot_actors.cluster.ray.gcs import retry_until_gcs_answers
 
 __all__ = ["Demand", "mark", "parse", "read_demand"]
@@ -16,6 +17,8 @@ __all__ = ["Demand", "mark", "parse", "read_demand"]
 # no node has this label, and so every node meets "not this value"
 _ASKED_FOR = "surefoot.dev/asked-for"
 _TIMEOUT_S = 10.0
+# Ray's RUNNING and IDLE: neither dead nor draining
+_USABLE = (1, 3)
 _LONGEST_REASON = 300
 
 
@@ -31,6 +34,8 @@ class Demand:
     coming: Mapping[str, int] = field(default_factory=dict)
     # by group: why the last one that was asked for could not be had
     failed: Mapping[str, str] = field(default_factory=dict)
+    # by group: what is free of each node that is there, by Ray's names of resources
+    free: Mapping[str, tuple[Mapping[str, float], ...]] = field(default_factory=dict)
 
 
 def mark(trainer: str) -> Mapping[str, str]:
@@ -74,7 +79,17 @@ def parse(reply: Any, trainers: Iterable[str]) -> Demand:
         hopeless=waiting & _marked(scaling.infeasible_resource_requests, names),
         coming=coming,
         failed={one.ray_node_type_name: one.reason[:_LONGEST_REASON] for one in scaling.failed_instance_requests},
+        free=_free(reply.cluster_resource_state.node_states),
     )
+
+
+def _free(nodes: Iterable[Any]) -> Mapping[str, tuple[Mapping[str, float], ...]]:
+    found: dict[str, tuple[Mapping[str, float], ...]] = {}
+    for node in nodes:
+        group = node.labels.get(KIND_LABELS["group"], "")
+        if node.status in _USABLE and group:
+            found[group] = (*found.get(group, ()), dict(node.available_resources))
+    return found
 
 
 def _marked(requests: Iterable[Any], names: Mapping[str, str]) -> frozenset[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from surefoot_actors.cluster.ray.demand import Demand, read_demand
 
-__all__ = ["Entry", "WaitingList", "sentence", "to_give_up"]
+__all__ = ["Entry", "WaitingList", "came_after_all", "sentence", "to_give_up"]
 
 POLL_S = 2.0
 
@@ -21,9 +21,14 @@ class Entry:
 
     # whether there is another group to ask
     has_choice: bool
-    since: float
-    # set when it is to be asked for in another order
+    # groups that it was waiting for before, and that are not asked now
+    left_out: frozenset[str] = frozenset()
+    # what it takes of a node, by Ray's names
+    needs: Mapping[str, float] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
+    # set when it is to be asked for again: in the next group, or anew in all of them
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    anew: bool = False
 
 
 def to_give_up(entries: Mapping[str, Entry], demand: Demand, now: float, wait_s: float) -> list[str]:
@@ -33,6 +38,16 @@ def to_give_up(entries: Mapping[str, Entry], demand: Demand, now: float, wait_s:
         for trainer, entry in entries.items()
         if trainer in demand.waiting and entry.has_choice and now - entry.since >= wait_s
     ]
+
+
+def came_after_all(entries: Mapping[str, Entry], demand: Demand) -> list[str]:
+    """Return who still waits while a node of a group that is not asked any more is there, and has room."""
+
+    def room(entry: Entry) -> bool:
+        free = (node for group in entry.left_out for node in demand.free.get(group, ()))
+        return any(all(node.get(name, 0.0) >= amount for name, amount in entry.needs.items()) for node in free)
+
+    return [trainer for trainer, entry in entries.items() if trainer in demand.waiting and room(entry)]
 
 
 def sentence(trainers: Iterable[str], demand: Demand) -> str:
@@ -62,11 +77,11 @@ class WaitingList:
         self._said = ""
 
     @contextmanager
-    def entered(self, trainer: str, *, has_choice: bool) -> Iterator[Entry]:
+    def entered(self, trainer: str, entry: Entry) -> Iterator[None]:
         """Have the trainer waited for in the block."""
-        entry = self._entries[trainer] = Entry(has_choice=has_choice, since=time.monotonic())
+        self._entries[trainer] = entry
         try:
-            yield entry
+            yield
         finally:
             del self._entries[trainer]
 
@@ -82,6 +97,9 @@ class WaitingList:
     def hear(self, demand: Demand, now: float) -> None:
         """Act on what the control store says."""
         self._say(sentence(self._entries, demand))
+        for trainer in came_after_all(self._entries, demand):
+            self._entries[trainer].anew = True
+            self._entries[trainer].over.set()
         for trainer in to_give_up(self._entries, demand, now, self._wait_s):
             self._entries[trainer].over.set()
 

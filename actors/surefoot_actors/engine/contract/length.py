@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from surefoot.target import Target
 
 __all__ = ["Length"]
 
@@ -11,12 +13,19 @@ __all__ = ["Length"]
 class Length:
     """Its `values` are part of the tracked state: a trainer that joins, or goes on from a checkpoint, has them from there."""
 
-    def __init__(self, batch_size: int, end_after: int | Callable[[int, int], bool] | None) -> None:
+    def __init__(
+        self, batch_size: int, end_after: int | Callable[[int, int], bool] | None, target: Target | None = None
+    ) -> None:
         self._batch_size, self._end_after = batch_size, end_after
+        #: what ends the run before its last step; None: nothing
+        self.target = target
         self._num_steps: int | None = None
         self._num_epochs: int | None = None
         # epoch_length: samples an epoch, 0 until the first inner loop; stopped: whether the run was; logged: outside of rounds, last
         self.values: dict[str, Any] = {"epoch_length": 0, "stopped": False, "logged": {}}
+        if target is not None:
+            # the target that was met: a run that goes on from this state with another one is not over
+            self.values["met"] = ""
 
     def ask_for(self, num_steps: int | None, num_epochs: int | None) -> None:
         """Take what the user asks for: one of the two."""
@@ -34,11 +43,20 @@ class Length:
 
     def is_over(self, step: int) -> bool:
         """Whether no step of this number is to be made."""
-        if self.values["stopped"] or (self.num_steps is not None and step >= self.num_steps):
+        if self.values["stopped"] or self._is_met or (self.num_steps is not None and step >= self.num_steps):
             return True
         if callable(self._end_after):
             return self._end_after(step, int(self.values["epoch_length"]))
         return self._end_after is not None and step >= self._end_after
+
+    @property
+    def _is_met(self) -> bool:
+        return self.target is not None and self.values.get("met") == str(self.target)
+
+    def look_at(self, values: Mapping[str, float]) -> None:
+        """A step has come to these merged values: if they meet the target, it is the last."""
+        if self.target is not None and self.target.met(values):
+            self.values["met"] = str(self.target)
 
     def learn(self, epoch_length: int) -> bool:
         """Take note of how many samples an epoch of the first dataset has. Returns whether that was news."""

@@ -129,16 +129,28 @@ class Loop:
         self._untracked_state.look()
         tracked.gradients.end_step()
         self.length.values["logged"] = record.logged_outside
+        self._look_at_target(record)
         coordinator = context.coordinator
         coordinator.end_step(
             record.row(
                 batch_size=context.batch_size,
                 generation=coordinator.generation,
                 trainers=coordinator.trainers,
+                epoch_samples=int(self.length.values["epoch_length"]),
                 nondeterministic=context.settings.allowed,
             )
         )
         self.position = Position(self.position.round, number + 1, 0)
+
+    def _look_at_target(self, record: StepRecord) -> None:
+        """Before the step is told, so that a checkpoint of it knows that it was the last."""
+        target = self.length.target
+        if target is not None and target.name in record.logged_outside:
+            raise ContractError(
+                f"the job's target {target} is of a value that step {record.number} logs outside of its inner loops, where it is not "
+                f"merged: log {target.name} in the body of `for batch in step.batches(...)` or `step.evaluate(...)`"
+            )
+        self.length.look_at(record.values)
 
     def stop(self, line: str) -> None:
         """The step under way is to be the last, the user's code says at this line."""

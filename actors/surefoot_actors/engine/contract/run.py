@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from surefoot import contract
+from surefoot.config import Config
 from surefoot.contract import TrainFunction
 from surefoot.errors import ContractError
+from surefoot.target import Target
 from surefoot_actors.determinism.rng import Purpose, Streams
 from surefoot_actors.engine.contract.context import RoundContext
 from surefoot_actors.engine.contract.length import Length
@@ -49,6 +51,8 @@ class RunOptions:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     # whether a trainer's first sub-task is computed twice, and compared
     proves: bool = True
+    # ends training at the first step whose merged values meet it
+    target: Target | None = None
     # told of what is odd but no error, such as gradients that are not finite
     on_warning: Callable[[str], None] | None = None
     # for `surefoot check`: the run ends after so many steps, or before the step for whose number, and samples an epoch (0: not known
@@ -108,7 +112,7 @@ class TrainRun(contract.Run):
 
     def __init__(self, options: RunOptions, coordinator: Coordinator) -> None:
         self.device = options.device
-        self.config = options.config
+        self.config = Config(options.config)
         self.seed = options.seed
         self.batch_size = options.batch_size
         self.sub_tasks = options.sub_tasks
@@ -118,7 +122,7 @@ class TrainRun(contract.Run):
         self._loader = Loader(self.streams, options.seed, options.data_workers)
         self._settings = SettingsWatch()
         self._onces = OnceCalls(self.streams)
-        self._length = Length(options.batch_size, options.end_after)
+        self._length = Length(options.batch_size, options.end_after, options.target)
         # set by track(), and by steps()
         self._tracked: Tracked | None = None
         self._context: RoundContext | None = None

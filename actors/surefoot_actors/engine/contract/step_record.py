@@ -24,6 +24,10 @@ class NotLoggedError(ContractError, KeyError):
     __str__ = Exception.__str__
 
 
+# every so many rows tell how many samples an epoch has
+_EPOCH_ROWS = 100
+
+
 class _Values(dict[str, float]):
     """The step's merged values, by name; a name that is missing is told with what there is."""
 
@@ -97,8 +101,14 @@ class StepRecord:
         for name, rows in merged.gathered.items():
             self.gathered[name if name not in self.gathered else f"{name}@{phase}"] = rows.clone()
 
-    def row(self, *, batch_size: int, generation: int, trainers: int, nondeterministic: Iterable[str]) -> LedgerRow:
-        """Return the step's ledger row. `nondeterministic`: what of the run, besides this step's own, has no deterministic form."""
+    def row(
+        self, *, batch_size: int, generation: int, trainers: int, epoch_samples: int, nondeterministic: Iterable[str]
+    ) -> LedgerRow:
+        """Return the step's ledger row.
+
+        `epoch_samples`: how many samples an epoch has, or 0. `nondeterministic`: what of the run, besides this step's own, has no
+        deterministic form.
+        """
         return LedgerRow(
             result=Result(
                 step=self.number,
@@ -112,6 +122,7 @@ class StepRecord:
                 trainers=trainers,
                 seconds=perf_counter() - self._began,
                 at=time(),
+                epoch_samples=epoch_samples if self.number % _EPOCH_ROWS == 0 else 0,
                 nondeterministic=tuple(sorted({*self.allowed, *nondeterministic})),
             ),
         )

@@ -16,6 +16,7 @@ import torch
 import xxhash
 from torch import nn
 
+from surefoot.config import Config
 from surefoot_actors.engine.state.survey import Survey
 from surefoot_actors.engine.vector.memory import Spec, flat_bytes, make_like, memory_of, write_into
 
@@ -62,7 +63,7 @@ class _Writer(pickle.Pickler):
             return _tensor, (type(value), _spec(value), value.device.type, bytes(memory_of(flat_bytes(value))))
         if isinstance(value, ModuleType):
             raise pickle.PicklingError(f"{value.__name__} is a module")
-        if type(value).__module__.startswith(("surefoot.", "surefoot_actors.")):
+        if type(value) is not Config and type(value).__module__.startswith(("surefoot.", "surefoot_actors.")):
             raise pickle.PicklingError(f"{type(value).__name__} is the run's own")
         return NotImplemented
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import zlib
-from typing import Annotated
+from typing import Annotated, Any
 from zipfile import BadZipFile
 
 from fastapi import APIRouter, Header, Path, Query, Response
+from pydantic import ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from surefoot.errors import EntrypointError
 from surefoot.names import JOB_PATTERN, is_job
 from surefoot.spec import JobSpec, JobState
-from surefoot.views import FaultRequest, JobList, JobView, ResizeRequest
+from surefoot.views import CloneRequest, FaultRequest, JobList, JobView, ResizeRequest
 from surefoot_service.checkpoints.places import refusal
-from surefoot_service.errors import InvalidError
+from surefoot_service.errors import ConflictError, InvalidError
 from surefoot_service.packages.entrypoints import check_entrypoint
 from surefoot_service.parts import Service
 from surefoot_service.reconciler import retention
@@ -22,7 +23,7 @@ from surefoot_service.rest.dependencies import ServiceDep, User
 from surefoot_service.rest.numbers import Digits
 from surefoot_service.rest.problems import ProblemError, documented
 from surefoot_service.rest.route import GuardedRoute
-from surefoot_service.store import commands, packages, shown
+from surefoot_service.store import commands, packages, shown, usage
 from surefoot_service.store import jobs as store
 from surefoot_service.waiting import Kind
 from surefoot_service.wakeups import RECONCILER, commands_of, news_of
@@ -41,19 +42,29 @@ IdempotencyKey = Annotated[
 ]
 
 
+def _which(value: Any, _validate: ValidatorFunctionWrapHandler) -> JobSpec | CloneRequest:
+    """Told by `from`: the errors are then of the one that was meant."""
+    kind = CloneRequest if isinstance(value, dict) and "from" in value else JobSpec
+    return kind.model_validate(value)
+
+
+Submitted = Annotated[JobSpec | CloneRequest, WrapValidator(_which)]
+
+
 @router.post(
     "",
     status_code=201,
     responses={
         200: {"description": "Submitted before with this key", "model": JobView},
-        **documented(401, 408, 409, 415),
+        **documented(401, 404, 408, 409, 415),
     },
 )
 @takes(BodyKind.SPEC)
 async def submit_job(
-    spec: JobSpec, response: Response, service: ServiceDep, idempotency_key: IdempotencyKey = None
+    asked: Submitted, response: Response, service: ServiceDep, idempotency_key: IdempotencyKey = None
 ) -> JobView:
-    """Queue a job. With an Idempotency-Key, the same request again gives the same job."""
+    """Queue a job of this spec, or another job again with changes. With an Idempotency-Key, the same request gives the same job."""
+    spec = asked if isinstance(asked, JobSpec) else await _cloned(service, asked)
     _check_places(service, spec)
     await _check_code(service, spec)
     view, new = await service.database.write(
@@ -68,6 +79,23 @@ async def submit_job(
     else:
         response.status_code = 200
     return view
+
+
+async def _cloned(service: Service, asked: CloneRequest) -> JobSpec:
+    """The spec of another job, with its changes."""
+    view = await service.database.read(store.see, asked.from_)
+    if view.unreadable:
+        raise ConflictError(f"job {view.id} cannot be submitted again: {view.unreadable}")
+    fields = view.spec.model_dump(mode="json")
+    for name, value in asked.changes.items():
+        known = fields.get(name)
+        fields[name] = known | value if isinstance(known, dict) and isinstance(value, dict) else value
+    try:
+        return JobSpec.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(["body", "changes", *map(str, first["loc"])])
+        raise InvalidError(where, first["msg"].removeprefix("Value error, ")) from None
 
 
 def _check_places(service: Service, spec: JobSpec) -> None:
@@ -157,7 +185,10 @@ async def pause_job(job: JobId, service: ServiceDep) -> JobView:
 
 @router.post("/{job}/resume", responses=documented(401, 404, 409))
 async def resume_job(job: JobId, service: ServiceDep) -> JobView:
-    """Queue a paused job again; it goes on from its newest checkpoint, to the same result."""
+    """Queue a paused job again; it goes on from its newest checkpoint, to the same result. 409 where its budget is spent."""
+    spent = await service.database.read(usage.spent_of, job, service.accounts, service.settings, service.now())
+    if spent:
+        raise ConflictError(f"job {job} cannot be resumed: {spent}; give it a higher budget first")
     view = await service.database.write(commands.resume, job, now=service.now())
     _ring(service, job)
     return view
