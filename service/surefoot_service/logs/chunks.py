@@ -67,15 +67,19 @@ def pack(attempt: int, frames: Sequence[Told]) -> Chunk:
     )
 
 
-def lines_of(content: bytes, first: int, wanted: Wanted) -> Iterator[LogLine]:
-    """Yield the lines of a file that are looked for; `first` is the number of its first line. Raises ZstdError for what is none."""
+def lines_of(content: bytes, first: int, wanted: Wanted, start: int = 0) -> Iterator[LogLine]:
+    """Yield the lines of a file that are looked for, from number `start` on; `first` is the number of its first line.
+
+    Raises ZstdError for what is none.
+    """
     number = first
     reader = zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True)
     for row in io.BufferedReader(reader):
         run = json.loads(row)
-        if wanted.matches(run):
-            yield from _lines(run, number, wanted)
-        number += run["x"].count("\n")
+        end = number + run["x"].count("\n")
+        if end > start and wanted.matches(run):
+            yield from (line for line in _lines(run, number, wanted) if line.number >= start)
+        number = end
 
 
 def _lines(run: dict[str, Any], number: int, wanted: Wanted) -> Iterator[LogLine]:

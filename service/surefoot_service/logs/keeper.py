@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from itertools import count
+from itertools import count, islice
 from typing import ParamSpec, TypeVar
 
 import structlog
@@ -142,8 +142,7 @@ class LogKeeper:
             if not rows:
                 break
             for row in rows:
-                lines = await self._lines(job, row, wanted)
-                found += [line for line in lines if line.number >= at][: limit - len(found)]
+                found += await self._lines(job, row, wanted, at, limit - len(found))
                 at = row.first + row.lines if len(found) < limit else found[-1].number + 1
                 if len(found) >= limit or time.monotonic() > end:
                     break
@@ -162,23 +161,24 @@ class LogKeeper:
             if not rows:
                 break
             for row in rows:
-                found = (await self._lines(job, row, wanted) + found)[-limit:]
+                found = (await self._lines(job, row, wanted, 0, None) + found)[-limit:]
                 at = row.first
                 if len(found) >= limit or time.monotonic() > end:
                     break
         return LogPage(lines=tuple(found), next=kept.end, more=False, first=kept.first, done=kept.done)
 
-    async def _lines(self, job: str, row: LogChunkRow, wanted: Wanted) -> list[LogLine]:
+    async def _lines(self, job: str, row: LogChunkRow, wanted: Wanted, start: int, most: int | None) -> list[LogLine]:
         if wanted.since is not None and row.at < wanted.since:
             return []
-        return await self._on_a_thread(self._search, job, row.name, row.first, wanted)
+        return await self._on_a_thread(self._search, job, row, wanted, start, most)
 
-    def _search(self, job: str, name: str, first: int, wanted: Wanted) -> list[LogLine]:
+    def _search(self, job: str, row: LogChunkRow, wanted: Wanted, start: int, most: int | None) -> list[LogLine]:
         try:
-            return list(lines_of(self._files.read(job, name), first, wanted))
+            content = self._files.read(job, row.name)
+            return list(islice(lines_of(content, row.first, wanted, start), most))
         except FileNotFoundError:
             # the oldest have just gone, or it was joined with others: whoever reads on finds what there is
-            log.warning("log_file_gone", job=job, name=name)
+            log.warning("log_file_gone", job=job, name=row.name)
             return []
 
     async def _on_a_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
