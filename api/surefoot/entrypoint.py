@@ -121,7 +121,17 @@ def _importable(file: Path, folder: Path) -> str | None:
 
 
 def _imports_relatively(file: Path) -> bool:
-    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(ast.parse(file.read_bytes())))
+    return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(_parsed(file, file.name)))
+
+
+def _parsed(file: Path, shown: Path | str) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), filename=str(file))
+    except (SyntaxError, ValueError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise EntrypointError(f"{shown}{line} is no valid Python: {error}") from None
+    except (RecursionError, MemoryError):
+        raise EntrypointError(f"{shown} is nested too deeply to be read") from None
 
 
 def _module_file(module: str, folder: Path) -> Path:
@@ -148,11 +158,7 @@ def _where_it_is(module: str, folder: Path) -> str:
 
 def _check_function(function: str, file: Path, folder: Path) -> None:
     shown = file.relative_to(folder)
-    try:
-        tree = ast.parse(file.read_bytes(), filename=str(file))
-    except (SyntaxError, ValueError) as error:
-        line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise EntrypointError(f"{shown}{line} is no valid Python: {error}") from None
+    tree = _parsed(file, shown)
     bound = dict(_bound(tree.body))
     found = bound.get(function)
     if found is None and "*" not in bound:
