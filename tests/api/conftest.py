@@ -160,7 +160,7 @@ class FakeService:
                 return _json(self.usage)
             case ("GET", "stream"):
                 return self.stream(request, view)
-        return problem(405, "not so")
+        return problem(404 if request.method == "GET" else 405, "not so")
 
     def _events(self, request: httpx.Request) -> httpx.Response:
         after, limit = int(request.url.params["after"]), int(request.url.params["limit"])

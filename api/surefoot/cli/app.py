@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from surefoot._where import DEFAULT_URL
-from surefoot.cli import durable, history, jobs, local
+from surefoot.cli import durable, history, jobs, local, logs
 from surefoot.cli.chaos import chaos
 from surefoot.cli.removal import rm
 from surefoot.cli.secrets import secret
@@ -133,6 +133,7 @@ for command in (
     chaos,
     metrics,
     track,
+    logs.logs,
     history.ledger,
     history.diff,
     rm,

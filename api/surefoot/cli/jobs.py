@@ -14,6 +14,7 @@ from rich.text import Text
 from surefoot.cli import watch as watching
 from surefoot.cli.debugging import debugging
 from surefoot.cli.format import ago, describe, duration, state_style, steps
+from surefoot.cli.last_lines import last_lines
 from surefoot.cli.references import AsJson, JobRef, tell
 from surefoot.cli.session import Session, console, say
 from surefoot.cli.usage import forecast_table, usage_rows
@@ -65,6 +66,7 @@ def show(
     with Session.of(context).client() as client:
         found = client.job(job)
         events = list(found.events())
+        printed = [] if as_json else last_lines(found)
         usage = _usage(found)
     if as_json:
         used = {"usage": usage.model_dump(mode="json")} if usage else {}
@@ -79,6 +81,8 @@ def show(
     _show_troubles(found.view, events)
     if found.view.traceback:
         say(f"\n{found.view.traceback.rstrip()}")
+    for text in printed:
+        say(text)
     if debug:
         for line in debugging(found.view, events):
             say(line)

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 from surefoot.cli.format import duration
+from surefoot.cli.last_lines import last_lines
 from surefoot.cli.progress import Pace, Progress, line, told
 from surefoot.cli.session import FAILED, console, say, say_error
 from surefoot.client import Job
@@ -21,7 +22,7 @@ from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot.views import JobView, NumberedEvent
 
-__all__ = ["DETACHED", "watch", "watch_json"]
+__all__ = ["DETACHED", "conclude", "watch", "watch_json"]
 
 # As a shell counts an interrupt: the job has not ended, and whoever chains commands must not take it for done.
 DETACHED = 130
@@ -51,7 +52,7 @@ def watch(job: Job, *, show: Sequence[str] = ()) -> None:
             f"detached: job {job.id} goes on. See it again with `surefoot watch {job.id}`, end it with `surefoot cancel {job.id}`"
         )
         raise typer.Exit(DETACHED) from None
-    _conclude(job.view)
+    conclude(job)
 
 
 def watch_json(job: Job) -> None:
@@ -84,7 +85,9 @@ def _is_end(update: object) -> bool:
     return update.kind is EventKind.FAILED or (update.kind is EventKind.STATE and str(update.data.get("state")) in ends)
 
 
-def _conclude(view: JobView) -> None:
+def conclude(job: Job) -> None:
+    """Tell how the job has ended. Raises typer.Exit unless it succeeded."""
+    view = job.view
     if view.state is JobState.SUCCEEDED:
         spent = (
             duration((view.ended_at - view.started_at).total_seconds())
@@ -96,6 +99,8 @@ def _conclude(view: JobView) -> None:
         return
     if view.traceback:
         say_error(view.traceback.rstrip())
+    for text in last_lines(job):
+        say_error(text)
     say_error(f"job {view.id} {view.state.value}: {view.reason or 'no reason was recorded'}")
     raise typer.Exit(FAILED)
 
