@@ -44,9 +44,15 @@ def spec_of(function: str, *, batch_size: int, sub_tasks: int, trainers: int, co
 
 
 async def run_job(
-    spec: JobSpec, uplink: MemoryUplink, beside: Callable[[], Coroutine[Any, Any, None]] | None = None
+    spec: JobSpec,
+    uplink: MemoryUplink,
+    beside: Callable[[], Coroutine[Any, Any, None]] | None = None,
+    *,
+    path: Path = HERE,
 ) -> None:
-    """Run a job to its end; `uplink` keeps what it tells. `beside` runs meanwhile; the job ends with it if that is first.
+    """Run a job, whose code is in `path`, to its end; `uplink` keeps what it tells.
+
+    `beside` runs meanwhile; the job ends with it if that is first.
 
     Raises RuntimeError, with the job's reason, unless it succeeded or `beside` ended it.
     """
@@ -54,7 +60,7 @@ async def run_job(
     await liveness.start()
     try:
         with tempfile.TemporaryDirectory(prefix="sf-bench-") as logs:
-            cluster = LocalCluster("bench", path=[str(HERE)], log_dir=Path(logs), liveness=liveness)
+            cluster = LocalCluster("bench", path=[str(path)], log_dir=Path(logs), liveness=liveness)
             job = asyncio.create_task(Supervisor(spec, "bench", cluster, uplink, MemoryJournal(), liveness).run())
             outcome = await _until_either(job, asyncio.create_task(beside()) if beside else None)
             if outcome is not None and outcome.state is not JobState.SUCCEEDED:

@@ -21,13 +21,17 @@ _raw: tuple[bytes, ...] = ()
 _disclosed = False
 
 
-def disclose(secrets: Mapping[str, str]) -> None:
-    """Give this process its secrets, by environment variable; before any code of the user's. Doubled calls do nothing."""
+def disclose(secrets: Mapping[str, str], *, masked: bool = False) -> None:
+    """Give this process its secrets, by environment variable; before any code of the user's. Doubled calls do nothing.
+
+    `masked`: what is printed is masked elsewhere, line by line, so that no line waits here for the next.
+    """
     global _masking, _raw, _disclosed
     if _disclosed:
         return
     _masking, _raw = Masking(secrets.values()), tuple(value.encode() for value in secrets.values())
-    sys.stdout, sys.stderr = (MaskedWriter(stream, _masking) for stream in (sys.stdout, sys.stderr))
+    if not masked:
+        sys.stdout, sys.stderr = (MaskedWriter(stream, _masking) for stream in (sys.stdout, sys.stderr))
     os.environ.update(secrets)
     _disclosed = True
 

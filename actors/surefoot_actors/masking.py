@@ -13,9 +13,11 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
+from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 
-from pydantic import JsonValue
+if TYPE_CHECKING:  # the standard library alone: it runs in logs/collector.py, too
+    from pydantic import JsonValue
 
 __all__ = ["MASK", "MaskedStream", "Masking"]
 

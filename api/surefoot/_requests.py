@@ -24,6 +24,7 @@ from surefoot.errors import (
     UnauthorizedError,
 )
 from surefoot.events import FaultKind
+from surefoot.logs import LogPage
 from surefoot.names import is_job
 from surefoot.spec import JobSpec, JobState
 from surefoot.usage import JobUsage
@@ -61,6 +62,7 @@ __all__ = [
     "get_events",
     "get_health",
     "get_job",
+    "get_logs",
     "get_row_lines",
     "get_rows",
     "get_usage",
@@ -255,6 +257,12 @@ def get_row_lines(job_id: str, *, from_step: int = 0, limit: int = ROWS_PAGE) ->
     params = _params(from_step=from_step, limit=limit)
     headers = {"accept": f"{NDJSON}, application/json;q=0.5"}
     return Call(method="GET", path=f"/v1/jobs/{job_id}/ledger", parse=_row_lines, params=params, headers=headers)
+
+
+def get_logs(job_id: str, *, wait_s: float = 0, **asked: object) -> Call[LogPage]:
+    """Printed lines; `asked`: trainer, since, contains, and start with limit, or tail."""
+    params = _params(wait_s=wait_s or None, **asked)
+    return Call(method="GET", path=f"/v1/jobs/{job_id}/logs", parse=model_of(LogPage), params=params)
 
 
 # ---- reading answers

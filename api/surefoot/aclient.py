@@ -16,6 +16,7 @@ from typing_extensions import Self, Unpack
 
 from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
+from surefoot._logs import LogOptions, LogPages
 from surefoot._network import open_async_client
 from surefoot._requests import (
     Answer,
@@ -58,6 +59,7 @@ from surefoot._words import a_fault, a_state
 from surefoot.errors import SurefootError
 from surefoot.events import FaultKind, LedgerRow
 from surefoot.ledger import read_row
+from surefoot.logs import LogLine
 from surefoot.spec import JobSpec, JobState, StateName
 from surefoot.submission import SubmitOptions, prepare
 from surefoot.usage import JobUsage
@@ -273,6 +275,13 @@ class AsyncJob:
     async def iter_ledger_json(self, *, from_step: int = 0) -> AsyncIterator[bytes]:
         """As `Job.iter_ledger_json`."""
         pages = RowPages(self.id, from_step)
+        while not pages.done:
+            for line in await self._client._run(pages.next()):
+                yield line
+
+    async def logs(self, *, follow: bool = False, **wanted: Unpack[LogOptions]) -> AsyncIterator[LogLine]:
+        """As `Job.logs`."""
+        pages = LogPages(self.id, wanted, follow=follow)
         while not pages.done:
             for line in await self._client._run(pages.next()):
                 yield line

@@ -15,6 +15,7 @@ from typing_extensions import Self, Unpack
 
 from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
+from surefoot._logs import LogOptions, LogPages
 from surefoot._network import open_client
 from surefoot._requests import (
     Answer,
@@ -57,6 +58,7 @@ from surefoot._words import a_fault, a_state
 from surefoot.errors import SurefootError
 from surefoot.events import FaultKind, LedgerRow
 from surefoot.ledger import read_row
+from surefoot.logs import LogLine
 from surefoot.spec import JobSpec, JobState, StateName
 from surefoot.submission import SubmitOptions, prepare
 from surefoot.usage import JobUsage
@@ -283,6 +285,15 @@ class Job:
     def iter_ledger_json(self, *, from_step: int = 0) -> Iterator[bytes]:
         """The same rows as the JSON they are kept as, a line each, unread."""
         pages = RowPages(self.id, from_step)
+        while not pages.done:
+            yield from self._client._run(pages.next())
+
+    def logs(self, *, follow: bool = False, **wanted: Unpack[LogOptions]) -> Iterator[LogLine]:
+        """Yield the lines that the job's processes printed, in the order in which they came; with `follow`, until nothing more will.
+
+        See `LogOptions` for which. Each process's lines are in the order in which it printed them.
+        """
+        pages = LogPages(self.id, wanted, follow=follow)
         while not pages.done:
             yield from self._client._run(pages.next())
 

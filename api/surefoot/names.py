@@ -11,6 +11,7 @@ import re
 __all__ = [
     "ATTEMPT_PATTERN",
     "JOB_PATTERN",
+    "LOG_SOURCE_PATTERN",
     "SOURCE_PATTERN",
     "SUPERVISOR",
     "SUPERVISOR_CLASS",
@@ -33,6 +34,9 @@ ATTEMPT_PATTERN = rf"^{_ATTEMPT}$"
 SOURCE_PATTERN = (
     rf"^({_ATTEMPT}/(supervisor|trainer|launcher)(-[A-Za-z0-9._-]{{1,40}})?|[A-Za-z0-9][A-Za-z0-9._-]{{0,60}})$"
 )
+
+# whose printed lines: a process of the attempt, and the collector that read them
+LOG_SOURCE_PATTERN = r"^(t\d{1,9}|supervisor|launcher)-[0-9a-f]{8}$"
 
 # the supervisor's name within its attempt, and the class of its actor, by which Ray tells of its death
 SUPERVISOR = "supervisor"

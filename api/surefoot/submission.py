@@ -191,8 +191,9 @@ def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
         changes["resources"] = resources
     if "secrets" in changes:
         changes["secrets"] = by_variable(changes["secrets"] or ())
-    if isinstance(policy := changes.get("checkpoint"), CheckpointPolicy):
-        changes["checkpoint"] = policy.model_dump(mode="json")
+    for name, kind in (("checkpoint", CheckpointPolicy), ("budget", Budget)):
+        if isinstance(part := changes.get(name), kind):
+            changes[name] = part.model_dump(mode="json")
     return changes
 
 

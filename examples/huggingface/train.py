@@ -7,6 +7,7 @@ without). Made for `surefoot submit train:train --batch-size 32 --sub-tasks 4`.
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import torch
@@ -54,7 +55,7 @@ def build(run: surefoot.Run) -> PreTrainedModel:
 
 def train(run: surefoot.Run) -> None:
     arguments = TrainingArguments(
-        output_dir="unused",
+        output_dir=tempfile.gettempdir(),
         per_device_train_batch_size=run.batch_size // run.sub_tasks,
         max_steps=int(run.config.get("steps", 100)),
         learning_rate=float(run.config.get("lr", 1e-3)),

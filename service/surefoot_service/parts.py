@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from surefoot_service.encryption import KeyRing
 from surefoot_service.keys import Keys, KnownTokens
+from surefoot_service.logs.keeper import LogKeeper
 from surefoot_service.metrics.instruments import Instruments
 from surefoot_service.packages.archive import PackageStore
 from surefoot_service.readiness import Readiness
@@ -48,6 +49,7 @@ class Service:
     database: Database
     packages: PackageStore
     keys: Keys
+    logs: LogKeeper
     # what secrets are encrypted with
     key_ring: KeyRing
     wakeups: Wakeups = field(default_factory=Wakeups)

@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     checkpoints: str | None = None
     # where checkpoints and models may lie, by the names of fsspec, with commas: what reaches any host ("http") is not for everybody
     storage_protocols: Annotated[tuple[str, ...], NoDecode] = PROTOCOLS
+    # where printed lines are kept: a folder, or an fsspec URL; None: in the data folder
+    logs: str | None = None
+    # files of printed lines of one job, as they are kept, compressed: the oldest go where there are more
+    max_log_bytes: Annotated[int, Field(ge=MIB)] = 512 * MIB
     # how long a cancelled job's supervisor has to confirm before the job is cleaned up without it
     cancel_grace_s: Annotated[float, Field(gt=0)] = 30.0
 
@@ -109,7 +113,7 @@ class Settings(BaseSettings):
             raise ValueError("leave the user and password out of the URL: it is told to whoever may list Ray's jobs")
         return value.rstrip("/") if value else value
 
-    @field_validator("checkpoints", mode="after")
+    @field_validator("checkpoints", "logs", mode="after")
     @classmethod
     def _home_of_checkpoints_is_expanded(cls, value: str | None) -> str | None:
         return os.path.expanduser(value) if value and value.startswith("~") else value
@@ -122,11 +126,16 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _checkpoints_may_lie_there(self) -> Settings:
         read_place(self.checkpoint_place, self.storage_protocols)
+        read_place(self.log_place, self.storage_protocols)
         return self
 
     @property
     def checkpoint_place(self) -> str:
         return (self.checkpoints or str(self.data / "checkpoints")).rstrip("/")
+
+    @property
+    def log_place(self) -> str:
+        return (self.logs or str(self.data / "logs")).rstrip("/")
 
     @property
     def database(self) -> str:

@@ -33,6 +33,7 @@ class Kind(StrEnum):
     PACKAGES = "packages"
     SOURCES = "source checks"
     LAUNCHES = "launches"
+    LOGS = "log files"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,7 @@ LIMITS: Mapping[Kind, Limits] = {
     Kind.PACKAGES: Limits(running=4, each=4),
     Kind.SOURCES: Limits(running=4, each=4),
     Kind.LAUNCHES: Limits(running=4, each=4),
+    Kind.LOGS: Limits(running=8, each=8),
 }
 
 

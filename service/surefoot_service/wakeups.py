@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["HOUSEKEEPING", "RECONCILER", "Listener", "Wakeups", "commands_of", "news_of"]
+__all__ = ["HOUSEKEEPING", "RECONCILER", "Listener", "Wakeups", "commands_of", "logs_of", "news_of"]
 
 # the reconciler's topic: something it may have to act on
 RECONCILER = "reconciler"
@@ -22,6 +22,11 @@ HOUSEKEEPING = "housekeeping"
 def news_of(job: str) -> str:
     """The topic of a job's events, rows and state."""
     return f"news:{job}"
+
+
+def logs_of(job: str) -> str:
+    """The topic of a job's printed lines."""
+    return f"logs:{job}"
 
 
 def commands_of(job: str) -> str:

@@ -21,6 +21,7 @@ from surefoot.events import (
     SentBatch,
     UplinkAck,
 )
+from surefoot.logs import LogsAck
 from surefoot.spec import JobSpec
 from surefoot.views import Claimed, CommandPage
 
@@ -41,6 +42,8 @@ class ControlPlane:
         self.on_claim: Callable[[], None] = lambda: None
         self.events: dict[tuple[str, int], Event] = {}
         self.ledger: dict[int, LedgerRow] = {}
+        # printed lines, as they came
+        self.logs: list[bytes] = []
         self._commands: list[Command] = []
         self._changed = threading.Condition()
         self._closed = False
@@ -106,6 +109,11 @@ class ControlPlane:
             below = next(step for step in range(10**9) if step not in self.ledger)
         return 200, UplinkAck(rows_below=below)
 
+    def take_logs(self, body: bytes) -> tuple[int, BaseModel | None]:
+        with self._changed:
+            self.logs.append(body)
+        return 200, LogsAck(stored=1)
+
     def commands(self, after: int, wait_s: float) -> tuple[int, BaseModel | None]:
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._commands) > after, wait_s)
@@ -129,7 +137,8 @@ def serve(plane: ControlPlane) -> Iterator[ControlPlane]:
             if self.path.endswith("/claim"):
                 self._answer(*plane.claim(ClaimRequest.model_validate_json(body)))
             elif self._authorized():
-                self._answer(*plane.uplink(SentBatch.model_validate_json(body)))
+                logs = self.path.endswith("/logs")
+                self._answer(*(plane.take_logs(body) if logs else plane.uplink(SentBatch.model_validate_json(body))))
 
         def do_GET(self) -> None:
             query = parse_qs(urlsplit(self.path).query)

@@ -18,6 +18,7 @@ from surefoot_actors.cluster.local.lent_cluster import LentCluster
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.liveness.server import LivenessServer
+from surefoot_actors.logs.relay import LogRelay
 from surefoot_actors.supervisor.supervisor import Outcome, Supervisor
 from surefoot_actors.uplink.memory import MemoryUplink
 
@@ -36,6 +37,8 @@ class Story:
     fired: list[str] = field(default_factory=list)
     # by (step, samples): the processes that computed this sub-task, in order
     computed: dict[tuple[int, str], list[str]] = field(default_factory=dict)
+    # what trainers printed: bodies as they are posted
+    logs: list[bytes] = field(default_factory=list)
 
     @property
     def ledger(self) -> list[bytes]:
@@ -114,16 +117,19 @@ class Stage:
         checkpoints: str | Path = "",
         stored_below: int = 0,
         uplink: MemoryUplink | None = None,
+        logs: bool = False,
         **spec: Any,
     ) -> Story:
         """Run an attempt. `drive` runs beside it; `checkpoints` is where its checkpoints lie.
+
+        `logs`: what trainers print is told, too.
 
         `stored_below`: an earlier attempt's rows of steps below this are stored already. `uplink`: one that does less than keep
         all that it is told.
         """
         uplink = uplink or MemoryUplink()
         uplink.rows_below = stored_below
-        return self.runner.run(self._run(tuple(faults), drive, within_s, str(checkpoints), uplink, spec))
+        return self.runner.run(self._run(tuple(faults), drive, within_s, str(checkpoints), uplink, logs, spec))
 
     async def _run(
         self,
@@ -132,6 +138,7 @@ class Stage:
         within_s: float,
         checkpoints: str,
         uplink: MemoryUplink,
+        logs: bool,
         overrides: dict[str, Any],
     ) -> Story:
         self._count += 1
@@ -145,11 +152,15 @@ class Stage:
         cluster = Keep(self.cluster)
         liveness = LivenessServer("test")
         await liveness.start()
+        relay = LogRelay(uplink)
+        if logs:
+            liveness.on_logs = relay.serve
+            relay.start()
         driver = asyncio.create_task(drive(uplink, cluster)) if drive else None
         try:
             async with asyncio.timeout(within_s):
                 supervisor = Supervisor(
-                    spec, "test", cluster, uplink, MemoryJournal(), liveness, faults, checkpoints=checkpoints
+                    spec, "test", cluster, uplink, MemoryJournal(), liveness, faults, checkpoints=checkpoints, logs=logs
                 )
                 outcome = await supervisor.run()
         except TimeoutError:
@@ -159,6 +170,9 @@ class Stage:
                 driver.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await driver
+            if logs:
+                await relay.settle(20.0)
+                await relay.close()
             await liveness.close()
         return Story(
             outcome=outcome,
@@ -167,6 +181,7 @@ class Stage:
             num_calls=cluster.num_calls,
             fired=self.fired.read_text().splitlines() if self.fired.exists() else [],
             computed=_computed(computed),
+            logs=uplink.told_logs,
         )
 
 

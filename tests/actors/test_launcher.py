@@ -27,6 +27,7 @@ from surefoot_service.packages.archive import for_ray
 
 from ..ray_head import Head, connected, ray_head
 from .control_plane import CODE, TOKEN, ControlPlane, serve
+from .test_logs import printed
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -157,7 +158,7 @@ def test_a_killed_supervisor_is_restarted_and_trainers_go_on(head: Head, tmp_pat
     with serve(plane()) as undisturbed:
         launch(head, undisturbed, "a-2")
         undisturbed.wait_for_state("succeeded", LIVENESS_S)
-    with serve(plane(trainers=2, config={"steps": 6, "gate": [3, str(tmp_path / "gate")]})) as control:
+    with serve(plane(trainers=2, config={"steps": 6, "prints": 1, "gate": [3, str(tmp_path / "gate")]})) as control:
         assert launch(head, control, "a-3").returncode == 0
         control.wait_for_step(2, LIVENESS_S)
         trainers = {pid_of("a-3", role) for role in list_roles("a-3")} - {
@@ -171,6 +172,12 @@ def test_a_killed_supervisor_is_restarted_and_trainers_go_on(head: Head, tmp_pat
         control.wait_for_state("succeeded", LIVENESS_S)
         assert len({event.source for event in control.of(EventKind.STATE)}) == 2
         until(lambda: list_roles("a-3") == [])
+    told = printed(control.logs)
+    assert {"t0", "t1", "supervisor", "launcher"} <= set(told)
+    for trainer in ("t0", "t1"):  # each line once and in order, although who relayed them was killed
+        lines = [line for line in told[trainer] if line.text.startswith("line ")]
+        assert [(line.step, line.text) for line in lines] == [(n, f"line {n}") for n in range(6)]
+        assert told[trainer][-1].text == "the process has ended"
     for step in range(6):
         assert control.ledger[step].result.digest == undisturbed.ledger[step].result.digest
 

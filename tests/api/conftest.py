@@ -63,6 +63,8 @@ class FakeService:
     rows: list[LedgerRow] = field(default_factory=list)
     packages: set[str] = field(default_factory=set)
     uploads: int = 0
+    # as JobUsage has it
+    usage: dict[str, Any] = field(default_factory=dict)
     # off: as a service before there were ledgers by lines
     by_lines: bool = True
     keys: dict[str, str] = field(default_factory=dict)
@@ -154,9 +156,11 @@ class FakeService:
                 return self._events(request)
             case ("GET", "ledger"):
                 return self._ledger(request)
+            case ("GET", "usage"):
+                return _json(self.usage)
             case ("GET", "stream"):
                 return self.stream(request, view)
-        return problem(405, "not so")
+        return problem(404 if request.method == "GET" else 405, "not so")
 
     def _events(self, request: httpx.Request) -> httpx.Response:
         after, limit = int(request.url.params["after"]), int(request.url.params["limit"])

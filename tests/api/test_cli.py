@@ -70,6 +70,17 @@ def test_submit_and_detach_prints_the_id_alone(cli: Cli, fake: FakeService, code
     assert (spec.env, spec.pip, spec.trainers, spec.resources.gpus) == ({"A": "b=c"}, ("numpy>=2",), 3, 0.5)
 
 
+def test_a_target_and_a_budget_reach_the_spec(cli: Cli, fake: FakeService, code: Path) -> None:
+    more = ("--target", "accuracy >= .97", "--max-cost", "20", "--max-hours", "1.5")
+    assert cli("submit", "train:train", "-b", "64", "-f", str(code), "--detach", *more).exit_code == 0
+    [view] = fake.jobs.values()
+    assert view.spec.target == "accuracy>=0.97"
+    assert (view.spec.budget.max_cost, view.spec.budget.max_hours) == (20.0, 1.5)
+    wrong = cli("submit", "train:train", "-b", "64", "-f", str(code), "--detach", "--target", "accuracy")
+    assert wrong.exit_code == 2
+    assert "must be the name of a logged value" in wrong.stderr
+
+
 def test_submit_tells_in_a_line_what_is_left_out_code_first(cli: Cli, fake: FakeService, code: Path) -> None:
     (code / ".gitignore").write_text("*.yaml\nsecret.py\n")
     for name in ("a.yaml", "b.yaml", "c.yaml", "d.yaml", "secret.py"):
@@ -534,7 +545,7 @@ def test_a_missing_part_names_its_extra(cli: Cli, code: Path, monkeypatch: pytes
 COMMANDS = [
     *("up", "submit", "ls", "show", "watch", "resize", "cancel", "budget"),
     *("pause", "resume", "checkpoint", "checkpoints", "model", "chaos"),
-    *("ledger", "diff", "rm", "check", "schema", "version"),
+    *("metrics", "track", "logs", "ledger", "diff", "rm", "check", "schema", "version"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""A process between a supervisor and its control plane, which a test kills and starts again on the same port."""
+"""A process between a supervisor and its control plane, say, which a test kills and starts again on the same port."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def serve(reader, writer):
         return writer.close()
     await asyncio.gather(pump(reader, ours), pump(theirs, writer))
 async def main():
-    server = await asyncio.start_server(serve, "127.0.0.1", int(sys.argv[1]))
+    server = await asyncio.start_server(serve, sys.argv[3], int(sys.argv[1]))
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 asyncio.run(main())
@@ -33,10 +33,10 @@ asyncio.run(main())
 
 
 class Relay:
-    """Passes on to `url` what comes to its own."""
+    """Passes on to the port of `url`, on loopback, what comes to its own, which is at `host`."""
 
-    def __init__(self, url: str) -> None:
-        self._to, self._port = urlsplit(url).port, 0
+    def __init__(self, url: str, host: str = "127.0.0.1") -> None:
+        self._to, self._port, self._host = urlsplit(url).port, 0, host
 
     def __enter__(self) -> Relay:
         self.start()
@@ -47,11 +47,11 @@ class Relay:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     def start(self) -> None:
         """Listen; returns when it does."""
-        command = [sys.executable, "-c", _RELAY, str(self._port), str(self._to)]
+        command = [sys.executable, "-c", _RELAY, str(self._port), str(self._to), self._host]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         self._port = int(self._process.stdout.readline())

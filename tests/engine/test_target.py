@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import nn
@@ -190,6 +190,7 @@ def test_anything_else_is_refused(text: str) -> None:
     st.floats(allow_nan=False, allow_infinity=False),
     st.floats(),
 )
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_written_and_read_it_is_the_same(name: str, sign: str, bound: float, value: float) -> None:
     target = Target(name=name, sign=sign, bound=bound)
     again = parse_target(str(target))

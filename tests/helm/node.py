@@ -43,6 +43,11 @@ class Cluster:
     names: dict[str, str] = field(default_factory=dict)
     _count: int = 1
 
+    @property
+    def gateway(self) -> str:
+        """The address of this machine among the pods."""
+        return f"{_NET}.1"
+
     def address(self) -> str:
         self._count += 1
         return f"{_NET}.{self._count}"
@@ -132,15 +137,20 @@ def network(cluster: Cluster, address: str) -> Iterator[str]:
 
 @contextmanager
 def container(
-    cluster: Cluster, pod: Mapping[str, Any], name: str, address: str, *, more_env: Mapping[str, str] | None = None
+    cluster: Cluster,
+    pod: Mapping[str, Any],
+    name: str,
+    address: str,
+    namespace: str,
+    *,
+    more_env: Mapping[str, str] | None = None,
 ) -> Iterator[Running]:
-    """Run one container of the pod for the duration, in a network of its own at this address."""
+    """Run one container of the pod for the duration, in the pod's network, which it may share with the one before it."""
     [found] = [one for one in [*pod.get("initContainers", []), *pod["containers"]] if one["name"] == name]
     env = {"HOSTNAME": f"pod-{address.rpartition('.')[2]}", **(more_env or {}), **cluster.env(found)}
     log = cluster.folder / f"{name}-{address.rpartition('.')[2]}.log"
     command = [*found["command"], *found.get("args", [])]
     with ExitStack() as stack:
-        namespace = stack.enter_context(network(cluster, address))
         setup = _setup(cluster, pod, found)
         (script := log.with_suffix(".sh")).write_text(f"{setup}\nexec {_as_user()} {shlex.join(command)}\n")
         with log.open("ab") as output:
@@ -219,13 +229,19 @@ def _files(cluster: Cluster) -> Path:
     folder = cluster.folder / "etc"
     folder.mkdir(exist_ok=True)
     names = "".join(f"{address} {name}\n" for name, address in cluster.names.items())
-    (folder / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+    _write(folder / "hosts", f"127.0.0.1 localhost\n{names}")
     # nobody is asked by the network: there is no cluster's DNS here, and its silence would be waited for
-    (folder / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-    (folder / "passwd").write_text(
-        Path("/etc/passwd").read_text() + f"surefoot:x:{UID}:{UID}::/tmp:/usr/sbin/nologin\n"
-    )
+    _write(folder / "resolv.conf", "nameserver 127.0.0.1\n")
+    user = f"surefoot:x:{UID}:{UID}::/tmp:/usr/sbin/nologin\n"
+    _write(folder / "passwd", Path("/etc/passwd").read_text() + user)
     return folder
+
+
+def _write(path: Path, text: str) -> None:
+    """At once: a container that was started just before may still be copying it."""
+    whole = path.parent.with_name(f"{path.name}.new")
+    whole.write_text(text)
+    whole.replace(path)
 
 
 def _folder(claims: Path, cluster: Cluster, name: str, volume: Mapping[str, Any]) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .chart import ROOT, run
+from .chart import ROOT, pods, run
 
 IMAGES = ("control-plane", "ray-node")
 
@@ -57,22 +57,36 @@ def test_ray_and_torch_are_those_of_the_project() -> None:
     assert f"appVersion: {version[1]}\n" in chart
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_control_plane_in_a_clean_environment(tmp_path: Path) -> None:
-    """Neither ray nor torch, and what its container and the chart's Jobs run starts."""
-    source, env = tmp_path / "src", tmp_path / "opt"
-    source.mkdir()
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel as both images make it: of what they copy alone."""
+    folder = tmp_path_factory.mktemp("wheel")
+    (source := folder / "src").mkdir()
     for name in copied("control-plane"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
-    pip = [sys.executable, "-m", "pip"]
-    run(*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path / "dist", source)
-    [wheel] = (tmp_path / "dist").iterdir()
-    [extras] = re.findall(r"\*\.whl\)(\[[\w,]+\])", dockerfile("control-plane"))
+    run(*PIP, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder / "dist", source)
+    [made] = (folder / "dist").iterdir()
+    return made
+
+
+PIP = (sys.executable, "-m", "pip")
+
+
+def install(env: Path, image: str, wheel: Path, *options: str) -> str:
+    """What pip says that installs the wheel with the image's extras."""
+    [extras] = re.findall(r"\*\.whl\)(\[[\w,]+\])", dockerfile(image))
+    command = [*PIP, "--python", env / "bin" / "python", "install", "--no-compile", *options]
+    return run(*command, "--constraint", ROOT / "constraints.txt", f"{wheel}{extras}").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_control_plane_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
+    """Neither ray nor torch, and what its container and the chart's Jobs run starts."""
+    env = tmp_path / "opt"
     run(sys.executable, "-m", "venv", "--without-pip", env)
-    install = [*pip, "--python", env / "bin" / "python", "install", "--quiet", "--no-compile"]
-    run(*install, "--constraint", source / "constraints.txt", f"{wheel}{extras}")
+    install(env, "control-plane", wheel, "--quiet")
     packages = {path.name.partition("-")[0].lower() for path in env.glob("lib/python*/site-packages/*.dist-info")}
     assert {"surefoot", "fastapi", "psycopg", "s3fs"} <= packages
     assert not [
@@ -87,3 +101,45 @@ def test_the_control_plane_in_a_clean_environment(tmp_path: Path) -> None:
     )
     help_text = run(env / "bin" / "surefoot", "up", "--help", env=clean).stdout
     assert "--ray-address" in help_text
+
+
+@pytest.mark.slow
+def test_the_ray_node_in_an_environment_with_its_wheel(wheel: Path, tmp_path: Path) -> None:
+    """The wheel in an environment of its own; ray, torch and the rest are this one's, which pip finds to be all that is asked for.
+
+    So neither gigabytes are fetched nor anything of this checkout is in it; what is simulated is that they are beside the wheel.
+    """
+    env = tmp_path / "opt"
+    run(sys.executable, "-m", "venv", "--without-pip", env)
+    [packages] = env.glob("lib/python*/site-packages")
+    # a folder named so is looked into, its own .pth files are not: the checkout stays out
+    (packages / "others.pth").write_text("\n".join(dict.fromkeys(map(str, others()))) + "\n")
+    run(*PIP, "--python", env / "bin" / "python", "install", "--quiet", "--no-compile", "--no-deps", wheel)
+    # nothing is left to install, and nothing of it against the constraints
+    assert "Would install" not in install(env, "ray-node", wheel, "--no-index", "--dry-run")
+    (env / "bin" / "ray").write_text(f"#!{env}/bin/python\nfrom ray.scripts.scripts import main\nmain()\n")
+    (env / "bin" / "ray").chmod(0o755)
+    clean = {"PATH": f"{env / 'bin'}:{os.defpath}:/usr/bin", "HOME": str(tmp_path)}
+
+    # what the chart's containers run, and what the control plane has Ray run in them
+    [container] = [one for pod in pods("production") if pod.name == "gpu" for one in pod.containers]
+    command = [*container["command"], *container["args"]]
+    said = run(*command, env={**clean, "KUBERAY_GEN_RAY_START_CMD": "ray start --help"}).stdout
+    assert "--num-cpus" in said
+    said = run(env / "bin" / "python", "-c", IMPORTS, env=clean).stdout.splitlines()
+    assert [Path(path).is_relative_to(env) for path in said] == [True, True]
+    done = run(env / "bin" / "python", "-P", "-m", "surefoot_actors.launch.launcher", env=clean, check=False)
+    assert done.returncode != 0
+    assert "SUREFOOT_" in done.stderr
+
+
+IMPORTS = """
+import s3fs, ray, torch, surefoot, surefoot_actors.launch.supervisor_actor, surefoot_actors.cluster.ray.trainer_actor
+print(surefoot.__file__)
+print(surefoot_actors.__file__)
+"""
+
+
+def others() -> list[Path]:
+    """Where this environment's packages are, but for the checkout itself."""
+    return [Path(path) for path in sys.path if path.endswith("site-packages")]

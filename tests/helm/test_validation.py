@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from ..kernel import forbidden
 from .chart import DEFAULTS, NAMESPACE, ROOT, SCENARIOS, objects, of_kind, pods, run, text, tool
 
 ALL = (DEFAULTS, *SCENARIOS)
-# Kinds of others' definitions: the first is checked below, of the others no schema is to be had here.
+# Kinds of others' definitions, which are checked below.
 OTHERS = {"RayCluster", "HTTPRoute", "PrometheusRule", "ServiceMonitor"}
 
 
@@ -83,6 +84,56 @@ def test_the_raycluster_is_kuberays() -> None:
     assert [error.message for cluster in clusters for error in validator.iter_errors(cluster)] == []
     wrong = {**clusters[0], "spec": {**clusters[0]["spec"], "workerGroups": []}}
     assert list(validator.iter_errors(wrong)), "the definitions let everything pass"
+
+
+SCHEMAS = Path(__file__).with_name("schemas")
+
+
+@pytest.mark.parametrize(
+    ("kind", "scenario", "wrong"),
+    [
+        ("HTTPRoute", "existing-ray", {"parentRef": []}),
+        ("HTTPRoute", "existing-ray", {"rules": [{"timeouts": {"request": "never"}}]}),
+        ("PrometheusRule", "production", {"group": []}),
+        ("ServiceMonitor", "production", {"endpoints": [{"ports": "http"}]}),
+        ("ServiceMonitor", "production", {"selector": None}),
+        ("PrometheusRule", "production", {"groups": [{"name": "a", "rules": [{"alert": "A"}]}]}),
+        (
+            "PrometheusRule",
+            "production",
+            {"groups": [{"name": "a", "rules": [{"alert": "A", "expr": "1", "for": "5"}]}]},
+        ),
+    ],
+)
+def test_kinds_of_others_are_theirs(kind: str, scenario: str, wrong: dict[str, Any]) -> None:
+    validator = Draft202012Validator(json.loads((SCHEMAS / f"{kind}.json").read_text()))
+    found = [one for each in ALL for one in of_kind(each, kind)]
+    assert of_kind(scenario, kind)
+    assert [error.message for one in found for error in validator.iter_errors(one)] == []
+    assert list(validator.iter_errors({**found[0], "spec": {**found[0]["spec"], **wrong}})), "it lets everything pass"
+
+
+# Of what is read from standard input, whatever Prometheus' own grammar does not take.
+PROMQL = """
+import json, sys, promql_parser
+for expr in json.load(sys.stdin):
+    try:
+        promql_parser.parse(expr)
+    except ValueError as error:
+        print(expr, error)
+"""
+
+
+def _not_promql(*exprs: str) -> str:
+    return run(tool("python"), "-c", PROMQL, input=json.dumps(exprs)).stdout
+
+
+def test_alerts_are_promql() -> None:
+    [found] = of_kind("production", "PrometheusRule")
+    exprs = [rule["expr"] for group in found["spec"]["groups"] for rule in group["rules"]]
+    assert len(exprs) >= 6
+    assert _not_promql(*exprs) == ""
+    assert "sum by(" in _not_promql("sum by( up")
 
 
 # What checkov finds and we leave, with the reason, and where. What it finds elsewhere fails; so does a reason that nothing needs.

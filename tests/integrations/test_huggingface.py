@@ -326,7 +326,7 @@ def test_the_example(tmp_path: Path) -> None:
 
 def test_adapters_alone_are_trained_merged_and_saved(tmp_path: Path) -> None:
     out = tmp_path / "adapter"
-    result = as_by_three(example("peft").train, {"steps": 30, "out": str(out)})
+    result = as_by_three(example("lora").train, {"steps": 30, "out": str(out)})
     losses = values(result, "loss")
     assert losses[-1] < losses[0] - 0.1
     saved = load_file(out / "adapter_model.safetensors")
@@ -340,7 +340,7 @@ def test_a_frozen_base_is_no_part_of_what_is_merged() -> None:
     """The vector has the adapters' elements and no more."""
     from surefoot_actors.engine.vector import leaves
 
-    peft, sizes = example("peft"), set()
+    peft, sizes = example("lora"), set()
     make = leaves.LeafMaker.make
 
     def measured(self: Any, *args: Any) -> Any:

@@ -69,6 +69,8 @@ class TrainerSetup:
     checkpoints: str = ""
     # names the attempt, and nothing else on any node; empty in tests that need none
     run_id: str = ""
+    # whether what it prints is shipped to the server that `liveness` names
+    logs: bool = False
     # earlier trainers on whose machines this one should not be, if there are others
     apart_from: tuple[str, ...] = ()
     # faults to inject, for tests: see faults/points.py. Empty in production.

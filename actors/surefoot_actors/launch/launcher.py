@@ -17,12 +17,14 @@ from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_af
 from surefoot._network import direct_client
 from surefoot.errors import SurefootError
 from surefoot.events import ClaimRequest
+from surefoot.logs import LOGS_TYPE
 from surefoot.names import SUPERVISOR, name_within
 from surefoot.views import Claimed
 from surefoot_actors.cluster.ray.names import KEEPER, NAMESPACE, find_actor
 from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE
 from surefoot_actors.launch.package_pin import PackagePin
 from surefoot_actors.launch.supervisor_actor import SupervisorActor, SupervisorSetup
+from surefoot_actors.logs.own_output import OwnOutput, own_output
 
 __all__ = ["launch", "main"]
 
@@ -85,6 +87,29 @@ def main(service: str = DEFAULT_SERVICE) -> None:
     """Launch the attempt that the environment names; returns when its supervisor runs."""
     url, attempt = os.environ["SUREFOOT_URL"], os.environ["SUREFOOT_ATTEMPT"]
     claimed = claim(url, attempt, os.environ["SUREFOOT_CLAIM"])
+    with own_output() as output:
+        try:
+            _start(url, attempt, claimed, service)
+        finally:
+            if claimed is not None:
+                _ship(output, url, attempt, claimed.token)
+
+
+def _ship(output: OwnOutput, url: str, attempt: str, token: str) -> None:
+    """Send what was printed, if the control plane takes it now: it is in Ray's log of this job as well."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": LOGS_TYPE}
+    try:
+        with direct_client(url, timeout=10.0, most_bytes=MOST_BYTES) as client:
+            body = output.body("launcher")
+            client.post(f"{url.rstrip('/')}/v1/attempts/{attempt}/logs", content=body, headers=headers)
+    except httpx.TransportError as error:
+        print(f"these lines were not sent to the control plane: {error}", file=sys.stderr)  # noqa: T201
+
+
+def _start(url: str, attempt: str, claimed: Claimed | None, service: str) -> None:
+    """Make the attempt's supervisor, unless it is there, and return when it runs."""
     ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False)
     if claimed is None:
         supervisor = find_actor(attempt, SUPERVISOR)

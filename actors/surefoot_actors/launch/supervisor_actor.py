@@ -41,6 +41,8 @@ __all__ = ["SupervisorActor", "SupervisorSetup"]
 LAST_WORD_S = 3600.0
 # How long it then waits for the end of trainers that cannot be reached: Ray declares their node dead within a minute.
 LINGER_S = 120.0
+# How long the last printed lines may take to be stored: what the control plane has not taken by then is lost.
+LAST_LINES_S = 30.0
 # Before a supervisor that failed is restarted: one that fails at once must not keep the machine busy.
 _DIE_AFTER_S = 1.0
 
@@ -89,6 +91,8 @@ class SupervisorActor:
     async def _live(self) -> None:
         from surefoot_actors.cluster.ray.cluster import RayCluster
         from surefoot_actors.cluster.ray.journal import RayJournal
+        from surefoot_actors.logs.capture import Capture, Printing
+        from surefoot_actors.logs.relay import LogRelay
         from surefoot_actors.uplink.http import HttpUplink
 
         setup = self._setup
@@ -96,6 +100,11 @@ class SupervisorActor:
         journal = RayJournal(setup.attempt)
         uplink = HttpUplink(setup.url, setup.attempt, self._token, source, journal=journal)
         liveness = await _liveness_server(setup.attempt, journal)
+        relay = LogRelay(uplink)
+        liveness.on_logs = relay.serve
+        relay.start()
+        capture = Capture(Printing(setup.attempt, SUPERVISOR, liveness.address), liveness.sealed)
+        capture.start()
         cluster = RayCluster(
             setup.attempt,
             liveness,
@@ -109,6 +118,9 @@ class SupervisorActor:
         await self._supervise(uplink, liveness, journal, cluster)
         await uplink.flush(LAST_WORD_S)
         await cluster.settle(LINGER_S)
+        capture.end()
+        await relay.settle(LAST_LINES_S)
+        await relay.close()
         await uplink.close()
         await liveness.close()
         await self._end()
@@ -146,6 +158,7 @@ class SupervisorActor:
                 faults,
                 checkpoints=setup.checkpoints,
                 die=_die,
+                logs=True,
             )
             await supervisor.run()
         except Exception as error:  # the actor's edge: a fault of ours fails the job rather than repeat itself

@@ -13,7 +13,7 @@ import asyncio
 import hmac
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from surefoot.events import FaultKind
@@ -50,6 +50,8 @@ __all__ = [
 HANDSHAKE_S = 2.0
 FENCE_S = 2.0
 INJECT_S = 5.0
+# the first word of a connection for printed lines (see logs/collector.py)
+LOGS = "logs"
 
 
 def _ignore(trainer: str, condition: Condition, detail: str) -> None:
@@ -70,6 +72,8 @@ class LivenessServer:
     ) -> None:
         """`port` and `secret`: of the supervisor before this one, so that its watchdogs find their way by themselves."""
         self.on_change: Callable[[str, Condition, str], None] = _ignore
+        # takes the connections over which a process's printed lines come; None: nobody does
+        self.on_logs: Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None
         self.sealed = Sealed(secret or secrets.token_hex(16))
         self._attempt, self._host, self._clock, self._port = attempt, host, clock, port
         self._detector = FailureDetector()
@@ -186,8 +190,11 @@ class LivenessServer:
         self._writers.add(writer)
         try:
             async with asyncio.timeout(HANDSHAKE_S):
-                trainer = await self._shake(reader, writer)
-            if trainer is not None:
+                word, trainer = await self._shake(reader, writer)
+            if trainer and word == LOGS:
+                if self.on_logs is not None:
+                    await self.on_logs(trainer, reader, writer)
+            elif trainer:
                 self._links[trainer] = writer
                 if trainer in self._fenced:
                     writer.write(b"fence\n")
@@ -199,17 +206,18 @@ class LivenessServer:
             self._writers.discard(writer)
             writer.close()
 
-    async def _shake(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str | None:
+    async def _shake(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[str, str]:
+        """Return what is to come over the connection, and whose it is; empty for a stranger."""
         ours = secrets.token_hex(16)
         writer.write(f"challenge {ours}\n".encode())
-        _, attempt, trainer, pid, theirs, mac = (await reader.readline()).decode().split()
+        word, attempt, trainer, pid, theirs, mac = (await reader.readline()).decode().split()
         secret = self.sealed.reveal().encode()
         if attempt != self._attempt or not hmac.compare_digest(
-            mac, proof(secret, "helper", ours, theirs, attempt, trainer, pid)
+            mac, proof(secret, LOGS if word == LOGS else "helper", ours, theirs, attempt, trainer, pid)
         ):
-            return None
+            return word, ""
         writer.write(f"welcome {proof(secret, 'server', theirs, ours)}\n".encode())
-        return trainer
+        return word, trainer
 
     async def _listen(self, trainer: str, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():

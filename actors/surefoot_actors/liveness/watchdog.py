@@ -212,8 +212,9 @@ class Parent(Process):
 class Link:
     """The connection to the liveness server, made anew whenever it is lost."""
 
-    def __init__(self, attempt: str, trainer: str, pid: int) -> None:
-        self._names = (attempt, trainer, str(pid))
+    def __init__(self, attempt: str, trainer: str, pid: int, role: str = "helper") -> None:
+        """`role`: what comes over it; "helper": beats."""
+        self._names, self._role = (attempt, trainer, str(pid)), role
         self.server: Server | None = None
         self.sock: socket.socket | None = None
         self._buffer = b""
@@ -240,7 +241,8 @@ class Link:
     def _shake(self, sock: socket.socket, secret: bytes) -> bool:
         theirs = self._line(sock).removeprefix("challenge ")
         ours = os.urandom(16).hex()
-        self.send(" ".join(("hello", *self._names, ours, proof(secret, "helper", theirs, ours, *self._names))))
+        word = "hello" if self._role == "helper" else self._role
+        self.send(" ".join((word, *self._names, ours, proof(secret, self._role, theirs, ours, *self._names))))
         return hmac.compare_digest(self._line(sock), "welcome " + proof(secret, "server", ours, theirs))
 
     def _line(self, sock: socket.socket) -> str:

@@ -118,8 +118,13 @@ class Supervisor:
         *,
         checkpoints: str = "",
         die: Callable[[], None] | None = None,
+        logs: bool = False,
     ) -> None:
-        """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process at once, for `surefoot chaos`."""
+        """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process at once, for `surefoot chaos`.
+
+        `logs`: what trainers print is shipped to the liveness server.
+        """
+        self._logs = logs
         self._spec, self._attempt, self._cluster = spec, attempt, cluster
         self._uplink, self._journal, self._liveness, self._faults = uplink, journal, liveness, faults
         self._checkpoints, self._run_id = checkpoints, ""
@@ -347,6 +352,7 @@ class Supervisor:
             liveness_secret=self._liveness.sealed,
             checkpoints=self._checkpoints,
             run_id=self._run_id,
+            logs=self._logs,
             apart_from=command.apart_from,
             faults=self._faults,
         )

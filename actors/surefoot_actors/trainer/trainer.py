@@ -25,6 +25,7 @@ from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.group.group import RendezvousHost
 from surefoot_actors.engine.ports import TrainerExit
 from surefoot_actors.faults import points as faults
+from surefoot_actors.logs import capture
 from surefoot_actors.protocol.member.machine import At, Close, Command, Form, Merge, Resume, Stop, Tell
 from surefoot_actors.protocol.messages import (
     Done,
@@ -95,7 +96,7 @@ class TrainerProcess:
             faults.point("report" if isinstance(message, EndGeneration) else "enter", member.position.step)
         with member.commit_lock:
             if isinstance(message, GiveSecrets):
-                disclosed.disclose(message.values)
+                disclosed.disclose(message.values, masked=capture.hide(message.values.values()))
                 member.commit_lock.notify_all()
                 return
             if isinstance(message, OnceTold):

@@ -14,6 +14,7 @@ from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Merged, Node, Position
 from surefoot_actors.faults import points as faults
 from surefoot_actors.liveness import watchdog_process
+from surefoot_actors.logs import capture
 from surefoot_actors.protocol.member import machine
 from surefoot_actors.protocol.member.machine import At
 from surefoot_actors.protocol.messages import Hello, Length
@@ -77,6 +78,7 @@ class TrainingSide:
         """Begin a round."""
         member = self._member
         member.line = user_line()
+        capture.begin_step(position.step)
         drift = member.owner.stripe_digest(position.step) if position.phase == 0 else NO_DRIFT
         with member.commit_lock:
             member.check_stopped()

@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from surefoot._network import direct_async_client
 from surefoot.events import Command, EventKind, LedgerRow, SentBatch, UplinkAck
+from surefoot.logs import LOGS_TYPE
 from surefoot.secrets import HandedSecrets
 from surefoot.views import CommandPage
 from surefoot_actors.journal.journal import Journal
@@ -124,6 +125,19 @@ class HttpUplink:
                 yield command
             if not page.commands and time.monotonic() - asked < BATCH_S:
                 await asyncio.sleep(BATCH_S)  # it does not wait, since it is shutting down: no busy loop
+
+    async def logs(self, body: bytes) -> bool:
+        """Send printed lines (see `surefoot.logs`). Returns once they are stored, or False: they are refused for good."""
+
+        async def post() -> int:
+            response = await self._ask("POST", "/logs", content=body, headers={"Content-Type": LOGS_TYPE})
+            if response.status_code >= 500 or response.is_redirect:
+                raise _AwayError(f"{response.status_code}: {response.text[:500]}")
+            if not response.is_success:
+                log.warning("lines_refused", status=response.status_code, why=response.text[:500])
+            return response.status_code
+
+        return 200 <= await self._retried(post) < 300
 
     async def flush(self, deadline_s: float) -> bool:
         self._hurry()

@@ -25,6 +25,8 @@ class MemoryUplink:
         self.events: list[Event] = []
         self.ledger: dict[int, LedgerRow] = {}
         self.rows_below = 0
+        # printed lines, as they came
+        self.told_logs: list[bytes] = []
         self._source = source
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._changed = asyncio.Event()
@@ -54,6 +56,10 @@ class MemoryUplink:
     async def commands(self) -> AsyncIterator[Command]:
         while True:
             yield await self._commands.get()
+
+    async def logs(self, body: bytes) -> bool:
+        self.told_logs.append(body)
+        return True
 
     async def secrets(self) -> dict[str, str]:
         return dict(self.values)

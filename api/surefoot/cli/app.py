@@ -11,12 +11,13 @@ import typer
 from typer.core import TyperGroup
 
 from surefoot._where import DEFAULT_URL
-from surefoot.cli import durable, history, jobs, local
+from surefoot.cli import durable, history, jobs, local, logs
 from surefoot.cli.chaos import chaos
 from surefoot.cli.removal import rm
 from surefoot.cli.secrets import secret
 from surefoot.cli.session import MISTAKE, Session, exit_code, failure_text, say_error
 from surefoot.cli.submit import submit
+from surefoot.cli.track import metrics, track
 from surefoot.cli.usage import budget
 from surefoot.errors import SurefootError
 from surefoot.printable import printable
@@ -130,6 +131,9 @@ for command in (
     durable.checkpoints,
     durable.model,
     chaos,
+    metrics,
+    track,
+    logs.logs,
     history.ledger,
     history.diff,
     rm,

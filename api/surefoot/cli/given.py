@@ -25,9 +25,9 @@ _MADE_OF = {
     "best_mode": ("best",),
 }
 # whose parts are given one by one
-_IN_PARTS = ("checkpoint",)
+_IN_PARTS = ("checkpoint", "budget")
 # where what is given goes over what there is, name by name
-_BY_NAME = ("config", "checkpoint", "env", "secrets", "resources")
+_BY_NAME = ("config", "checkpoint", "budget", "env", "secrets", "resources")
 
 
 def given_alone(context: typer.Context, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from datetime import datetime, timezone
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 from rich.table import Table
 from rich.text import Text
 
 from surefoot.cli import watch as watching
 from surefoot.cli.debugging import debugging
 from surefoot.cli.format import ago, describe, duration, state_style, steps
-from surefoot.cli.references import AsJson, JobRef
+from surefoot.cli.last_lines import last_lines
+from surefoot.cli.references import AsJson, JobRef, tell
 from surefoot.cli.session import Session, console, say
 from surefoot.cli.usage import forecast_table, usage_rows
 from surefoot.client import Job
@@ -66,6 +66,7 @@ def show(
     with Session.of(context).client() as client:
         found = client.job(job)
         events = list(found.events())
+        printed = [] if as_json else last_lines(found)
         usage = _usage(found)
     if as_json:
         used = {"usage": usage.model_dump(mode="json")} if usage else {}
@@ -80,18 +81,31 @@ def show(
     _show_troubles(found.view, events)
     if found.view.traceback:
         say(f"\n{found.view.traceback.rstrip()}")
+    for text in printed:
+        say(text)
     if debug:
         for line in debugging(found.view, events):
             say(line)
 
 
-def watch(context: typer.Context, job: JobRef, as_json: AsJson = False) -> None:
+def watch(
+    context: typer.Context,
+    job: JobRef,
+    show: Annotated[
+        list[str] | None, typer.Option("--show", help="A logged value to tell beside the step. May be repeated.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Watch a job live until it ends; exits with 1 unless it succeeds. Ctrl-C only stops the watching.
 
     Example: surefoot watch last
     """
     with Session.of(context).client() as client:
-        (watching.watch_json if as_json else watching.watch)(client.job(job))
+        found = client.job(job)
+        if as_json:
+            watching.watch_json(found)
+        else:
+            watching.watch(found, show=show or [])
 
 
 def resize(
@@ -128,11 +142,6 @@ def cancel(
             return
         found.cancel(wait=wait)
         tell(found.view, f"job {found.id} is {found.state.value if found.view.ended else 'being cancelled'}", as_json)
-
-
-def tell(view: BaseModel, text: str, as_json: bool) -> None:
-    """Print what was done: a sentence, or the thing as it is now."""
-    say(view.model_dump_json() if as_json else text)
 
 
 # ---- how they look

@@ -31,8 +31,10 @@ class Progress:
     done: int = 0
     total: int | None = None
     trainers: int = 0
-    # name and value: "loss" if there is one, else the first logged
-    logged: tuple[str, float] | None = None
+    # the values to tell, by name; none: "loss" if there is one, else the first logged
+    show: tuple[str, ...] = ()
+    # those of them that were logged last, each with its name
+    logged: tuple[tuple[str, float], ...] = ()
     # seconds of the most recent steps, at most _RECENT
     recent_s: tuple[float, ...] = ()
 
@@ -43,7 +45,7 @@ class Progress:
                     self,
                     done=max(self.done, result.step + 1),
                     trainers=circumstances.trainers,
-                    logged=_first(result.values) or self.logged,
+                    logged=_chosen(self, result.values),
                     recent_s=(*self.recent_s, circumstances.seconds)[-_RECENT:],
                 )
             case JobView():
@@ -83,8 +85,7 @@ class Pace:
 def line(progress: Progress) -> str:
     """Say where the job is, in a line."""
     parts = [f"step {steps(progress.done, progress.total)}"]
-    if progress.logged is not None:
-        parts.append(f"{progress.logged[0]} {number(progress.logged[1])}")
+    parts += [f"{name} {number(value)}" for name, value in progress.logged]
     parts.append(f"{progress.trainers} trainer{'' if progress.trainers == 1 else 's'}")
     if progress.steps_per_s is not None:
         parts.append(f"{number(progress.steps_per_s)} steps/s")
@@ -101,6 +102,10 @@ def told(update: Update) -> str | None:
     return None
 
 
-def _first(values: dict[str, float]) -> tuple[str, float] | None:
+def _chosen(progress: Progress, values: dict[str, float]) -> tuple[tuple[str, float], ...]:
+    """The values to tell: of this step, or as they were logged last, since not every step logs all."""
+    if progress.show:
+        last = dict(progress.logged) | values
+        return tuple((name, last[name]) for name in progress.show if name in last)
     name = "loss" if "loss" in values else next(iter(values), None)
-    return None if name is None else (name, values[name])
+    return progress.logged if name is None else ((name, values[name]),)

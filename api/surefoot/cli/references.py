@@ -1,12 +1,20 @@
-"""How commands name a job, and how they are asked for JSON."""
+"""How commands name a job, are asked for JSON, and tell what they did."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
 
-__all__ = ["AsJson", "JobRef"]
+from surefoot.cli.printing import say
+
+__all__ = ["AsJson", "JobRef", "tell"]
 
 JobRef = Annotated[str, typer.Argument(help="The job's id, a unique beginning of it, or 'last'.", metavar="JOB")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def tell(view: BaseModel, text: str, as_json: bool) -> None:
+    """Print what was done: a sentence, or the thing as it is now."""
+    say(view.model_dump_json() if as_json else text)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from surefoot.cli.given import check_names, given_alone, merged
+from surefoot.cli.logs import watch_logs
 from surefoot.cli.references import AsJson
 from surefoot.cli.session import Session, pairs, read_config, say, say_error
 from surefoot.cli.watch import watch, watch_json
@@ -149,6 +150,9 @@ def submit(
     watching: Annotated[
         bool, typer.Option("--watch/--detach", help="Watch the job, or print its id and return.")
     ] = True,
+    printing: Annotated[
+        bool, typer.Option("--logs", help="Watch what one of its trainers prints, in place of the steps.")
+    ] = False,
 ) -> None:
     """Submit a training job.
 
@@ -204,7 +208,7 @@ def submit(
             watch_json(job) if watching else say(job.view.model_dump_json())
         elif watching:
             say(f"job {job.id} {job.state.value}")
-            watch(job)
+            (watch_logs if printing else watch)(job)
         else:
             say(job.id)
             say_error(f"watch it with `surefoot watch {job.id}`")

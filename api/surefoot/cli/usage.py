@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 
 from surefoot.cli.format import duration, number
-from surefoot.cli.references import JobRef
-from surefoot.cli.session import Session, say
+from surefoot.cli.references import AsJson, JobRef, tell
+from surefoot.cli.session import Session
 from surefoot.errors import UserError
 from surefoot.usage import Forecast, JobUsage
 
@@ -23,7 +23,7 @@ def budget(
     max_cost: Annotated[float | None, typer.Option(help="What its trainers may cost in all.")] = None,
     max_hours: Annotated[float | None, typer.Option(help="How many hours it may be on the cluster in all.")] = None,
     none: Annotated[bool, typer.Option("--none", help="Take its budget away.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Give a job another budget, in place of the one it has. One that was paused as its budget was spent goes on by `resume`.
 
@@ -33,10 +33,8 @@ def budget(
         raise UserError("give --max-cost, --max-hours or both, or --none alone")
     with Session.of(context).client() as client:
         found = client.job(job).set_budget(max_cost=max_cost, max_hours=max_hours)
-        if as_json:
-            say(found.view.model_dump_json())
-            return
-        say(f"job {found.id}: {'; '.join(_allowed(found.view.spec.budget.max_cost, found.view.spec.budget.max_hours))}")
+        given = found.view.spec.budget
+        tell(found.view, f"job {found.id}: {'; '.join(_allowed(given.max_cost, given.max_hours))}", as_json)
 
 
 def _allowed(max_cost: float | None, max_hours: float | None) -> Iterator[str]:

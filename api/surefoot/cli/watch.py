@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 from surefoot.cli.format import duration
+from surefoot.cli.last_lines import last_lines
 from surefoot.cli.progress import Pace, Progress, line, told
 from surefoot.cli.session import FAILED, console, say, say_error
 from surefoot.client import Job
@@ -21,7 +22,7 @@ from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot.views import JobView, NumberedEvent
 
-__all__ = ["DETACHED", "watch", "watch_json"]
+__all__ = ["DETACHED", "conclude", "watch", "watch_json"]
 
 # As a shell counts an interrupt: the job has not ended, and whoever chains commands must not take it for done.
 DETACHED = 130
@@ -37,10 +38,12 @@ class Display(Protocol):
         """Show where the job is now."""
 
 
-def watch(job: Job) -> None:
-    """Follow `job` to its end. Raises typer.Exit: 0 by success, FAILED otherwise, DETACHED by Ctrl-C."""
+def watch(job: Job, *, show: Sequence[str] = ()) -> None:
+    """Follow `job` to its end, telling these logged values; none named: the loss, or the first.
+
+    Raises typer.Exit: 0 by success, FAILED otherwise, DETACHED by Ctrl-C."""
     out = console()
-    progress = Progress(total=job.view.num_steps, trainers=job.view.trainers)
+    progress = Progress(total=job.view.num_steps, trainers=job.view.trainers, show=tuple(show))
     try:
         with _display(out) as display:
             progress = _follow(job, progress, display)
@@ -49,7 +52,7 @@ def watch(job: Job) -> None:
             f"detached: job {job.id} goes on. See it again with `surefoot watch {job.id}`, end it with `surefoot cancel {job.id}`"
         )
         raise typer.Exit(DETACHED) from None
-    _conclude(job.view)
+    conclude(job)
 
 
 def watch_json(job: Job) -> None:
@@ -82,7 +85,9 @@ def _is_end(update: object) -> bool:
     return update.kind is EventKind.FAILED or (update.kind is EventKind.STATE and str(update.data.get("state")) in ends)
 
 
-def _conclude(view: JobView) -> None:
+def conclude(job: Job) -> None:
+    """Tell how the job has ended. Raises typer.Exit unless it succeeded."""
+    view = job.view
     if view.state is JobState.SUCCEEDED:
         spent = (
             duration((view.ended_at - view.started_at).total_seconds())
@@ -94,6 +99,8 @@ def _conclude(view: JobView) -> None:
         return
     if view.traceback:
         say_error(view.traceback.rstrip())
+    for text in last_lines(job):
+        say_error(text)
     say_error(f"job {view.id} {view.state.value}: {view.reason or 'no reason was recorded'}")
     raise typer.Exit(FAILED)
 

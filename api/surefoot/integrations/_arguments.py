@@ -47,7 +47,7 @@ ARGUMENTS = Support(
         ]
     ),
     harmless={
-        "output_dir": "nothing is written there; code after the loop says where to save, and runs once",
+        "output_dir": "the Trainer makes the folder and nothing is written there: code after the loop saves, on one trainer",
         "per_device_eval_batch_size": "evaluation goes in batches of a sub-task's size, and means are weighted by samples",
         "tf32": "the arguments set it themselves, on every trainer alike, before the loop",
         "seed": "is for what is drawn before the loop; the order of samples and dropout follow the job's",

@@ -54,8 +54,9 @@ async def delete_job(service: Service, job: str, *, by: str, checkpoints: bool) 
     try:
         purged = await _purge(service, job, _MOST_CHUNKS)
         if purged and not checkpoints and not service.cluster.watched:
+            await service.logs.remove(job)
             await service.database.write(removal.finish, job)
-    except StoreAwayError as error:
+    except (StoreAwayError, BusyError, HungError, OSError) as error:
         # The job is deleted; the housekeeper removes what is left of it once the database is back.
         log.warning("removal_interrupted", job=job, error=str(error))
     service.wakeups.wake(HOUSEKEEPING)
@@ -138,11 +139,22 @@ class Housekeeper:
                 continue
             if not leftover.is_off_the_cluster and self._service.cluster.watched:
                 continue  # what still runs may still write
+            if not await self._logs_are_gone(leftover.job):
+                continue
             if leftover.checkpoints:
                 self._begin_removal(leftover)
             else:
                 await self._service.database.write(removal.finish, leftover.job)
         return again
+
+    async def _logs_are_gone(self, job: str) -> bool:
+        """Remove the files of what a deleted job printed. False: their storage does not answer; it is asked again."""
+        try:
+            await self._service.logs.remove(job)
+        except (BusyError, HungError, OSError) as error:
+            log.warning("logs_kept", job=job, error=repr(error))
+            return False
+        return True
 
     def _begin_removal(self, leftover: Leftover) -> None:
         if leftover.job not in self._removing:

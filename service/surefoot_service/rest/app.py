@@ -15,6 +15,8 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from surefoot_service.data_folder import make_private
 from surefoot_service.encryption import open_key_ring
 from surefoot_service.keys import open_keys
+from surefoot_service.logs.files import LogFolder
+from surefoot_service.logs.keeper import LogKeeper
 from surefoot_service.packages.archive import PackageStore, limits_of
 from surefoot_service.parts import Service
 from surefoot_service.reconciler.loop import reconciling
@@ -30,6 +32,7 @@ from surefoot_service.rest.routes import (
     health,
     history,
     jobs,
+    logs,
     metrics,
     packages,
     secrets,
@@ -38,6 +41,7 @@ from surefoot_service.rest.routes import (
 from surefoot_service.rest.timing import Timing
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
+from surefoot_service.waiting import Waiting
 
 __all__ = ["create_app", "open_service"]
 
@@ -47,11 +51,14 @@ def open_service(settings: Settings) -> Service:
     make_private(settings.data, database=settings.database_url is None)
     database = Database(settings.database)
     database.migrate()
+    waiting = Waiting()
     service = Service(
         settings=settings,
         database=database,
         packages=PackageStore(settings.data / "packages", limits_of(settings)),
         keys=open_keys(settings.data),
+        logs=LogKeeper(database, LogFolder(settings.log_place), waiting, settings.max_log_bytes),
+        waiting=waiting,
         key_ring=open_key_ring(settings),
     )
     service.readiness.probes = probes_of(service)
@@ -87,7 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Timing)
-    for part in (packages, jobs, checkpoints, history, attempts, secrets, audit, health, metrics, usage):
+    for part in (packages, jobs, checkpoints, history, logs, attempts, secrets, audit, health, metrics, usage):
         app.include_router(part.router)
     app.include_router(secrets.attempts)
     _make_ready(app)

@@ -42,6 +42,7 @@ class BodyKind(Enum):
     SPEC = auto()
     UPLINK = auto()
     PACKAGE = auto()
+    LOGS = auto()
     SECRET = auto()
 
     def max_bytes(self, settings: Settings) -> int:
@@ -50,7 +51,7 @@ class BodyKind(Enum):
                 return _COMMAND_BYTES
             case BodyKind.SPEC:
                 return min(settings.max_spec_bytes, settings.max_body_bytes)
-            case BodyKind.UPLINK:
+            case BodyKind.UPLINK | BodyKind.LOGS:
                 return settings.max_body_bytes
             case BodyKind.PACKAGE:
                 return settings.max_package_bytes

@@ -18,6 +18,8 @@ __all__ = [
     "EventRow",
     "EventSourceRow",
     "JobRow",
+    "LogChunkRow",
+    "LogSourceRow",
     "PackageRow",
     "SecretRow",
     "StepRow",
@@ -180,6 +182,37 @@ class PackageRow(Base):
     sha256: Mapped[str] = mapped_column(Words(64), primary_key=True)
     bytes: Mapped[int] = mapped_column(Number)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class LogChunkRow(Base):
+    """A file of printed lines: the index of what `surefoot_service.logs` keeps, never the lines."""
+
+    __tablename__ = "log_chunks"
+
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    # the number of its first line among the job's
+    first: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=False)
+    lines: Mapped[int] = mapped_column(Number)
+    # in the file, and as text
+    num_bytes: Mapped[int] = mapped_column(Number)
+    text_bytes: Mapped[int] = mapped_column(Number)
+    # of its newest line
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    name: Mapped[str] = mapped_column(Words(100))
+
+
+class LogSourceRow(Base):
+    """How far the lines of one collector are stored."""
+
+    __tablename__ = "log_sources"
+
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    # with its attempt: "ab2cd3ef4g-2/t0-1f0c52aa"
+    source: Mapped[str] = mapped_column(Words(120), primary_key=True)
+    # lines with numbers below this are stored
+    below: Mapped[int] = mapped_column(Number)
+    # whether it has said that its process has ended
+    over: Mapped[bool] = mapped_column()
 
 
 class SecretRow(Base):

@@ -56,6 +56,8 @@ def train(run: surefoot.Run) -> None:
             step.log(loss=loss)
             hold(run, step)
             hog(run, step)
+        if run.config.get("prints"):
+            print(f"line {step.number}")
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scheduler.step()

@@ -17,6 +17,7 @@ from typing import Any
 from surefoot_actors.cluster.notice import on_sigterm
 from surefoot_actors.cluster.ports import TrainerService, TrainerSetup
 from surefoot_actors.liveness.watchdog_process import Watchdog
+from surefoot_actors.logs.capture import Capture
 from surefoot_actors.sealed import Sealed
 from surefoot_actors.user_code import places
 
@@ -80,8 +81,11 @@ class _Wire:
 class _Trainer:
     """The service, as calls reach it: one thread for `collect`, which waits, and one for all else."""
 
-    def __init__(self, wire: _Wire, service: TrainerService, watchdog: Watchdog | None) -> None:
-        self._wire, self._service, self._watchdog = wire, service, watchdog
+    def __init__(
+        self, wire: _Wire, service: TrainerService, watchdog: Watchdog | None, capture: Capture | None
+    ) -> None:
+        self._wire, self._service = wire, service
+        self._beside = [beside for beside in (watchdog, capture) if beside is not None]
         self._collects = ThreadPoolExecutor(1, "collect")
         self._controls = ThreadPoolExecutor(1, "control")
 
@@ -100,8 +104,8 @@ class _Trainer:
         self._wire.send(reply)
 
     def _tell_liveness(self, address: tuple[str, int], secret: str) -> None:
-        if self._watchdog is not None:
-            self._watchdog.tell(address, secret)
+        for beside in self._beside:
+            beside.tell(address, secret)
 
 
 def serve(sock: socket.socket) -> None:
@@ -123,14 +127,17 @@ def serve(sock: socket.socket) -> None:
     trainer.run()
 
 
-def _make(birth: Birth) -> tuple[TrainerService, Watchdog | None]:
+def _make(birth: Birth) -> tuple[TrainerService, Watchdog | None, Capture | None]:
+    capture = Capture(birth.setup, Sealed(birth.secret)) if birth.setup.logs else None
+    if capture is not None:
+        capture.start()
     watchdog = Watchdog(birth.setup, Sealed(birth.secret)) if birth.setup.liveness[1] else None
     if watchdog is not None:
         watchdog.start()
     module, _, name = birth.service.partition(":")
     service: TrainerService = getattr(importlib.import_module(module), name)(birth.setup)
     on_sigterm(service.notice)
-    return service, watchdog
+    return service, watchdog, capture
 
 
 def _log_to(path: str) -> None:

@@ -17,6 +17,7 @@ from surefoot_actors.cluster.environment import tell_node_kind, without_secrets
 from surefoot_actors.cluster.notice import on_sigterm
 from surefoot_actors.cluster.ports import Inbox, TrainerService, TrainerSetup, Where
 from surefoot_actors.liveness.watchdog_process import Watchdog
+from surefoot_actors.logs.capture import Capture
 from surefoot_actors.protocol.messages import ToTrainer
 from surefoot_actors.sealed import Sealed
 
@@ -39,6 +40,9 @@ class TrainerActor:
         without_secrets(os.environ)
         os.environ["SUREFOOT_HOST"] = _node_address()
         tell_node_kind(os.environ, _node_labels())
+        self._capture = Capture(setup, Sealed(liveness_secret)) if setup.logs else None
+        if self._capture is not None:
+            self._capture.start()
         self._watchdog = Watchdog(setup, Sealed(liveness_secret))
         self._watchdog.start()
         self._asked = time.monotonic()
@@ -70,6 +74,8 @@ class TrainerActor:
     def liveness(self, address: tuple[str, int], secret: str) -> str:
         """Beat to another server: a restarted supervisor's. Returns the node's id."""
         self._watchdog.tell(address, secret)
+        if self._capture is not None:
+            self._capture.tell(address, secret)
         return _node_id()
 
     def _end_when_orphaned(self) -> None:

@@ -7,6 +7,8 @@ The base model has random weights, the same on every trainer: put `from_pretrain
 
 from __future__ import annotations
 
+import tempfile
+
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import TensorDataset
@@ -41,7 +43,7 @@ def train(run: surefoot.Run) -> None:
     trainer = Trainer(
         model=get_peft_model(base, adapters),
         args=TrainingArguments(
-            output_dir="unused",
+            output_dir=tempfile.gettempdir(),
             per_device_train_batch_size=run.batch_size // run.sub_tasks,
             max_steps=int(run.config.get("steps", 60)),
             learning_rate=float(run.config.get("lr", 1e-2)),

@@ -1,0 +1,134 @@
+"""What a job has logged: `metrics` tells it, `track` brings it to a tracker."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from surefoot.cli.format import number
+from surefoot.cli.references import AsJson, JobRef
+from surefoot.cli.session import Session, console, say
+from surefoot.errors import UserError
+from surefoot.events import LedgerRow
+from surefoot.trackers.follow import bring
+from surefoot.trackers.tensorboard import TensorBoard
+
+__all__ = ["metrics", "track"]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """One logged value, over the steps."""
+
+    count: int = 0
+    first: float = math.nan
+    last: float = math.nan
+    low: tuple[float, int] = (math.inf, -1)
+    high: tuple[float, int] = (-math.inf, -1)
+
+    def take(self, value: float, step: int) -> None:
+        self.first = value if not self.count else self.first
+        self.count, self.last = self.count + 1, value
+        self.low, self.high = min(self.low, (value, step)), max(self.high, (value, -step))
+
+
+def metrics(
+    context: typer.Context,
+    job: JobRef,
+    show: Annotated[list[str] | None, typer.Option("--show", help="Only this value. May be repeated.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a line a step, as CSV.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell every value that a job has logged: the first, the last, the lowest and the highest, with their steps.
+
+    Example: surefoot metrics last --show loss --csv
+    """
+    with Session.of(context).client() as client:
+        rows = client.job(job).iter_ledger()
+        if as_csv:
+            _print_csv(list(rows), show)
+            return
+        seen = _summary(rows, show)
+    if as_json:
+        say(json.dumps({name: _document(one) for name, one in seen.items()}, indent=1))
+    elif seen:
+        console().print(_table(seen))
+    else:
+        say("nothing is logged yet")
+
+
+def _wanted(row: LedgerRow, show: list[str] | None) -> dict[str, float]:
+    values = row.result.values
+    return {name: values[name] for name in show if name in values} if show else values
+
+
+def _summary(rows: Iterable[LedgerRow], show: list[str] | None) -> dict[str, _Seen]:
+    seen: dict[str, _Seen] = {}
+    for row in rows:
+        for name, value in _wanted(row, show).items():
+            seen.setdefault(name, _Seen()).take(value, row.result.step)
+    return seen
+
+
+def _print_csv(rows: list[LedgerRow], show: list[str] | None) -> None:
+    names = show or list(dict.fromkeys(name for row in rows for name in row.result.values))
+    write = csv.writer(sys.stdout, lineterminator="\n").writerow
+    write(["step", *names])
+    for row in rows:
+        # repr: the shortest text that reads back as the same float
+        write([row.result.step, *(repr(v) if (v := row.result.values.get(name)) is not None else "" for name in names)])
+
+
+def _document(seen: _Seen) -> dict[str, object]:
+    ends = {"count": seen.count, "first": str(seen.first), "last": str(seen.last)}
+    low, high = seen.low, seen.high
+    return ends | {"min": str(low[0]), "min_step": low[1], "max": str(high[0]), "max_step": -high[1]}
+
+
+def _table(seen: dict[str, _Seen]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("VALUE", overflow="fold")
+    for column in ("STEPS", "FIRST", "LAST", "LOWEST", "HIGHEST"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, one in seen.items():
+        low, high = one.low, one.high
+        ends = [f"{number(low[0])} at {low[1]}", f"{number(high[0])} at {-high[1]}"]
+        table.add_row(name, str(one.count), number(one.first), number(one.last), *ends)
+    return table
+
+
+def track(
+    context: typer.Context,
+    job: JobRef,
+    to: Annotated[str, typer.Option("--to", help="Where to: tensorboard:FOLDER.", metavar="TRACKER:PLACE")],
+    follow: Annotated[bool, typer.Option("--follow/--once", help="Go on until the job has ended.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a job's logged values to a tracker, each step once; broken off, the same command goes on where it was.
+
+    Example: surefoot track last --to tensorboard:runs/last
+    """
+    with _tracker(to) as tracker, Session.of(context).client() as client:
+        found = client.job(job)
+        written = bring(found.iter_ledger(from_step=tracker.last_step() + 1), tracker)
+        if follow and not found.refresh().view.ended:
+            written += bring(found.rows(follow=True), tracker, flush_every=1)
+        if as_json:
+            say(json.dumps({"job": found.id, "written": written, "last_step": tracker.last_step()}))
+            return
+        say(f"job {found.id}: {written} steps written, up to step {tracker.last_step()}")
+
+
+def _tracker(to: str) -> TensorBoard:
+    kind, colon, place = to.partition(":")
+    if kind != "tensorboard" or not colon or not place:
+        raise UserError(f"--to {to!r} must look like tensorboard:FOLDER")
+    return TensorBoard(place)

@@ -1,0 +1,81 @@
+"""TensorBoard: event files, as tensorboardX writes them. One record a step, so that a step is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import Self
+
+from surefoot.errors import UserError
+from surefoot.events import LedgerRow
+
+__all__ = ["TensorBoard", "records"]
+
+_HEAD = struct.Struct("<QI")
+_FOOT_BYTES = 4
+
+
+class TensorBoard:
+    """A folder of event files. Each time it is opened it goes on in a file of its own, as TensorBoard reads them in order."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2, summary_pb2
+        except ImportError as error:
+            raise UserError("tensorboardX is not installed: pip install 'surefoot[tensorboard]'") from error
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._last = self._look()
+        # the number puts files of one second in order
+        self._writer: Any = EventsWriter(str(self.folder / "events"), f".surefoot-{len(list(self._files())):06d}")
+
+    def last_step(self) -> int:
+        return self._last
+
+    def write(self, row: LedgerRow) -> None:
+        values = [self._summary.Value(tag=name, simple_value=value) for name, value in row.result.values.items()]
+        at = row.circumstances.at
+        self._writer.write_event(self._event(step=row.result.step, wall_time=at, summary=self._summary(value=values)))
+        self._last = row.result.step
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def _files(self) -> Iterator[Path]:
+        return iter(sorted(self.folder.glob("events.out.tfevents.*")))
+
+    def _look(self) -> int:
+        """The last step that is whole. What a kill has cut short at the end of a file is cut off, as readers stop there."""
+        last = -1
+        for file in self._files():
+            whole = 0
+            for record, end in records(file.read_bytes()):
+                event = self._event.FromString(record)
+                last, whole = (max(last, event.step) if event.HasField("summary") else last), end
+            if whole < file.stat().st_size:
+                os.truncate(file, whole)
+        return last
+
+
+def records(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield the whole records of an event file, each with where it ends."""
+    at = 0
+    while at + _HEAD.size <= len(data):
+        length, _ = _HEAD.unpack_from(data, at)
+        end = at + _HEAD.size + length + _FOOT_BYTES
+        if end > len(data):
+            return
+        yield data[at + _HEAD.size : end - _FOOT_BYTES], end
+        at = end

@@ -1,0 +1,31 @@
+"""A train function that prints so many lines a second, spread over its steps, until its time is over."""
+
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import surefoot
+
+
+def train(run: surefoot.Run) -> None:
+    model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    data = torch.utils.data.TensorDataset(torch.randn(1024, 64), torch.arange(1024) % 10)
+    run.track(model=model, optimizer=optimizer)
+    rate, seconds = run.config["rate"], run.config["seconds"]
+    begun, printed = None, 0
+    for step in run.steps(run.config["steps"]):
+        now = time.monotonic()
+        begun = begun or now
+        for x, y in step.batches(data):
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            step.log(loss=loss)
+        optimizer.step()
+        while printed < (now - begun) * rate:
+            print(f"line {printed} of step {step.number}: some words as programs print them")
+            printed += 1
+        if now - begun > seconds:
+            run.stop()

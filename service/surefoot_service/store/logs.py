@@ -1,0 +1,214 @@
+"""The index of printed lines: which files a job has, and how far each source's lines are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from surefoot.names import attempt_number
+from surefoot_service.errors import OverError, TokenError
+from surefoot_service.keys import digest, same
+from surefoot_service.store.jobs import load, lock
+from surefoot_service.store.reading import has_ended
+from surefoot_service.store.tables import AttemptRow, JobRow, LogChunkRow, LogSourceRow
+
+__all__ = [
+    "Kept",
+    "MovedOnError",
+    "NewChunk",
+    "Printer",
+    "add",
+    "authorize",
+    "chunks",
+    "kept",
+    "last_chunks",
+    "replace",
+    "small_chunks",
+    "stored",
+]
+
+# how long after the end of its job an attempt may still hand in what was printed
+_LAST_LINES = timedelta(hours=2)
+# how long after it lines are waited for that nobody has said the end of
+_PATIENCE = timedelta(seconds=30)
+# of a job: collectors that told lines. Each trainer that was ever started has one or a few
+_MOST_SOURCES = 100_000
+
+
+class MovedOnError(Exception):
+    """Another has stored lines of the same sources meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Printer:
+    """Whose lines they are."""
+
+    job: str
+    attempt: str
+
+    @property
+    def number(self) -> int:
+        return attempt_number(self.attempt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewChunk:
+    """A file that is written, and is to be found from now on."""
+
+    name: str
+    lines: int
+    num_bytes: int
+    text_bytes: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What there is of a job's lines."""
+
+    first: int
+    end: int
+    # nothing more will come
+    done: bool
+
+
+def authorize(session: Session, attempt: str, token: str, now: datetime) -> Printer:
+    """Return whose lines these are. Raises TokenError for another token, OverError long after the job's end.
+
+    A fenced attempt may tell what it printed: its lines are no part of the run, and people want to see why it was given up.
+    """
+    row = session.get(AttemptRow, attempt)
+    if row is None or row.token_hash is None or not same(digest(token), row.token_hash):
+        raise TokenError("this is not the attempt's token")
+    job = session.scalar(select(JobRow).where(JobRow.id == row.job))
+    if job is None or job.deleted_at is not None or (job.ended_at is not None and now - job.ended_at > _LAST_LINES):
+        raise OverError(f"attempt {attempt} is over: what it prints is not kept any more")
+    return Printer(job=row.job, attempt=attempt)
+
+
+def stored(session: Session, job: str, sources: Iterable[str]) -> dict[str, int]:
+    """Return below which numbers each source's lines are stored; 1: none is."""
+    names = list(sources)
+    query = select(LogSourceRow.source, LogSourceRow.below).where(
+        LogSourceRow.job == job, LogSourceRow.source.in_(names)
+    )
+    return dict.fromkeys(names, 1) | {row.source: row.below for row in session.execute(query)}
+
+
+def add(
+    session: Session,
+    job: str,
+    chunk: NewChunk,
+    *,
+    before: Mapping[str, int],
+    after: Mapping[str, int],
+    over: Iterable[str],
+    max_bytes: int,
+) -> list[str]:
+    """Add a file with what these sources printed: their lines from `before` to below `after`. Return files that go for it, the oldest.
+
+    `over`: sources whose processes have ended. Raises MovedOnError where not just the lines below `before` are stored, NotFoundError where
+    the job is deleted.
+    """
+    lock(session, job)
+    if stored(session, job, before) != dict(before):
+        raise MovedOnError
+    if (session.scalar(select(func.count()).where(LogSourceRow.job == job)) or 0) > _MOST_SOURCES:
+        raise OverError(f"more than {_MOST_SOURCES} processes of job {job} have printed")
+    ended = set(over)
+    for source, below in after.items():
+        session.merge(LogSourceRow(job=job, source=source, below=below, over=source in ended))
+    gone = _make_room(session, job, max_bytes - chunk.num_bytes)
+    first = kept(session, job).end
+    session.add(
+        LogChunkRow(
+            job=job,
+            first=first,
+            lines=chunk.lines,
+            num_bytes=chunk.num_bytes,
+            text_bytes=chunk.text_bytes,
+            at=chunk.at,
+            name=chunk.name,
+        )
+    )
+    session.flush()
+    return gone
+
+
+def _make_room(session: Session, job: str, room: int) -> list[str]:
+    """Take the oldest files out of the index, all but the newest, until no more than `room` bytes are left. Return their names."""
+    total = session.scalar(select(func.sum(LogChunkRow.num_bytes)).where(LogChunkRow.job == job)) or 0
+    gone: list[str] = []
+    while total > room and len(some := chunks(session, job, 0, 100)) > 1:
+        for row in some[:-1]:
+            if total > room:
+                total -= row.num_bytes
+                gone.append(row.name)
+                session.delete(row)
+        session.flush()
+    return gone
+
+
+def kept(session: Session, job: str, now: datetime | None = None) -> Kept:
+    """Say what there is of a job's lines; `now`: and whether more may come."""
+    mine = LogChunkRow.job == job
+    first = session.scalar(select(func.min(LogChunkRow.first)).where(mine)) or 0
+    last = session.scalar(select(LogChunkRow).where(mine).order_by(LogChunkRow.first.desc()).limit(1))
+    done = now is not None and _is_done(session, load(session, job), now)
+    return Kept(first=first, end=last.first + last.lines if last else 0, done=done)
+
+
+def _is_done(session: Session, job: JobRow, now: datetime) -> bool:
+    if not has_ended(job):
+        return False
+    if job.ended_at is None or now - job.ended_at > _PATIENCE:
+        return True
+    mine = LogSourceRow.job == job.id
+    some = session.scalar(select(func.count()).where(mine))
+    going = session.scalar(select(func.count()).where(mine, LogSourceRow.over.is_(False)))
+    return bool(some) and not going
+
+
+def chunks(session: Session, job: str, start: int, limit: int) -> Sequence[LogChunkRow]:
+    """Return files, oldest first, from the one that has line `start` on."""
+    query = select(LogChunkRow).where(LogChunkRow.job == job, LogChunkRow.first + LogChunkRow.lines > start)
+    return session.scalars(query.order_by(LogChunkRow.first).limit(limit)).all()
+
+
+def last_chunks(session: Session, job: str, below: int, limit: int) -> Sequence[LogChunkRow]:
+    """Return files, newest first, whose first line is below `below`."""
+    query = select(LogChunkRow).where(LogChunkRow.job == job, LogChunkRow.first < below)
+    return session.scalars(query.order_by(LogChunkRow.first.desc()).limit(limit)).all()
+
+
+def small_chunks(session: Session, job: str, num_bytes: int, limit: int) -> Sequence[LogChunkRow]:
+    """Return files that are smaller than this, oldest first."""
+    query = select(LogChunkRow).where(LogChunkRow.job == job, LogChunkRow.num_bytes < num_bytes)
+    return session.scalars(query.order_by(LogChunkRow.first).limit(limit)).all()
+
+
+def replace(session: Session, job: str, firsts: Sequence[int], chunk: NewChunk) -> bool:
+    """Put one file in the place of several that follow each other; False: they are not what they were."""
+    lock(session, job)
+    mine = (LogChunkRow.job == job, LogChunkRow.first.in_(firsts))
+    found = session.scalars(select(LogChunkRow).where(*mine)).all()
+    if len(found) != len(firsts) or sum(row.lines for row in found) != chunk.lines:
+        return False
+    session.execute(delete(LogChunkRow).where(*mine))
+    session.add(
+        LogChunkRow(
+            job=job,
+            first=min(firsts),
+            lines=chunk.lines,
+            num_bytes=chunk.num_bytes,
+            text_bytes=chunk.text_bytes,
+            at=chunk.at,
+            name=chunk.name,
+        )
+    )
+    session.flush()
+    return True

@@ -1,0 +1,282 @@
+"""Printed lines are stored once each, in order, in files; and found again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surefoot.logs import LOGS_TYPE, FrameHead, LogPage
+from surefoot.spec import JobState
+from surefoot_service.logs import keeper as keeping
+from surefoot_service.logs.told import read_body
+from surefoot_service.parts import Service, utc_now
+from surefoot_service.rest.app import create_app, open_service
+from surefoot_service.settings import Settings
+from surefoot_service.store import logs as index
+from surefoot_service.store.jobs import change_state, lock
+from surefoot_service.store.logs import Printer
+from surefoot_service.store.tables import JobRow
+
+from .helpers import LIMIT_S, Attempt
+
+SOURCE = "t0-00000000"
+
+
+def frame(first: int, texts: Sequence[str], *, source: str = SOURCE, stream: str = "stdout", t: int = 1_000) -> bytes:
+    """A frame with a run a line, each a second after the one before."""
+    runs = [{"t": t + 1000 * (first + i), "s": first + i, "f": stream, "x": f"{x}\n"} for i, x in enumerate(texts)]
+    content = zlib.compress("\n".join(map(json.dumps, runs)).encode())
+    head = FrameHead(source=source, first=first, count=len(texts), bytes=len(content))
+    return head.model_dump_json().encode() + b"\n" + content
+
+
+def ended(first: int, source: str = SOURCE) -> bytes:
+    return frame(first, ["the process has ended"], source=source, stream="surefoot")
+
+
+async def tell(attempt: Attempt, body: bytes) -> httpx.Response:
+    headers = attempt.headers | {"content-type": LOGS_TYPE}
+    return await attempt.client.post(f"/v1/attempts/{attempt.name}/logs", content=body, headers=headers)
+
+
+async def read(client: httpx.AsyncClient, job: str, **params: Any) -> LogPage:
+    answer = await client.get(f"/v1/jobs/{job}/logs", params=params, timeout=LIMIT_S)
+    assert answer.status_code == 200, answer.text
+    return LogPage.model_validate_json(answer.content)
+
+
+def texts(page: LogPage) -> list[str]:
+    return [line.text for line in page.lines]
+
+
+async def test_lines_are_read_as_they_were_told(client: httpx.AsyncClient, attempt: Attempt) -> None:
+    body = frame(1, ["a", "b"]) + frame(1, ["x"], source="supervisor-11111111", stream="stderr")
+    assert (await tell(attempt, body)).json() == {"stored": 3}
+    page = await read(client, attempt.job)
+    assert [(x.number, x.trainer, x.step, x.stream, x.text) for x in page.lines] == [
+        (0, "t0", 1, "stdout", "a"),
+        (1, "supervisor", 1, "stderr", "x"),
+        (2, "t0", 2, "stdout", "b"),
+    ]
+    assert {line.attempt for line in page.lines} == {1}
+    assert (page.next, page.more, page.done, page.first) == (3, False, False, 0)
+
+
+async def test_what_is_looked_for_is_found(client: httpx.AsyncClient, attempt: Attempt) -> None:
+    for n in range(1, 40, 4):
+        await tell(attempt, frame(n, [f"loss {i}" for i in range(n, n + 4)]))
+        await tell(attempt, frame(n, [f"other {i}" for i in range(n, n + 4)], source="t1-22222222"))
+    job = attempt.job
+    assert texts(await read(client, job, trainer="t0")) == [f"loss {n}" for n in range(1, 41)]
+    assert texts(await read(client, job, tail=3, trainer="t1")) == ["other 38", "other 39", "other 40"]
+    assert texts(await read(client, job, contains="loss 1")) == ["loss 1", *(f"loss {n}" for n in range(10, 20))]
+    since = (await read(client, job)).lines[-1].at.isoformat()
+    assert texts(await read(client, job, since=since)) == ["loss 40", "other 40"]
+    # page by page
+    found, start = [], 0
+    while (page := await read(client, job, trainer="t0", start=start, limit=7)).more or page.lines:
+        found += texts(page)
+        start = page.next
+    assert found == [f"loss {n}" for n in range(1, 41)]
+
+
+class CrashError(Exception):
+    """The service ends here."""
+
+
+def test_lost_doubled_late_and_crashed_batches_leave_each_line_once(tmp_path: Path) -> None:
+    """A collector sends its frames again until they are acknowledged; the service may end at any of its lines."""
+    with asyncio.Runner() as runner:
+        service = runner.run(_open(tmp_path))
+        jobs = count()
+
+        @settings(max_examples=25, deadline=None)
+        @given(st.data())
+        def story(data: st.DataObject) -> None:
+            runner.run(_story(service, f"j{next(jobs)}", data))
+
+        try:
+            story()
+        finally:
+            service.database.close()
+
+
+async def _open(folder: Path) -> Service:
+    return open_service(Settings(data=folder))
+
+
+async def _story(service: Service, job: str, data: st.DataObject) -> None:
+    await service.database.write(_make_job, job)
+    counts = {SOURCE: 0, "t1-00000000": 0}
+    sent: list[bytes] = []
+
+    async def take(body: bytes) -> None:
+        await service.logs.take(Printer(job=job, attempt=f"{job}-1"), body)
+
+    for _ in range(data.draw(st.integers(1, 6))):
+        source, new = data.draw(st.sampled_from(sorted(counts))), data.draw(st.integers(1, 4))
+        lines = [f"{source} {counts[source] + i}" for i in range(new)]
+        sent.append(frame(counts[source] + 1, lines, source=source))
+        counts[source] += new
+        crash = data.draw(st.sampled_from([None, "before the file", "before the index", "before the answer"]))
+        with pytest.MonkeyPatch.context() as patch:
+            if crash in ("before the file", "before the index"):
+                where = (service.logs._files, "write") if crash == "before the file" else (keeping.index, "add")
+                patch.setattr(*where, _crash)
+                with pytest.raises(CrashError):
+                    await take(sent[-1])
+            else:
+                await take(sent[-1])
+        # what is not acknowledged comes again, alone or with all that is not; and what is late, whenever it likes
+        if crash is not None:
+            await take(b"".join(sent[-data.draw(st.integers(1, len(sent))) :]))
+        for late in data.draw(st.lists(st.sampled_from(sent), max_size=1)):
+            await take(late)
+    page = await service.logs.page(job, keeping.Wanted(), 0, 1000, service.now())
+    for source, number in counts.items():
+        assert [t for t in texts(page) if t.startswith(source)] == [f"{source} {n}" for n in range(number)]
+    assert [line.number for line in page.lines] == list(range(sum(counts.values())))
+
+
+def _crash(*_: object, **__: object) -> None:
+    raise CrashError
+
+
+def _make_job(session: Any, job: str) -> None:
+    session.add(JobRow(id=job, spec="{}", state="running", created_at=utc_now(), wanted_trainers=1))
+
+
+async def test_the_oldest_go_where_there_is_more_than_is_kept(
+    client: httpx.AsyncClient, attempt: Attempt, service: Service
+) -> None:
+    service.logs._max_bytes = 2_000
+    for n in range(1, 61):
+        await tell(attempt, frame(n, [f"line {n}"]))
+    page = await read(client, attempt.job)
+    assert 0 < page.first < 60
+    assert texts(page) == [f"line {n}" for n in range(page.first + 1, 61)]
+    rows = await service.database.read(index.chunks, attempt.job, 0, 1000)
+    assert sum(row.num_bytes for row in rows) <= 2_000
+    folder = Path(service.settings.log_place) / attempt.job
+    await asyncio.to_thread(_wait_until, lambda: {file.name for file in folder.iterdir()} == {row.name for row in rows})
+
+
+def _wait_until(true: Callable[[], bool]) -> None:
+    while not true():  # what goes is removed behind; the test's own time is the bound
+        time.sleep(0.01)
+
+
+async def test_many_small_files_are_joined_and_read_as_before(
+    client: httpx.AsyncClient, attempt: Attempt, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "_MANY", 20)
+    monkeypatch.setattr(keeping, "_LOOK_AFTER", 1)
+    for n in range(1, 101):
+        await tell(attempt, frame(n, [f"line {n}"]))
+    assert len(await service.database.read(index.chunks, attempt.job, 0, 1000)) < 25
+    assert texts(await read(client, attempt.job)) == [f"line {n}" for n in range(1, 101)]
+    assert texts(await read(client, attempt.job, tail=30)) == [f"line {n}" for n in range(71, 101)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"no head",
+        b'{"source":"t0-00000000","first":1,"count":1,"bytes":100}\nshort',
+        b'{"source":"../t0","first":1,"count":1,"bytes":4}\nabcd',
+        b'{"source":"t0-00000000","first":1,"count":1,"bytes":4}\nabcd',
+        frame(1, ["a"]).replace(b'"count":1', b'"count":2'),
+        frame(1, ["a"])[:-3],
+    ],
+)
+async def test_what_does_not_add_up_is_refused_whole(client: httpx.AsyncClient, attempt: Attempt, body: bytes) -> None:
+    assert (await tell(attempt, frame(1, ["good"], source="t2-33333333") + body)).status_code == 422
+    assert texts(await read(client, attempt.job)) == []
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    content = zlib.compress(b"\0" * (200 * 1024 * 1024))
+    head = FrameHead(source=SOURCE, first=1, count=1, bytes=len(content)).model_dump_json().encode()
+    with pytest.raises(Exception, match="its lines have more than"):
+        read_body(head + b"\n" + content)
+
+
+async def test_only_the_attempt_tells_and_only_the_user_reads(
+    client: httpx.AsyncClient, anonymous: httpx.AsyncClient, attempt: Attempt, service: Service
+) -> None:
+    url = f"/v1/attempts/{attempt.name}/logs"
+    assert (await anonymous.post(url, content=b"x", headers={"content-type": LOGS_TYPE})).status_code == 401
+    assert (await client.post(url, content=b"x", headers={"content-type": LOGS_TYPE})).status_code == 401
+    assert (await anonymous.get(f"/v1/jobs/{attempt.job}/logs")).status_code == 401
+    assert (await anonymous.get(f"/v1/jobs/{attempt.job}/logs/stream")).status_code == 401
+    assert (await client.get("/v1/jobs/none/logs")).status_code == 404
+    assert (await attempt.client.post(url, content=b"x", headers=attempt.headers)).status_code == 415
+    assert (
+        await client.get(f"/v1/jobs/{attempt.job}/logs", params={"since": "2026-01-01T00:00:00"})
+    ).status_code == 422
+
+
+async def _end(client: httpx.AsyncClient, job: str, service: Service) -> None:
+    def end(session: Any) -> None:
+        change_state(session, lock(session, job), JobState.FAILED, reason="why", now=service.now())
+
+    await service.database.write(end)
+
+
+async def test_following_ends_when_the_job_and_all_who_printed_have(
+    client: httpx.AsyncClient, attempt: Attempt, service: Service
+) -> None:
+    await tell(attempt, frame(1, ["a"]))
+    waiting = asyncio.create_task(read(client, attempt.job, start=1, wait_s=30))
+    await asyncio.sleep(0)
+    await tell(attempt, frame(2, ["b"]))
+    assert texts(await waiting) == ["b"]
+    await _end(client, attempt.job, service)
+    # of an attempt that is over the last words still count: they say why
+    assert not (await read(client, attempt.job, start=2)).done
+    assert (await tell(attempt, frame(3, ["the last word"]) + ended(4))).json() == {"stored": 2}
+    page = await read(client, attempt.job, start=2, wait_s=30)
+    assert (texts(page), page.done) == (["the last word", "the process has ended"], True)
+    answer = await client.get(f"/v1/jobs/{attempt.job}/logs/stream", headers={"last-event-id": "1"})
+    data = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data:")]
+    assert [t for d in data for t in texts(LogPage.model_validate_json(d))][:2] == ["b", "the last word"]
+    assert "id: 4" in answer.text
+
+
+async def test_nobody_waits_for_the_end_of_who_was_lost_without_a_word(
+    client: httpx.AsyncClient, attempt: Attempt, service: Service
+) -> None:
+    await tell(attempt, frame(1, ["a"]))
+    await _end(client, attempt.job, service)
+    later = service.now() + timedelta(seconds=60)
+    assert (await service.logs.page(attempt.job, keeping.Wanted(), 0, 10, later)).done
+
+
+async def test_a_deleted_job_leaves_no_line(client: httpx.AsyncClient, attempt: Attempt, service: Service) -> None:
+    await tell(attempt, frame(1, ["a"]))
+    await _end(client, attempt.job, service)
+    assert (await client.delete(f"/v1/jobs/{attempt.job}")).status_code == 204
+    assert not (Path(service.settings.log_place) / attempt.job).exists()
+    assert (await tell(attempt, frame(2, ["b"]))).status_code in (401, 410)
+
+
+async def test_lines_outlive_the_service(settings: Settings, client: httpx.AsyncClient, attempt: Attempt) -> None:
+    await tell(attempt, frame(1, ["a", "b"]))
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        again: Service = app.state.service
+        page = await again.logs.page(attempt.job, keeping.Wanted(), 0, 10, again.now())
+        assert texts(page) == ["a", "b"]
+        assert await again.logs.take(Printer(job=attempt.job, attempt=attempt.name), frame(1, ["a", "b", "c"])) == 1
