@@ -25,7 +25,10 @@ from surefoot_service.policy.forecast import forecast, pace_of
 TRAINERS = (1, 2, 4)
 SUB_TASKS = 8
 # samples a step, and config beside the steps
-JOBS = {"digits": (64, {"eval_every": 50}), "charlm": (16, {})}
+JOBS = {
+    "digits": (64, {"eval_every": 50}),
+    "charlm": (16, {"width": 64, "heads": 2, "layers": 2, "context": 64, "eval_every": 25}),
+}
 # as the control plane leaves out the first steps of a generation
 WARM = 2
 
