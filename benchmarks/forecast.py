@@ -25,7 +25,10 @@ from surefoot_service.policy.forecast import forecast, pace_of
 TRAINERS = (1, 2, 4)
 SUB_TASKS = 8
 # samples a step, and config beside the steps
-JOBS = {"digits": (64, {"eval_every": 50}), "charlm": (16, {})}
+JOBS = {
+    "digits": (64, {"eval_every": 50}),
+    "charlm": (16, {"width": 64, "heads": 2, "layers": 2, "context": 64, "eval_every": 25}),
+}
 # as the control plane leaves out the first steps of a generation
 WARM = 2
 
@@ -84,9 +87,10 @@ def compare(example: str, steps: int) -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--examples", nargs="+", choices=sorted(JOBS), default=sorted(JOBS))
     parser.add_argument("--save", action="store_true")
     args = parser.parse_args()
-    lines = [line for example in JOBS for line in compare(example, args.steps)]
+    lines = [line for example in args.examples for line in compare(example, args.steps)]
     heads = ["example", "trainers", "by", "the rest, forecast (s)", "the rest, took (s)", "error"]
     text = f"{machine()}; {args.steps} steps, forecast after a third\n\n{table(heads, lines)}"
     print(text)
