@@ -469,3 +469,27 @@ def test_a_long_string_is_cut_to_its_end() -> None:
     assert isinstance(text, str)
     assert text.endswith("xthe error")
     assert len(text) == 100_000
+
+
+@pytest.mark.parametrize(
+    ("answer", "stored"),
+    [
+        (httpx.Response(404, text="<html>no such backend"), None),
+        (httpx.Response(408, text="too slow", headers={"Content-Type": "application/problem+json"}), None),
+        (httpx.Response(429, text="not now", headers={"Content-Type": "application/problem+json"}), None),
+        (httpx.Response(503, text="away", headers={"Content-Type": "application/problem+json"}), None),
+        (httpx.Response(410, text="over", headers={"Content-Type": "application/problem+json"}), False),
+        (httpx.Response(422, text="no frames", headers={"Content-Type": "application/problem+json"}), False),
+    ],
+    ids=lambda value: str(value.status_code) if isinstance(value, httpx.Response) else "",
+)
+async def test_printed_lines_are_given_up_by_the_control_planes_own_word_alone(
+    answer: httpx.Response, stored: bool | None
+) -> None:
+    """None: the answer is no such word, so that they are sent again, and stored."""
+    answers = [answer, httpx.Response(200, json={"stored": 1})]
+    client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: answers.pop(0)))
+    uplink = HttpUplink("http://plane/", "a-1", "secret", "a-1/supervisor-1", client=client)
+    assert await uplink.logs(b"frames") is (stored is None)
+    assert len(answers) == (0 if stored is None else 1)
+    await client.aclose()

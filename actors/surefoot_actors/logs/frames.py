@@ -27,6 +27,8 @@ class Frame(NamedTuple):
     first: int
     lines: int
     content: bytes
+    # of the content, unpacked
+    text_bytes: int
 
     @property
     def end(self) -> int:
@@ -74,8 +76,9 @@ class Frames:
             self._tell_lost()
         if not self._count:
             return
-        content = zlib.compress("\n".join(self._runs).encode("utf-8", "replace"), 1)
-        self._waiting.append(Frame(self._next, self._count, content))
+        text = "\n".join(self._runs).encode("utf-8", "replace")
+        content = zlib.compress(text, 1)
+        self._waiting.append(Frame(self._next, self._count, content, len(text)))
         self._waiting_bytes += len(content)
         self._next += self._count
         self._runs, self._size, self._count = [], 0, 0

@@ -23,8 +23,10 @@ log = structlog.get_logger()
 
 # Frames travel together for so long: a body a second and not one a trainer.
 _TOGETHER_S = 0.5
-# of a body
+# Of a body. What is refused is lost, and the control plane takes no more than ten times as much text, and five times as many frames.
 _BODY_BYTES = 512 * 1024
+_BODY_FRAMES = 200
+_BODY_TEXT_BYTES = 6 * 1024 * 1024
 _LONGEST_FRAME = 4 * 1024 * 1024
 _SOURCE = re.compile(r"^[a-z][a-z0-9]{0,20}-[0-9a-f]{8}$")
 
@@ -40,6 +42,8 @@ class LogSink(Protocol):
 class _Arrived:
     head: FrameHead
     content: bytes
+    # of its lines, unpacked
+    text_bytes: int
     link: asyncio.StreamWriter
 
 
@@ -65,12 +69,12 @@ class LogRelay:
         try:
             while line := await reader.readline():
                 match line.decode().split():
-                    case ["frame", source, first, count, size] if self._is_of(source, name):
+                    case ["frame", source, first, count, size, text_bytes] if self._is_of(source, name):
                         head = FrameHead(source=source, first=int(first), count=int(count), bytes=int(size))
                         if head.bytes > _LONGEST_FRAME:
                             return
                         content = await reader.readexactly(head.bytes)
-                        self._arrived.append(_Arrived(head, content, writer))
+                        self._arrived.append(_Arrived(head, content, int(text_bytes), writer))
                         self._work.set()
                     case ["over"]:
                         return
@@ -112,8 +116,11 @@ class LogRelay:
     def _some(self) -> list[_Arrived]:
         """Take the oldest that fit into one body, one at least."""
         some = [self._arrived.popleft()]
-        room = _BODY_BYTES - len(some[0].content)
-        while self._arrived and (room := room - len(self._arrived[0].content)) >= 0:
+        room, text_room = _BODY_BYTES - len(some[0].content), _BODY_TEXT_BYTES - some[0].text_bytes
+        while self._arrived and len(some) < _BODY_FRAMES:
+            room, text_room = room - len(self._arrived[0].content), text_room - self._arrived[0].text_bytes
+            if room < 0 or text_room < 0:
+                break
             some.append(self._arrived.popleft())
         return some
 

@@ -131,9 +131,10 @@ class HttpUplink:
 
         async def post() -> int:
             response = await self._ask("POST", "/logs", content=body, headers={"Content-Type": LOGS_TYPE})
-            if response.status_code >= 500 or response.is_redirect:
+            is_refused = _is_over(response) or _is_refused(response, len(body))
+            if not response.is_success and not is_refused:
                 raise _AwayError(f"{response.status_code}: {response.text[:500]}")
-            if not response.is_success:
+            if is_refused:
                 log.warning("lines_refused", status=response.status_code, why=response.text[:500])
             return response.status_code
 
@@ -281,6 +282,11 @@ def _is_refused(response: httpx.Response, num_bytes: int) -> bool:
     return is_problem or (response.status_code == _TOO_LARGE and num_bytes > _SMALL_BYTES)
 
 
+def _is_over(response: httpx.Response) -> bool:
+    """Whether the control plane itself knows this attempt no more."""
+    return response.status_code in _GONE and response.headers.get("Content-Type", "").startswith(_PROBLEM)
+
+
 class _Forgetting:
     """Takes the token out of a request once that is sent."""
 
@@ -298,7 +304,7 @@ class _Forgetting:
 
 
 def _read(model: type[M], response: httpx.Response) -> M:
-    if response.status_code in _GONE and response.headers.get("Content-Type", "").startswith(_PROBLEM):
+    if _is_over(response):
         raise _GoneError(f"the control plane answers {response.status_code}: {response.text[:500]}")
     if not response.is_success:
         raise _AwayError(f"{response.status_code}: {response.text[:500]}")
