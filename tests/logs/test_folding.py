@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from surefoot_actors.logs.folding import LONGEST_LINE, Folder, step_mark
@@ -36,6 +36,7 @@ def _lines(folder: Folder, chunks: list[bytes]) -> list[tuple[int, str]]:
 
 
 @given(st.lists(_PIECES), st.lists(st.integers(0, 60)))
+@example([b"epoch 1", b"\r\n", b" ", b"\n"], [9])
 def test_it_does_not_matter_how_bytes_are_cut(pieces: list[bytes], cuts: list[int]) -> None:
     data = b"".join(pieces)
     ends = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})

@@ -4,7 +4,8 @@ Run as `python -I -S -c ... PID PIDFD OUT_FD ERR_FD STEP_FD LIFE_FD ATTEMPT NAME
 that are the trainer's standard output and error, so that neither the trainer's interpreter lock nor its death stands between a line and
 the control plane. Its standard input carries lines "server HOST PORT SECRET" (where to ship to now) and "hide HEX" (a value to be masked).
 
-To the supervisor: "frame SOURCE FIRST COUNT BYTES TEXT" (TEXT: bytes unpacked) and the frame's bytes; "over": the process has ended, and all of it is stored.
+To the supervisor: "frame SOURCE FIRST COUNT BYTES TEXT_BYTES" and the frame's bytes, which are TEXT_BYTES once unpacked; "over": the
+process has ended, and all of it is stored.
 From it: "stored SOURCE BELOW": lines with lower numbers are stored for good.
 """
 

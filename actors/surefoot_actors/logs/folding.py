@@ -98,5 +98,7 @@ class Folder:
 
 def _last_state(line: bytes) -> bytes:
     """What a terminal shows in the end of a line with carriage returns."""
+    if b"\r" not in line:
+        return line
     states = line.split(b"\r")
     return next((state for state in reversed(states) if state.strip()), b"")
