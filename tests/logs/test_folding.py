@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from surefoot_actors.logs.folding import LONGEST_LINE, Folder, step_mark
+from surefoot_actors.masking import Masking
 
 pytestmark = pytest.mark.unit
 
@@ -75,3 +76,10 @@ def test_a_line_without_an_end_takes_bounded_memory() -> None:
     states = [piece for n in range(100_000) for piece in folder.feed(b"\r%d%%" % n)]
     assert states == []
     assert folder.flush() == [(-1, "99999%\n")]
+
+
+def test_of_a_secret_across_the_cut_nothing_is_left() -> None:
+    secret = "a-secret-value"
+    for before in range(LONGEST_LINE - 2 * len(secret), LONGEST_LINE + 1):
+        line = "x" * before + secret + "y" * 100
+        assert "a-s" not in _lines(Folder(Masking([secret]).text), [f"{line}\n".encode()])[0][1]

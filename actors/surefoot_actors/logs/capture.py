@@ -26,7 +26,7 @@ from typing_extensions import Buffer
 
 import surefoot_actors
 from surefoot_actors.liveness.watchdog_process import Watched
-from surefoot_actors.logs.collector import CHUNK_BYTES, STEP
+from surefoot_actors.logs.collector import CHUNK_BYTES, PASSES, STEP
 from surefoot_actors.logs.folding import step_mark
 from surefoot_actors.sealed import Sealed
 
@@ -34,9 +34,9 @@ __all__ = ["Capture", "Printing", "begin_step", "hide"]
 
 # As much as an unprivileged process may have in a pipe.
 _PIPE_BYTES = 1024 * 1024
-# A pipe with less room than this at two looks in a row, so far apart, is not read.
-_ROOM_BYTES = 64 * 1024
-_LOOK_S = 0.5
+# A collector is replaced that has not read at so many looks in a row, so far apart, while a pipe may be full.
+_LOOKS, _LOOK_S = 3, 0.5
+_PAGE_BYTES = 4096
 _RESTART_S = 1.0
 _RUN = "import sys; sys.path.append({!r}); from surefoot_actors.logs.collector import main; main(sys.argv)"
 
@@ -78,13 +78,15 @@ class Capture:
         self._life = -1
         self._pipes: tuple[int, int] = (-1, -1)
         self._step_fd = -1
+        self._ended = threading.Event()
 
     def start(self) -> None:
         """Put pipes in the places of standard output and error, and start the collector."""
         global _step, _capture
         self._step_fd = os.memfd_create("surefoot-step")
-        os.ftruncate(self._step_fd, STEP.size)
-        _step, _capture = mmap.mmap(self._step_fd, STEP.size), self
+        os.ftruncate(self._step_fd, STEP.size + PASSES.size)
+        self._shared = mmap.mmap(self._step_fd, STEP.size + PASSES.size)
+        _step, _capture = self._shared, self
         begin_step(-1)
         out, err = _pipe(), _pipe()
         self._pipes = out[0], err[0]
@@ -112,7 +114,8 @@ class Capture:
             self._write("".join(f"hide {value.encode().hex()}\n" for value in new))
 
     def end(self) -> None:
-        """Print no more: what was printed is shipped, and the collector ends."""
+        """Print no more: what was printed is shipped, and the collector ends, the last one."""
+        self._ended.set()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -140,8 +143,9 @@ class Capture:
         finally:
             for number in (pidfd, theirs):
                 os.close(number)
-        self._tell_server()
+        # what is to be masked comes first: the collector reads nothing before it knows the server
         self._write("".join(f"hide {value.encode().hex()}\n" for value in self._hidden))
+        self._tell_server()
 
     def _tell_server(self) -> None:
         (host, port), secret = self._server
@@ -158,10 +162,10 @@ class Capture:
     # ---- the thread that keeps the pipes read
 
     def _keep(self) -> None:
-        pause = threading.Event()
         while True:
             lost = self._watch()
-            pause.wait(_RESTART_S)
+            if self._ended.wait(_RESTART_S):
+                return
             lost += self._drain()
             with self._lock:
                 self._close()
@@ -178,19 +182,20 @@ class Capture:
         pid = os.read(self._life, 20)
         if not pid:
             return 0
-        full, poller = 0, select.poll()
+        passes, idle, poller = -1, 0, select.poll()
         poller.register(self._life, select.POLLIN)
         while not poller.poll(_LOOK_S * 1000):
-            full = full + 1 if any(_filled(fd) > _PIPE_BYTES - _ROOM_BYTES for fd in self._pipes) else 0
-            if full > 1:
+            before, passes = passes, PASSES.unpack_from(self._shared, STEP.size)[0]
+            idle = idle + 1 if passes == before and any(map(_may_be_full, self._pipes)) else 0
+            if idle >= _LOOKS:
                 os.kill(int(pid), signal.SIGKILL)  # its end of the pipe is open: it is still this one
                 poller.poll()
                 return self._drain()
         return 0
 
     def _drain(self) -> int:
-        """Throw away what is in pipes that are nearly full."""
-        return sum(len(os.read(fd, CHUNK_BYTES)) for fd in self._pipes if _filled(fd) > _PIPE_BYTES - _ROOM_BYTES)
+        """Throw away what is in pipes that may be full."""
+        return sum(len(os.read(fd, CHUNK_BYTES)) for fd in self._pipes if _may_be_full(fd))
 
     def _close(self) -> None:
         if self._life >= 0:
@@ -236,3 +241,8 @@ def _filled(fd: int) -> int:
     """How many bytes are in a pipe."""
     answer: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
     return answer
+
+
+def _may_be_full(fd: int) -> bool:
+    """Whether a write to a pipe may have to wait. Each write may take a page of its own, unless it fits into the last one's."""
+    return _filled(fd) > max(0, fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) // 2 - _PAGE_BYTES)

@@ -23,10 +23,12 @@ from surefoot_actors.logs.folding import Folder
 from surefoot_actors.logs.frames import FRAME_BYTES, LOST, Frame, Frames
 from surefoot_actors.masking import Masking
 
-__all__ = ["CHUNK_BYTES", "STEP", "Collector", "main"]
+__all__ = ["CHUNK_BYTES", "PASSES", "STEP", "Collector", "main"]
 
 # what a trainer's memory says of its step
 STEP = struct.Struct("q")
+# and, after it, how often its collector has looked for something to read
+PASSES = struct.Struct("q")
 CHUNK_BYTES = 256 * 1024
 # Between reads: so that a process which prints line by line wakes this one 50 times a second, not ten thousand times.
 _REST_S = 0.02
@@ -52,6 +54,7 @@ class Shipper:
         self.changed = threading.Event()
         self._over = threading.Event()
         self._server: Server | None = None
+        self.has_server = False
         # frames with lower numbers are sent over the present connection
         self._sent = 0
         threading.Thread(target=self._run, name="ship", daemon=True).start()
@@ -59,6 +62,7 @@ class Shipper:
     def ship_to(self, server: Server) -> None:
         with self.lock:
             self._server = server
+        self.has_server = True
         self.changed.set()
 
     def finish(self) -> None:
@@ -130,7 +134,7 @@ class Collector:
     def __init__(self, process: Process, pipes: dict[int, str], step_fd: int, name: str, link: Link, lost: int) -> None:
         """`lost`: bytes that a collector before this one left unread in vain."""
         self._process, self._step_fd = process, step_fd
-        self._pipes = {fd: (stream, Folder()) for fd, stream in pipes.items()}
+        self._pipes = {fd: (stream, Folder(self._masked)) for fd, stream in pipes.items()}
         self._heard = dict.fromkeys(pipes, time.monotonic())
         self._frames = Frames()
         self._shipper = Shipper(f"{name}-{os.urandom(4).hex()}", link, self._frames)
@@ -140,6 +144,7 @@ class Collector:
         # the step that was under way when a pipe was seen empty: what comes later is of it, or of a later one
         self._floor = -1
         self._opened: float | None = None
+        self._passes = 0
         for fd in pipes:
             os.set_blocking(fd, False)
         if lost:
@@ -147,6 +152,7 @@ class Collector:
 
     def run(self) -> None:
         """Collect to the end."""
+        self._begin()
         while self._pipes and not self._process.dead():
             self._wait()
             step = self._step()
@@ -158,6 +164,12 @@ class Collector:
             pass
         self._end()
 
+    def _begin(self) -> None:
+        """Read nothing before it is known what is to be masked: it is told before the server is."""
+        while self._stdin is not None and not self._shipper.has_server and not self._process.dead():
+            select.select([0, self._process.pidfd], [], [])
+            self._take_stdin()
+
     def _wait(self) -> None:
         poller = select.poll()
         for fd in (self._process.pidfd, *self._pipes):
@@ -168,6 +180,8 @@ class Collector:
 
     def _read(self) -> int:
         """Read what is there, once from each pipe; return how many bytes that was."""
+        self._passes += 1
+        os.pwrite(self._step_fd, PASSES.pack(self._passes), STEP.size)
         found = [(fd, data) for fd in tuple(self._pipes) if (data := self._take(fd)) is not None]
         # After the pipes: what was to be hidden before something was printed is known by the time that this is read.
         self._take_stdin()
@@ -198,11 +212,14 @@ class Collector:
 
     def _add(self, text: str, step: int, stream: str) -> None:
         with self._shipper.lock:
-            self._frames.add(self._masking.text(text), at_ms=time.time_ns() // 1_000_000, step=step, stream=stream)
+            self._frames.add(text, at_ms=time.time_ns() // 1_000_000, step=step, stream=stream)
             if self._frames.open_bytes >= FRAME_BYTES:
                 self._frames.close()
         if self._opened is None:
             self._opened = time.monotonic()
+
+    def _masked(self, text: str) -> str:
+        return self._masking.text(text)
 
     def _say(self, sentence: str) -> None:
         self._add(f"{sentence}\n", self._step(), LOST)

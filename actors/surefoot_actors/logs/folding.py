@@ -7,6 +7,7 @@ program may print ten thousand a second, on the cores that it trains on.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 __all__ = ["LONGEST_LINE", "Folder", "step_mark"]
 
@@ -29,7 +30,9 @@ def step_mark(step: int) -> bytes:
 class Folder:
     """One stream of one process. Texts that it returns are whole lines, each with its line break."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Callable[[str], str] = str) -> None:
+        """`mask` takes secrets out of lines, before what is too long is cut: half a secret is not found."""
+        self._mask = mask
         self._rest = b""
         self._step = -1
         # the line under way was too long: what comes of it is dropped
@@ -91,6 +94,7 @@ class Folder:
         text = whole.decode(errors="replace")
         if "\x1b" in text:
             text = _ESCAPES.sub("", text)
+        text = self._mask(text)
         if len(text) > LONGEST_LINE:
             text = _LONG.sub(rf"\1 ... (cut: a line has at most {LONGEST_LINE} characters)", text)
         return [(max(self._step, floor), text)]
