@@ -83,8 +83,8 @@ def process(script: str) -> Iterator[subprocess.Popen[str]]:
 
 async def until(told: Told, text: str) -> None:
     async with asyncio.timeout(LIMIT_S):
-        while text not in told.texts():
-            await asyncio.sleep(0.05)  # noqa: ASYNC110  what is printed in another process rings nobody here
+        while text not in told.texts():  # noqa: ASYNC110  what is printed in another process rings nobody here
+            await asyncio.sleep(0.05)
 
 
 async def test_after_the_end_no_collector_is_started() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from surefoot_service.settings import Settings
 from surefoot_service.store import logs as index
 from surefoot_service.store.jobs import change_state, lock
 from surefoot_service.store.logs import Printer
-from surefoot_service.store.tables import JobRow
+from surefoot_service.store.tables import AttemptRow, JobRow
 
 from .helpers import LIMIT_S, Attempt
 
@@ -280,3 +281,81 @@ async def test_lines_outlive_the_service(settings: Settings, client: httpx.Async
         page = await again.logs.page(attempt.job, keeping.Wanted(), 0, 10, again.now())
         assert texts(page) == ["a", "b"]
         assert await again.logs.take(Printer(job=attempt.job, attempt=attempt.name), frame(1, ["a", "b", "c"])) == 1
+
+
+async def test_what_a_fenced_attempt_printed_is_kept_although_the_service_is_new(
+    client: httpx.AsyncClient, attempt: Attempt, service: Service
+) -> None:
+    """A new one, or another replica, has heard nothing of its token before."""
+    await service.database.write(lambda session: _fence(session, attempt.name, service.now()))
+    service.tokens.hashes.clear()
+    assert (await tell(attempt, frame(1, ["why it was given up"]))).json() == {"stored": 1}
+    service.tokens.hashes.clear()
+    assert (await attempt.uplink()).status_code == 410
+
+
+def _fence(session: Any, attempt: str, now: Any) -> None:
+    session.get(AttemptRow, attempt).fenced_at = now
+
+
+async def test_who_reads_while_files_are_joined_misses_and_doubles_nothing(
+    client: httpx.AsyncClient, attempt: Attempt, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look into the index and the reading of any of the files, all of them are joined and removed."""
+    monkeypatch.setattr(keeping, "_MANY", 10)
+    monkeypatch.setattr(keeping, "_LOOK_AFTER", 1_000_000)
+    lines = [f"line {n}" for n in range(1, 11)]
+    search = service.logs._search
+    for nth in (0, 4, 9):
+        for how in ({"start": 0}, {"tail": 10}):
+            source = f"t{nth}{how.get('tail', 0)}-00000000"
+            for n, text in enumerate(lines, 1):
+                await tell(attempt, frame(n, [text], source=source))
+            loop, calls = asyncio.get_running_loop(), count()
+
+            def joins_first(*args: Any, loop: Any = loop, calls: Any = calls, nth: int = nth) -> Any:
+                if next(calls) == nth:
+                    assert asyncio.run_coroutine_threadsafe(service.logs.tidy(attempt.job), loop).result()
+                    names = {row.name for row in asyncio.run_coroutine_threadsafe(
+                        service.database.read(index.chunks, attempt.job, 0, 100), loop).result()}  # fmt: skip
+                    folder = Path(service.settings.log_place) / attempt.job
+                    _wait_until(lambda: {file.name for file in folder.iterdir()} == names)
+                return search(*args)
+
+            monkeypatch.setattr(service.logs, "_search", joins_first)
+            page = await read(client, attempt.job, trainer=source.partition("-")[0], **how)
+            monkeypatch.setattr(service.logs, "_search", search)
+            assert texts(page) == lines, (nth, how)
+            await client.get("/v1/health")
+
+
+async def test_files_that_cannot_be_joined_do_not_keep_later_ones_from_it(
+    client: httpx.AsyncClient, attempt: Attempt, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "_MANY", 4)
+    monkeypatch.setattr(keeping, "_LOOK_AFTER", 1)
+    monkeypatch.setattr(keeping, "_SMALL_BYTES", 2_000)
+    numbers = iter(range(1, 1000))
+    for _ in range(6):  # small and large by turns: no two small ones are neighbours
+        await tell(attempt, frame(next(numbers), ["small"]))
+        await tell(attempt, frame(next(numbers), [secrets.token_hex(4_000)]))
+    for _ in range(40):
+        await tell(attempt, frame(next(numbers), ["small"]))
+    assert len(await service.database.read(index.chunks, attempt.job, 0, 1000)) < 20
+
+
+async def test_of_lines_that_come_while_their_job_is_deleted_no_file_stays(
+    client: httpx.AsyncClient, attempt: Attempt, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _end(client, attempt.job, service)
+    write, loop = service.logs._files.write, asyncio.get_running_loop()
+    folder = Path(service.settings.log_place) / attempt.job
+
+    def deleted_first(job: str, content: bytes) -> str:
+        deletion = asyncio.run_coroutine_threadsafe(client.delete(f"/v1/jobs/{job}"), loop)
+        assert deletion.result().status_code == 204
+        return write(job, content)
+
+    monkeypatch.setattr(service.logs._files, "write", deleted_first)
+    assert (await tell(attempt, frame(1, ["a"]))).status_code == 404
+    await asyncio.to_thread(_wait_until, lambda: not list(folder.iterdir()))

@@ -78,14 +78,14 @@ def lines_of(content: bytes, first: int, wanted: Wanted, start: int = 0) -> Iter
         run = json.loads(row)
         end = number + run["x"].count("\n")
         if end > start and wanted.matches(run):
-            yield from (line for line in _lines(run, number, wanted) if line.number >= start)
+            yield from _lines(run, number, wanted, start)
         number = end
 
 
-def _lines(run: dict[str, Any], number: int, wanted: Wanted) -> Iterator[LogLine]:
+def _lines(run: dict[str, Any], number: int, wanted: Wanted, start: int) -> Iterator[LogLine]:
     at = _moment(run["t"])
     for n, text in enumerate(run["x"].split("\n")[:-1], number):
-        if wanted.contains is None or wanted.contains in text:
+        if n >= start and (wanted.contains is None or wanted.contains in text):
             yield LogLine(
                 number=n, attempt=run["a"], trainer=run["w"], step=run["s"], at=at, stream=run["f"], text=text
             )

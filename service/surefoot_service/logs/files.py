@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -62,9 +63,11 @@ class LogFolder:
                     system.rm_file(path)
 
     def remove_all(self, job: str) -> None:
-        """Remove all of a job's files, those too that no index knows."""
+        """Remove all of a job's files, those too that no index knows. Raises OSError for what cannot be removed."""
         if self._folder is not None:
-            shutil.rmtree(self._folder / job, ignore_errors=True)
+            while (folder := self._folder / job).exists():
+                with contextlib.suppress(FileNotFoundError):  # another removes the same
+                    shutil.rmtree(folder)
             return
         system, path = fsspec.core.url_to_fs(f"{self._place}/{job}")
         if system.exists(path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import count, islice
@@ -13,6 +14,7 @@ from typing import ParamSpec, TypeVar
 import structlog
 
 from surefoot.logs import LogLine, LogPage
+from surefoot_service.errors import NotFoundError, OverError
 from surefoot_service.logs.chunks import Chunk, Wanted, lines_of, pack
 from surefoot_service.logs.files import LogFolder
 from surefoot_service.logs.told import Told, read_body
@@ -94,7 +96,7 @@ class LogKeeper:
                 over=over,
                 max_bytes=self._max_bytes,
             )
-        except MovedOnError:
+        except (MovedOnError, NotFoundError, OverError):
             self._forget(printer.job, [name])
             raise
         self._forget(printer.job, gone)
@@ -102,7 +104,7 @@ class LogKeeper:
 
     async def tidy(self, job: str) -> bool:
         """Join small files where there are many; return whether there were."""
-        small = await self._database.read(index.small_chunks, job, _SMALL_BYTES, _MANY)
+        small = await self._database.read(index.small_chunks, job, _SMALL_BYTES, _JOINED_TEXT // 2, _MANY)
         if len(small) < _MANY:
             return False
         run = _neighbours(small)
@@ -142,7 +144,11 @@ class LogKeeper:
             if not rows:
                 break
             for row in rows:
-                found += await self._lines(job, row, wanted, at, limit - len(found))
+                try:
+                    found += await self._lines(job, row, wanted, at, limit - len(found))
+                except FileNotFoundError:
+                    if not await self._is_missing(job, row):
+                        break  # it was joined with others, or has just gone with the oldest: the index says what there is
                 at = row.first + row.lines if len(found) < limit else found[-1].number + 1
                 if len(found) >= limit or time.monotonic() > end:
                     break
@@ -155,31 +161,40 @@ class LogKeeper:
         """Return the last lines that are looked for, up to `limit`, as far as one look goes. Raises NotFoundError."""
         kept = await self._database.read(index.kept, job, now)
         found: list[LogLine] = []
-        at, end = kept.end, time.monotonic() + _LOOK_S
+        at, stop, end = kept.end, kept.end, time.monotonic() + _LOOK_S
         while at > kept.first and len(found) < limit and time.monotonic() < end:
             rows = await self._database.read(index.last_chunks, job, at, _SOME)
             if not rows:
                 break
             for row in rows:
-                found = (await self._lines(job, row, wanted, 0, None) + found)[-limit:]
-                at = row.first
+                try:
+                    found = (await self._lines(job, row, wanted, -1, limit) + found)[-limit:]
+                except FileNotFoundError:
+                    if not await self._is_missing(job, row):
+                        found, at = [], kept.end  # from the end again: what it was joined with may have been read
+                        break
+                at, stop = row.first, max(stop, row.first + row.lines)
                 if len(found) >= limit or time.monotonic() > end:
                     break
-        return LogPage(lines=tuple(found), next=kept.end, more=False, first=kept.first, done=kept.done)
+        return LogPage(lines=tuple(found), next=stop, more=False, first=kept.first, done=kept.done)
 
-    async def _lines(self, job: str, row: LogChunkRow, wanted: Wanted, start: int, most: int | None) -> list[LogLine]:
+    async def _lines(self, job: str, row: LogChunkRow, wanted: Wanted, start: int, most: int) -> list[LogLine]:
+        """Return the first `most` lines of a file from number `start` on; the last ones where `start` is -1. Raises FileNotFoundError."""
         if wanted.since is not None and row.at < wanted.since:
             return []
         return await self._on_a_thread(self._search, job, row, wanted, start, most)
 
-    def _search(self, job: str, row: LogChunkRow, wanted: Wanted, start: int, most: int | None) -> list[LogLine]:
-        try:
-            content = self._files.read(job, row.name)
-            return list(islice(lines_of(content, row.first, wanted, start), most))
-        except FileNotFoundError:
-            # the oldest have just gone, or it was joined with others: whoever reads on finds what there is
+    def _search(self, job: str, row: LogChunkRow, wanted: Wanted, start: int, most: int) -> list[LogLine]:
+        found = lines_of(self._files.read(job, row.name), row.first, wanted, max(0, start))
+        return list(deque(found, most) if start < 0 else islice(found, most))
+
+    async def _is_missing(self, job: str, row: LogChunkRow) -> bool:
+        """Whether the index still has a file that is not there."""
+        rows = await self._database.read(index.chunks, job, row.first, 1)
+        missing = bool(rows) and rows[0].name == row.name
+        if missing:
             log.warning("log_file_gone", job=job, name=row.name)
-            return []
+        return missing
 
     async def _on_a_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._waiting.run_with(_PATIENCE, Kind.LOGS, function, *args, **kwargs)

@@ -38,7 +38,7 @@ def check_metrics(headers: Headers, keys: Keys, metrics_token: str | None) -> No
 
 
 async def check_attempt(headers: Headers, attempt: str, known: KnownTokens, database: Database) -> None:
-    """Raise TokenError unless the request brings the attempt's token, or OverError where the attempt is over."""
+    """Raise TokenError unless the request brings the attempt's token. What it may do is said where its words are stored."""
     token = bearer(headers, "the attempt's token")
     if not is_attempt(attempt):
         raise TokenError("this is not the attempt's token")
@@ -46,5 +46,5 @@ async def check_attempt(headers: Headers, attempt: str, known: KnownTokens, data
     if known.knows(attempt, token_hash):
         return
     async with known.lookups:
-        await database.read(attempts.authorize, attempt, token)
+        await database.read(attempts.of_token, attempt, token)
     known.add(attempt, token_hash)

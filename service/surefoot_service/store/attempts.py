@@ -31,6 +31,7 @@ __all__ = [
     "lock_with",
     "make",
     "newest",
+    "of_token",
     "package_name",
     "package_uri",
     "unfinished",
@@ -111,11 +112,17 @@ def claim(
     return claimed, job.id
 
 
-def authorize(session: Session, attempt: str, token: str) -> str:
-    """Return the attempt's job. Raises TokenError for another token, OverError once the attempt is fenced."""
+def of_token(session: Session, attempt: str, token: str) -> AttemptRow:
+    """Return the attempt, which may be over. Raises TokenError for another token."""
     row = session.get(AttemptRow, attempt)
     if row is None or row.token_hash is None or not same(digest(token), row.token_hash):
         raise TokenError("this is not the attempt's token")
+    return row
+
+
+def authorize(session: Session, attempt: str, token: str) -> str:
+    """Return the attempt's job. Raises TokenError for another token, OverError once the attempt is fenced."""
+    row = of_token(session, attempt, token)
     if row.fenced_at is not None:
         raise OverError(f"attempt {attempt} is over: nothing it says counts any more")
     return row.job

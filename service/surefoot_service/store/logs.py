@@ -10,11 +10,11 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from surefoot.names import attempt_number
-from surefoot_service.errors import OverError, TokenError
-from surefoot_service.keys import digest, same
+from surefoot_service.errors import OverError
+from surefoot_service.store.attempts import of_token
 from surefoot_service.store.jobs import load, lock
 from surefoot_service.store.reading import has_ended
-from surefoot_service.store.tables import AttemptRow, JobRow, LogChunkRow, LogSourceRow
+from surefoot_service.store.tables import JobRow, LogChunkRow, LogSourceRow
 
 __all__ = [
     "Kept",
@@ -81,9 +81,7 @@ def authorize(session: Session, attempt: str, token: str, now: datetime) -> Prin
 
     A fenced attempt may tell what it printed: its lines are no part of the run, and people want to see why it was given up.
     """
-    row = session.get(AttemptRow, attempt)
-    if row is None or row.token_hash is None or not same(digest(token), row.token_hash):
-        raise TokenError("this is not the attempt's token")
+    row = of_token(session, attempt, token)
     job = session.scalar(select(JobRow).where(JobRow.id == row.job))
     if job is None or job.deleted_at is not None or (job.ended_at is not None and now - job.ended_at > _LAST_LINES):
         raise OverError(f"attempt {attempt} is over: what it prints is not kept any more")
@@ -185,10 +183,15 @@ def last_chunks(session: Session, job: str, below: int, limit: int) -> Sequence[
     return session.scalars(query.order_by(LogChunkRow.first.desc()).limit(limit)).all()
 
 
-def small_chunks(session: Session, job: str, num_bytes: int, limit: int) -> Sequence[LogChunkRow]:
-    """Return files that are smaller than this, oldest first."""
-    query = select(LogChunkRow).where(LogChunkRow.job == job, LogChunkRow.num_bytes < num_bytes)
-    return session.scalars(query.order_by(LogChunkRow.first).limit(limit)).all()
+def small_chunks(session: Session, job: str, num_bytes: int, text_bytes: int, limit: int) -> Sequence[LogChunkRow]:
+    """Return the newest files that are smaller than this, and have less text, oldest first.
+
+    The newest, since older ones that could not be joined with neighbours never can be.
+    """
+    query = select(LogChunkRow).where(
+        LogChunkRow.job == job, LogChunkRow.num_bytes < num_bytes, LogChunkRow.text_bytes < text_bytes
+    )
+    return session.scalars(query.order_by(LogChunkRow.first.desc()).limit(limit)).all()[::-1]
 
 
 def replace(session: Session, job: str, firsts: Sequence[int], chunk: NewChunk) -> bool:
