@@ -34,6 +34,7 @@ from surefoot_actors.protocol.membership.machine import (
     SaveState,
     Send,
     SetTimer,
+    Started,
     StartTrainer,
     StateSaved,
     Survivors,
@@ -164,6 +165,23 @@ def test_down_again_takes_back_what_was_asked_for() -> None:
     assert commands == (StartTrainer("t1"), StartTrainer("t2"))
     _, commands = after(state, hello("t1"), Resized(1))
     assert set(commands) == {CancelStart("t2"), Send("t1", End(incarnation=1, reason="not wanted any more"))}
+
+
+def gone(commands: tuple[Any, ...]) -> list[Any]:
+    """Who is told to be there no more."""
+    ends = (EventKind.TRAINER_LOST, EventKind.TRAINER_LEFT, EventKind.TRAINER_REFUSED)
+    return [c.data["trainer"] for c in commands if isinstance(c, Emit) and c.kind in ends]
+
+
+def test_whoever_was_told_to_be_there_is_told_to_be_gone() -> None:
+    """What a job has cost is read from it: one that is taken back costs no more."""
+    state, _ = after(founded(1), Resized(4), hello("t1"))
+    state, commands = apply(state, Started("t2"))
+    assert [c.kind for c in commands if isinstance(c, Emit)] == [EventKind.TRAINER_STARTED]
+    state, commands = apply(state, Resized(1))
+    assert sorted(gone(commands)) == ["t1", "t2", "t3"]
+    # it had started when it was taken back, which came to be known later
+    assert apply(state, Started("t3"))[1] == ()
 
 
 def test_a_drain_waits_till_nobody_is_in_a_round() -> None:
@@ -322,6 +340,7 @@ def resumed(trainers: tuple[str, ...], members: tuple[str, ...], finished: JobSt
 def test_only_members_of_the_newest_generation_survive() -> None:
     state, commands = resumed(("t0", "t3"), ("t0", "t1"))
     assert Kill("t3", "not a member of the newest generation") in commands
+    assert sorted(gone(commands)) == ["t1", "t3"]
     assert Send("t0", EndGeneration(number=7, incarnation=2)) in commands
     assert state.members == ("t0",)
 
