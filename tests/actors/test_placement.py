@@ -26,6 +26,12 @@ def test_the_cheaper_group_is_asked_first_of_those_that_hold_the_trainer() -> No
     assert order({**ALL, "spot": SPOT.model_copy(update={"max_nodes": 0})}, GPU, "L4") == ["owned"]
 
 
+@pytest.mark.parametrize("each", [GPU, Resources(cpus=1), Resources(cpus=64, gpus=8)])
+def test_a_group_of_which_only_a_price_is_said_may_hold_any_trainer(each: Resources) -> None:
+    """Its nodes count for the scheduler when they are there: were it not asked, the trainers of a started job would wait without end."""
+    assert order({"a": NodeGroup(price_per_hour=1.0, market="on-demand")}, each) == ["a"]
+
+
 def test_without_all_prices_the_priority_decides() -> None:
     unknown = {"a": OWNED.model_copy(update={"price_per_hour": None}), "b": SPOT.model_copy(update={"priority": 10})}
     assert order(unknown, GPU) == ["b", "a"]
@@ -87,7 +93,7 @@ def test_what_holds_for_every_table(groups: dict[str, NodeGroup], each: Resource
     assert set(names) <= set(groups)
     assert all(groups[name].max_nodes != 0 for name in names)
     if each.gpus:
-        assert all(groups[name].gpus >= each.gpus for name in names)
+        assert all(groups[name].gpus >= each.gpus or not groups[name].cpus for name in names)
         assert not device or all(groups[name].device in ("", device) for name in names)
     prices = [groups[name].price_per_hour for name in names]
     if None not in prices:
@@ -112,5 +118,5 @@ def test_a_device_has_room_for_the_fewest(groups: dict[str, NodeGroup], each: Re
     if device := device_for(groups, each, least):
         mine = [groups[name] for name in order(groups, each, device)]
         assert all(group.device == device for group in mine)
-        held = [9 if g.max_nodes is None else int(g.gpus / each.gpus) * g.max_nodes for g in mine]
+        held = [9 if g.max_nodes is None else (int(g.gpus / each.gpus) or 1) * g.max_nodes for g in mine]
         assert sum(held) >= least

@@ -52,7 +52,9 @@ def _holds(group: NodeGroup, each: Resources, device: str) -> bool:
 
 
 def _places(group: NodeGroup, each: Resources) -> int:
-    """How many such trainers a node holds. What is not said of it is no hindrance."""
+    """How many such trainers a node holds. What is not said of it is no hindrance: of a group that has a price alone, one."""
+    if not group.cpus and not group.gpus:
+        return 1
     by_cpu = int(group.cpus / each.cpus + 1e-9) if group.cpus else 1
     return min(by_cpu, int(group.gpus / each.gpus + 1e-9)) if each.gpus else by_cpu
 
