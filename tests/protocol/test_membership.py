@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
@@ -95,7 +97,7 @@ def report(trainer: str, state: MembershipState, **said: Any) -> MessageReceived
         "generation": 1,
         "store": (trainer, 1),
     }
-    return MessageReceived(Report(trainer=trainer, **told, **(usual | said)))
+    return MessageReceived(Report(trainer=trainer, **(told | usual | said)))
 
 
 def founded(target: int = 2) -> MembershipState:
@@ -182,6 +184,56 @@ def test_whoever_was_told_to_be_there_is_told_to_be_gone() -> None:
     assert sorted(gone(commands)) == ["t1", "t2", "t3"]
     # it had started when it was taken back, which came to be known later
     assert apply(state, Started("t3"))[1] == ()
+
+
+def _said(state: MembershipState, what: str, trainer: str, number: int) -> Any:
+    """Something that may happen to this trainer, as the generation is now."""
+    generation = state.generation.number if state.generation else 1
+    match what:
+        case "hello":
+            return hello(trainer)
+        case "parked":
+            return MessageReceived(Parked(trainer=trainer, generation=generation, round=3))
+        case "report":
+            return report(trainer, state, generation=generation, parked=number % 2 == 0)
+        case "stateless":
+            return report(trainer, state, generation=generation, round=-1, retained=False)
+        case "resized":
+            return Resized(1 + number)
+        case "notice":
+            return notice(trainer)
+        case "suspected":
+            return Suspected(trainer, "silent")
+        case "lost":
+            return Lost(trainer, "killed")
+        case _:
+            return Started(trainer)
+
+
+_WHAT = ("started", "hello", "parked", "report", "stateless", "resized", "notice", "suspected", "lost")
+
+
+@given(
+    target=st.integers(1, 3),
+    story=st.lists(st.tuples(st.sampled_from(_WHAT), st.integers(0, 2), st.integers(0, 2)), max_size=40),
+)
+def test_only_who_is_there_is_told_to_be_there(target: int, story: list[tuple[str, int, int]]) -> None:
+    state, _ = begin(MembershipState(num_sub_tasks=4, target=target, min_trainers=1, max_failures=99))
+    told: set[str] = set()
+    for what, which, number in story:
+        there = (*state.members, *state.ready, *state.starting)
+        if not there:
+            break
+        state, commands = apply(state, _said(state, what, there[which % len(there)], number))
+        if Reserve() in commands:
+            state, more = apply(state, Reserved(state.number + 1, f"n{state.number + 1}"))
+            commands += more
+        if state.ended:
+            break
+        began = (EventKind.TRAINER_STARTED, EventKind.TRAINER_READY)
+        told |= {str(c.data["trainer"]) for c in commands if isinstance(c, Emit) and c.kind in began}
+        told -= set(gone(commands))
+        assert told <= {*state.members, *state.ready, *state.starting}
 
 
 def test_a_drain_waits_till_nobody_is_in_a_round() -> None:
@@ -411,8 +463,9 @@ def test_part_of_a_lost_state_founds_no_run() -> None:
     """A joiner was cut short at round 3; then the only one with state was lost, and the joiner began from round 0."""
     state, _ = after(founded(1), Resized(2), hello("t1"), MessageReceived(Parked(trainer="t0", generation=1, round=3)))
     state, _ = after(state, report("t0", state, parked=True), Lost("t0", "killed"))
-    state, commands = after(state, report("t1", state, round=-1, retained=False))
+    state, commands = apply(state, report("t1", state, round=-1, retained=False))
     assert Kill("t1", "it may hold part of a state that is lost") in commands
+    assert gone(commands) == ["t1"]
     assert state.ready == ()
 
 
