@@ -17,12 +17,12 @@ from .helpers import JSON, Attempt, batch, make_event, start_attempt
 OPEN = {"/v1/health", "/v1/ready"}
 
 
-def operations(app: FastAPI) -> list[tuple[str, str, set[str]]]:
+def operations(app: FastAPI) -> list[tuple[str, str, frozenset[str]]]:
     """Method, path, and the names of the tokens that open it."""
     found = []
     for path, methods in app.openapi()["paths"].items():
         for method, operation in methods.items():
-            schemes = {name for way in operation.get("security", []) for name in way}
+            schemes = frozenset(name for way in operation.get("security", []) for name in way)
             found.append((method.upper(), path, schemes))
     return found
 
@@ -34,21 +34,32 @@ async def status(client: httpx.AsyncClient, method: str, path: str, token: str |
     return (await client.request(method, url, headers=headers, content=content)).status_code
 
 
+METRICS_TOKEN = "m" * 40
+# by what an operation says of itself, which tokens open it
+OPENED_BY = {
+    frozenset({"user"}): {"user"},
+    frozenset({"attempt"}): {"attempt"},
+    frozenset({"metrics"}): {"metrics", "user"},
+}
+
+
+@pytest.mark.parametrize("settings_more", [{"metrics_token": METRICS_TOKEN}], indirect=True)
 async def test_every_operation_takes_its_own_token_alone(
     app: FastAPI, anonymous: httpx.AsyncClient, client: httpx.AsyncClient, attempt: Attempt, service: Service
 ) -> None:
     user = client.headers["Authorization"].removeprefix("Bearer ")
     names = {"attempt": attempt.name, "job": attempt.job}
-    seen = set()
+    seen: set[str] = set()
     for method, path, schemes in operations(app):
         if path in OPEN or path.endswith("/claim"):
             continue  # who claims has a code
-        assert schemes in ({"user"}, {"attempt"}), (path, "every other operation needs a token")
+        assert schemes in OPENED_BY, (path, "every other operation needs a token")
         seen |= schemes
-        others = [None, "x", attempt.token if schemes == {"user"} else user]
+        tokens = {"user": user, "attempt": attempt.token, "metrics": METRICS_TOKEN}
+        others = [None, "x", *(tokens[name] for name in tokens.keys() - OPENED_BY[schemes])]
         told = [await status(anonymous, method, path, token, **names) for token in others]
-        assert told == [401, 401, 401], (method, path)
-    assert seen == {"user", "attempt"}
+        assert told == [401] * len(others), (method, path)
+    assert seen == {"user", "attempt", "metrics"}
 
 
 async def test_an_attempts_token_is_of_no_use_for_another_attempt(

@@ -229,11 +229,8 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
             return completion.parked(state, message)
         case Done():
             return completion.done(state, message)
-        case Returned(trainer=trainer):
-            # in any phase, and whichever supervisor elected it: every step was committed by then
-            if trainer != state.elected and trainer not in state.members:
-                return state, ()
-            return end(state, JobState.SUCCEEDED, "every step is committed and the train function returned")
+        case Returned():
+            return completion.returned(state, message)
         case Raised():
             return raising.raised(state, message)
         case GroupFailed(trainer=trainer, generation=number, reason=reason):
