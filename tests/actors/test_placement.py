@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surefoot.node_groups import NodeGroup
-from surefoot.spec import Resources
+from surefoot.spec import JobSpec, Resources
 from surefoot_actors.cluster.placement import device_for, next_waited, order, selectors, to_ask
+from surefoot_actors.cluster.ports import TrainerSetup
+from surefoot_actors.cluster.ray.cluster import RayCluster
+from surefoot_actors.cluster.ray.waiting import Entry
 
 GPU = Resources(cpus=4, gpus=1)
 SPOT = NodeGroup(cpus=6, gpus=1, max_nodes=32, market="gke-spot", price_per_hour=0.4, device="L4")
@@ -44,6 +47,12 @@ def test_the_trainers_of_a_job_are_of_the_cheapest_model_that_holds_them_all() -
     assert device_for(small, GPU, 17) == "", "the scheduler does not start such a job"
     assert device_for({**ALL, "new": OWNED.model_copy(update={"device": ""})}, GPU, 1) == "", "nobody knows"
     assert device_for(ALL, Resources(cpus=1), 1) == ""
+
+
+def test_a_model_that_was_waited_for_in_vain_is_passed_over_while_there_is_another() -> None:
+    assert device_for(ALL, GPU, 1, frozenset({"L4"})) == "A100"
+    assert device_for(ALL, GPU, 1, frozenset({"L4", "A100"})) == "L4", "all were: from the first again"
+    assert device_for(ALL, GPU, 17, frozenset({"L4"})) == "L4", "no other has room"
 
 
 @pytest.mark.parametrize(
@@ -120,3 +129,21 @@ def test_a_device_has_room_for_the_fewest(groups: dict[str, NodeGroup], each: Re
         assert all(group.device == device for group in mine)
         held = [9 if g.max_nodes is None else (int(g.gpus / each.gpus) or 1) * g.max_nodes for g in mine]
         assert sum(held) >= least
+
+
+async def test_a_job_whose_first_model_never_comes_asks_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waited without end for the cheapest model beside free nodes of another."""
+    cluster = RayCluster("a", None, groups=ALL)  # type: ignore[arg-type]
+    asked: list[list[str]] = []
+
+    async def nothing_comes(_setup: object, groups: list[str], entry: Entry) -> None:
+        asked.append(groups)
+        assert entry.has_choice
+        if len(asked) == 7:
+            raise EOFError
+
+    monkeypatch.setattr(cluster, "_ask_for", nothing_comes)
+    spec = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8, resources=GPU)
+    with pytest.raises(EOFError):
+        await cluster.start_trainer(TrainerSetup(attempt="a", trainer="t1", spec=spec, liveness=("", 0)))
+    assert asked == [["spot", "owned"], ["owned"], ["big"], ["spot", "owned"], ["owned"], ["big"], ["spot", "owned"]]
