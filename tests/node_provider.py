@@ -57,7 +57,7 @@ def config(port: int, groups: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-class LocalNodes(NodeProvider):  # type: ignore[misc]
+class LocalNodes(NodeProvider):
     """A node is a `ray start` of its own, with a short folder of its own."""
 
     def __init__(self, provider_config: dict[str, Any], cluster_name: str) -> None:
@@ -109,7 +109,7 @@ class LocalNodes(NodeProvider):  # type: ignore[misc]
 
         folder = tempfile.mkdtemp(prefix="sf-", dir="/tmp")
         options = {
-            "address": f"{get_node_ip_address()}:{self.provider_config['port']}",  # type: ignore[no-untyped-call]
+            "address": f"{get_node_ip_address()}:{self.provider_config['port']}",
             "temp-dir": folder,
             "num-cpus": int(resources.get("CPU", 0)),
             "object-store-memory": 80_000_000,

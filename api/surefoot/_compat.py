@@ -1,4 +1,6 @@
-"""What newer Pythons have, for the oldest one that the SDK and the command line run on, 3.10. Nothing else here asks for a version.
+"""What newer Pythons have, for the oldest one that the SDK and the command line run on, 3.10.
+
+Nothing else here asks for a version, but `config_files`: TOML is read where the standard library reads it.
 
 Names of `typing` that 3.10 lacks (Self, Unpack, Required) come from `typing_extensions`, which pydantic needs anyway.
 """

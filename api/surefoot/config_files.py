@@ -53,7 +53,7 @@ def _reader(file: Path) -> Callable[[str], Any]:
 def _toml(text: str) -> Any:
     if sys.version_info < (3, 11):
         raise UserError("TOML is read by Python 3.11 or newer; write YAML or JSON")
-    import tomllib
+    import tomllib  # novm
 
     return tomllib.loads(text)
 

@@ -7,8 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from surefoot.node_groups import NodeGroup
-from surefoot.spec import Resources
+from surefoot.spec import JobSpec, Resources
 from surefoot_actors.cluster.placement import device_for, next_waited, order, selectors, to_ask
+from surefoot_actors.cluster.ports import TrainerSetup
+from surefoot_actors.cluster.ray.cluster import RayCluster
+from surefoot_actors.cluster.ray.waiting import Entry
 
 GPU = Resources(cpus=4, gpus=1)
 SPOT = NodeGroup(cpus=6, gpus=1, max_nodes=32, market="gke-spot", price_per_hour=0.4, device="L4")
@@ -26,6 +29,12 @@ def test_the_cheaper_group_is_asked_first_of_those_that_hold_the_trainer() -> No
     assert order({**ALL, "spot": SPOT.model_copy(update={"max_nodes": 0})}, GPU, "L4") == ["owned"]
 
 
+@pytest.mark.parametrize("each", [GPU, Resources(cpus=1), Resources(cpus=64, gpus=8)])
+def test_a_group_of_which_only_a_price_is_said_may_hold_any_trainer(each: Resources) -> None:
+    """Its nodes count for the scheduler when they are there: were it not asked, the trainers of a started job would wait without end."""
+    assert order({"a": NodeGroup(price_per_hour=1.0, market="on-demand")}, each) == ["a"]
+
+
 def test_without_all_prices_the_priority_decides() -> None:
     unknown = {"a": OWNED.model_copy(update={"price_per_hour": None}), "b": SPOT.model_copy(update={"priority": 10})}
     assert order(unknown, GPU) == ["b", "a"]
@@ -38,6 +47,12 @@ def test_the_trainers_of_a_job_are_of_the_cheapest_model_that_holds_them_all() -
     assert device_for(small, GPU, 17) == "", "the scheduler does not start such a job"
     assert device_for({**ALL, "new": OWNED.model_copy(update={"device": ""})}, GPU, 1) == "", "nobody knows"
     assert device_for(ALL, Resources(cpus=1), 1) == ""
+
+
+def test_a_model_that_was_waited_for_in_vain_is_passed_over_while_there_is_another() -> None:
+    assert device_for(ALL, GPU, 1, frozenset({"L4"})) == "A100"
+    assert device_for(ALL, GPU, 1, frozenset({"L4", "A100"})) == "L4", "all were: from the first again"
+    assert device_for(ALL, GPU, 17, frozenset({"L4"})) == "L4", "no other has room"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +102,7 @@ def test_what_holds_for_every_table(groups: dict[str, NodeGroup], each: Resource
     assert set(names) <= set(groups)
     assert all(groups[name].max_nodes != 0 for name in names)
     if each.gpus:
-        assert all(groups[name].gpus >= each.gpus for name in names)
+        assert all(groups[name].gpus >= each.gpus or not groups[name].cpus for name in names)
         assert not device or all(groups[name].device in ("", device) for name in names)
     prices = [groups[name].price_per_hour for name in names]
     if None not in prices:
@@ -112,5 +127,23 @@ def test_a_device_has_room_for_the_fewest(groups: dict[str, NodeGroup], each: Re
     if device := device_for(groups, each, least):
         mine = [groups[name] for name in order(groups, each, device)]
         assert all(group.device == device for group in mine)
-        held = [9 if g.max_nodes is None else int(g.gpus / each.gpus) * g.max_nodes for g in mine]
+        held = [9 if g.max_nodes is None else (int(g.gpus / each.gpus) or 1) * g.max_nodes for g in mine]
         assert sum(held) >= least
+
+
+async def test_a_job_whose_first_model_never_comes_asks_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waited without end for the cheapest model beside free nodes of another."""
+    cluster = RayCluster("a", None, groups=ALL)  # type: ignore[arg-type]
+    asked: list[list[str]] = []
+
+    async def nothing_comes(_setup: object, groups: list[str], entry: Entry) -> None:
+        asked.append(groups)
+        assert entry.has_choice
+        if len(asked) == 7:
+            raise EOFError
+
+    monkeypatch.setattr(cluster, "_ask_for", nothing_comes)
+    spec = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8, resources=GPU)
+    with pytest.raises(EOFError):
+        await cluster.start_trainer(TrainerSetup(attempt="a", trainer="t1", spec=spec, liveness=("", 0)))
+    assert asked == [["spot", "owned"], ["owned"], ["big"], ["spot", "owned"], ["owned"], ["big"], ["spot", "owned"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from ray.core.generated import autoscaler_pb2 as proto
 
 from surefoot.spec import JobState
 from surefoot_actors.cluster.ray.demand import Demand, mark, parse
-from surefoot_actors.cluster.ray.waiting import Entry, WaitingList, sentence, to_give_up
+from surefoot_actors.cluster.ray.waiting import Entry, WaitingList, came_after_all, sentence, to_give_up
 from surefoot_actors.supervisor.ledger_intake import LedgerIntake
 from surefoot_actors.supervisor.status import Status
 from surefoot_actors.uplink.memory import MemoryUplink
@@ -118,6 +119,43 @@ def test_a_node_that_comes_after_all_is_taken(left_out: set[str], free: Any, wai
     with waiting.entered(A, entry):
         waiting.hear(Demand(waiting=frozenset({A} if waits else ()), free=free), 1.0)
     assert (entry.anew, entry.over.is_set()) == (anew, anew)
+
+
+@given(
+    places=st.integers(0, 4),
+    left_out=st.lists(st.sampled_from([frozenset[str](), frozenset({"spot"}), frozenset({"owned"})]), max_size=6),
+)
+def test_no_more_are_asked_for_anew_than_there_is_room_for(places: int, left_out: list[frozenset[str]]) -> None:
+    """The others go on waiting for what they wait for: their time does not begin again."""
+    entries = {f"t{n}": Entry(has_choice=True, left_out=out, needs={"CPU": 2.0}) for n, out in enumerate(left_out)}
+    free = {"spot": ({"CPU": 2.0 * places + 1.0},), "owned": ({"CPU": 1.0},)}
+    found = came_after_all(entries, Demand(waiting=frozenset(entries), free=free))
+    could = [name for name, entry in entries.items() if "spot" in entry.left_out]
+    assert found == could[:places]
+    assert free["spot"] == ({"CPU": 2.0 * places + 1.0},)
+
+
+async def test_what_the_control_store_says_amiss_once_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([ValueError("of another version"), Demand(waiting=frozenset({A}))])
+
+    def read(trainers: object) -> Demand:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("surefoot_actors.cluster.ray.waiting.read_demand", read)
+    monkeypatch.setattr("surefoot_actors.cluster.ray.waiting.POLL_S", 0.0)
+    said = asyncio.get_running_loop().create_future()
+    waiting = WaitingList(300.0, said.set_result)
+    with waiting.entered(A, Entry(has_choice=True)):
+        looking = asyncio.create_task(waiting.run())
+        try:
+            done, _ = await asyncio.wait({said, looking}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            looking.cancel()
+    assert done == {said}
+    assert said.result() == "1 trainer waits for a node"
 
 
 def test_what_is_told_is_told_when_it_changes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,13 @@ def test_what_cannot_be_read_is_told_with_its_file(tmp_path: Path, name: str, te
     with pytest.raises(UserError) as error:
         read_file(tmp_path / name, "--config")
     assert len(str(error.value)) < 500
+
+
+def test_a_python_that_reads_no_toml_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.toml").write_text(TOML)
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    with pytest.raises(UserError, match=r"Python 3\.11 or newer; write YAML or JSON"):
+        read_file(tmp_path / "a.toml", "--config")
 
 
 def test_a_config_is_read_before_anything_is_printed(cli: Cli, fake: FakeService, code: Path) -> None:  # noqa: F811

@@ -25,7 +25,7 @@ OURS = {"surefoot", "surefoot_actors", "surefoot_service"}
 COMES_WITH = {"pydantic_core": "pydantic", "starlette": "fastapi", "h11": "uvicorn"}
 
 # Only where the user's code or an extra brings it, or where only a type checker sees it.
-NOT_OURS_TO_ASK_FOR = {"torch", "sklearn", "yaml"}
+NOT_OURS_TO_ASK_FOR = {"torch", "sklearn"}
 
 # Loaded by name, and not by an import: what loads it, and the word that has it loaded.
 BY_NAME = {
@@ -89,6 +89,10 @@ def test_every_import_is_a_dependency(part: str) -> None:
     requirements, folders = PARTS[part]
     declared = {
         module for name in map(_distribution, [*requirements, *PROJECT["dependencies"]]) for module in MODULES[name]
+    }
+    # imported where they are used, with a word on what to install
+    declared |= {
+        m for extra in ("yaml", "tensorboard") for name in map(_distribution, EXTRAS[extra]) for m in MODULES[name]
     }
     declared |= {module for module, owner in COMES_WITH.items() if owner in declared}
     assert _imported(*folders) - set(sys.stdlib_module_names) - OURS - declared <= NOT_OURS_TO_ASK_FOR

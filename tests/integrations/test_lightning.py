@@ -113,15 +113,7 @@ def test_it_comes_to_what_lightning_comes_to(options: dict[str, Any], tmp_path: 
 
     run_local(train, batch_size=8, sub_tasks=1, seed=3)
     alone = Module("sgd")
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = pl.Trainer(
-        max_epochs=2, accelerator="cpu", limit_train_batches=5, default_root_dir=tmp_path, **quiet, **options
-    )
+    trainer = pl.Trainer(max_epochs=2, limit_train_batches=5, default_root_dir=tmp_path, **QUIET, **options)
     assert len(batches) == 10
 
     class InTurn:
@@ -137,6 +129,44 @@ def test_it_comes_to_what_lightning_comes_to(options: dict[str, Any], tmp_path: 
     trainer.fit(alone, InTurn())
     for name, tensor in alone.state_dict().items():
         torch.testing.assert_close(found[name], tensor)
+
+
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+
+
+def test_hooks_see_the_epoch_and_the_step_that_lightning_shows_them(tmp_path: Path) -> None:
+    said: list[tuple[str, int, int]] = []
+
+    class Telling(Module):
+        def _say(self, hook: str) -> None:
+            if (now := (hook, self.current_epoch, self.global_step)) not in said[-1:]:  # the first is computed twice
+                said.append(now)
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            self._say("train")
+            return super().training_step(batch, batch_idx)
+
+        def on_train_epoch_start(self) -> None:
+            self._say("epoch start")
+
+        def on_validation_epoch_end(self) -> None:
+            self._say("validated")
+
+        def on_train_epoch_end(self) -> None:
+            self._say("epoch end")
+
+    run_local(fitting(Telling), batch_size=8, sub_tasks=1)
+    ours, said = said, []
+    loader = torch.utils.data.DataLoader(DATA, batch_size=8)
+    pl.Trainer(max_epochs=2, default_root_dir=tmp_path, **QUIET).fit(Telling(), loader, loader)
+    assert ours == said
 
 
 def test_bf16_steps_and_validation_by_steps() -> None:

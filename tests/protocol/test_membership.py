@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
@@ -34,6 +36,7 @@ from surefoot_actors.protocol.membership.machine import (
     SaveState,
     Send,
     SetTimer,
+    Started,
     StartTrainer,
     StateSaved,
     Survivors,
@@ -94,7 +97,7 @@ def report(trainer: str, state: MembershipState, **said: Any) -> MessageReceived
         "generation": 1,
         "store": (trainer, 1),
     }
-    return MessageReceived(Report(trainer=trainer, **told, **(usual | said)))
+    return MessageReceived(Report(trainer=trainer, **(told | usual | said)))
 
 
 def founded(target: int = 2) -> MembershipState:
@@ -164,6 +167,73 @@ def test_down_again_takes_back_what_was_asked_for() -> None:
     assert commands == (StartTrainer("t1"), StartTrainer("t2"))
     _, commands = after(state, hello("t1"), Resized(1))
     assert set(commands) == {CancelStart("t2"), Send("t1", End(incarnation=1, reason="not wanted any more"))}
+
+
+def gone(commands: tuple[Any, ...]) -> list[Any]:
+    """Who is told to be there no more."""
+    ends = (EventKind.TRAINER_LOST, EventKind.TRAINER_LEFT, EventKind.TRAINER_REFUSED)
+    return [c.data["trainer"] for c in commands if isinstance(c, Emit) and c.kind in ends]
+
+
+def test_whoever_was_told_to_be_there_is_told_to_be_gone() -> None:
+    """What a job has cost is read from it: one that is taken back costs no more."""
+    state, _ = after(founded(1), Resized(4), hello("t1"))
+    state, commands = apply(state, Started("t2"))
+    assert [c.kind for c in commands if isinstance(c, Emit)] == [EventKind.TRAINER_STARTED]
+    state, commands = apply(state, Resized(1))
+    assert sorted(gone(commands)) == ["t1", "t2", "t3"]
+    # it had started when it was taken back, which came to be known later
+    assert apply(state, Started("t3"))[1] == ()
+
+
+def _said(state: MembershipState, what: str, trainer: str, number: int) -> Any:
+    """Something that may happen to this trainer, as the generation is now."""
+    generation = state.generation.number if state.generation else 1
+    match what:
+        case "hello":
+            return hello(trainer)
+        case "parked":
+            return MessageReceived(Parked(trainer=trainer, generation=generation, round=3))
+        case "report":
+            return report(trainer, state, generation=generation, parked=number % 2 == 0)
+        case "stateless":
+            return report(trainer, state, generation=generation, round=-1, retained=False)
+        case "resized":
+            return Resized(1 + number)
+        case "notice":
+            return notice(trainer)
+        case "suspected":
+            return Suspected(trainer, "silent")
+        case "lost":
+            return Lost(trainer, "killed")
+        case _:
+            return Started(trainer)
+
+
+_WHAT = ("started", "hello", "parked", "report", "stateless", "resized", "notice", "suspected", "lost")
+
+
+@given(
+    target=st.integers(1, 3),
+    story=st.lists(st.tuples(st.sampled_from(_WHAT), st.integers(0, 2), st.integers(0, 2)), max_size=40),
+)
+def test_only_who_is_there_is_told_to_be_there(target: int, story: list[tuple[str, int, int]]) -> None:
+    state, _ = begin(MembershipState(num_sub_tasks=4, target=target, min_trainers=1, max_failures=99))
+    told: set[str] = set()
+    for what, which, number in story:
+        there = (*state.members, *state.ready, *state.starting)
+        if not there:
+            break
+        state, commands = apply(state, _said(state, what, there[which % len(there)], number))
+        if Reserve() in commands:
+            state, more = apply(state, Reserved(state.number + 1, f"n{state.number + 1}"))
+            commands += more
+        if state.ended:
+            break
+        began = (EventKind.TRAINER_STARTED, EventKind.TRAINER_READY)
+        told |= {str(c.data["trainer"]) for c in commands if isinstance(c, Emit) and c.kind in began}
+        told -= set(gone(commands))
+        assert told <= {*state.members, *state.ready, *state.starting}
 
 
 def test_a_drain_waits_till_nobody_is_in_a_round() -> None:
@@ -322,6 +392,7 @@ def resumed(trainers: tuple[str, ...], members: tuple[str, ...], finished: JobSt
 def test_only_members_of_the_newest_generation_survive() -> None:
     state, commands = resumed(("t0", "t3"), ("t0", "t1"))
     assert Kill("t3", "not a member of the newest generation") in commands
+    assert sorted(gone(commands)) == ["t1", "t3"]
     assert Send("t0", EndGeneration(number=7, incarnation=2)) in commands
     assert state.members == ("t0",)
 
@@ -392,8 +463,9 @@ def test_part_of_a_lost_state_founds_no_run() -> None:
     """A joiner was cut short at round 3; then the only one with state was lost, and the joiner began from round 0."""
     state, _ = after(founded(1), Resized(2), hello("t1"), MessageReceived(Parked(trainer="t0", generation=1, round=3)))
     state, _ = after(state, report("t0", state, parked=True), Lost("t0", "killed"))
-    state, commands = after(state, report("t1", state, round=-1, retained=False))
+    state, commands = apply(state, report("t1", state, round=-1, retained=False))
     assert Kill("t1", "it may hold part of a state that is lost") in commands
+    assert gone(commands) == ["t1"]
     assert state.ready == ()
 
 

@@ -216,6 +216,19 @@ async def test_what_was_spent_while_the_control_plane_was_away_counts(
     assert [c["kind"] for c in (await attempt.commands()).json()["commands"]] == ["pause"]
 
 
+@pytest.mark.parametrize("spec_more", [{"budget": {"max_hours": 1.0}}])
+async def test_a_budget_that_cannot_be_judged_holds_up_nobody_else(
+    service: Service, client: httpx.AsyncClient, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        raise ValueError("an event that nobody can read")
+
+    monkeypatch.setattr("surefoot_service.store.usage.spent_of", broken)
+    look = await service.database.read(overview.look, service.now())
+    assert await keep_budgets(service, look) == look
+    assert (await client.get(f"/v1/jobs/{attempt.job}")).json()["state"] == "starting"
+
+
 async def test_a_job_without_a_budget_is_left_alone(
     service: Service, client: httpx.AsyncClient, attempt: Attempt
 ) -> None:

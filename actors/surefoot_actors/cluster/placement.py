@@ -52,24 +52,35 @@ def _holds(group: NodeGroup, each: Resources, device: str) -> bool:
 
 
 def _places(group: NodeGroup, each: Resources) -> int:
-    """How many such trainers a node holds. What is not said of it is no hindrance."""
+    """How many such trainers a node holds. What is not said of it is no hindrance: of a group that has a price alone, one."""
+    if not group.cpus and not group.gpus:
+        return 1
     by_cpu = int(group.cpus / each.cpus + 1e-9) if group.cpus else 1
     return min(by_cpu, int(group.gpus / each.gpus + 1e-9)) if each.gpus else by_cpu
 
 
-def device_for(groups: Mapping[str, NodeGroup], each: Resources, least: int) -> str:
+def device_for(
+    groups: Mapping[str, NodeGroup], each: Resources, least: int, passed: frozenset[str] = frozenset()
+) -> str:
     """Return the model of GPU that a job's trainers are to be of: the first in order that has room for the fewest; empty: any.
 
-    Groups of which no model is known count for none: Ray tells of a node's model only when it is there.
+    Groups of which no model is known count for none: Ray tells of a node's model only when it is there. Models that were waited for in
+    vain, before any node was had, are `passed` over while there is another.
     """
+    models = _models(groups, each, least)
+    return next((model for model in models if model not in passed), models[0] if models else "")
+
+
+def _models(groups: Mapping[str, NodeGroup], each: Resources, least: int) -> list[str]:
     names = order(groups, each)
     if not each.gpus or any(not groups[name].device for name in names):
-        return ""
+        return []
+    found = []
     for device in dict.fromkeys(groups[name].device for name in names):
         mine = [groups[name] for name in names if groups[name].device == device]
         if any(g.max_nodes is None for g in mine) or least <= sum(_places(g, each) * (g.max_nodes or 0) for g in mine):
-            return device
-    return ""
+            found.append(device)
+    return found
 
 
 def selectors(names: Sequence[str], known: Iterable[str], device: str, shunned: Sequence[str]) -> list[Selector]:

@@ -251,6 +251,8 @@ class Returned:
     """The elected trainer's train function returned: the run is complete."""
 
     trainer: str
+    # what a person should know of it
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

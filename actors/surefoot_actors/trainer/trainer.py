@@ -11,6 +11,7 @@ import sys
 import threading
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -52,6 +53,7 @@ from surefoot_actors.trainer.raised import lose_if_device, raised
 from surefoot_actors.trainer.training_side import TrainingSide
 from surefoot_actors.user_code import train_function
 from surefoot_actors.user_code.advice import told_exit
+from surefoot_actors.user_code.left_files import WorkingFolder, advice
 from surefoot_actors.user_code.lines import own_line
 
 __all__ = ["TrainerProcess"]
@@ -208,7 +210,9 @@ class TrainerProcess:
             self._wait_for_secrets()
             streams = Streams(self._spec.seed, self._member.device)
             train = train_function.load(self._spec.entrypoint, streams)
+            folder = WorkingFolder(Path.cwd())
             run_training(train, self._options(), self._coordinator)
+            left = folder.left()
         except TrainerExit:
             pass
         except BaseException as error:  # noqa: BLE001  the thread's edge: user code may raise anything, even SystemExit
@@ -216,7 +220,8 @@ class TrainerProcess:
             if not self._member.state.stopped:  # what it raises while it unwinds is nobody's concern
                 self._mailbox.tell(raised(told_exit(error), self._member))
         else:
-            self._mailbox.tell(Returned(trainer=self._setup.trainer))
+            warning = advice(left) if left else ""
+            self._mailbox.tell(Returned(trainer=self._setup.trainer, warning=warning))
         with self._member.commit_lock:
             self._returned = True
             if self._member.state.stopped:

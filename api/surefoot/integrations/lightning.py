@@ -159,7 +159,9 @@ class _Told:
         self.num_steps = self._count()
         self.estimated_stepping_batches = self.num_steps
         self.num_training_batches = math.ceil(self._length / self._batch)
-        self.global_step, self.training, self.validating, self.sanity_checking = 0, True, False, False
+        # the step under way, and how many were made: the same until its update is applied
+        self._step, self.global_step = 0, 0
+        self.training, self.validating, self.sanity_checking = True, False, False
         self.global_rank, self.local_rank, self.world_size, self.is_global_zero = 0, 0, 1, True
         self.optimizers: list[Any] = []
         self.lr_scheduler_configs: list[Any] = []
@@ -170,9 +172,12 @@ class _Told:
         given = [n for n in (epochs, steps) if n is not None]
         return min(given) if given else 0
 
+    def begin(self, step: int) -> None:
+        self._step = self.global_step = step
+
     @property
     def current_epoch(self) -> int:
-        return self.epoch(self.global_step)
+        return self.epoch(self._step)
 
     def epoch(self, step: int) -> int:
         """Return the epoch that the step's first sample is of."""
@@ -195,7 +200,8 @@ class _Fit:
         self._bf16 = options.get("precision") == "bf16-mixed"
 
     def begin(self, step: Step) -> None:
-        self._step, self._told.global_step = step, step.number
+        self._step = step
+        self._told.begin(step.number)
         if step.number == 0 or self._told.epoch(step.number) != self._told.epoch(step.number - 1):
             self._module.on_train_epoch_start()
 
@@ -260,7 +266,6 @@ class _Fit:
     def end(self) -> None:
         """End the step: an epoch's end too, where it has its last sample."""
         if self._step.ends_epoch:
-            self._told.global_step = self._step.number
             self._module.on_train_epoch_end()
             self._schedule("epoch", self._step.epoch + 1)
 

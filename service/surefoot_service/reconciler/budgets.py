@@ -13,6 +13,7 @@ from surefoot.spec import JobState
 from surefoot_service.errors import DomainError
 from surefoot_service.parts import Service
 from surefoot_service.store import commands, usage
+from surefoot_service.store.database import StoreAwayError
 from surefoot_service.store.overview import Overview
 from surefoot_service.wakeups import commands_of, news_of
 
@@ -46,6 +47,12 @@ async def _keep(service: Service, job: str) -> bool:
         # it has ended, or was deleted, meanwhile
         log.info("budget_not_kept", job=job, error=str(error))
         return True
+    except StoreAwayError:
+        raise
+    except Exception:
+        # The boundary of one job: whatever it is, the others are kept and overseen, and this one is looked at again in the next pass.
+        log.exception("budget_not_kept", job=job)
+        return False
     log.warning("budget_spent", job=job, reason=why)
     service.wakeups.wake(commands_of(job), news_of(job))
     return True

@@ -215,6 +215,8 @@ class RayCluster:
         self._waiting = WaitingList(node_wait_s, lambda text: self.on_waiting(text))
         # the model of the GPUs of this attempt's nodes, once one is there
         self._device = ""
+        # models that were waited for in vain while none was there
+        self._passed: frozenset[str] = frozenset()
         # addresses of nodes that could not be set up, and when: for a while others are preferred
         self._troubled: dict[str, float] = {}
 
@@ -222,10 +224,11 @@ class RayCluster:
         waited: frozenset[str] = frozenset()
         each = setup.spec.resources
         while True:
-            groups = self._order(setup.spec)
+            device = await asyncio.to_thread(self._model, setup.spec)
+            groups = order(self._groups, each, device)
             asked = to_ask(groups, waited)
             entry = Entry(
-                has_choice=len(groups) > 1,
+                has_choice=len(groups) > 1 or self._other_model(setup.spec, device) != device,
                 left_out=frozenset(groups).difference(asked),
                 needs={"CPU": each.cpus, "GPU": each.gpus},
             )
@@ -234,10 +237,20 @@ class RayCluster:
                 self._watch([trainer])
                 return trainer
             waited = frozenset() if entry.anew else next_waited(groups, waited)
+            if not waited and not entry.anew and not self._device:
+                other = self._other_model(setup.spec, device)
+                self._passed = self._passed | {device} if other not in self._passed else frozenset()
 
-    def _order(self, spec: JobSpec) -> list[str]:
-        device = self._device or device_for(self._groups, spec.resources, spec.min_trainers)
-        return order(self._groups, spec.resources, device)
+    def _model(self, spec: JobSpec) -> str:
+        """Which model of GPU to ask for: that of the nodes that are had; while none is, the first that was not waited for in vain."""
+        known = self._known_device() if spec.resources.gpus else ""
+        return known or device_for(self._groups, spec.resources, spec.min_trainers, self._passed)
+
+    def _other_model(self, spec: JobSpec, device: str) -> str:
+        """Which model comes after this one, while no node is had; itself: none."""
+        if self._device:
+            return self._device
+        return device_for(self._groups, spec.resources, spec.min_trainers, self._passed | {device})
 
     async def _ask_for(self, setup: TrainerSetup, groups: Sequence[str], entry: Entry) -> _RayTrainer | None:
         """Start a trainer on a node of the first of these groups that has one. None: none came in time, and it is withdrawn."""
@@ -312,7 +325,7 @@ class RayCluster:
 
     def _known_device(self) -> str:
         """The model of the GPUs of the nodes that this attempt's trainers are on; empty: none, or not known."""
-        nodes = {trainer.node for trainer in self._trainers.values()} - {""}
+        nodes = {trainer.node for trainer in list(self._trainers.values())} - {""}
         if not self._device and self._groups and nodes:
             labels = [n["Labels"] for n in ray.nodes() if n["NodeID"] in nodes]  # type: ignore[no-untyped-call]
             self._device = next(filter(None, (found.get(KIND_LABELS["device"], "") for found in labels)), "")

@@ -8,9 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import structlog
+
 from surefoot_actors.cluster.ray.demand import Demand, read_demand
 
 __all__ = ["Entry", "WaitingList", "came_after_all", "sentence", "to_give_up"]
+
+log = structlog.get_logger()
 
 POLL_S = 2.0
 
@@ -41,13 +45,24 @@ def to_give_up(entries: Mapping[str, Entry], demand: Demand, now: float, wait_s:
 
 
 def came_after_all(entries: Mapping[str, Entry], demand: Demand) -> list[str]:
-    """Return who still waits while a node of a group that is not asked any more is there, and has room."""
+    """Return who still waits while a node of a group that is not asked any more is there, and has room.
 
-    def room(entry: Entry) -> bool:
-        free = (node for group in entry.left_out for node in demand.free.get(group, ()))
-        return any(all(node.get(name, 0.0) >= amount for name, amount in entry.needs.items()) for node in free)
+    As many as there is room for: whoever is asked for anew waits for the cheapest group once more.
+    """
+    free = {group: [dict(node) for node in nodes] for group, nodes in demand.free.items()}
 
-    return [trainer for trainer, entry in entries.items() if trainer in demand.waiting and room(entry)]
+    def takes(entry: Entry) -> bool:
+        for node in (node for group in entry.left_out for node in free.get(group, ())):
+            if all(node.get(name, 0.0) >= amount for name, amount in entry.needs.items()):
+                node.update({name: node.get(name, 0.0) - amount for name, amount in entry.needs.items()})
+                return True
+        return False
+
+    return [
+        trainer
+        for trainer, entry in entries.items()
+        if trainer in demand.waiting and not entry.over.is_set() and takes(entry)
+    ]
 
 
 def sentence(trainers: Iterable[str], demand: Demand) -> str:
@@ -89,10 +104,17 @@ class WaitingList:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(POLL_S)
-            if self._entries:
-                self.hear(await asyncio.to_thread(read_demand, tuple(self._entries)), time.monotonic())
-            elif self._said:
-                self._say("")
+            try:
+                await self._look()
+            except Exception:
+                # The boundary of the loop: nobody else would ever look again, and who waits would wait without end.
+                log.exception("waiting_not_looked_at")
+
+    async def _look(self) -> None:
+        if self._entries:
+            self.hear(await asyncio.to_thread(read_demand, tuple(self._entries)), time.monotonic())
+        elif self._said:
+            self._say("")
 
     def hear(self, demand: Demand, now: float) -> None:
         """Act on what the control store says."""

@@ -11,7 +11,7 @@ from surefoot_actors.protocol.membership.common import end, fail, number, start_
 from surefoot_actors.protocol.membership.failures import progressed
 from surefoot_actors.protocol.membership.scaling import flag_if_wanted, staying, trim
 from surefoot_actors.protocol.membership.state import MembershipState, Phase
-from surefoot_actors.protocol.messages import Done, Elected, Parked
+from surefoot_actors.protocol.messages import Done, Elected, Parked, Returned
 
 __all__ = [
     "conclude_if_all_done",
@@ -20,6 +20,7 @@ __all__ = [
     "parked",
     "pause_if_all_left",
     "pause_wanted",
+    "returned",
     "save",
     "state_saved",
 ]
@@ -49,6 +50,15 @@ def conclude_if_all_done(state: MembershipState) -> Outcome:
     finished = Emit(EventKind.FINISHED, {"steps": state.done[members[0]].steps, "digest": digests.pop()})
     state, commands = save(state) if state.saves and not state.saved else elect(state)
     return state, (finished, *commands)
+
+
+def returned(state: MembershipState, message: Returned) -> Outcome:
+    """In any phase, and whichever supervisor elected it: every step was committed by then."""
+    if message.trainer != state.elected and message.trainer not in state.members:
+        return state, ()
+    warned = (Emit(EventKind.WARNING, {"message": message.warning}),) if message.warning else ()
+    state, commands = end(state, JobState.SUCCEEDED, "every step is committed and the train function returned")
+    return state, (*warned, *commands)
 
 
 def _all_done(state: MembershipState) -> bool:

@@ -91,7 +91,8 @@ def _discard_unfit_to_begin(state: MembershipState) -> Outcome:
     state, more = fill(
         replace(state, ready=less(state.ready, unfit), partial_state=state.partial_state.difference(unfit))
     )
-    return state, (*(Kill(t, "it holds a state other than the one to begin with") for t in unfit), *more)
+    why = "it holds a state other than the one to begin with"
+    return state, (*(lost(t, why) for t in unfit), *(Kill(t, why) for t in unfit), *more)
 
 
 def _begin_if_enough(state: MembershipState) -> Outcome:
@@ -240,8 +241,10 @@ def everyone_lost(state: MembershipState, stateless: Mapping[str, Report]) -> Ou
     waiting = (*stateless, *state.ready)
     silent = tuple(t for t in state.members if t not in stateless)
     why = "it may hold part of a state that is lost"
-    kills = tuple(Kill(t, state.leaving.get(t, why)) for t in waiting if t in partial_state)
-    kills += tuple(Kill(t, "did not report in time") for t in silent)
+    ended = {t: state.leaving.get(t, why) for t in waiting if t in partial_state}
+    ended |= dict.fromkeys(silent, "did not report in time")
+    told = tuple(lost(t, reason) for t, reason in ended.items())
+    kills = tuple(Kill(t, reason) for t, reason in ended.items())
     state = replace(
         count(state, silent),
         phase=Phase.FORMING,
@@ -255,4 +258,4 @@ def everyone_lost(state: MembershipState, stateless: Mapping[str, Report]) -> Ou
         why=warning,
     )
     state, more = then(state, lambda s: give_up_if_hopeless(s, "trainers did not report"), fill, form_if_enough)
-    return state, (warn(warning), *kills, *more)
+    return state, (warn(warning), *told, *kills, *more)

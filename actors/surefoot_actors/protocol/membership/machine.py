@@ -145,7 +145,10 @@ def resume(state: MembershipState, found: Survivors) -> Outcome:
         finish = Finish(found.finished, "finished before this supervisor started")
         return replace(state, phase=Phase.ENDED), (finish,)
     strangers = tuple(t for t in found.trainers if not adopts(found, t))
-    kills = tuple(Kill(t, "not a member of the newest generation") for t in strangers)
+    reason = "not a member of the newest generation"
+    # told too: until then they count among those that are there, and cost
+    gone = tuple(Emit(EventKind.TRAINER_LEFT, {"trainer": t, "reason": reason}) for t in strangers)
+    kills: tuple[Command, ...] = (*gone, *(Kill(t, reason) for t in strangers))
     seen = (trainer_number(t) + 1 for t in (*found.trainers, *found.members))
     state = replace(state, num_started=max(found.num_started, *seen, 0), number=found.number)
     if not found.members:
@@ -205,7 +208,9 @@ def _applied(state: MembershipState, event: Event) -> Outcome:
         case StateSaved(error=error):
             return completion.state_saved(state, error)
         case Started(trainer=trainer):
-            return state, (Emit(EventKind.TRAINER_STARTED, {"trainer": trainer}),)
+            # one that was told to have left meanwhile is not told to have started after that
+            started = Emit(EventKind.TRAINER_STARTED, {"trainer": trainer})
+            return state, (started,) if trainer in state.starting else ()
         case _:
             assert_never(event)
 
@@ -224,11 +229,8 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
             return completion.parked(state, message)
         case Done():
             return completion.done(state, message)
-        case Returned(trainer=trainer):
-            # in any phase, and whichever supervisor elected it: every step was committed by then
-            if trainer != state.elected and trainer not in state.members:
-                return state, ()
-            return end(state, JobState.SUCCEEDED, "every step is committed and the train function returned")
+        case Returned():
+            return completion.returned(state, message)
         case Raised():
             return raising.raised(state, message)
         case GroupFailed(trainer=trainer, generation=number, reason=reason):

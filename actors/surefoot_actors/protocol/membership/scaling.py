@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from surefoot.names import trainer_name
 from surefoot_actors.protocol.membership.commands import CancelStart, Command, Outcome, Send, StartTrainer
-from surefoot_actors.protocol.membership.common import less, number
+from surefoot_actors.protocol.membership.common import left, less, number
 from surefoot_actors.protocol.membership.state import MembershipState, Phase
 from surefoot_actors.protocol.messages import End, RequestBoundary
 
@@ -56,10 +56,10 @@ def trim(state: MembershipState) -> Outcome:
     starting = state.starting[::-1][:surplus]
     ready = state.ready[::-1][: max(0, surplus - len(starting))]
     state = replace(state, starting=less(state.starting, starting), ready=less(state.ready, ready))
-    ends: tuple[Command, ...] = tuple(
-        Send(t, End(incarnation=state.incarnation, reason="not wanted any more")) for t in ready
-    )
-    return state, (*(CancelStart(t) for t in starting), *ends)
+    reason = "not wanted any more"
+    told: tuple[Command, ...] = tuple(left(t, state.newest_step, reason) for t in (*starting, *ready))
+    ends: tuple[Command, ...] = tuple(Send(t, End(incarnation=state.incarnation, reason=reason)) for t in ready)
+    return state, (*told, *(CancelStart(t) for t in starting), *ends)
 
 
 def _num_waiting_wanted(state: MembershipState) -> int:
