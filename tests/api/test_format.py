@@ -99,14 +99,14 @@ def test_a_watched_job_adds_up() -> None:
     progress = Progress().after(make_view(trainers=3)).after(make_event(1, EventKind.GENERATION, num_steps=200))
     for step in range(100):
         progress = progress.after(make_row(step, trainers=3, accuracy=0.5, loss=1 / (step + 1)))
-    assert (progress.done, progress.total, progress.trainers, progress.logged) == (100, 200, 3, ("loss", 0.01))
+    assert (progress.done, progress.total, progress.trainers, progress.logged) == (100, 200, 3, (("loss", 0.01),))
     assert progress.steps_per_s == pytest.approx(10)
     assert progress.eta_s == pytest.approx(10)
     assert line(progress) == "step 100/200  loss 0.01  3 trainers  10 steps/s  ETA 10.0 s"
 
 
 def test_without_a_loss_the_first_logged_value_is_shown() -> None:
-    assert Progress().after(make_row(0, reward=2.0, length=3.0)).logged == ("reward", 2.0)
+    assert Progress().after(make_row(0, reward=2.0, length=3.0)).logged == (("reward", 2.0),)
 
 
 def test_an_ended_job_has_no_trainers_but_the_line_keeps_what_was() -> None:

@@ -86,6 +86,8 @@ class Service(Listener):
             f"jobs/{JOB}/events": {"events": []},
             f"jobs/{JOB}/ledger": {"rows": [make_row(0).model_dump(mode="json")]},
             f"jobs/{JOB}/checkpoints": {"checkpoints": []},
+            f"jobs/{JOB}/logs": {"lines": [], "next": 0, "more": False, "done": True},
+            "secrets": {"secrets": []},
             f"jobs/{JOB}/model": {"bytes": "of a model"},
         }
         if method == "POST" and path == "jobs":
@@ -138,6 +140,11 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("ledger", JOB),
     ("diff", JOB, JOB),
     ("chaos", JOB),
+    ("logs", JOB),
+    ("metrics", JOB),
+    ("budget", JOB, "--max-hours", "2"),
+    ("track", JOB, "--to", "tensorboard:OUT"),
+    ("secret", "list"),
     ("submit", "train:train", "-f", "CODE", "-b", "64", "--detach"),
     ("submit", "train:train", "-f", "CODE", "-b", "64"),
 )
@@ -145,7 +152,11 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
 
 def test_every_command_is_tried() -> None:
     names = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert {command[0] for command in COMMANDS} | {"up", "check", "version"} >= names - {"delete", "prune", "wait"}
+    assert {command[0] for command in COMMANDS} | {"up", "check", "schema", "version"} >= names - {
+        "delete",
+        "prune",
+        "wait",
+    }
 
 
 # One client makes all requests of a host; these three go different ways through it.
