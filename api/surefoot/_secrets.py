@@ -61,7 +61,7 @@ def _remove(name: str) -> Call[None]:
 
 
 def _rotate_key() -> Call[KeyRotated]:
-    return Call(method="POST", path="/v1/secrets/rotate-key", parse=model_of(KeyRotated))
+    return Call(method="POST", path="/v1/secrets/keys/new", parse=model_of(KeyRotated))
 
 
 class Secrets:

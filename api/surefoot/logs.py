@@ -17,7 +17,7 @@ from surefoot.words import UnknownWord
 
 __all__ = ["LOGS_TYPE", "FrameHead", "LogLine", "LogPage", "LogStream", "LogsAck", "Run"]
 
-LOGS_TYPE = "application/vnd.surefoot.logs"
+LOGS_TYPE = "application/octet-stream"
 
 
 class LogStream(StrEnum):

@@ -126,7 +126,8 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _checkpoints_may_lie_there(self) -> Settings:
         read_place(self.checkpoint_place, self.storage_protocols)
-        read_place(self.log_place, self.storage_protocols)
+        if self.logs is not None:  # the data folder is the service's own
+            read_place(self.log_place, self.storage_protocols)
         return self
 
     @property

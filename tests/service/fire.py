@@ -160,7 +160,7 @@ def fire(plane: Plane, how: Round) -> subprocess.CompletedProcess[str]:
         command += ["--suppress-health-check", "all", "--generation-database", "none", "--no-shrink"]
         command += ["--request-timeout", str(ANSWER_S), "--warnings", "off"]
         if how.known or how.identity == "user":  # the stream of a job that is under way does not end
-            command += ["--exclude-path", "/v1/jobs/{job}/stream"]
+            command += ["--exclude-path", "/v1/jobs/{job}/stream", "--exclude-path", "/v1/jobs/{job}/logs/stream"]
         if how.identity in plane.tokens:
             command += ["--header", f"Authorization: Bearer {plane.tokens[how.identity]}"]
         # inherited stderr: schemathesis says there what it cannot do

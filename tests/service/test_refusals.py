@@ -20,6 +20,7 @@ from surefoot_service.errors import (
     OverError,
     StorageError,
     TokenError,
+    UnreadableSecretError,
 )
 from surefoot_service.rest import problems
 
@@ -30,6 +31,7 @@ ANSWERS: list[tuple[DomainError, int, str, list[dict[str, str]]]] = [
     (NotFoundError("job", "nemo"), 404, "there is no job 'nemo'", []),
     (ConflictError("job a is paused"), 409, "job a is paused", []),
     (OverError("attempt a-1 is over"), 410, "attempt a-1 is over", []),
+    (UnreadableSecretError("KEY"), 409, str(UnreadableSecretError("KEY")), []),
     (InvalidError("body.trainers", WRONG), 422, WRONG, [{"field": "body.trainers", "message": WRONG}]),
     (StorageError("the storage of s3://b does not answer"), 502, "the storage of s3://b does not answer", []),
 ]

@@ -172,7 +172,7 @@ async def test_the_key_is_rotated_and_everything_encrypted_anew(
     attempt = await claimed(service, client, anonymous, naming)
     file = settings.data / "secrets.key"
     before = file.read_text()
-    told, _ = await asyncio.gather(client.post("/v1/secrets/rotate-key"), put(client, "MORE", OTHER))
+    told, _ = await asyncio.gather(client.post("/v1/secrets/keys/new"), put(client, "MORE", OTHER))
     assert told.json()["made"] is True
     assert before.strip() not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -187,7 +187,7 @@ async def test_another_key_does_not_open_what_was_stored(
     service.key_ring._take([Fernet.generate_key().decode()])
     refused = await hand(attempt)
     assert (refused.status_code, "cannot be decrypted" in refused.json()["detail"]) == (409, True)
-    assert (await client.post("/v1/secrets/rotate-key")).status_code == 409
+    assert (await client.post("/v1/secrets/keys/new")).status_code == 409
     await client.post("/v1/secrets/WANDB_API_KEY/rotate", json={"value": OTHER})
     assert (await hand(attempt)).json() == {"values": {"KEY": OTHER}}
 

@@ -73,13 +73,13 @@ CASES = {
         "import argparse\np = argparse.ArgumentParser()\np.add_argument('--lr', required=True)\np.parse_args()",
         "give every argument a default, and read what differs from run.config",
     ),
-    "a launcher's library": ("import accelerate\naccelerate.Accelerator()", "without accelerate's Accelerator"),
+    "a launcher's library": ("import horovod\nhorovod.Runner()", "without Horovod"),
     "sys.exit": ("import sys\nsys.exit('no data')", "the program ended itself saying 'no data'"),
 }
 HELPERS = {
     "work.py": "def work(index): raise ValueError('in the process')",
-    # not installed here: its file's place is what counts
-    "site-packages/accelerate/__init__.py": "class Accelerator:\n    def __init__(self): raise RuntimeError('no launcher')",
+    # another than what may be installed here: its file's place is what counts
+    "site-packages/horovod/__init__.py": "class Runner:\n    def __init__(self): raise RuntimeError('no launcher')",
 }
 
 

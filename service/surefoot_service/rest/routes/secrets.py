@@ -68,7 +68,7 @@ async def remove_secret(name: SecretName, service: ServiceDep) -> None:
     await service.database.write(store.remove, name, by=_OWNER, now=service.now())
 
 
-@router.post("/rotate-key", responses=documented(401, 409))
+@router.post("/keys/new", responses=documented(401, 409))
 async def rotate_key(service: ServiceDep) -> KeyRotated:
     """Encrypt all secrets with a new key; where the keys are given by a setting or a mounted file, with the first of those."""
     keys = service.key_ring
