@@ -43,7 +43,7 @@ $(READY): pyproject.toml constraints.txt tests/libraries.txt
 test: $(READY) $(CHART_READY) ## Run the test suite, as CI does (ARGS='-k name' for a part of it)
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-quick: $(READY) ## Run the tests that start no processes, but for long searches (under 2 minutes)
+quick: $(READY) ## Run the tests that start no processes, but for long searches (a few minutes)
 	$(PY) -m pytest -n $(WORKERS) -m 'unit and not thorough' $(ARGS)
 
 # The searches side by side; it fails where one finds something.

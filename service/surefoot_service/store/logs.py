@@ -122,19 +122,21 @@ def add(
         session.merge(LogSourceRow(job=job, source=source, below=below, over=source in ended))
     gone = _make_room(session, job, max_bytes - chunk.num_bytes)
     first = kept(session, job).end
-    session.add(
-        LogChunkRow(
-            job=job,
-            first=first,
-            lines=chunk.lines,
-            num_bytes=chunk.num_bytes,
-            text_bytes=chunk.text_bytes,
-            at=chunk.at,
-            name=chunk.name,
-        )
-    )
+    session.add(_row(job, first, chunk))
     session.flush()
     return gone
+
+
+def _row(job: str, first: int, chunk: NewChunk) -> LogChunkRow:
+    return LogChunkRow(
+        job=job,
+        first=first,
+        lines=chunk.lines,
+        num_bytes=chunk.num_bytes,
+        text_bytes=chunk.text_bytes,
+        at=chunk.at,
+        name=chunk.name,
+    )
 
 
 def _make_room(session: Session, job: str, room: int) -> list[str]:
@@ -202,16 +204,6 @@ def replace(session: Session, job: str, firsts: Sequence[int], chunk: NewChunk) 
     if len(found) != len(firsts) or sum(row.lines for row in found) != chunk.lines:
         return False
     session.execute(delete(LogChunkRow).where(*mine))
-    session.add(
-        LogChunkRow(
-            job=job,
-            first=min(firsts),
-            lines=chunk.lines,
-            num_bytes=chunk.num_bytes,
-            text_bytes=chunk.text_bytes,
-            at=chunk.at,
-            name=chunk.name,
-        )
-    )
+    session.add(_row(job, min(firsts), chunk))
     session.flush()
     return True
