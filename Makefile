@@ -5,8 +5,9 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 # passed on to pytest, the demo or the benchmarks: make test ARGS='-k tree -x'
 ARGS ?=
-# how many processes run tests: one for those that start processes themselves, the others for the rest (0: one for all, in order)
-WORKERS ?= 2
+# how many processes run tests, on two cores: one for those that start a Ray head, one for those that start other processes, and one for the
+# rest (0: one for all, in order)
+WORKERS ?= 3
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -44,7 +45,7 @@ test: $(READY) $(CHART_READY) ## Run the test suite, as CI does (ARGS='-k name' 
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 quick: $(READY) ## Run the tests that start no processes, but for long searches (a few minutes)
-	$(PY) -m pytest -n $(WORKERS) -m 'unit and not thorough' $(ARGS)
+	$(PY) -m pytest -n 2 -m 'unit and not thorough' $(ARGS)
 
 # The searches side by side; it fails where one finds something.
 fuzz: $(READY) ## Search for an hour for programs, orders of events and requests that break something (ARGS=minutes)
