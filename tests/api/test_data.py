@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -20,6 +20,7 @@ _NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", fullmatch=True)
 _URLS = st.from_regex(r"(/|s3://)[a-z0-9=:,_./-]{1,40}", fullmatch=True)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.dictionaries(_NAMES, st.tuples(st.sampled_from(["", ":copy", ":in-place"]), _URLS), max_size=5))
 def test_what_is_named_is_what_the_job_has(given_: dict[str, tuple[str, str]]) -> None:
     """By the command line, by a spec, and read back from JSON."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot.errors import DataError
@@ -17,6 +17,7 @@ _PATHS = st.text("ab/.", min_size=1, max_size=5)
 _FILES = st.dictionaries(_PATHS, st.tuples(st.integers(0, 3), st.sampled_from("xy")), max_size=5)
 
 
+@settings(deadline=None, max_examples=60)
 @given(one=_FILES, other=_FILES)
 def test_two_lists_have_one_digest_where_they_are_the_same_and_only_there(
     one: dict[str, tuple[int, str]], other: dict[str, tuple[int, str]]
@@ -25,6 +26,7 @@ def test_two_lists_have_one_digest_where_they_are_the_same_and_only_there(
     assert digest_of(dict(reversed(one.items()))) == digest_of(one)
 
 
+@settings(deadline=None, max_examples=60)
 @given(agreed=_FILES, here=_FILES)
 def test_what_differs_is_named(agreed: dict[str, tuple[int, str]], here: dict[str, tuple[int, str]]) -> None:
     told = differences(agreed, here)
