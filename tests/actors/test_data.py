@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import boto3
 import pytest
 
-from surefoot.events import EventKind
+from surefoot.events import Command, CommandKind, EventKind
 from surefoot.spec import JobState
 from surefoot_actors.protocol.membership.raising import judge
 from surefoot_actors.protocol.membership.state import MembershipState
@@ -16,6 +18,7 @@ from surefoot_actors.supervisor import stalls
 from surefoot_actors.supervisor.data_news import DataNews
 from surefoot_actors.uplink.memory import MemoryUplink
 
+from ..s3 import BUCKET, s3_wire
 from .harness import Keep, Stage, Story
 from .test_matrix import assert_same
 
@@ -106,6 +109,43 @@ def test_a_node_that_cannot_hold_the_data_is_tried_elsewhere(stage: Stage, tmp_p
     assert "3 times in a row a trainer was lost" in story.outcome.reason
     assert "it raised NodeError: there cannot be a cache at" in story.outcome.reason
     assert len(story.of(EventKind.TRAINER_LOST)) == 3
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_store_that_is_away_is_waited_for_and_a_cancel_is_not(
+    stage: Stage, undisturbed: Story, tmp_path: Path, ends: bool
+) -> None:
+    """Its credentials are a secret, which trainers have before they look for the data."""
+    with s3_wire() as wire:
+        boto3.client("s3").put_object(Bucket=BUCKET, Key="data/a.bin", Body=b"abc")
+        names = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_MAX_ATTEMPTS")
+        env = {name: os.environ[name] for name in names} | {"SUREFOOT_CACHE_DIR": str(tmp_path / "cache")}
+        uplink = MemoryUplink()
+        uplink.values = {"AWS_SECRET_ACCESS_KEY": "secret123"}
+        wire.away.set()
+
+        async def drive(uplink: MemoryUplink, cluster: Keep) -> None:
+            while not any("cannot be read at present" in str(e.data.get("message")) for e in uplink.events):
+                await uplink.changed()
+            if ends:
+                uplink.command(Command(n=1, kind=CommandKind.CANCEL))
+            else:
+                wire.away.clear()
+
+        story = stage.run(
+            entrypoint="reading:train", config={"seen": str(tmp_path / "seen")}, env=env, uplink=uplink, drive=drive,
+            data={"train": f"s3://{BUCKET}/data"}, secrets={"AWS_SECRET_ACCESS_KEY": "KEY"},
+        )  # fmt: skip
+    assert wire.num_refused > 0
+    assert not any("secret123" in event.model_dump_json() for event in story.events)
+    if ends:
+        assert story.outcome.state is JobState.CANCELLED
+        assert not (tmp_path / "seen").exists()
+    else:
+        assert_same(story, undisturbed)
+        assert story.last(EventKind.DATA).data["copied"]
 
 
 def test_what_a_node_lacks_never_fails_the_job_by_itself() -> None:
