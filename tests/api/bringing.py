@@ -5,6 +5,8 @@ The libraries lie in a folder of their own (tests/libraries.txt), so that they a
 
 from __future__ import annotations
 
+import atexit
+import importlib
 import json
 import os
 import random
@@ -68,6 +70,7 @@ def in_a_child(kind: str, job: About, kill_at: int, *, flushed: bool = False) ->
             tracker = open_tracker(f"{kind}:{PLACE}", job)
             bring(rows(tracker.last_step() + 1), Dying(tracker, kill_at, flushed))
             tracker.close(JobState.SUCCEEDED)
+            atexit._run_exitfuncs()  # as any program ends: W&B's own process is waited for
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
@@ -155,12 +158,18 @@ def _records(data: bytes) -> Iterator[bytes]:
             record = b""
 
 
+IMPORTED = {
+    "mlflow": ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store"),
+    "trackio": ("trackio.sqlite_storage",),
+    "wandb": ("wandb",),
+}
 READERS = {"mlflow": in_mlflow, "trackio": in_trackio, "wandb": in_wandb}
 
 
 def main(kind: str, libraries: str) -> None:
     sys.path.append(libraries)
-    __import__({"mlflow": "mlflow.tracking", "trackio": "trackio.sqlite_storage"}.get(kind, kind))
+    for module in IMPORTED[kind]:  # once, rather than in each child
+        importlib.import_module(module)
     chance = random.Random(kind)
     for n, kill_at in enumerate(sorted(chance.sample(range(1, STEPS - 1), KILLS))):
         in_a_child(kind, JOB, kill_at, flushed=n % 3 > 0)
@@ -174,6 +183,7 @@ def main(kind: str, libraries: str) -> None:
     tracker = open_tracker(f"{kind}:{PLACE}", JOB)
     seen = {"where": tracker.where, "last_step": tracker.last_step()}
     tracker.write(next(rows()))
+    tracker.flush()
     print(json.dumps({"first": first, "again": again, "renamed": tracker.renamed, **seen}))
 
 

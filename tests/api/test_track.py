@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import queue
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,12 +20,15 @@ from typing import Any
 
 import httpx
 import pytest
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from surefoot import Client
 from surefoot.cli.app import app
+from surefoot.cli.printing import PlainConsole
 from surefoot.cli.progress import Progress, line
 from surefoot.cli.session import Session
+from surefoot.cli.watch import _display, _follow
 from surefoot.errors import MissingExtraError, SurefootError, UserError
 from surefoot.events import LedgerRow
 from surefoot.trackers.about import about
@@ -391,6 +396,42 @@ def test_trackio_has_every_step_once_after_ten_kills(tmp_path: Path) -> None:
         check_whole(there, found["renamed"])
         assert there["config"] == {**CONFIG, "surefoot": FACTS}
     assert (found["where"], found["last_step"]) == ("trackio show --project here", N - 1)
+
+
+def test_show_tells_every_value_as_it_was_logged_last(run: Callable[..., str], fake: FakeService) -> None:
+    fake.rows = [
+        make_row(n, lr=0.1, loss=1.0 / (n + 1), **({"accuracy": n / 10} if n % 3 == 0 else {})) for n in range(5)
+    ]
+    fake.rows[4].result.values["norm"] = math.nan
+    job = fake.add(make_view(steps_done=5)).id
+    [line_] = [text for text in run("show", job).splitlines() if text.startswith("values")]
+    assert line_.split(maxsplit=1)[1] == "loss 0.2, lr 0.1, accuracy 0.3 (step 3), norm nan"
+    assert json.loads(run("show", job, "--json"))["values"] == {
+        "lr": {"value": 0.1, "step": 4},
+        "loss": {"value": 0.2, "step": 4},
+        "accuracy": {"value": 0.3, "step": 3},
+        "norm": {"value": "nan", "step": 4},
+    }
+
+
+def test_show_counts_values_beyond_what_it_tells(run: Callable[..., str], fake: FakeService) -> None:
+    fake.rows = [make_row(0, **{f"layer{n}/norm": float(n) for n in range(50)})]
+    told = run("show", fake.add(make_view(steps_done=1)).id)
+    assert "and 20 more: see `surefoot metrics`" in " ".join(told.split())
+
+
+@pytest.mark.parametrize("columns", [60, 100, 200])
+def test_a_terminal_line_of_watch_is_no_wider_than_the_terminal(columns: int, fake: FakeService) -> None:
+    fake.rows = [make_row(n, **{f"layer{k}/norm": k / 3 for k in range(30)}, loss=0.25) for n in range(50)]
+    view = make_view(ended_at="2026-01-02T04:00:00Z", state="succeeded", steps_done=50, num_steps=50)
+    fake.add(view)
+    out = PlainConsole(width=columns, force_terminal=True, file=io.StringIO(), highlight=False, markup=False)
+    with Client("http://x", "t", transport=fake.transport) as client, _display(out) as display:
+        _follow(client.job(view.id), Progress(total=50), display)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.file.getvalue())  # type: ignore[attr-defined]
+    lines = re.split(r"[\r\n]+", text)
+    assert any("step 50/50  loss 0.25" in line for line in lines)
+    assert max(map(cell_len, lines)) <= columns
 
 
 def test_watch_tells_the_values_that_are_asked_for() -> None:

@@ -16,7 +16,6 @@ from surefoot.spec import JobState
 from surefoot.trackers.tensorboard import TensorBoard
 from surefoot.trackers.tracking import Tracked, track
 
-
 pytestmark = pytest.mark.process
 
 
