@@ -65,7 +65,7 @@ def loss_first(names: Iterable[str]) -> list[str]:
 def values_in(values: Mapping[str, float], width: int | None) -> str:
     """Tell values in no more columns than `width`, and how many more there are; the first in any case. None: all."""
     told = [f"{_short(name)} {number(value)}" for name, value in values.items()]
-    if width is None or cell_len(GAP.join(told)) <= width:
+    if not told or width is None or cell_len(GAP.join(told)) <= width:
         return GAP.join(told)
     for kept in range(len(told) - 1, 1, -1):
         text = GAP.join([*told[:kept], f"+{len(told) - kept}"])
