@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from surefoot.config import Config
+from surefoot.data import Data
 
 if TYPE_CHECKING:
     import torch
@@ -131,6 +133,8 @@ class Run(ABC):
     batch_size: int
     #: sub-tasks a step
     sub_tasks: int
+    #: the job's data by name (`--data NAME=URL`): a `Path` where it is copied to this node or is a path, else its URL, which can be opened
+    data: Data
 
     @abstractmethod
     def track(self, **objects: Any) -> None:
@@ -155,6 +159,15 @@ class Run(ABC):
     @abstractmethod
     def node_once(self, prepare: Callable[[], object], *, name: str | None = None) -> None:
         """Have one trainer of each node call `prepare`, as `once` does for the job: for data on the node's own disk."""
+
+    @property
+    @abstractmethod
+    def cache_dir(self) -> Path:
+        """A folder on this node's disk that outlives trainers: for what can be made again, such as downloads, as `node_once` makes them.
+
+        Trainers of this node share it, and so do jobs of the same code; changed code begins with an empty one. It is removed when
+        nobody has used it for two weeks, or when its room is needed.
+        """
 
     @abstractmethod
     def steps(self, num_steps: int | None = None, *, epochs: int | None = None) -> Iterator[Step]:

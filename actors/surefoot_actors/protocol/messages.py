@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from surefoot_actors.protocol.data_told import DataTold
+
 __all__ = [
+    "DataTold",
     "Done",
     "Elected",
     "End",
@@ -274,6 +277,8 @@ class Raised:
     fatal: bool = False
     # the last events of this trainer's machine, a line each, where the fault is Surefoot's own
     story: tuple[str, ...] = ()
+    # it is wrong on this node: never the job's fault, however many say so
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,4 +385,5 @@ FromTrainer = (
     | NoticeGiven
     | OnceAsked
     | OnceDone
+    | DataTold
 )
