@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,22 +84,29 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
 
-@pytest.fixture
-def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    app = uvicorn_app.create_app(Settings(data=tmp_path / "data", max_package_bytes=50_000))
-    server = _Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=5))
+@contextmanager
+def serving(data: Path, port: int = 0) -> Iterator[Running]:
+    app = uvicorn_app.create_app(Settings(data=data, max_package_bytes=50_000))
+    server = _Server(uvicorn.Config(app, port=port, log_config=None, lifespan="on", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run)
     thread.start()
     assert server.ready.wait(30)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    monkeypatch.setenv("SUREFOOT_DATA", str(tmp_path / "data"))
-    url = f"http://127.0.0.1:{port}"
-    with locked(tmp_path / "data"), announced(tmp_path / "data", url):
-        yield Running(url=url, data=tmp_path / "data", service=app.state.service)
-    app.state.service.wakeups.close()
-    server.should_exit = True
-    thread.join(30)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        with locked(data), announced(data, url):
+            yield Running(url=url, data=data, service=app.state.service)
+    finally:
+        app.state.service.wakeups.close()
+        server.should_exit = True
+        thread.join(30)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    monkeypatch.setenv("SUREFOOT_DATA", str(tmp_path / "data"))
+    with serving(tmp_path / "data") as here:
+        yield here
 
 
 def finish(attempt: Attempt) -> None:
