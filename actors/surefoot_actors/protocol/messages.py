@@ -24,6 +24,7 @@ __all__ = [
     "Member",
     "NotRestored",
     "NoticeGiven",
+    "NoticeTaken",
     "OnceAsked",
     "OnceDone",
     "OnceTold",
@@ -38,6 +39,7 @@ __all__ = [
     "Saved",
     "Snapshot",
     "ToTrainer",
+    "Warned",
 ]
 
 
@@ -152,6 +154,11 @@ class GiveSecrets:
     values: Mapping[str, str] = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoticeTaken:
+    """The receiver, or its node, is about to go: it may leave at any boundary."""
+
+
 ToTrainer = (
     EndGeneration
     | EnterGeneration
@@ -163,6 +170,7 @@ ToTrainer = (
     | Save
     | OnceTold
     | GiveSecrets
+    | NoticeTaken
 )
 
 # ---- trainer to supervisor
@@ -364,6 +372,14 @@ class OnceDone:
     key: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Warned:
+    """What a person should know, and no machine."""
+
+    trainer: str
+    message: str
+
+
 FromTrainer = (
     Hello
     | Length
@@ -380,4 +396,5 @@ FromTrainer = (
     | NoticeGiven
     | OnceAsked
     | OnceDone
+    | Warned
 )
