@@ -31,6 +31,7 @@ from surefoot._requests import (
     get_checkpoints,
     get_health,
     get_job,
+    get_system,
     get_usage,
     inject_fault,
     model_path,
@@ -64,6 +65,7 @@ from surefoot.logs import LogLine
 from surefoot.output import FileList
 from surefoot.spec import JobSpec, JobState, StateName
 from surefoot.submission import SubmitOptions, prepare
+from surefoot.system import SystemPoint
 from surefoot.usage import JobUsage
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
 from surefoot.words import FaultName, UnknownWord
@@ -319,6 +321,10 @@ class AsyncJob:
     async def usage(self) -> JobUsage:
         """As `Job.usage`."""
         return await self._client._run(ask(get_usage(self.id)))
+
+    async def system(self, *, history: bool = False) -> list[SystemPoint]:
+        """As `Job.system`."""
+        return list((await self._client._run(ask(get_system(self.id, history=history)))).samples)
 
     async def set_budget(self, *, max_cost: float | None = None, max_hours: float | None = None) -> Self:
         """As `Job.set_budget`."""

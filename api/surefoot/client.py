@@ -30,6 +30,7 @@ from surefoot._requests import (
     get_checkpoints,
     get_health,
     get_job,
+    get_system,
     get_usage,
     inject_fault,
     model_path,
@@ -63,6 +64,7 @@ from surefoot.logs import LogLine
 from surefoot.output import FileList
 from surefoot.spec import JobSpec, JobState, StateName
 from surefoot.submission import SubmitOptions, prepare
+from surefoot.system import SystemPoint
 from surefoot.usage import JobUsage
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
 from surefoot.words import FaultName, UnknownWord
@@ -330,6 +332,10 @@ class Job:
     def usage(self) -> JobUsage:
         """Ask what the job has used and cost so far, and what the rest takes with each number of trainers."""
         return self._client._run(ask(get_usage(self.id)))
+
+    def system(self, *, history: bool = False) -> list[SystemPoint]:
+        """Return what the job's trainers use: each one's newest sample, or with `history` all that are kept, oldest first."""
+        return list((self._client._run(ask(get_system(self.id, history=history)))).samples)
 
     def set_budget(self, *, max_cost: float | None = None, max_hours: float | None = None) -> Self:
         """Give the job another budget, in place of the one it has; None: no bound. Raises SpecError and ConflictError.

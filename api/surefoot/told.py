@@ -41,6 +41,7 @@ from surefoot.payloads import (
     Whole,
 )
 from surefoot.rows import Circumstances, LedgerRow, Result
+from surefoot.system import MAX_SAMPLES, SystemSample
 from surefoot.words import EventKind
 
 __all__ = ["MAX_BATCH", "AnyTold", "OtherTold", "ToldEvent", "ToldRow", "UplinkBatch"]
@@ -317,3 +318,5 @@ class UplinkBatch(BaseModel):
     """Events that are not acknowledged yet."""
     rows: Annotated[tuple[ToldRow, ...], FailFast(), Field(max_length=MAX_BATCH)] = ()
     """Ledger rows that are not acknowledged yet."""
+    system: Annotated[tuple[SystemSample, ...], FailFast(), Field(max_length=MAX_SAMPLES)] = ()
+    """What trainers use, each one's newest sample. They are told once: one that is lost is not told again."""

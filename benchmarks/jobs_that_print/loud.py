@@ -22,10 +22,11 @@ def train(run: surefoot.Run) -> None:
         for x, y in step.batches(data):
             loss = F.cross_entropy(model(x), y)
             loss.backward()
-            step.log(loss=loss)
+            step.log(loss=loss, ran=now - begun)
         optimizer.step()
         while printed < (now - begun) * rate:
             print(f"line {printed} of step {step.number}: some words as programs print them")
             printed += 1
-        if now - begun > seconds:
+        # a merged value: all trainers stop in the same step, also those that joined late
+        if step.merged["ran"] > seconds:
             run.stop()

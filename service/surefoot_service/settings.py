@@ -82,6 +82,8 @@ class Settings(BaseSettings):
     node_groups: Annotated[dict[str, GroupSetting], Field(max_length=100)] = Field(default_factory=dict)
     # how long a trainer waits for a node of the cheapest of these before a dearer one is asked for
     node_wait_s: Annotated[float, Field(gt=0)] = 300.0
+    # how long a started job waits for its fewest trainers before it gives back what it has, where an earlier job waits for the same nodes
+    start_wait_s: Annotated[float, Field(gt=0)] = 1800.0
     # what prices are in
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
 

@@ -14,7 +14,7 @@ from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.logs.relay import LogRelay
 from surefoot_actors.uplink.memory import MemoryUplink
 
-from .test_logs import printed
+from .test_logs import Line, printed
 
 pytestmark = pytest.mark.process
 
@@ -50,8 +50,11 @@ class Told:
     def script(self, text: str) -> str:
         return _BEGIN.format(*self._server.address, self._server.sealed.reveal(), text)
 
+    def lines(self) -> list[Line]:
+        return printed(self._uplink.told_logs).get("t0", [])
+
     def texts(self) -> list[str]:
-        return [line.text for line in printed(self._uplink.told_logs).get("t0", [])]
+        return [line.text for line in self.lines()]
 
 
 @asynccontextmanager
@@ -151,6 +154,49 @@ sys.stdin.readline()
             await asyncio.to_thread(_say, it)
             await until(told, "the key is ***")
         assert not [text for text in told.texts() if "secret-of-mine" in text]
+
+
+async def test_each_line_has_its_step_also_those_of_other_threads_and_of_forked_processes() -> None:
+    """However often a step prints: what is printed late in a step goes another way than what comes first in it."""
+    script = """
+from surefoot_actors.logs.capture import begin_step
+capture.start()
+read, write = os.pipe()
+back, done = os.pipe()
+def others(name):
+    while (step := os.read(read, 1)) != b"e":
+        for n in range(3):
+            print(f"{name} {step.decode()} {n}")
+        os.write(done, b"d")
+print("before")
+thread = threading.Thread(target=others, args=("thread",))
+thread.start()
+for step in range(9):
+    begin_step(step)
+    for n in range(3):
+        print(f"main {step} {n}")
+    os.write(write, b"%d" % step)
+    os.read(back, 1)
+os.write(write, b"e")
+thread.join()
+if not (child := os.fork()):
+    others("child")
+    os._exit(0)
+for step in range(4, 9):
+    begin_step(step)
+    os.write(write, b"%d" % step)
+    os.read(back, 1)
+os.write(write, b"e")
+os.waitpid(child, 0)
+capture.end()
+"""
+    async with supervisor() as told:
+        with process(told.script(script)) as it:
+            await asyncio.to_thread(it.wait, LIMIT_S)
+        await until(told, "the process has ended")
+        lines = [line for line in told.lines() if line.text.count(" ") == 2]
+        assert len(lines) == 9 * 3 * 2 + 5 * 3
+        assert [line for line in lines if line.step != int(line.text.split()[1])] == []
 
 
 def _say(process: subprocess.Popen[str]) -> None:

@@ -42,12 +42,15 @@ _RUN = "import sys; sys.path.append({!r}); from surefoot_actors.logs.collector i
 
 _step: mmap.mmap | None = None
 _capture: Capture | None = None
+# standard output and error
+_marking: list[_Marking] = []
 
 
 def begin_step(step: int) -> None:
     """Note that what is printed from here on is of this step. Without a capture this does nothing."""
     if _step is not None:
         STEP.pack_into(_step, 0, step)
+        _look()
 
 
 def hide(values: Iterable[str]) -> bool:
@@ -91,6 +94,7 @@ class Capture:
         out, err = _pipe(), _pipe()
         self._pipes = out[0], err[0]
         self._start(0)
+        os.register_at_fork(after_in_child=_look)
         sys.stdout.flush()
         sys.stderr.flush()
         for (_, writing), number in ((out, 1), (err, 2)):
@@ -207,25 +211,50 @@ class Capture:
 
 
 class _Marking(io.FileIO):
-    """A file descriptor of text; what is written first in a step has the step's mark before it."""
+    """A file descriptor of text; what is written first in a step has the step's mark before it.
 
-    _marked = -1
+    A program may print ten thousand lines in a second: so once a step is marked, its text does not come through Python any more. In a
+    process that was forked nobody says that a step begins: there each write looks.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, "w", closefd=False)
+        self._marked, self._process = -1, os.getpid()
+
+    def look(self) -> None:
+        """Have the next write look at the step."""
+        self.__dict__.pop("write", None)
 
     def write(self, data: Buffer, /) -> int:
-        step = STEP.unpack_from(_step, 0)[0] if _step is not None else -1
-        if step != self._marked and step >= 0:
-            self._marked = step
-            # together with the text, or another process's may come between them
-            if memoryview(data).nbytes < select.PIPE_BUF - 64:
-                mark = step_mark(step)
-                return max(0, os.write(self.fileno(), mark + bytes(data)) - len(mark))
-            os.write(self.fileno(), step_mark(step))
+        step = _present_step()
+        if step == self._marked or step < 0:
+            if self._process == os.getpid():
+                self.write = super().write  # type: ignore[method-assign]
+                if _present_step() != step:  # another thread has begun one meanwhile
+                    self.look()
+            return super().write(data) or 0
+        self._marked = step
+        # together with the text, or another process's may come between them
+        if memoryview(data).nbytes < select.PIPE_BUF - 64:
+            mark = step_mark(step)
+            return max(0, os.write(self.fileno(), mark + bytes(data)) - len(mark))
+        os.write(self.fileno(), step_mark(step))
         return super().write(data) or 0
+
+
+def _present_step() -> int:
+    return int(STEP.unpack_from(_step, 0)[0]) if _step is not None else -1
+
+
+def _look() -> None:
+    for file in _marking:
+        file.look()
 
 
 def _text(number: int) -> io.TextIOWrapper:
     """A text file that writes line by line: what a process has printed before it is killed is printed."""
-    raw = _Marking(number, "w", closefd=False)
+    raw = _Marking(number)
+    _marking.append(raw)
     errors = "backslashreplace"
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors=errors, line_buffering=True)
 

@@ -73,6 +73,7 @@ from surefoot_actors.supervisor.once import OnceKeeper
 from surefoot_actors.supervisor.secrets import SecretKeeper
 from surefoot_actors.supervisor.stall_teller import StallTeller
 from surefoot_actors.supervisor.status import Status
+from surefoot_actors.supervisor.system_metrics import SystemMetrics
 from surefoot_actors.supervisor.trainer_link import Handled
 from surefoot_actors.supervisor.trainers import Trainers
 from surefoot_actors.tasks import Tasks
@@ -164,6 +165,7 @@ class Supervisor:
     async def run(self) -> Outcome:
         """Run the attempt to its end. Every trainer is gone when this returns or raises."""
         self._liveness.on_change = self._deaths.liveness_changed
+        self._liveness.on_system = SystemMetrics(self._uplink, self._trainers.links).take
         self._cluster.on_notice = self._noticed
         self._cluster.on_waiting = self._status.note_waiting
         self._trainers.open()

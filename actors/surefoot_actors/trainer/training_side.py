@@ -20,6 +20,7 @@ from surefoot_actors.output.sync import OutputSync, Pending
 from surefoot_actors.protocol.member import machine
 from surefoot_actors.protocol.member.machine import At
 from surefoot_actors.protocol.messages import Hello, Length
+from surefoot_actors.system_metrics import counters
 from surefoot_actors.trainer.checkpoints.schedule import CheckpointSchedule
 from surefoot_actors.trainer.member import Member
 from surefoot_actors.trainer.once import OnceRequests
@@ -40,6 +41,8 @@ class TrainingSide:
         self._member, self._schedule, self._onces, self._output = member, schedule, onces, output
         # when the sub-task under way began
         self._began: float | None = None
+        # how many of the step's sub-tasks were computed here
+        self._num_computed = 0
 
     def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         """Say hello and wait to be a member whose tracked state is the run's."""
@@ -139,6 +142,7 @@ class TrainingSide:
         watchdog_process.mark(-1, -1)
         with member.commit_lock:
             self._measure()
+            self._num_computed += member.position.phase == 0
             if member.state.at is At.ROUND and member.state.own >> sub_task & 1:
                 member.leaves.put(leaf)
                 member.feed(machine.LeafMade(sub_task))
@@ -157,6 +161,8 @@ class TrainingSide:
     def end_step(self, row: LedgerRow) -> None:
         """Record the step's row; joins and leaves happen here."""
         member = self._member
+        counters.stepped(row.result.num_samples * self._num_computed / member.spec.sub_tasks)
+        self._num_computed = 0
         faults.point("boundary", row.result.step)
         member.mailbox.keep(row)
         with member.commit_lock:

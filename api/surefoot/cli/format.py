@@ -14,7 +14,7 @@ from surefoot.printable import printable_line
 from surefoot.spec import JobState
 from surefoot.words import UnknownWord
 
-__all__ = ["ago", "describe", "duration", "number", "state_style", "steps"]
+__all__ = ["ago", "describe", "duration", "number", "size", "state_style", "steps"]
 
 _STYLES = {
     JobState.QUEUED: "dim",
@@ -55,6 +55,16 @@ def ago(then: datetime | None, now: datetime) -> str:
 def number(value: float) -> str:
     """Say a logged value: five significant digits."""
     return f"{value:.5g}"
+
+
+def size(num_bytes: int) -> str:
+    """Say a size: "512 B", "3.4 MB"."""
+    value = float(min(num_bytes, MAX_WHOLE))
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}" if unit != "B" else f"{num_bytes} B"
+        value /= 1000
+    return f"{value:.3g} TB"
 
 
 def steps(done: int, total: int | None) -> str:

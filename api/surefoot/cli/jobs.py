@@ -17,6 +17,7 @@ from surefoot.cli.format import ago, describe, duration, state_style, steps
 from surefoot.cli.last_lines import last_lines
 from surefoot.cli.references import AsJson, JobRef, tell
 from surefoot.cli.session import Session, console, say
+from surefoot.cli.system import live_trainers, print_trainers
 from surefoot.cli.usage import forecast_table, usage_rows
 from surefoot.client import Job
 from surefoot.errors import NotFoundError
@@ -68,14 +69,19 @@ def show(
         events = list(found.events())
         printed = [] if as_json else last_lines(found)
         usage = _usage(found)
+        trainers = [] if found.view.ended else live_trainers(found)
     if as_json:
-        used = {"usage": usage.model_dump(mode="json")} if usage else {}
+        used: dict[str, object] = {"usage": usage.model_dump(mode="json")} if usage else {}
+        used |= {"system": [point.model_dump(mode="json") for point in trainers]} if trainers else {}
         document = (
             found.view.model_dump(mode="json") | used | {"events": [event.model_dump(mode="json") for event in events]}
         )
         say(json.dumps(document, indent=1))
         return
     _show(found.view, events, usage_rows(usage) if usage else {})
+    if trainers:
+        say("\ntrainers, by their newest samples:")
+        print_trainers(trainers)
     _show_forecast(usage)
     _show_events(found.view, events)
     _show_troubles(found.view, events)

@@ -35,6 +35,8 @@ class Progress:
     show: tuple[str, ...] = ()
     # those of them that were logged last, each with its name
     logged: tuple[tuple[str, float], ...] = ()
+    # what trainers use, in a few words; empty: that is not known
+    system: str = ""
     # seconds of the most recent steps, at most _RECENT
     recent_s: tuple[float, ...] = ()
 
@@ -89,6 +91,8 @@ def line(progress: Progress) -> str:
     parts.append(f"{progress.trainers} trainer{'' if progress.trainers == 1 else 's'}")
     if progress.steps_per_s is not None:
         parts.append(f"{number(progress.steps_per_s)} steps/s")
+    if progress.system:
+        parts.append(progress.system)
     if progress.eta_s:
         parts.append(f"ETA {duration(progress.eta_s)}")
     return "  ".join(parts)

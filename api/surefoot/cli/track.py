@@ -16,6 +16,7 @@ from rich.table import Table
 from surefoot.cli.format import number
 from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, console, say
+from surefoot.cli.system import print_system
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow
 from surefoot.trackers.follow import bring
@@ -44,14 +45,24 @@ def metrics(
     context: typer.Context,
     job: JobRef,
     show: Annotated[list[str] | None, typer.Option("--show", help="Only this value. May be repeated.")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print a line a step, as CSV.")] = False,
+    system: Annotated[
+        bool, typer.Option("--system", help="In place of logged values: what each trainer uses of its machine.")
+    ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print a line a step, as CSV; of trainers, one a minute.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell every value that a job has logged: the first, the last, the lowest and the highest, with their steps.
 
     Example: surefoot metrics last --show loss --csv
     """
+    if system and show:
+        raise UserError("--show names logged values, which --system does not tell")
     with Session.of(context).client() as client:
+        if system:
+            print_system(client.job(job), as_csv=as_csv, as_json=as_json)
+            return
         rows = client.job(job).iter_ledger()
         if as_csv:
             _print_csv(list(rows), show)

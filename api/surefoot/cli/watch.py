@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import typer
@@ -17,6 +18,7 @@ from surefoot.cli.format import duration
 from surefoot.cli.last_lines import last_lines
 from surefoot.cli.progress import Pace, Progress, line, told
 from surefoot.cli.session import FAILED, console, say, say_error
+from surefoot.cli.system import glance, live_trainers
 from surefoot.client import Job
 from surefoot.events import EventKind
 from surefoot.spec import JobState
@@ -26,6 +28,8 @@ __all__ = ["DETACHED", "conclude", "watch", "watch_json"]
 
 # As a shell counts an interrupt: the job has not ended, and whoever chains commands must not take it for done.
 DETACHED = 130
+# how often it is asked what trainers use
+_ASK_S = 15.0
 
 
 class Display(Protocol):
@@ -68,8 +72,11 @@ def watch_json(job: Job) -> None:
 
 
 def _follow(job: Job, progress: Progress, display: Display) -> Progress:
+    asked = time.monotonic()
     for update in job.follow():
         progress = progress.after(update)
+        if time.monotonic() - asked > _ASK_S and not job.view.ended:
+            progress, asked = replace(progress, system=glance(live_trainers(job))), time.monotonic()
         # The end has words of its own.
         if (text := told(update)) and not _is_end(update):
             display.tell(text)

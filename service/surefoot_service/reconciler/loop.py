@@ -22,6 +22,7 @@ from surefoot_service.reconciler.budgets import keep_budgets
 from surefoot_service.reconciler.launch import Launch
 from surefoot_service.scheduler.capacity import Capacity, addable
 from surefoot_service.scheduler.fifo import Decision, decide
+from surefoot_service.scheduler.standstill import Starting, gives_back, in_vain, without_hopes
 from surefoot_service.store import attempts, jobs
 from surefoot_service.store import overview as store
 from surefoot_service.store.database import StoreAwayError
@@ -119,8 +120,9 @@ class Reconciler:
     # ---- the queue
 
     async def _schedule(self, overview: Overview) -> bool:
-        """Start what fits, and say of the rest why not. Return whether anything was started."""
-        if not overview.queue:
+        """Start what fits, and say of the rest why not. Return whether anything was started, or has given back what it had."""
+        vain = self._in_vain(overview)
+        if not overview.queue and len(vain) < 2:
             return False
         nodes = await self._launch.ray.nodes()
         if not nodes:
@@ -132,10 +134,30 @@ class Reconciler:
             used_cpus=overview.used_cpus,
             used_gpus=overview.used_gpus,
         )
-        decisions = decide(overview.queue, capacity)
+        if (last := gives_back(vain, capacity)) is not None:
+            return await self._give_back(last)
+        decisions = decide(overview.queue, without_hopes(capacity, vain))
         for decision in decisions:
             await self._decided(decision)
         return any(d.start for d in decisions)
+
+    def _in_vain(self, overview: Overview) -> list[Starting]:
+        """Jobs that have waited for their fewest trainers for too long, in the queue's order."""
+        starting = [
+            Starting(job=w.job.id, attempt=w.attempt.id, each=w.spec.resources, since=w.attempt.created_at)
+            for w in overview.watched
+            if state_of(w.job) is JobState.STARTING and w.attempt.fenced_at is None
+        ]
+        return in_vain(starting, self._service.now(), timedelta(seconds=self._service.settings.start_wait_s))
+
+    async def _give_back(self, last: Starting) -> bool:
+        """Have a job wait in the queue again, so that one before it gets what it holds."""
+        reason = "gave back the nodes it had: too few for it, and a job before it waits for the same; it starts once there is room"
+        done = await self._service.database.write(store.give_back, last.attempt, reason=reason, now=self._service.now())
+        if done:
+            log.warning("job_gave_back", attempt=last.attempt)
+            self._service.wakeups.wake(news_of(last.job))
+        return done
 
     async def _decided(self, decision: Decision) -> None:
         """Act on one decision; what goes wrong with one job does not hold up the others."""

@@ -37,6 +37,7 @@ from surefoot_service.rest.routes import (
     metrics,
     packages,
     secrets,
+    system,
     usage,
 )
 from surefoot_service.rest.timing import Timing
@@ -95,7 +96,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Timing)
-    for part in (packages, jobs, checkpoints, files, history, logs, attempts, secrets, audit, health, metrics, usage):
+    for part in (
+        *(packages, jobs, checkpoints, files, history, logs, attempts, secrets),
+        *(audit, health, metrics, usage, system),
+    ):
         app.include_router(part.router)
     app.include_router(secrets.attempts)
     _make_ready(app)

@@ -15,7 +15,17 @@ from surefoot_service.store.jobs import change_state, with_states
 from surefoot_service.store.reading import spec_of, state_of
 from surefoot_service.store.tables import AttemptRow, JobRow
 
-__all__ = ["Overview", "Watched", "condemn", "end_all", "is_on_cluster", "look", "mark_submitted", "settle"]
+__all__ = [
+    "Overview",
+    "Watched",
+    "condemn",
+    "end_all",
+    "give_back",
+    "is_on_cluster",
+    "look",
+    "mark_submitted",
+    "settle",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +100,16 @@ def mark_submitted(session: Session, attempt: str, now: datetime) -> None:
     row.submitted_at = row.submitted_at or now
     if job.state == JobState.STARTING and job.cancel_at is None:
         job.reason = "the launcher is on the cluster"
+
+
+def give_back(session: Session, attempt: str, *, reason: str, now: datetime) -> bool:
+    """Queue a job anew that has not trained in its present attempt, which is fenced; it is no loss. False: it trains by now."""
+    row, job = lock_with(session, attempt)
+    if job.state != JobState.STARTING or row.fenced_at is not None or job.cancel_at is not None:
+        return False
+    row.fenced_at = now
+    change_state(session, job, JobState.QUEUED, reason=reason, now=now)
+    return True
 
 
 def condemn(
