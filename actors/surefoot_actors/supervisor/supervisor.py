@@ -125,10 +125,7 @@ class Supervisor:
         die: Callable[[], None] | None = None,
         logs: bool = False,
     ) -> None:
-        """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process at once, for `surefoot chaos`.
-
-        `logs`: what trainers print is shipped to the liveness server.
-        """
+        """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process, for chaos. `logs`: what is printed is shipped."""
         self._logs, self._max_output_bytes = logs, max_output_bytes
         self._spec, self._attempt, self._cluster = spec, attempt, cluster
         self._uplink, self._journal, self._liveness, self._faults = uplink, journal, liveness, faults

@@ -11,8 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from surefoot.cli.durable import size
-from surefoot.cli.format import ago
+from surefoot.cli.format import ago, size
 from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, console, say
 from surefoot.client import Job
