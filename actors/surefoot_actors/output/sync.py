@@ -11,7 +11,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -228,6 +227,8 @@ class OutputSync:
         try:
             manifest = uploader.upload(seen, step, ended=ended)
             self._tell_of(manifest.left_out)
+            if self._fenced:  # closed meanwhile: files have gone from under the look
+                return "this trainer has ended"
             if manifest.files != self._newest or ended:
                 store.commit(manifest, at)
                 self._newest = manifest.files
@@ -260,6 +261,6 @@ class OutputSync:
 
     def close(self) -> None:
         """Remove the folder: whoever wrote there has ended."""
+        self._fenced = True
         if self._local is not None:
-            with suppress(OSError):
-                self._local.remove()
+            self._local.remove()

@@ -148,6 +148,8 @@ class Uploader:
                     f"{seen.path!r}: it is changed each time it is read, so an earlier version is kept, or none"
                 )
             return
+        except FileNotFoundError:
+            return  # gone meanwhile
         except OSError as error:
             left_out.append(f"{seen.path!r}: it cannot be read: {error.strerror}")
             return
