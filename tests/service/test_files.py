@@ -8,20 +8,19 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import fsspec
 import httpx
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 from tests.output.test_files import Elected, manifests
 
 from surefoot._files import all_files, targets
 from surefoot.errors import NotFoundError, ServiceError
 from surefoot.output import FileList, FileView, dump_output, load_output
 from surefoot_service.checkpoints import files as reading
-from surefoot_service.errors import ConflictError
+from surefoot_service.errors import ConflictError, StorageError
 from surefoot_service.parts import Service
 from surefoot_service.settings import Settings
 
+from ..s3 import BUCKET, s3_wire
 from .helpers import Attempt
 
 BIG = os.urandom(5 * 1024 * 1024)
@@ -233,23 +232,30 @@ async def test_files_of_a_place_that_is_not_allowed_are_not_opened(service: Serv
         await reading.find_files(service.waiting, "http://bucket/j", ("file", "s3"))
 
 
-async def test_files_in_a_store(
-    client: httpx.AsyncClient, service: Service, attempt: Attempt, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on S3: by fsspec, over the same code."""
-    memory = MemoryFileSystem()
-    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **options: (memory, url.replace("s3://", "/")))
-    place = f"s3://bucket/{attempt.job}"
-    trainer = Elected(place).begin()
-    trainer.write("a/b", BIG)
-    assert trainer.keep(3)
-    trainer.sync.close()
-    found = await reading.find_files(service.waiting, place, ("s3",))
-    assert found is not None
-    file = found.file("a/b")
-    data = [chunk async for chunk in found.chunks(service.waiting, file, reading.Span(10, len(BIG) - 10))]
-    assert b"".join(data) == BIG[10:-10]
-    memory.store.clear()
+async def test_files_in_a_store(service: Service) -> None:
+    """On a real S3 wire: written and restored by trainers, read by the control plane."""
+    with s3_wire() as wire:
+        place = f"s3://{BUCKET}/j"
+        trainer = Elected(place).begin()
+        trainer.write("a/b", BIG)
+        assert trainer.keep(3)
+        trainer.write("a/b", b"!", "ab")
+        trainer.write("c", b"3")
+        assert trainer.keep(4)
+        later = Elected(place, "t1", 2).begin(3)
+        assert later.files == {"a/b": BIG}
+        found = await reading.find_files(service.waiting, place, ("s3",))
+        assert found is not None
+        span = reading.Span(10, len(BIG) + 1)
+        data = [chunk async for chunk in found.chunks(service.waiting, found.file("a/b"), span)]
+        assert b"".join(data) == BIG[10:] + b"!"
+        assert await reading.find_files(service.waiting, f"s3://{BUCKET}/another", ("s3",)) is None
+        wire.away.set()
+        with pytest.raises(StorageError, match="does not give the files"):
+            await reading.find_files(service.waiting, place, ("s3",))
+        wire.away.clear()
+        for one in (trainer, later):
+            one.sync.close()
 
 
 # ---- the SDK
