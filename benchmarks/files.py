@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
 
@@ -24,6 +25,8 @@ sys.path += [str(HERE.parent)]
 from tests.actors.harness import Stage, Story
 
 from surefoot.output import load_output, manifest_names
+from surefoot_actors.output.store import WriterId
+from surefoot_actors.output.sync import OutputSync
 
 TRAINERS = 2
 
@@ -59,6 +62,28 @@ def kept_bytes(place: Path) -> int:
     return sum(file.bytes for file in load_output(name, (folder / name).read_bytes()).files)
 
 
+def price(base: Path, arguments: argparse.Namespace) -> tuple[float, float, float]:
+    """Return the seconds of CPU that one synchronisation of it takes, of these on the training thread, and of one of nothing new."""
+    me = WriterId(attempt=1, generation=1, trainer="t0")
+    output = OutputSync(str(base / "alone"), lambda: me, warn=print, check=lambda: None)
+    folder = output.folder()
+    output.ready(0)
+    for number in range(arguments.files):
+        (folder / f"{number}.bin").write_bytes(os.urandom(arguments.megabytes * 1_000_000 // arguments.files))
+    time.sleep(0.1)  # what was modified just now is read again the next time
+    began, begun = time.process_time(), time.thread_time()
+    pending = output.boundary(1, checkpoint=True)
+    held = time.thread_time() - begun
+    assert pending is not None
+    assert pending.wait(600)
+    cpu = time.process_time() - began
+    began = time.process_time()
+    assert output.sync(2, 600)
+    again = time.process_time() - began
+    output.close()
+    return cpu, held, again
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=300)
@@ -69,6 +94,12 @@ def main() -> None:
     ratios, extra, load = [], [], []
     with tempfile.TemporaryDirectory(prefix="sf-files-") as name:
         base = Path(name)
+        cpu, held, again = price(base, arguments)
+        print(
+            f"{arguments.megabytes} MB once: {cpu:.2f} s of CPU, {held * 1e3:.1f} ms of it on the training thread; "
+            f"unchanged: {again * 1e3:.1f} ms",
+            flush=True,
+        )
         stage = Stage(base, [HERE / "jobs_that_write"])
         try:
             for number in range(arguments.rounds):
@@ -90,6 +121,8 @@ def main() -> None:
                 )
         finally:
             stage.close()
+    if not ratios:
+        return
     print(
         f"{arguments.megabytes} MB kept / written beside: {median(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f}, "
         f"{len(ratios)} pairs), {median(extra):+.2f} s; load {min(load):.1f} to {max(load):.1f}"

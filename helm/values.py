@@ -302,6 +302,14 @@ class WorkerGroup(RayPod):
         limits("4", "8Gi", least_cpu="4", least_memory="8Gi", disk="50Gi"),
         "Resources of a worker; GPUs are named in the limits",
     )
+    cacheSize: Quantity = value(
+        "10Gi",
+        "Copies of jobs' data and `run.cache_dir`, for all trainers of the pod; what nobody uses goes when room is needed",
+    )
+    cacheVolume: Object = value(
+        {},
+        "The volume that they are in, in place of an `emptyDir` of that size: an `ephemeral` claim of a fast disk, say",
+    )
     runtimeClassName: Name = value("", "Runtime class, where GPUs need one")
     rayLabels: Strings = value({}, "More of Ray's labels; `ray.io/market-type` is the market")
     resourceClaims: Objects = value(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from surefoot.config import Config
+from surefoot.data import Data
 
 if TYPE_CHECKING:
     import torch
@@ -132,6 +133,8 @@ class Run(ABC):
     batch_size: int
     #: sub-tasks a step
     sub_tasks: int
+    #: the job's data by name (`--data NAME=URL`): a `Path` where it is copied to this node or is a path, else its URL, which can be opened
+    data: Data
 
     @abstractmethod
     def track(self, **objects: Any) -> None:
@@ -174,6 +177,15 @@ class Run(ABC):
 
         In the loop over `steps`, and after it: raises ContractError before, when nobody is a member yet. It may become true in the
         midst of a step, never false.
+        """
+
+    @property
+    @abstractmethod
+    def cache_dir(self) -> Path:
+        """A folder on this node's disk that outlives trainers: for what can be made again, such as downloads, as `node_once` makes them.
+
+        Trainers of this node share it, and so do jobs of the same code; changed code begins with an empty one. It is removed when
+        nobody has used it for two weeks, or when its room is needed.
         """
 
     @abstractmethod

@@ -47,6 +47,17 @@ def test_ago() -> None:
             {"trainer": "t1", "requirements": ["einops", "timm==1.0"]},
             "installing requirements for trainer t1: einops, timm==1.0",
         ),
+        (
+            EventKind.DATA,
+            {"trainer": "t1", "name": "train", "copied": False, "bytes": 1_230_000_000, "files": 40},
+            "copying data train: 1.23 GB, 40 files",
+        ),
+        (
+            EventKind.DATA,
+            {"name": "train", "copied": True, "bytes": 3, "files": 1, "seconds": 4.2, "digest": "3f0c", "node": "n"},
+            "copied data train: 3 bytes, 1 file to n in 4.2 s, digest 3f0c",
+        ),
+        (EventKind.DATA, {}, "copying data ?: ? files"),
         (EventKind.TRAINER_STARTED, {"trainer": "t1"}, "trainer t1 is starting"),
         (EventKind.TRAINER_READY, {"trainer": "t1", "pid": 7, "node": "n"}, "trainer t1 is ready (pid 7, node n)"),
         (

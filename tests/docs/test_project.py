@@ -25,7 +25,7 @@ OURS = {"surefoot", "surefoot_actors", "surefoot_service"}
 COMES_WITH = {"pydantic_core": "pydantic", "starlette": "fastapi", "h11": "uvicorn"}
 
 # Only where the user's code or an extra brings it, or where only a type checker sees it.
-NOT_OURS_TO_ASK_FOR = {"torch", "sklearn"}
+NOT_OURS_TO_ASK_FOR = {"torch", "sklearn", "fsspec"}
 
 # Loaded by name, and not by an import: what loads it, and the word that has it loaded.
 BY_NAME = {

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from surefoot.contract import Run, TrainFunction
+from surefoot.data import Data
 from surefoot.errors import ContractError, UserError
 from surefoot.events import LedgerRow
 from surefoot.spec import JobSpec
@@ -29,10 +30,11 @@ from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Position, StateImage
 from surefoot_actors.local_run.run_local import LocalCoordinator
+from surefoot_actors.node_data import places
 from surefoot_actors.user_code import tracebacks, train_function
 from surefoot_actors.user_code.advice import with_advice
 
-__all__ = ["BROKEN", "NO_END", "RAISED", "Failure", "Held", "Probe", "Seen", "perform"]
+__all__ = ["BROKEN", "NO_END", "RAISED", "Failure", "Held", "Probe", "Seen", "cache_of", "perform"]
 
 # The kind of failure that is a broken rule of the contract.
 BROKEN = "contract"
@@ -138,6 +140,8 @@ def perform(probe: Probe, spec: JobSpec, steps: int | Extent, folder: Path) -> S
             sub_tasks=spec.sub_tasks,
             data_workers=spec.data_workers,
             end_after=end_after,
+            data=Data({name: places.in_place(source) for name, source in spec.data.items()}),
+            cache_dir=partial(cache_of, folder),
             # what is carried between sub-tasks is found by their order, and named
             proves=False,
             on_epoch=partial(_note_epoch, watch, spec.batch_size),
@@ -151,6 +155,13 @@ def perform(probe: Probe, spec: JobSpec, steps: int | Extent, folder: Path) -> S
     if probe.watches:
         seen.set_lines, seen.epoch_steps = list(_set_lines(code)), watch.epoch.steps
     return seen
+
+
+def cache_of(folder: Path) -> Path:
+    """The cache of all trials, beside the copy of the user's folder: it goes with them."""
+    cache = folder.parent / "cache"
+    cache.mkdir(exist_ok=True)
+    return cache
 
 
 def _noting(train: TrainFunction, watch: Watch) -> TrainFunction:

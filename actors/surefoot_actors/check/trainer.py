@@ -6,11 +6,13 @@ import json
 import os
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from surefoot.events import LedgerRow
+from surefoot_actors.check.probe import cache_of
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.engine.contract.run import RunOptions
 from surefoot_actors.output.sync import OutputSync
@@ -45,7 +47,8 @@ class RehearsingTrainer(TrainerProcess):
 
     def _options(self) -> RunOptions:
         # check finds what is carried between sub-tasks by itself, and says more of it
-        return replace(super()._options(), end_after=int(os.environ[STEPS]), proves=False)
+        cache_dir = partial(cache_of, Path(os.environ[FOLDER]))
+        return replace(super()._options(), end_after=int(os.environ[STEPS]), proves=False, cache_dir=cache_dir)
 
     def deliver(self, message: ToTrainer) -> None:
         super().deliver(message)

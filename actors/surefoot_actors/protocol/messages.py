@@ -9,7 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from surefoot_actors.protocol.data_told import DataTold
+from surefoot_actors.protocol.notices import NoticeTaken, Warned
+
 __all__ = [
+    "DataTold",
     "Done",
     "Elected",
     "End",
@@ -154,11 +158,6 @@ class GiveSecrets:
     values: Mapping[str, str] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoticeTaken:
-    """The receiver, or its node, is about to go: it may leave at any boundary."""
-
-
 ToTrainer = (
     EndGeneration
     | EnterGeneration
@@ -282,6 +281,8 @@ class Raised:
     fatal: bool = False
     # the last events of this trainer's machine, a line each, where the fault is Surefoot's own
     story: tuple[str, ...] = ()
+    # it is wrong on this node: never the job's fault, however many say so
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,14 +373,6 @@ class OnceDone:
     key: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Warned:
-    """What a person should know, and no machine."""
-
-    trainer: str
-    message: str
-
-
 FromTrainer = (
     Hello
     | Length
@@ -397,4 +390,5 @@ FromTrainer = (
     | OnceAsked
     | OnceDone
     | Warned
+    | DataTold
 )

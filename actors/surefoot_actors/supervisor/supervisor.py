@@ -157,7 +157,9 @@ class Supervisor:
         self._commands = Commands(
             uplink, journal, self._keeper, self._injector, self._status, lambda: self._state.members, happen
         )
-        self._stalls = StallTeller(lambda: self._state, self._trainers.links, self._rows, liveness, tell)
+        self._stalls = StallTeller(
+            lambda: self._state, self._trainers.links, self._rows, liveness, tell, self._trainers.news
+        )
 
     async def run(self) -> Outcome:
         """Run the attempt to its end. Every trainer is gone when this returns or raises."""

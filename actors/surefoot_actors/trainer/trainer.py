@@ -255,6 +255,8 @@ class TrainerProcess:
             sub_tasks=self._spec.sub_tasks,
             data_workers=self._spec.data_workers,
             device=self._member.device,
+            data=self._member.data.open(),
+            cache_dir=self._member.data.cache_dir,
             target=parse_target(self._spec.target) if self._spec.target else None,
         )
 

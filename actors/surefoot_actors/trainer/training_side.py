@@ -62,6 +62,7 @@ class TrainingSide:
         )
         with member.waiting_until(lambda: member.state.at is not At.START):
             pass
+        member.data.note()
         with member.owner_lock:  # a dead generation may still be writing what it restores
             return member.position
 

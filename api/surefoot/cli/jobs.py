@@ -20,6 +20,7 @@ from surefoot.cli.session import Session, console, say
 from surefoot.cli.system import live_trainers, print_trainers
 from surefoot.cli.usage import forecast_table, usage_rows
 from surefoot.client import Job
+from surefoot.data import in_words
 from surefoot.errors import NotFoundError
 from surefoot.node_groups import kinds_of_trainers
 from surefoot.spec import JobState
@@ -220,6 +221,7 @@ def _show(view: JobView, events: list[NumberedEvent], used: dict[str, str]) -> N
         "each trainer": _trainer(view),
         "pip": ", ".join(spec.pip),
         "env": " ".join(f"{key}={value}" for key, value in spec.env.items()),
+        "data": in_words(spec.data),
         "secrets": " ".join(n if n == v else f"{n}={v}" for v, n in spec.secrets.items()),
         "final state": view.digest or "",
     }

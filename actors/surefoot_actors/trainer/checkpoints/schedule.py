@@ -11,6 +11,7 @@ from surefoot.events import LedgerRow
 from surefoot_actors.checkpoint.capture import Facts, Place
 from surefoot_actors.checkpoint.manifest import Point
 from surefoot_actors.checkpoint.read import Checkpoint, read_checkpoint
+from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.ports import StateOwner
@@ -57,7 +58,10 @@ class CheckpointSchedule:
         identity = setup.spec.identity()
         self._fingerprint = fingerprint
         self._restorer = Restorer(
-            setup.trainer, lambda url: read_checkpoint(url, identity, fingerprint()), host.adopt, mailbox.tell
+            setup.trainer,
+            lambda url: read_checkpoint(url, identity, fingerprint(), own=is_at(url, setup.checkpoints)),
+            host.adopt,
+            mailbox.tell,
         )
         # has the files kept that go with a parked state of this step
         self.keep_files: Callable[[int], object] = lambda step: None

@@ -105,6 +105,9 @@ def _check_places(service: Service, spec: JobSpec) -> None:
         raise InvalidError("body.checkpoint.url", why)
     if spec.restore is not None and not is_job(spec.restore) and (why := refusal(spec.restore, allowed)):
         raise InvalidError("body.restore", why)
+    for name, source in spec.data.items():
+        if why := refusal(source.url, allowed):
+            raise InvalidError(f"body.data.{name}.url", why)
 
 
 async def _check_code(service: Service, spec: JobSpec) -> None:
