@@ -29,6 +29,7 @@ from surefoot_service.rest.routes import (
     attempts,
     audit,
     checkpoints,
+    files,
     health,
     history,
     jobs,
@@ -96,7 +97,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Timing)
-    for part in (packages, jobs, checkpoints, history, logs, attempts, secrets, audit, health, metrics, usage, system):
+    for part in (
+        *(packages, jobs, checkpoints, files, history, logs, attempts, secrets),
+        *(audit, health, metrics, usage, system),
+    ):
         app.include_router(part.router)
     app.include_router(secrets.attempts)
     _make_ready(app)
