@@ -157,5 +157,5 @@ def test_servers_for_developers_listen_on_this_machine_alone() -> None:
 
 
 def test_ci_builds_the_documents_after_the_linters() -> None:
-    steps = re.findall(r"^(?:step|limited \S+) (.+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    steps = re.findall(r"^(?:step|beside) (.+)$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     assert steps.index("make docs") == steps.index("make lint") + 1
