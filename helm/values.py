@@ -272,7 +272,9 @@ class RayPod(Extras):
     shmSize: Quantity = value(
         "2Gi", "/dev/shm: 512 MiB for Ray's object store, the rest for data workers; counted in the memory limit"
     )
-    tmpSize: Quantity = value("20Gi", "/tmp: logs, packages, `pip` environments of jobs")
+    tmpSize: Quantity = value(
+        "20Gi", "/tmp: logs, packages, `pip` environments of jobs, and what these write to `run.output_dir`"
+    )
 
 
 class Head(RayPod):

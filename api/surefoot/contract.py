@@ -162,6 +162,25 @@ class Run(ABC):
 
     @property
     @abstractmethod
+    def output_dir(self) -> Path:
+        """A folder for files that training writes: plots, tables, event files. On whoever is `elected` it holds the job's files.
+
+        What is in it is kept in the job's place: with every checkpoint, every half minute, on pause and at the end; `surefoot files`
+        lists and fetches it. Whoever is elected next, after a loss or a resume, finds the files as they were when a step began, this
+        one or one before. What another trainer writes there is on its node alone. Close or flush what you write, step by step.
+        """
+
+    @property
+    @abstractmethod
+    def elected(self) -> bool:
+        """Whether this trainer is the one whose `output_dir` is kept: one of them at any time, and another once that one is lost.
+
+        In the loop over `steps`, and after it: raises ContractError before, when nobody is a member yet. It may become true in the
+        midst of a step, never false.
+        """
+
+    @property
+    @abstractmethod
     def cache_dir(self) -> Path:
         """A folder on this node's disk that outlives trainers: for what can be made again, such as downloads, as `node_once` makes them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -146,7 +147,8 @@ def perform(probe: Probe, spec: JobSpec, steps: int | Extent, folder: Path) -> S
             on_epoch=partial(_note_epoch, watch, spec.batch_size),
         )
         train = train_function.load(spec.entrypoint, Streams(spec.seed, options.device))
-        run_training(_noting(train, watch), options, Rehearsal(spec.sub_tasks, probe, watch, seen))
+        with tempfile.TemporaryDirectory(prefix="surefoot-output-", ignore_cleanup_errors=True) as output:
+            run_training(_noting(train, watch), options, Rehearsal(spec.sub_tasks, probe, watch, seen, Path(output)))
     except (Exception, SystemExit) as error:  # noqa: BLE001  the boundary of the process: user code may raise anything
         seen.failure = _failure(error, code)
     seen.calls = {factor: list(lines) for factor, lines in pins.calls.items()}
@@ -183,8 +185,8 @@ def _note_epoch(watch: Watch, batch_size: int, length: int) -> None:
 class Rehearsal(LocalCoordinator):
     """One trainer that owns every sub-task, takes them in the probe's order, and notes what there is to see."""
 
-    def __init__(self, num_sub_tasks: int, probe: Probe, watch: Watch, seen: Seen) -> None:
-        super().__init__(num_sub_tasks)
+    def __init__(self, num_sub_tasks: int, probe: Probe, watch: Watch, seen: Seen, output: Path) -> None:
+        super().__init__(num_sub_tasks, output=output)
         order = range(num_sub_tasks)
         # The one computed twice is dropped the second time: who else computes it is nobody's concern.
         self._order = [*reversed(order), order[-1]] if probe.backwards else list(order)

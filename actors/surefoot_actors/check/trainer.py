@@ -15,6 +15,7 @@ from surefoot.events import LedgerRow
 from surefoot_actors.check.probe import cache_of
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.engine.contract.run import RunOptions
+from surefoot_actors.output.sync import OutputSync
 from surefoot_actors.protocol.messages import RequestBoundary, ToTrainer
 from surefoot_actors.trainer.checkpoints.schedule import CheckpointSchedule
 from surefoot_actors.trainer.member import Member
@@ -42,7 +43,7 @@ class RehearsingTrainer(TrainerProcess):
 
     def _training_side(self) -> TrainingSide:
         out = Path(os.environ[OUT]) / self._setup.attempt
-        return RehearsingSide(self._member, self._schedule, self._onces, out, self._flagged)
+        return RehearsingSide(self._member, self._schedule, self._onces, self._output, out, self._flagged)
 
     def _options(self) -> RunOptions:
         # check finds what is carried between sub-tasks by itself, and says more of it
@@ -59,9 +60,15 @@ class RehearsingSide(TrainingSide):
     """Notes the state at each step's end; `flagged`: a joiner is about to be admitted."""
 
     def __init__(
-        self, member: Member, schedule: CheckpointSchedule, onces: OnceRequests, out: Path, flagged: threading.Event
+        self,
+        member: Member,
+        schedule: CheckpointSchedule,
+        onces: OnceRequests,
+        output: OutputSync,
+        out: Path,
+        flagged: threading.Event,
     ) -> None:
-        super().__init__(member, schedule, onces)
+        super().__init__(member, schedule, onces, output)
         self._out, self._flagged = out, flagged
         hold = out / HOLD
         self._hold = int(hold.read_text()) if hold.exists() else None

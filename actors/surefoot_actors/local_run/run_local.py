@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -50,8 +51,15 @@ class LocalCoordinator:
     trainers = 1
 
     def __init__(
-        self, num_sub_tasks: int, *, keep_state: bool = False, checkpoints: LocalCheckpoints | None = None
+        self,
+        num_sub_tasks: int,
+        *,
+        keep_state: bool = False,
+        checkpoints: LocalCheckpoints | None = None,
+        output: str | os.PathLike[str] | None = None,
     ) -> None:
+        """`output`: the folder for files; None: a new one, if the code asks for it."""
+        self._output = None if output is None else Path(output).absolute()
         self._num_sub_tasks = num_sub_tasks
         self._keep_state, self._checkpoints = keep_state, checkpoints
         self._store = NodeStore(num_sub_tasks)
@@ -80,6 +88,20 @@ class LocalCoordinator:
 
     def node_once(self, key: str, prepare: Callable[[], object]) -> None:
         prepare()
+
+    def output_dir(self) -> Path:
+        if self._output is None:
+            self._output = Path(tempfile.mkdtemp(prefix="surefoot-output-"))
+        self._output.mkdir(parents=True, exist_ok=True)
+        return self._output
+
+    def elected(self) -> bool:
+        return True
+
+    @property
+    def written_to(self) -> Path | None:
+        """The folder for files, if there is one."""
+        return self._output if self._output is not None and self._output.is_dir() else None
 
     def open_round(self, position: Position) -> None:
         self._position = position
@@ -155,6 +177,7 @@ def run_local(
     checkpoint_every: int | None = None,
     restore: str | None = None,
     target: str | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> LocalResult:
     """Run `train` in this process and return its ledger, the digest of its final state, and its modules' state_dicts.
@@ -164,6 +187,9 @@ def run_local(
 
     `data`: URLs and paths by name, as a job's; `target`, such as "accuracy>=0.97", ends training at the first step whose merged values
     meet it.
+
+    `output_dir` is the folder that the code finds as `run.output_dir`, as it is; without it that is a new temporary one, which stays:
+    the result says where.
 
     Modules of the user's that `train` imports are executed under the seed, as in a trainer; those that this process has imported before
     are as they are, so what they drew then is not what a trainer's copies draw.
@@ -194,7 +220,7 @@ def run_local(
             checkpoints = LocalCheckpoints(
                 identity=identity, device=options.device, url=checkpoint, every=checkpoint_every, restore=restore
             )
-        coordinator = LocalCoordinator(sub_tasks, keep_state=keep_state, checkpoints=checkpoints)
+        coordinator = LocalCoordinator(sub_tasks, keep_state=keep_state, checkpoints=checkpoints, output=output_dir)
         with finding(folders, Streams(seed, options.device)), _advised():
             try:
                 run_training(train, options, coordinator)
@@ -205,6 +231,7 @@ def run_local(
         digest=coordinator.digest.hex(),
         models=coordinator.models,
         state=coordinator.state,
+        output_dir=coordinator.written_to,
     )
 
 

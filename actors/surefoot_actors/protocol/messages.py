@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from surefoot_actors.protocol.data_told import DataTold
+from surefoot_actors.protocol.notices import NoticeTaken, Warned
 
 __all__ = [
     "DataTold",
@@ -27,6 +28,7 @@ __all__ = [
     "Member",
     "NotRestored",
     "NoticeGiven",
+    "NoticeTaken",
     "OnceAsked",
     "OnceDone",
     "OnceTold",
@@ -41,6 +43,7 @@ __all__ = [
     "Saved",
     "Snapshot",
     "ToTrainer",
+    "Warned",
 ]
 
 
@@ -166,6 +169,7 @@ ToTrainer = (
     | Save
     | OnceTold
     | GiveSecrets
+    | NoticeTaken
 )
 
 # ---- trainer to supervisor
@@ -385,5 +389,6 @@ FromTrainer = (
     | NoticeGiven
     | OnceAsked
     | OnceDone
+    | Warned
     | DataTold
 )

@@ -23,7 +23,7 @@ from surefoot_actors.engine.vector.folding import NodeStore
 from surefoot_actors.node_data.cache import NodeCache, cache_root
 from surefoot_actors.node_data.locks import Holds
 from surefoot_actors.protocol.member import machine
-from surefoot_actors.protocol.member.machine import Command, Event, MemberState
+from surefoot_actors.protocol.member.machine import At, Command, Event, MemberState
 from surefoot_actors.story import Story
 from surefoot_actors.trainer.data import TrainerData
 from surefoot_actors.trainer.mailbox import Mailbox
@@ -112,6 +112,14 @@ class Member:
         """Raise TrainerExit when this trainer is to end."""
         if self.state.stopped:
             raise TrainerExit
+
+    @property
+    def is_elected(self) -> bool:
+        """Whether this trainer is the one whose files are kept: the first of the generation, and in the end who runs the code after."""
+        state = self.state
+        if state.at is At.START or state.generation is None:
+            return False
+        return state.at is At.CONCLUDED or state.generation.members[0].trainer == self.trainer
 
     def fingerprint(self) -> tuple[tuple[str, str], ...]:
         """What trainers of one run must have in common."""

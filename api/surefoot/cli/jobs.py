@@ -19,6 +19,7 @@ from surefoot.cli.references import AsJson, JobRef, tell
 from surefoot.cli.session import Session, console, say
 from surefoot.cli.system import live_trainers, print_trainers
 from surefoot.cli.usage import forecast_table, usage_rows
+from surefoot.cli.values import read_last, words
 from surefoot.client import Job
 from surefoot.data import in_words
 from surefoot.errors import NotFoundError
@@ -71,15 +72,18 @@ def show(
         printed = [] if as_json else last_lines(found)
         usage = _usage(found)
         trainers = [] if found.view.ended else live_trainers(found)
+        logged = read_last(found)
     if as_json:
         used: dict[str, object] = {"usage": usage.model_dump(mode="json")} if usage else {}
         used |= {"system": [point.model_dump(mode="json") for point in trainers]} if trainers else {}
+        used |= {"values": {name: last.document() for name, last in logged.items()}} if logged else {}
         document = (
             found.view.model_dump(mode="json") | used | {"events": [event.model_dump(mode="json") for event in events]}
         )
         say(json.dumps(document, indent=1))
         return
-    _show(found.view, events, usage_rows(usage) if usage else {})
+    values = {"values": words(logged, found.view.steps_done)}
+    _show(found.view, events, values | (usage_rows(usage) if usage else {}))
     if trainers:
         say("\ntrainers, by their newest samples:")
         print_trainers(trainers)

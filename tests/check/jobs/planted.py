@@ -58,6 +58,9 @@ def clean(run: surefoot.Run) -> None:
         for name in (f"runs/{step.number}.txt", "notes.txt"):
             with open(name, "a") as file:
                 file.write("trained\n")
+        if run.elected:
+            with (run.output_dir / "steps.txt").open("a") as file:
+                file.write("trained\n")
         print(
             f"{datetime.now()} pid {os.getpid()} step {step.number} {time.perf_counter() - began:.1f} s {os.urandom(4).hex()}"
         )

@@ -173,6 +173,19 @@ class TrainRun(contract.Run):
                 f"run.{what}() at {user_line(3)} comes after run.steps(): whoever is in a step cannot wait for others there; call it before"
             )
 
+    @property
+    def output_dir(self) -> Path:
+        return self.coordinator.output_dir()
+
+    @property
+    def elected(self) -> bool:
+        if self._loop is None:
+            raise ContractError(
+                f"run.elected at {user_line()} comes before the loop over run.steps(), when no trainer is a member yet: ask in the loop "
+                "(in its first step, for what is written once), or after it"
+            )
+        return self.coordinator.elected()
+
     def steps(self, num_steps: int | None = None, *, epochs: int | None = None) -> Iterator[contract.Step]:
         if self._tracked is None:
             raise ContractError(

@@ -92,6 +92,7 @@ from surefoot_actors.protocol.messages import (
     Restored,
     Returned,
     Saved,
+    Warned,
 )
 
 __all__ = [
@@ -242,7 +243,7 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
             return formation.not_restored(state, message)
         case NoticeGiven(trainer=trainer, reason=reason):
             return losses.noticed(state, trainer, reason)
-        case Ended() | Saved() | OnceAsked() | OnceDone() | DataTold():
+        case Ended() | Saved() | OnceAsked() | OnceDone() | DataTold() | Warned():
             return state, ()
         case _:
             assert_never(message)
