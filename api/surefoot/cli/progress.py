@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from surefoot._follow import Update
 from surefoot.bounds import MAX_WHOLE
+from surefoot.cli.folding import shortened
 from surefoot.cli.format import describe, duration, number, steps
 from surefoot.events import EventKind, LedgerRow
 from surefoot.views import JobView, NumberedEvent
@@ -102,7 +103,7 @@ def told(update: Update) -> str | None:
     """Return the line that an update is worth, if any: each loss and recovery as it happens. `show` has the long reasons."""
     if isinstance(update, NumberedEvent) and update.kind in _TOLD:
         text = describe(update).partition("\n")[0]
-        return text if len(text) <= _LINE else f"{text[: _LINE - 1]}…"
+        return shortened(text, _LINE)
     return None
 
 
