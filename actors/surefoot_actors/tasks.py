@@ -5,7 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 
+import structlog
+
 __all__ = ["Tasks"]
+
+log = structlog.get_logger()
 
 
 class Tasks:
@@ -18,8 +22,14 @@ class Tasks:
     def spawn(self, work: Coroutine[None, None, None], name: str = "") -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name or self._name)
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # nobody else may ask for it
+            log.error("task_failed", task=task.get_name(), exc_info=error)
 
     async def settle(self, within_s: float | None = None) -> None:
         """Wait, so long at most, until those that run now are done, whatever they came to."""

@@ -14,6 +14,7 @@ import httpx
 from tenacity import AsyncRetrying
 from typing_extensions import Self, Unpack
 
+from surefoot._files import all_files, content_path, targets
 from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
 from surefoot._logs import LogOptions, LogPages
@@ -61,6 +62,7 @@ from surefoot.errors import SurefootError
 from surefoot.events import FaultKind, LedgerRow
 from surefoot.ledger import read_row
 from surefoot.logs import LogLine
+from surefoot.output import FileList
 from surefoot.spec import JobSpec, JobState, StateName
 from surefoot.submission import SubmitOptions, prepare
 from surefoot.system import SystemPoint
@@ -337,6 +339,19 @@ class AsyncJob:
     async def download_model(self, path: str | os.PathLike[str], *, module: str | None = None) -> Path:
         """As `Job.download_model`."""
         return await self._client._download(model_path(self.id), {"module": module} if module else {}, Path(path))
+
+    async def files(self, prefix: str = "") -> FileList:
+        """As `Job.files`."""
+        return await self._client._run(all_files(self.id, prefix))
+
+    async def download_files(self, to: str | os.PathLike[str], *, path: str = "") -> list[Path]:
+        """As `Job.download_files`."""
+        found = await self.files()
+        where = content_path(self.id)
+        return [
+            await self._client._download(where, {"path": file.path, "version": found.version}, target)
+            for file, target in targets(found, path, Path(to))
+        ]
 
     async def cancel(self, *, wait: bool = False) -> Self:
         """As `Job.cancel`."""

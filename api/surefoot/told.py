@@ -24,6 +24,7 @@ from surefoot.payloads import (
     CheckpointFailedData,
     CheckpointSkippedData,
     Count,
+    DataData,
     FailedData,
     FaultData,
     FinishedData,
@@ -111,6 +112,13 @@ class InstallingTold(ToldEvent):
 
     kind: Annotated[Literal[EventKind.INSTALLING], _KIND]
     data: Annotated[InstallingData, _bounded, _DATA]
+
+
+class DataTold(ToldEvent):
+    """Data of the job's is copied to a node."""
+
+    kind: Annotated[Literal[EventKind.DATA], _KIND]
+    data: Annotated[DataData, _bounded, _DATA]
 
 
 class TrainerStartedTold(ToldEvent):
@@ -237,6 +245,7 @@ def _tag(event: Any) -> str:
 AnyTold = Annotated[
     Annotated[StateTold, Tag(EventKind.STATE)]
     | Annotated[InstallingTold, Tag(EventKind.INSTALLING)]
+    | Annotated[DataTold, Tag(EventKind.DATA)]
     | Annotated[TrainerStartedTold, Tag(EventKind.TRAINER_STARTED)]
     | Annotated[TrainerReadyTold, Tag(EventKind.TRAINER_READY)]
     | Annotated[TrainerLostTold, Tag(EventKind.TRAINER_LOST)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+
+from structlog.testing import capture_logs
 
 from surefoot_actors.tasks import Tasks
 
@@ -31,6 +34,12 @@ async def test_what_runs_is_waited_for_whatever_it_comes_to() -> None:
         await gate.wait()
         raise ValueError("as told")
 
+    with capture_logs() as told:
+        await _fails(tasks, fail, gate)
+    assert [(entry["event"], str(entry["exc_info"])) for entry in told] == [("task_failed", "as told")]
+
+
+async def _fails(tasks: Tasks, fail: Callable[[], Coroutine[None, None, None]], gate: asyncio.Event) -> None:
     task = tasks.spawn(fail())
     await tasks.settle(within_s=0.0)
     assert not task.done()

@@ -93,6 +93,25 @@ async def test_what_is_looked_for_is_found(client: httpx.AsyncClient, attempt: A
     assert found == [f"loss {n}" for n in range(1, 41)]
 
 
+async def test_a_page_of_long_lines_ends_early_and_the_next_goes_on(
+    client: httpx.AsyncClient, attempt: Attempt
+) -> None:
+    for n in range(1, 2001, 200):
+        assert (await tell(attempt, frame(n, [f"{i} ".ljust(8000, "x") for i in range(n, n + 200)]))).is_success
+    found: list[str] = []
+    pages, start, more = 0, 0, True
+    while more:
+        page = await read(client, attempt.job, start=start, limit=10_000)
+        assert sum(map(len, texts(page))) < 8 * 1024 * 1024
+        found += texts(page)
+        pages, start, more = pages + 1, page.next, page.more
+    assert [text.split()[0] for text in found] == [str(n) for n in range(1, 2001)]
+    assert pages > 2
+    tail = texts(await read(client, attempt.job, tail=10_000))
+    assert 500 < len(tail) < 1100
+    assert tail == found[-len(tail) :]
+
+
 class CrashError(Exception):
     """The service ends here."""
 

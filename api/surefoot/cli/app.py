@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from surefoot.cli import durable, history, jobs, local, logs
 from surefoot.cli.chaos import chaos
+from surefoot.cli.files import files
 from surefoot.cli.printing import text_width
 from surefoot.cli.removal import rm
 from surefoot.cli.secrets import secret
@@ -145,6 +146,7 @@ for command in (
     metrics,
     track,
     logs.logs,
+    files,
     history.ledger,
     history.diff,
     rm,

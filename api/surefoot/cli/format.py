@@ -10,6 +10,7 @@ from typing_extensions import assert_never
 
 from surefoot.bounds import MAX_WHOLE
 from surefoot.cli.folding import shortened
+from surefoot.data import size_words
 from surefoot.events import Event, EventKind
 from surefoot.printable import printable_line
 from surefoot.spec import JobState
@@ -82,6 +83,8 @@ def describe(event: Event) -> str:
             return f"{data.get('state', '?')}{reason}"
         case EventKind.INSTALLING:
             return f"installing requirements for trainer {trainer}: {_names(data.get('requirements', '?'))}"
+        case EventKind.DATA:
+            return _copying(data)
         case EventKind.TRAINER_STARTED:
             return f"trainer {trainer} is starting"
         case EventKind.TRAINER_READY:
@@ -118,6 +121,18 @@ def describe(event: Event) -> str:
             return f"{event.kind}: {_brief(data)}"
         case _:
             assert_never(event.kind)
+
+
+def _copying(data: Mapping[str, Any]) -> str:
+    size, files = data.get("bytes"), data.get("files", "?")
+    much = f"{size_words(size)}, " if isinstance(size, int | float) else ""
+    what = f"data {data.get('name', '?')}: {much}{files} file{'' if files == 1 else 's'}"
+    where = f" to {data['node']}" if data.get("node") else ""
+    if not data.get("copied"):
+        return f"copying {what}{where}"
+    took = data.get("seconds")
+    time = f" in {duration(took)}" if isinstance(took, int | float) and abs(took) <= MAX_WHOLE else ""
+    return f"copied {what}{where}{time}, digest {data.get('digest', '?')}"
 
 
 def _brief(data: Mapping[str, Any]) -> str:

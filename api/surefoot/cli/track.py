@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
@@ -19,8 +19,8 @@ from surefoot.cli.system import print_system
 from surefoot.cli.tables import print_table
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow
-from surefoot.trackers.follow import bring
-from surefoot.trackers.tensorboard import TensorBoard
+from surefoot.trackers.tracking import FORMS
+from surefoot.trackers.tracking import track as bring_to
 
 __all__ = ["metrics", "track"]
 
@@ -119,7 +119,7 @@ _RIGHT = ("STEPS", "FIRST", "LAST", "LOWEST", "HIGHEST")
 def track(
     context: typer.Context,
     job: JobRef,
-    to: Annotated[str, typer.Option("--to", help="Where to: tensorboard:FOLDER.", metavar="TRACKER:PLACE")],
+    to: Annotated[str, typer.Option("--to", help=f"Where to: {FORMS}.", metavar="TRACKER:PLACE")],
     follow: Annotated[bool, typer.Option("--follow/--once", help="Go on until the job has ended.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -127,19 +127,13 @@ def track(
 
     Example: surefoot track last --to tensorboard:runs/last
     """
-    with _tracker(to) as tracker, Session.of(context).client() as client:
+    with Session.of(context).client() as client:
         found = client.job(job)
-        written = bring(found.iter_ledger(from_step=tracker.last_step() + 1), tracker)
-        if follow and not found.refresh().view.ended:
-            written += bring(found.rows(follow=True), tracker, flush_every=1)
-        if as_json:
-            say(json.dumps({"job": found.id, "written": written, "last_step": tracker.last_step()}))
-            return
-        say_words(f"job {found.id}: {written} steps written, up to step {tracker.last_step()}")
-
-
-def _tracker(to: str) -> TensorBoard:
-    kind, colon, place = to.partition(":")
-    if kind != "tensorboard" or not colon or not place:
-        raise UserError(f"--to {to!r} must look like tensorboard:FOLDER")
-    return TensorBoard(place)
+        told = (lambda where: None) if as_json else (lambda where: say_words(f"job {found.id} in {where}"))
+        tracked = bring_to(found, to, follow=follow, on_open=told)
+    if as_json:
+        say(json.dumps({"job": found.id} | asdict(tracked)))
+        return
+    for name, instead in tracked.renamed.items():
+        say_words(f"{name!r} is no name there: it is called {instead!r}")
+    say_words(f"job {found.id}: {tracked.written} steps written, up to step {tracked.last_step}")

@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 # of a page
 MOST_LINES = 10_000
+# and no file more once it has so many characters: a line may have thousands
+_MOST_TEXT = 4 * 1024 * 1024
 # what one request looks through, before whoever asked is told how far that was
 _LOOK_S = 5.0
 # files a look into the index
@@ -138,8 +140,8 @@ class LogKeeper:
         """Return up to `limit` lines that are looked for, from number `start` on. Raises NotFoundError."""
         kept = await self._database.read(index.kept, job, now)
         found: list[LogLine] = []
-        at, end = max(start, kept.first), time.monotonic() + _LOOK_S
-        while at < kept.end and len(found) < limit and time.monotonic() < end:
+        at, look = max(start, kept.first), _Look(limit)
+        while at < kept.end and not look.is_over(found):
             rows = await self._database.read(index.chunks, job, at, _SOME)
             if not rows:
                 break
@@ -150,7 +152,7 @@ class LogKeeper:
                     if not await self._is_missing(job, row):
                         break  # it was joined with others, or has just gone with the oldest: the index says what there is
                 at = row.first + row.lines if len(found) < limit else found[-1].number + 1
-                if len(found) >= limit or time.monotonic() > end:
+                if look.is_over(found):
                     break
         more = at < kept.end
         return LogPage(
@@ -161,8 +163,8 @@ class LogKeeper:
         """Return the last lines that are looked for, up to `limit`, as far as one look goes. Raises NotFoundError."""
         kept = await self._database.read(index.kept, job, now)
         found: list[LogLine] = []
-        at, stop, end = kept.end, kept.end, time.monotonic() + _LOOK_S
-        while at > kept.first and len(found) < limit and time.monotonic() < end:
+        at, stop, look = kept.end, kept.end, _Look(limit)
+        while at > kept.first and not look.is_over(found):
             rows = await self._database.read(index.last_chunks, job, at, _SOME)
             if not rows:
                 break
@@ -174,7 +176,7 @@ class LogKeeper:
                         found, at = [], kept.end  # from the end again: what it was joined with may have been read
                         break
                 at, stop = row.first, max(stop, row.first + row.lines)
-                if len(found) >= limit or time.monotonic() > end:
+                if look.is_over(found):
                     break
         return LogPage(lines=tuple(found), next=stop, more=False, first=kept.first, done=kept.done)
 
@@ -198,6 +200,17 @@ class LogKeeper:
 
     async def _on_a_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._waiting.run_with(_PATIENCE, Kind.LOGS, function, *args, **kwargs)
+
+
+class _Look:
+    """How far one request looks."""
+
+    def __init__(self, lines: int) -> None:
+        self._lines, self._end = lines, time.monotonic() + _LOOK_S
+
+    def is_over(self, found: Sequence[LogLine]) -> bool:
+        enough = len(found) >= self._lines or sum(len(line.text) for line in found) >= _MOST_TEXT
+        return enough or time.monotonic() > self._end
 
 
 def _indexed(name: str, chunk: Chunk) -> NewChunk:
