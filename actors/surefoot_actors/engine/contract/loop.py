@@ -126,7 +126,8 @@ class Loop:
         if number == 1:
             tracked.rehearse()  # once more: now optimizers and averages have a state
         self._finite_check.check_state(context.parameters, number)
-        self._untracked_state.look()
+        tracked.attributes.end_step()
+        self._untracked_state.look(number)
         tracked.gradients.end_step()
         self.length.values["logged"] = record.logged_outside
         self._look_at_target(record)
