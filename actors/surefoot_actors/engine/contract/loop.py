@@ -64,6 +64,7 @@ class Loop:
         on_epoch: Callable[[int], None] | None,
     ) -> None:
         self._context, self._proves, self._on_epoch = context, proves, on_epoch
+        self.line = line
         #: how many steps there are to be
         self.length = length
         #: where training is
@@ -123,6 +124,7 @@ class Loop:
                 f"as that is where trainers meet"
             )
         tracked.check_structure(f"at the end of step {number}")
+        context.settings.check_kernels(f"in step {number} of the loop at {self.line}")
         if number == 1:
             tracked.rehearse()  # once more: now optimizers and averages have a state
         self._finite_check.check_state(context.parameters, number)
