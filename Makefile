@@ -5,8 +5,9 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 # passed on to pytest, the demo or the benchmarks: make test ARGS='-k tree -x'
 ARGS ?=
-# how many processes run tests: one for those that start processes themselves, the others for the rest (0: one for all, in order)
-WORKERS ?= 2
+# how many processes run tests, on two cores: one for those that start a Ray head, one for those that start other processes, and one for the
+# rest (0: one for all, in order)
+WORKERS ?= 3
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -31,20 +32,22 @@ help: ## Show this help
 
 setup: $(READY) ## Make .venv with everything that development needs
 
-# torch alone and first: asked for by another package, pip would take a build for GPUs, of several GB.
+# torch alone and first: asked for by another package, pip would take a build for GPUs, of several GB. What is compiled is compiled on
+# all cores, which pip does on one; some files of packages are no Python.
 $(READY): pyproject.toml constraints.txt tests/libraries.txt
 	@test -n "$(PYTHON)" || { echo "Surefoot needs Python 3.11, and none was found: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PY) -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	$(PY) -m pip install --quiet torch==2.13.0
-	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(PY) -m pip install --quiet --no-deps --upgrade --target $(VENV)/libraries --requirement tests/libraries.txt
+	$(PY) -m pip install --quiet --no-compile torch==2.13.0
+	$(PY) -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(PY) -m pip install --quiet --no-compile --no-deps --upgrade --target $(VENV)/libraries --requirement tests/libraries.txt
+	@$(PY) -m compileall -qq -j 0 $(VENV)/lib $(VENV)/libraries || true
 	@touch $@
 
 test: $(READY) $(CHART_READY) ## Run the test suite, as CI does (ARGS='-k name' for a part of it)
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 quick: $(READY) ## Run the tests that start no processes, but for long searches (a few minutes)
-	$(PY) -m pytest -n $(WORKERS) -m 'unit and not thorough' $(ARGS)
+	$(PY) -m pytest -n 2 -m 'unit and not thorough' $(ARGS)
 
 # The searches side by side; it fails where one finds something.
 fuzz: $(READY) ## Search for an hour for programs, orders of events and requests that break something (ARGS=minutes)

@@ -272,7 +272,9 @@ class RayPod(Extras):
     shmSize: Quantity = value(
         "2Gi", "/dev/shm: 512 MiB for Ray's object store, the rest for data workers; counted in the memory limit"
     )
-    tmpSize: Quantity = value("20Gi", "/tmp: logs, packages, `pip` environments of jobs")
+    tmpSize: Quantity = value(
+        "20Gi", "/tmp: logs, packages, `pip` environments of jobs, and what these write to `run.output_dir`"
+    )
 
 
 class Head(RayPod):
@@ -299,6 +301,14 @@ class WorkerGroup(RayPod):
     resources: Object = value(
         limits("4", "8Gi", least_cpu="4", least_memory="8Gi", disk="50Gi"),
         "Resources of a worker; GPUs are named in the limits",
+    )
+    cacheSize: Quantity = value(
+        "10Gi",
+        "Copies of jobs' data and `run.cache_dir`, for all trainers of the pod; what nobody uses goes when room is needed",
+    )
+    cacheVolume: Object = value(
+        {},
+        "The volume that they are in, in place of an `emptyDir` of that size: an `ephemeral` claim of a fast disk, say",
     )
     runtimeClassName: Name = value("", "Runtime class, where GPUs need one")
     rayLabels: Strings = value({}, "More of Ray's labels; `ray.io/market-type` is the market")

@@ -5,7 +5,8 @@ broken), `ray` (said by the test), `process` (starts processes of its own), and 
 fails: it is to be marked, or listed here. `make quick` runs the `unit` tests, but for those that are `thorough` as well: long searches.
 
 What starts many processes runs one test after the other: what starts a Ray head in one worker of pytest-xdist, the rest in another.
-So there is one cluster at a time, and neither core waits while a cluster starts or ends.
+So there is one cluster at a time. A third worker has all other tests from the beginning, and the first two take part in them in the end;
+they give way to the others' processes, whose waits for each other they fill: no core is idle, and nothing that is watched is held up.
 """
 
 from __future__ import annotations
@@ -73,15 +74,29 @@ def _one_after_the_other(item: pytest.Item) -> str | None:
     return "processes" if folder in _FOLDERS or item.get_closest_marker("slow") else None
 
 
+# ---- what waits for nobody gives way
+
+# A quarter of a core at the least while both others are busy.
+_NICE = 5
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """In pytest-xdist the groups come first, so that a worker gives way once and for good."""
+    if "PYTEST_XDIST_WORKER" in os.environ and not item.get_closest_marker("xdist_group"):
+        os.setpriority(os.PRIO_PROCESS, 0, max(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
 # ---- what starts no process starts none
 
-_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+_STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"})
 _started: list[str] = []
 _here = os.getpid()
 
 
-def _note(event: str, arguments: tuple[object, ...]) -> None:
-    if event in _STARTS and os.getpid() == _here:
+def _note(event: str, arguments: tuple[object, ...], starts: frozenset[str] = _STARTS) -> None:
+    # `starts` by itself: the hook is called until the interpreter has ended, when modules are empty
+    if event in starts and os.getpid() == _here:
         _started.append(f"{event} {arguments[:2]}")
 
 

@@ -98,7 +98,8 @@ class Head(Node):
 def head_env() -> dict[str, str]:
     """The environment of a head, its raylets and its drivers: with a token of their own."""
     env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    return env | {"RAY_DISABLE_IMPORT_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONWARNINGS": "ignore"}
+    env |= {"RAY_DISABLE_IMPORT_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}
+    return env | {"PYTHONWARNINGS": "ignore"}
 
 
 @contextmanager
@@ -117,7 +118,10 @@ def ray_head(
     env = env or head_env()
     gcs, *others = free_ports(4)
     options: dict[str, object] = {}
-    if groups is not None:
+    if groups is None:
+        # as `surefoot up` has it, where there is nothing to scale
+        options["no-monitor"] = None
+    else:
         env |= {"RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "PYTHONPATH": str(ROOT)}
         env |= dict.fromkeys(("RAY_CLOUD_INSTANCE_ID", "RAY_OVERRIDE_NODE_ID_FOR_TESTING"), node_provider.HEAD_ID)
         env["RAY_NODE_TYPE_NAME"] = node_provider.HEAD_TYPE
@@ -161,6 +165,8 @@ def _started(
         "temp-dir": temp_dir,
         "num-cpus": num_cpus,
         "object-store-memory": 80_000_000,
+        # it would send what is printed to drivers, which have none of it
+        "include-log-monitor": "false",
         "dashboard-agent-listen-port": agent,
         "metrics-export-port": metrics,
         "min-worker-port": 0,

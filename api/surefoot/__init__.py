@@ -59,12 +59,15 @@ def run_local(
     restore: str | os.PathLike[str] | None = None,
     keep_state: bool = False,
     target: str | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> LocalResult:
     """Run `train` in this process, as one trainer without Ray: the same bits as any job with the same options.
 
     `checkpoint`: a folder or URL where the state is saved at the end, and every `checkpoint_every` steps; `restore`: a checkpoint, or a
-    place of some, to begin from; `keep_state`: return the whole tracked state too; `target`, such as
-    "accuracy>=0.97", ends training at the first step whose merged values meet it.
+    place of some, to begin from; `data`: paths and URLs by name, which `run.data` gives; `keep_state`: return the whole tracked state
+    too; `target`, such as "accuracy>=0.97", ends training at the first step whose merged values meet it; `output_dir`: the folder that
+    the code finds as `run.output_dir`, without which it is a new temporary one (`output_dir` of the result).
 
     Returns the ledger (`rows`), the `digest` of the final tracked state, and the tracked modules' `state_dict`s (`model`, `models`).
     Raises MissingExtraError where torch is not installed (`pip install 'surefoot[ray]'`), and whatever `train` raises.
@@ -85,5 +88,7 @@ def run_local(
         restore=None if restore is None else os.fspath(restore),
         keep_state=keep_state,
         target=target,
+        output_dir=output_dir,
+        data=data,
     )
     return result

@@ -27,6 +27,7 @@ from surefoot.events import FaultKind
 from surefoot.logs import LogPage
 from surefoot.names import is_job
 from surefoot.spec import JobSpec, JobState
+from surefoot.system import SystemMetrics
 from surefoot.usage import JobUsage
 from surefoot.views import (
     CheckpointList,
@@ -65,6 +66,7 @@ __all__ = [
     "get_logs",
     "get_row_lines",
     "get_rows",
+    "get_system",
     "get_usage",
     "has_package",
     "inject_fault",
@@ -209,6 +211,11 @@ def inject_fault(job_id: str, kind: FaultKind) -> Call[JobView]:
 
 def get_checkpoints(job_id: str) -> Call[CheckpointList]:
     return Call(method="GET", path=f"/v1/jobs/{job_id}/checkpoints", parse=model_of(CheckpointList))
+
+
+def get_system(job_id: str, *, history: bool = False) -> Call[SystemMetrics]:
+    params = {"history": "true"} if history else {}
+    return Call(method="GET", path=f"/v1/jobs/{job_id}/system", parse=model_of(SystemMetrics), params=params)
 
 
 def get_usage(job_id: str) -> Call[JobUsage]:

@@ -14,6 +14,7 @@ import httpx
 from tenacity import AsyncRetrying
 from typing_extensions import Self, Unpack
 
+from surefoot._files import all_files, content_path, targets
 from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
 from surefoot._logs import LogOptions, LogPages
@@ -30,6 +31,7 @@ from surefoot._requests import (
     get_checkpoints,
     get_health,
     get_job,
+    get_system,
     get_usage,
     inject_fault,
     model_path,
@@ -60,8 +62,10 @@ from surefoot.errors import SurefootError
 from surefoot.events import FaultKind, LedgerRow
 from surefoot.ledger import read_row
 from surefoot.logs import LogLine
+from surefoot.output import FileList
 from surefoot.spec import JobSpec, JobState, StateName
 from surefoot.submission import SubmitOptions, prepare
+from surefoot.system import SystemPoint
 from surefoot.usage import JobUsage
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
 from surefoot.words import FaultName, UnknownWord
@@ -318,6 +322,10 @@ class AsyncJob:
         """As `Job.usage`."""
         return await self._client._run(ask(get_usage(self.id)))
 
+    async def system(self, *, history: bool = False) -> list[SystemPoint]:
+        """As `Job.system`."""
+        return list((await self._client._run(ask(get_system(self.id, history=history)))).samples)
+
     async def set_budget(self, *, max_cost: float | None = None, max_hours: float | None = None) -> Self:
         """As `Job.set_budget`."""
         self.view = await self._client._run(ask(set_budget(self.id, max_cost, max_hours)))
@@ -331,6 +339,19 @@ class AsyncJob:
     async def download_model(self, path: str | os.PathLike[str], *, module: str | None = None) -> Path:
         """As `Job.download_model`."""
         return await self._client._download(model_path(self.id), {"module": module} if module else {}, Path(path))
+
+    async def files(self, prefix: str = "") -> FileList:
+        """As `Job.files`."""
+        return await self._client._run(all_files(self.id, prefix))
+
+    async def download_files(self, to: str | os.PathLike[str], *, path: str = "") -> list[Path]:
+        """As `Job.download_files`."""
+        found = await self.files()
+        where = content_path(self.id)
+        return [
+            await self._client._download(where, {"path": file.path, "version": found.version}, target)
+            for file, target in targets(found, path, Path(to))
+        ]
 
     async def cancel(self, *, wait: bool = False) -> Self:
         """As `Job.cancel`."""

@@ -13,6 +13,7 @@ import httpx
 from tenacity import Retrying
 from typing_extensions import Self, Unpack
 
+from surefoot._files import all_files, content_path, targets
 from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
 from surefoot._logs import LogOptions, LogPages
@@ -29,6 +30,7 @@ from surefoot._requests import (
     get_checkpoints,
     get_health,
     get_job,
+    get_system,
     get_usage,
     inject_fault,
     model_path,
@@ -59,8 +61,10 @@ from surefoot.errors import SurefootError
 from surefoot.events import FaultKind, LedgerRow
 from surefoot.ledger import read_row
 from surefoot.logs import LogLine
+from surefoot.output import FileList
 from surefoot.spec import JobSpec, JobState, StateName
 from surefoot.submission import SubmitOptions, prepare
+from surefoot.system import SystemPoint
 from surefoot.usage import JobUsage
 from surefoot.views import CheckpointView, Health, JobView, NumberedEvent
 from surefoot.words import FaultName, UnknownWord
@@ -329,6 +333,10 @@ class Job:
         """Ask what the job has used and cost so far, and what the rest takes with each number of trainers."""
         return self._client._run(ask(get_usage(self.id)))
 
+    def system(self, *, history: bool = False) -> list[SystemPoint]:
+        """Return what the job's trainers use: each one's newest sample, or with `history` all that are kept, oldest first."""
+        return list((self._client._run(ask(get_system(self.id, history=history)))).samples)
+
     def set_budget(self, *, max_cost: float | None = None, max_hours: float | None = None) -> Self:
         """Give the job another budget, in place of the one it has; None: no bound. Raises SpecError and ConflictError.
 
@@ -345,6 +353,22 @@ class Job:
     def download_model(self, path: str | os.PathLike[str], *, module: str | None = None) -> Path:
         """Write the final model, a safetensors file, to `path`; `module` names it where several are tracked. Raises NotFoundError."""
         return self._client._download(model_path(self.id), {"module": module} if module else {}, Path(path))
+
+    def files(self, prefix: str = "") -> FileList:
+        """Return the files that training wrote to `run.output_dir`, as they were synchronised last; only those under `prefix`."""
+        return self._client._run(all_files(self.id, prefix))
+
+    def download_files(self, to: str | os.PathLike[str], *, path: str = "") -> list[Path]:
+        """Fetch these files, or the file or folder of them that `path` names, to below the folder `to`; return where they are.
+
+        All are of one synchronisation. Raises NotFoundError.
+        """
+        found = self.files()
+        where = content_path(self.id)
+        return [
+            self._client._download(where, {"path": file.path, "version": found.version}, target)
+            for file, target in targets(found, path, Path(to))
+        ]
 
     def cancel(self, *, wait: bool = False) -> Self:
         """Cancel the job; with `wait`, return when nothing of it is left. Changes nothing of a job that has ended."""

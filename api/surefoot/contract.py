@@ -5,9 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from surefoot.config import Config
+from surefoot.data import Data
 
 if TYPE_CHECKING:
     import torch
@@ -131,6 +133,8 @@ class Run(ABC):
     batch_size: int
     #: sub-tasks a step
     sub_tasks: int
+    #: the job's data by name (`--data NAME=URL`): a `Path` where it is copied to this node or is a path, else its URL, which can be opened
+    data: Data
 
     @abstractmethod
     def track(self, **objects: Any) -> None:
@@ -155,6 +159,34 @@ class Run(ABC):
     @abstractmethod
     def node_once(self, prepare: Callable[[], object], *, name: str | None = None) -> None:
         """Have one trainer of each node call `prepare`, as `once` does for the job: for data on the node's own disk."""
+
+    @property
+    @abstractmethod
+    def output_dir(self) -> Path:
+        """A folder for files that training writes: plots, tables, event files. On whoever is `elected` it holds the job's files.
+
+        What is in it is kept in the job's place: with every checkpoint, every half minute, on pause and at the end; `surefoot files`
+        lists and fetches it. Whoever is elected next, after a loss or a resume, finds the files as they were when a step began, this
+        one or one before. What another trainer writes there is on its node alone. Close or flush what you write, step by step.
+        """
+
+    @property
+    @abstractmethod
+    def elected(self) -> bool:
+        """Whether this trainer is the one whose `output_dir` is kept: one of them at any time, and another once that one is lost.
+
+        In the loop over `steps`, and after it: raises ContractError before, when nobody is a member yet. It may become true in the
+        midst of a step, never false.
+        """
+
+    @property
+    @abstractmethod
+    def cache_dir(self) -> Path:
+        """A folder on this node's disk that outlives trainers: for what can be made again, such as downloads, as `node_once` makes them.
+
+        Trainers of this node share it, and so do jobs of the same code; changed code begins with an empty one. It is removed when
+        nobody has used it for two weeks, or when its room is needed.
+        """
 
     @abstractmethod
     def steps(self, num_steps: int | None = None, *, epochs: int | None = None) -> Iterator[Step]:

@@ -5,8 +5,10 @@ SurefootError
 │   ├── SpecError                      a job spec that cannot be run
 │   ├── PackageError                   a code package that cannot be accepted
 │   ├── EntrypointError                "module:function" that cannot be imported
+│   ├── DataError                      data of a job that cannot be had, or is no longer what it was
 │   ├── ContractError                  training code that breaks a rule of the contract
 │   └── MissingExtraError (also an ImportError) a part of Surefoot that is not installed here
+├── NodeError                          what is wrong on one node alone, and is tried on another
 ├── DriftError                         trainers hold different state
 ├── CheckpointError                    a checkpoint that could not be read or written: the storage is away, full, or forbids it
 │   ├── DamagedError                   a file of it is missing or corrupt
@@ -28,10 +30,12 @@ __all__ = [
     "ConflictError",
     "ContractError",
     "DamagedError",
+    "DataError",
     "DriftError",
     "EntrypointError",
     "JobFailedError",
     "MissingExtraError",
+    "NodeError",
     "NotFoundError",
     "PackageError",
     "RefusedError",
@@ -65,12 +69,20 @@ class EntrypointError(UserError):
     """An entrypoint that names nothing callable."""
 
 
+class DataError(UserError):
+    """Data of a job that is not there, may not be read, or is no longer what the job trains on; the message names it, and the file."""
+
+
 class ContractError(UserError):
     """Training code that breaks a rule of the contract; the message names the line and the mend."""
 
 
 class MissingExtraError(UserError, ImportError):
     """A part of Surefoot that is not installed in this environment."""
+
+
+class NodeError(SurefootError):
+    """This node cannot do what is asked of it: its disk is full, or it cannot reach the storage. Another one may."""
 
 
 class DriftError(SurefootError):

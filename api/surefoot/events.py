@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from surefoot._compat import StrEnum
 from surefoot.moments import Moment
 from surefoot.rows import Circumstances, LedgerRow, Result
+from surefoot.system import MAX_SAMPLES, SystemSample
 from surefoot.told import MAX_BATCH, UplinkBatch
 from surefoot.words import EventKind, FaultKind, UnknownWord
 
@@ -63,6 +64,10 @@ class SentBatch(BaseModel):
     """Events that are not acknowledged yet."""
     rows: Annotated[tuple[LedgerRow, ...], Field(max_length=MAX_BATCH, fail_fast=True)] = ()
     """Ledger rows that are not acknowledged yet."""
+    system: Annotated[
+        tuple[SystemSample, ...], Field(max_length=MAX_SAMPLES, exclude_if=lambda samples: not samples)
+    ] = ()
+    """What trainers use, each one's newest sample; older services take no note of it."""
 
 
 class UplinkAck(BaseModel):

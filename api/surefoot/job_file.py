@@ -26,6 +26,11 @@ _SECRETS = {
     ],
     "description": 'Secrets that the code finds in its environment: "NAME" or "NAME=VARIABLE" one by one, or variables with names.',
 }
+_DATA = {
+    "type": "object",
+    "additionalProperties": {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/DataSource"}]},
+    "description": 'Data that the train function finds as `run.data["NAME"]`: its URL, or where it lies and whether nodes copy it.',
+}
 
 
 def job_schema() -> dict[str, Any]:
@@ -40,7 +45,7 @@ def job_schema() -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "required": ["entrypoint", "batch_size"],
-        "properties": fields | resources | {"folder": _FOLDER, "secrets": _SECRETS},
+        "properties": fields | resources | {"folder": _FOLDER, "secrets": _SECRETS, "data": _DATA},
         "$defs": {name: each for name, each in schema.get("$defs", {}).items() if name != "Resources"},
     }
 

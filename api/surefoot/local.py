@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from surefoot.errors import UserError
@@ -25,6 +26,8 @@ class LocalResult:
     digest: str
     #: the `state_dict` of each tracked module after the last step, copied, by the name it is tracked under
     models: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict, repr=False)
+    #: the folder of what it wrote to `run.output_dir`; None: it never asked for that
+    output_dir: Path | None = None
     #: the whole tracked state, if it was asked for by `keep_state`: for comparing bits
     state: Any = field(default=None, repr=False)
 

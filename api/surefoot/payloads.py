@@ -20,6 +20,7 @@ __all__ = [
     "CheckpointFailedData",
     "CheckpointSkippedData",
     "Count",
+    "DataData",
     "FailedData",
     "FaultData",
     "FinishedData",
@@ -92,6 +93,27 @@ class InstallingData(Payload):
     """The name of the trainer that is to start."""
     requirements: Names | None = None
     """The requirements, as pip takes them."""
+
+
+class DataData(Payload):
+    """A trainer copies data of the job's to its node, for all trainers of that node, or has done so."""
+
+    trainer: Name | None = None
+    """The trainer that copies."""
+    node: Name | None = None
+    """The node that it copies to."""
+    name: Name | None = None
+    """What the job calls the data."""
+    copied: bool | None = None
+    """Whether it has been copied; false: it is about to be."""
+    bytes: Whole | None = None
+    """The size of all its files."""
+    files: Whole | None = None
+    """How many files it has."""
+    seconds: Seconds | None = None
+    """Seconds that it took."""
+    digest: Digest | None = None
+    """A hash of all that was copied, names and bytes: `digest` of a job's data takes it."""
 
 
 class TrainerData(Payload):

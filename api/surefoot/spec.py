@@ -21,6 +21,7 @@ from pydantic import (
 
 from surefoot._compat import StrEnum
 from surefoot.budget import Budget
+from surefoot.data import MAX_DATA, AnyDataSource, check_names
 from surefoot.secret_rules import MAX_SECRETS, check_variables
 from surefoot.target import parse_target
 
@@ -229,6 +230,10 @@ class JobSpec(Strict):
         at_most(MAX_SECRETS),
     ] = Field(default_factory=dict)
     """Secrets of the control plane that the training code finds in its environment: variable -> the secret's name. No value is here."""
+    data: Annotated[dict[str, AnyDataSource], Field(max_length=MAX_DATA), at_most(MAX_DATA)] = Field(
+        default_factory=dict
+    )
+    """Data that the train function finds as `run.data["NAME"]`: name -> where it lies, and whether nodes copy it; or just its URL."""
     left_out: Annotated[
         dict[Annotated[str, Field(max_length=500)], Annotated[str, Field(max_length=300)]],
         Field(max_length=MAX_LEFT_OUT),
@@ -279,6 +284,12 @@ class JobSpec(Strict):
                 )
             if "\0" in text:
                 raise ValueError(f"the value of {name!r} has a NUL; no environment can hold it")
+        return value
+
+    @field_validator("data")
+    @classmethod
+    def _data_has_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_names(value)
         return value
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from typing_extensions import Required, TypedDict
 
 from surefoot._requests import spec_error
 from surefoot.budget import Budget
+from surefoot.data import DataSource
 from surefoot.entrypoint import Entrypoint, locate
 from surefoot.errors import PackageError, SpecError, UserError
 from surefoot.notebook import MODULE, is_of_a_notebook, source_of
@@ -76,6 +77,8 @@ class SubmitOptions(TypedDict, total=False):
     env: Mapping[str, str] | None
     # secrets of the control plane that the code finds in its environment: names, "NAME=VARIABLE", or a mapping of variables to names
     secrets: Mapping[str, str] | Sequence[str]
+    # what the train function finds as run.data["NAME"]: URLs by name, or {"url": ..., "copy": True or False, "digest": ...}
+    data: Mapping[str, str | DataSource | Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +194,9 @@ def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
         changes["resources"] = resources
     if "secrets" in changes:
         changes["secrets"] = by_variable(changes["secrets"] or ())
+    if "data" in changes:
+        sources = (changes["data"] or {}).items()
+        changes["data"] = {n: s.model_dump(mode="json") if isinstance(s, DataSource) else s for n, s in sources}
     for name, kind in (("checkpoint", CheckpointPolicy), ("budget", Budget)):
         if isinstance(part := changes.get(name), kind):
             changes[name] = part.model_dump(mode="json")

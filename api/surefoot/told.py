@@ -24,6 +24,7 @@ from surefoot.payloads import (
     CheckpointFailedData,
     CheckpointSkippedData,
     Count,
+    DataData,
     FailedData,
     FaultData,
     FinishedData,
@@ -41,6 +42,7 @@ from surefoot.payloads import (
     Whole,
 )
 from surefoot.rows import Circumstances, LedgerRow, Result
+from surefoot.system import MAX_SAMPLES, SystemSample
 from surefoot.words import EventKind
 
 __all__ = ["MAX_BATCH", "AnyTold", "OtherTold", "ToldEvent", "ToldRow", "UplinkBatch"]
@@ -110,6 +112,13 @@ class InstallingTold(ToldEvent):
 
     kind: Annotated[Literal[EventKind.INSTALLING], _KIND]
     data: Annotated[InstallingData, _bounded, _DATA]
+
+
+class DataTold(ToldEvent):
+    """Data of the job's is copied to a node."""
+
+    kind: Annotated[Literal[EventKind.DATA], _KIND]
+    data: Annotated[DataData, _bounded, _DATA]
 
 
 class TrainerStartedTold(ToldEvent):
@@ -236,6 +245,7 @@ def _tag(event: Any) -> str:
 AnyTold = Annotated[
     Annotated[StateTold, Tag(EventKind.STATE)]
     | Annotated[InstallingTold, Tag(EventKind.INSTALLING)]
+    | Annotated[DataTold, Tag(EventKind.DATA)]
     | Annotated[TrainerStartedTold, Tag(EventKind.TRAINER_STARTED)]
     | Annotated[TrainerReadyTold, Tag(EventKind.TRAINER_READY)]
     | Annotated[TrainerLostTold, Tag(EventKind.TRAINER_LOST)]
@@ -317,3 +327,5 @@ class UplinkBatch(BaseModel):
     """Events that are not acknowledged yet."""
     rows: Annotated[tuple[ToldRow, ...], FailFast(), Field(max_length=MAX_BATCH)] = ()
     """Ledger rows that are not acknowledged yet."""
+    system: Annotated[tuple[SystemSample, ...], FailFast(), Field(max_length=MAX_SAMPLES)] = ()
+    """What trainers use, each one's newest sample. They are told once: one that is lost is not told again."""

@@ -18,6 +18,7 @@ from surefoot.events import Command, Event, FaultKind, LedgerRow
 from surefoot.moments import Moment
 from surefoot.names import JOB_PATTERN
 from surefoot.node_groups import NodeGroup
+from surefoot.output import DEFAULT_MAX_OUTPUT_BYTES
 from surefoot.spec import JobState
 from surefoot.stored_spec import AnySpec, RunnableSpec
 from surefoot.words import UnknownWord
@@ -260,6 +261,8 @@ class Claimed(View):
     """The package's URI in Ray's object store: the trainers' working directory."""
     checkpoints: str = ""
     """Where this job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere."""
+    max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
+    """So many bytes of the files in `run.output_dir` are kept of the job."""
     rows_below: int = 0
     """Every ledger row of a step below this is stored already, from an earlier attempt."""
     node_groups: dict[str, NodeGroup] = Field(default_factory=dict)

@@ -44,6 +44,7 @@ class EventKind(StrEnum):
 
     STATE = "state"
     INSTALLING = "installing"
+    DATA = "data"
     TRAINER_STARTED = "trainer_started"
     TRAINER_READY = "trainer_ready"
     TRAINER_LOST = "trainer_lost"

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from surefoot.output import DEFAULT_MAX_OUTPUT_BYTES
 from surefoot_service.checkpoints.places import PROTOCOLS, read_place
 from surefoot_service.scheduler.prices import GroupSetting
 
@@ -71,6 +72,8 @@ class Settings(BaseSettings):
     logs: str | None = None
     # files of printed lines of one job, as they are kept, compressed: the oldest go where there are more
     max_log_bytes: Annotated[int, Field(ge=MIB)] = 512 * MIB
+    # files that the training code of one job writes to run.output_dir, as they are kept: what is beyond that is left out, and told
+    max_output_bytes: Annotated[int, Field(ge=MIB)] = DEFAULT_MAX_OUTPUT_BYTES
     # how long a cancelled job's supervisor has to confirm before the job is cleaned up without it
     cancel_grace_s: Annotated[float, Field(gt=0)] = 30.0
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from surefoot.events import Event, EventKind, LedgerRow
 from surefoot.spec import JobSpec
-from surefoot_actors.cluster.local.cluster import LocalCluster
+from surefoot_actors.cluster.local.cluster import PRELOAD, LocalCluster
 from surefoot_actors.cluster.local.lent_cluster import LentCluster
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.journal.memory import MemoryJournal
@@ -91,8 +91,8 @@ class Keep(LentCluster):
 class Stage:
     """Where attempts are run. One event loop and one template process for many attempts."""
 
-    def __init__(self, folder: Path, code: Sequence[Path] = ()) -> None:
-        """`code`: more folders that trainers import from."""
+    def __init__(self, folder: Path, code: Sequence[Path] = (), libraries: Sequence[str] = ()) -> None:
+        """`code`: more folders that trainers import from. `libraries`: what they find imported, as each would take seconds for it."""
         self.folder = folder
         self.fired = folder / "fired"
         self.runner = asyncio.Runner()
@@ -100,6 +100,7 @@ class Stage:
             "test",
             [str(JOBS), str(EXAMPLES), str(EXAMPLES / "charlm"), *map(str, code)],
             {"SUREFOOT_FAULTS_FIRED": str(self.fired)},
+            preload=(*PRELOAD, *libraries),
             log_dir=folder,
         )
         self._count = 0

@@ -66,3 +66,4 @@ def test_of_many_files_some_are_named() -> None:
     told = advice(tuple(f"f{n}" for n in range(9)))
     assert "f4 and 4 more;" in told
     assert "f5" not in told
+    assert "run.output_dir" in told

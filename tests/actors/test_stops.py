@@ -39,6 +39,31 @@ def test_the_end_is_the_same_under_losses(stage: Stage, entrypoint: str, fault: 
         assert "accuracy" in one.rows[-1].result.values
 
 
+@pytest.mark.parametrize("name", ["loss", "accuracy"])
+def test_a_target_ends_it_with_the_same_step_and_bytes_under_losses(
+    stage: Stage, undisturbed: Story, name: str
+) -> None:
+    """One trainer that is killed begins again; of three the others go on. The losses are at the very step that meets the target."""
+    values = {row.result.step: row.result.values[name] for row in undisturbed.rows[:-1] if name in row.result.values}
+    highest = max(values.values())
+    met = min(step for step, value in values.items() if value == highest)
+    assert met > 0
+    spec = {"target": f"{name}>={highest!r}"}
+    one = stage.run(trainers=1, faults=[f"KILL@forward:t0:{met}"], **spec)
+    three = stage.run(
+        trainers=3,
+        min_trainers=3,
+        faults=[f"KILL@gather:t1:{met}", f"KILL@boundary:t2:{met}", "KILL@conclude:t0:*"],
+        **spec,
+    )
+    for story, fired in ((one, 1), (three, 3)):
+        assert story.outcome.state is JobState.SUCCEEDED, story.outcome
+        assert len(story.fired) == fired, story.fired
+        assert story.ledger == undisturbed.ledger[: met + 1]
+        assert story.last(EventKind.FINISHED).data["steps"] == met + 1
+    assert one.digest == three.digest != undisturbed.digest
+
+
 def test_everyone_lost_after_the_end_makes_no_step_more(stage: Stage, tmp_path: Path) -> None:
     one = run(stage, "early", tmp_path / "one", trainers=1)
     story = run(

@@ -26,6 +26,7 @@ from surefoot.events import (
     UplinkAck,
     UplinkBatch,
 )
+from surefoot.system import SystemSample
 from surefoot_actors.journal.memory import MemoryJournal
 from surefoot_actors.uplink import http as http_uplink
 from surefoot_actors.uplink.http import HttpUplink
@@ -52,6 +53,7 @@ class ControlPlane:
         self.commanded = asyncio.Event()
         self.answers: list[int | str] = []
         self.sizes: list[int] = []
+        self.samples: list[SystemSample] = []
         self.asked_after: list[int] = []
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -72,6 +74,7 @@ class ControlPlane:
         if answer == "a stranger's":
             return httpx.Response(404, text="<html>no such backend")
         self.sizes.append(len(batch.rows))
+        self.samples += batch.system
         known = {(event.source, event.n) for event in self.events}
         self.events += [event for event in batch.events if (event.source, event.n) not in known]
         self.ledger.update((r.result.step, r) for r in batch.rows)
@@ -493,3 +496,21 @@ async def test_printed_lines_are_given_up_by_the_control_planes_own_word_alone(
     assert await uplink.logs(b"frames") is (stored is None)
     assert len(answers) == (0 if stored is None else 1)
     await client.aclose()
+
+
+async def test_of_samples_the_newest_goes_along_and_what_is_lost_is_not_told_again(
+    plane: ControlPlane, uplink: HttpUplink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("surefoot_actors.uplink.http.SAMPLES_S", 0.01)
+    await uplink.start()
+    for cpus in (1.0, 2.0):
+        uplink.system(SystemSample(trainer="t0", cpus=cpus))
+    uplink.system(SystemSample(trainer="t1", cpus=3.0))
+    async with asyncio.timeout(LIVENESS_S):
+        # nothing else is to be sent: it goes by itself
+        while not plane.samples:  # noqa: ASYNC110  it is the far end's
+            await asyncio.sleep(0.01)
+    assert [(sample.trainer, sample.cpus) for sample in plane.samples] == [("t0", 2.0), ("t1", 3.0)]
+    uplink.event(EventKind.WARNING, message="later")
+    assert await uplink.flush(LIVENESS_S)
+    assert len(plane.samples) == 2

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +23,7 @@ from surefoot import AsyncClient, Client
 from surefoot.cli.app import app as cli_app
 from surefoot.errors import ConflictError, JobFailedError, NotFoundError, SpecError, UnauthorizedError
 from surefoot.events import Event, EventKind, SentBatch
+from surefoot.output import KeptFile, OutputManifest, dump_output
 from surefoot.spec import JobState
 from surefoot.views import JobView
 
@@ -83,22 +86,29 @@ class _Server(uvicorn.Server):
         self.ready.set()
 
 
-@pytest.fixture
-def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    app = uvicorn_app.create_app(Settings(data=tmp_path / "data", max_package_bytes=50_000))
-    server = _Server(uvicorn.Config(app, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=5))
+@contextmanager
+def serving(data: Path, port: int = 0) -> Iterator[Running]:
+    app = uvicorn_app.create_app(Settings(data=data, max_package_bytes=50_000))
+    server = _Server(uvicorn.Config(app, port=port, log_config=None, lifespan="on", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run)
     thread.start()
     assert server.ready.wait(30)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    monkeypatch.setenv("SUREFOOT_DATA", str(tmp_path / "data"))
-    url = f"http://127.0.0.1:{port}"
-    with locked(tmp_path / "data"), announced(tmp_path / "data", url):
-        yield Running(url=url, data=tmp_path / "data", service=app.state.service)
-    app.state.service.wakeups.close()
-    server.should_exit = True
-    thread.join(30)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        with locked(data), announced(data, url):
+            yield Running(url=url, data=data, service=app.state.service)
+    finally:
+        app.state.service.wakeups.close()
+        server.should_exit = True
+        thread.join(30)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    monkeypatch.setenv("SUREFOOT_DATA", str(tmp_path / "data"))
+    with serving(tmp_path / "data") as here:
+        yield here
 
 
 def finish(attempt: Attempt) -> None:
@@ -270,6 +280,58 @@ def test_the_final_model_is_downloaded_whole_or_not_at_all(running: Running, cod
     result = CliRunner().invoke(cli_app, ["model", job.id, "-o", str(tmp_path / "by-cli.safetensors")])
     assert result.exit_code == 0, result.output
     assert "700 kB" in result.output
+
+
+def keep(place: Path, **files: bytes) -> None:
+    """Play the trainer that is elected: have these files kept, of a step."""
+    for name in ("manifests", "objects"):
+        (place / "files" / name).mkdir(parents=True)
+    kept = []
+    for n, (path, data) in enumerate(files.items()):
+        (place / "files" / "objects" / f"{n:032x}").write_bytes(data)
+        pieces = ((f"{n:032x}", 0, len(data)),)
+        kept.append(KeptFile(path=path.replace("_", "/"), bytes=len(data), modified_ns=10**18, pieces=pieces))
+    manifest = OutputManifest(step=3, at=1e9, files=tuple(kept), left_out=("'link': it is a link",))
+    name, body = dump_output(manifest, seq=1, at=3, writer="a1g1t0")
+    (place / "files" / "manifests" / name).write_bytes(body)
+
+
+def test_files_are_listed_and_fetched(running: Running, code: Path, tmp_path: Path) -> None:
+    with Client() as client:
+        job = client.submit("train:train", folder=code, batch_size=64, trainers=2)
+        assert job.files().files == ()
+        with pytest.raises(NotFoundError, match="no such file"):
+            job.download_files(tmp_path / "to")
+        begin(running.attempt(job.id))
+        listed = CliRunner().invoke(cli_app, ["files", job.id])
+        assert "no files yet" in listed.output
+        keep(running.data / "checkpoints" / job.id, a=b"1" * 700_000, plots_b=b"2", plots_c=b"3")
+        assert [f.path for f in job.files("plots/").files] == ["plots/b", "plots/c"]
+        fetched = job.download_files(tmp_path / "to", path="plots/")
+        assert [(f, f.read_bytes()) for f in fetched] == [
+            (tmp_path / "to" / "plots" / "b", b"2"),
+            (tmp_path / "to" / "plots" / "c", b"3"),
+        ]
+
+    async def again() -> list[bytes]:
+        async with AsyncClient() as client:
+            found = await client.job(job.id)
+            assert (await found.files()).total_files == 3
+            return [f.read_bytes() for f in await found.download_files(tmp_path / "again", path="a")]
+
+    assert asyncio.run(again()) == [b"1" * 700_000]
+    listed = CliRunner().invoke(cli_app, ["files", job.id])
+    assert "plots/c" in listed.output
+    assert "3 files, 700 kB, as step 3 began" in listed.output
+    assert "not kept: 'link'" in listed.output
+    told = json.loads(CliRunner().invoke(cli_app, ["files", job.id, "--json"]).output)
+    assert [f["path"] for f in told["files"]] == ["a", "plots/b", "plots/c"]
+    result = CliRunner().invoke(cli_app, ["files", job.id, "get", "--to", str(tmp_path / "by-cli")])
+    assert "3 files, 700 kB" in result.output
+    assert (tmp_path / "by-cli" / "plots" / "b").read_bytes() == b"2"
+    wrong = CliRunner().invoke(cli_app, ["files", job.id, "plots"])
+    assert wrong.exit_code != 0
+    assert "surefoot files JOB get plots" in wrong.output
 
 
 def test_durable_commands_say_what_they_did(running: Running, code: Path) -> None:

@@ -545,7 +545,7 @@ def test_a_missing_part_names_its_extra(cli: Cli, code: Path, monkeypatch: pytes
 COMMANDS = [
     *("up", "submit", "ls", "show", "watch", "resize", "cancel", "budget"),
     *("pause", "resume", "checkpoint", "checkpoints", "model", "chaos"),
-    *("metrics", "track", "logs", "ledger", "diff", "rm", "check", "schema", "version"),
+    *("metrics", "track", "logs", "files", "ledger", "diff", "rm", "check", "schema", "version"),
 ]
 
 

@@ -82,6 +82,7 @@ trainers: 2
 config: {lr: 0.1, width: 8}
 checkpoint: {every_steps: 5}
 secrets: [WANDB_API_KEY]
+data: {train: "s3://bucket/a", val: {url: /shared/val, copy: true}}
 cpus: 2
 """
 
@@ -90,14 +91,20 @@ def test_a_job_is_a_file_and_options_go_over_it(cli: Cli, fake: FakeService, cod
     (code / "job.yaml").write_text(JOB)
     (code / "train.py").write_text("def train(run):\n    run.config.lr, run.config['width']\n")
     result = cli(
-        "submit", str(code / "job.yaml"), "--detach", "--set", "lr=0.5", "-n", "3", "--keep", "4", "--secret", "K=V"
-    )
+        "submit", str(code / "job.yaml"), "--detach", "--set", "lr=0.5", "-n", "3", "--keep", "4", "--secret", "K=V",
+        "--data", "train=/shared/train",
+    )  # fmt: skip
     assert result.exit_code == 0, result.output
     spec = fake.jobs["job0"].spec
     assert (spec.trainers, spec.batch_size, spec.resources.cpus) == (3, 64, 2)
     assert spec.config == {"lr": 0.5, "width": 8}
     assert (spec.checkpoint.every_steps, spec.checkpoint.keep, spec.checkpoint.every_s) == (5, 4, 300)
     assert spec.secrets == {"WANDB_API_KEY": "WANDB_API_KEY", "V": "K"}
+    assert {name: (s.url, s.copies) for name, s in spec.data.items()} == {
+        "train": ("/shared/train", False),
+        "val": ("/shared/val", True),
+    }
+    assert "train:in-place=/shared/train val:copy=/shared/val" in " ".join(cli("show", "job0").stdout.split())
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
 from tests.api.conftest import BEGIN, make_event, make_row, make_view
 
 from surefoot.cli.format import ago, describe, duration
 from surefoot.cli.progress import Pace, Progress, line, told
+from surefoot.cli.values import values_in
 from surefoot.events import EventKind
 from surefoot.spec import JobState
 
@@ -47,6 +52,17 @@ def test_ago() -> None:
             {"trainer": "t1", "requirements": ["einops", "timm==1.0"]},
             "installing requirements for trainer t1: einops, timm==1.0",
         ),
+        (
+            EventKind.DATA,
+            {"trainer": "t1", "name": "train", "copied": False, "bytes": 1_230_000_000, "files": 40},
+            "copying data train: 1.23 GB, 40 files",
+        ),
+        (
+            EventKind.DATA,
+            {"name": "train", "copied": True, "bytes": 3, "files": 1, "seconds": 4.2, "digest": "3f0c", "node": "n"},
+            "copied data train: 3 bytes, 1 file to n in 4.2 s, digest 3f0c",
+        ),
+        (EventKind.DATA, {}, "copying data ?: ? files"),
         (EventKind.TRAINER_STARTED, {"trainer": "t1"}, "trainer t1 is starting"),
         (EventKind.TRAINER_READY, {"trainer": "t1", "pid": 7, "node": "n"}, "trainer t1 is ready (pid 7, node n)"),
         (
@@ -99,14 +115,50 @@ def test_a_watched_job_adds_up() -> None:
     progress = Progress().after(make_view(trainers=3)).after(make_event(1, EventKind.GENERATION, num_steps=200))
     for step in range(100):
         progress = progress.after(make_row(step, trainers=3, accuracy=0.5, loss=1 / (step + 1)))
-    assert (progress.done, progress.total, progress.trainers, progress.logged) == (100, 200, 3, (("loss", 0.01),))
+    assert (progress.done, progress.total, progress.trainers) == (100, 200, 3)
+    assert progress.logged == (("loss", 0.01), ("accuracy", 0.5))
     assert progress.steps_per_s == pytest.approx(10)
     assert progress.eta_s == pytest.approx(10)
-    assert line(progress) == "step 100/200  loss 0.01  3 trainers  10 steps/s  ETA 10.0 s"
+    assert line(progress) == "step 100/200  loss 0.01  accuracy 0.5  3 trainers  10 steps/s  ETA 10.0 s"
 
 
-def test_without_a_loss_the_first_logged_value_is_shown() -> None:
-    assert Progress().after(make_row(0, reward=2.0, length=3.0)).logged == (("reward", 2.0),)
+def test_every_logged_value_is_shown_as_it_was_logged_last() -> None:
+    progress = Progress().after(make_row(0, reward=2.0, length=3.0)).after(make_row(1, reward=4.0, loss=1.0))
+    assert progress.logged == (("loss", 1.0), ("reward", 4.0), ("length", 3.0))
+
+
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=60), st.floats(), max_size=12),
+    st.integers(40, 200),
+    st.lists(st.text(max_size=20), max_size=3),
+)
+def test_a_progress_line_is_as_wide_as_its_place(values: dict[str, float], width: int, show: list[str]) -> None:
+    progress = Progress(total=2000, show=tuple(show), system="2 of 4 CPUs, 3.1 GB").after(make_view(trainers=12))
+    for step in range(1000, 1003):
+        row = make_row(step, trainers=12)
+        result = row.result.model_copy(update={"values": values})
+        progress = progress.after(row.model_copy(update={"result": result}))
+    text = line(progress, width)
+    least = f"step 1003/2000  {values_in(dict(progress.logged), 0)}"
+    assert cell_len(text) <= max(width, cell_len(least))
+    assert text.startswith("step 1003/2000")
+    assert "\n" not in text
+    told = len(progress.logged)
+    more = re.search(r"  \+(\d+)(  |$)", text)
+    assert told == 0 or more is None or int(more[1]) < told
+
+
+def test_what_is_left_out_of_a_narrow_line_is_counted() -> None:
+    progress = Progress(total=1000, system="GPU 97%")
+    for step in range(60):
+        progress = progress.after(make_row(step, trainers=3, accuracy=0.5, loss=0.25, lr=1e-3, norm=2.0))
+    assert line(progress, 100) == (
+        "step 60/1000  loss 0.25  accuracy 0.5  lr 0.001  +1  3 trainers  10 steps/s  GPU 97%  ETA 1 min 34 s"
+    )
+    assert line(progress, 60) == "step 60/1000  loss 0.25  +3  3 trainers  ETA 1 min 34 s"
+    assert line(progress, 42) == "step 60/1000  loss 0.25  ETA 1 min 34 s"
+    assert line(progress, 1) == "step 60/1000  loss 0.25"
+    assert "norm 2" in line(progress, None)
 
 
 def test_an_ended_job_has_no_trainers_but_the_line_keeps_what_was() -> None:

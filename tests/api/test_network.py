@@ -141,6 +141,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("diff", JOB, JOB),
     ("chaos", JOB),
     ("logs", JOB),
+    ("files", JOB),
+    ("files", JOB, "get", "--to", "OUT"),
     ("metrics", JOB),
     ("budget", JOB, "--max-hours", "2"),
     ("track", JOB, "--to", "tensorboard:OUT"),

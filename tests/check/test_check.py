@@ -189,3 +189,17 @@ def test_too_few_steps_are_refused() -> None:
 def test_numbers_that_do_not_fit_are_refused() -> None:
     with pytest.raises(SpecError, match="not a multiple"):
         check(entrypoint="planted:clean", folder=JOBS, batch_size=15)
+
+
+@pytest.mark.slow
+def test_code_is_tried_on_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copied once, before all trials; what they make in the node's cache goes with them."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "factor.txt").write_text("2.5")
+    monkeypatch.setenv("SUREFOOT_CACHE_DIR", str(tmp_path / "cache"))
+    report = check(
+        entrypoint="planted:reads", folder=JOBS, batch_size=16, sub_tasks=2, steps=5, seed=7,
+        data={"train": {"url": str(tmp_path / "data"), "copy": True}},
+    )  # fmt: skip
+    assert report.ok, report
+    assert [file.name for file in (tmp_path / "cache").rglob("factor*")] == ["factor.txt"]

@@ -126,6 +126,14 @@ def test_another_kind_of_machine(victim: Victim) -> None:
         read_checkpoint(victim.url, IDENTITY, (("device", "NVIDIA"), ("torch", "2.13")))
 
 
+def test_other_data_is_for_another_job_alone(victim: Victim) -> None:
+    """A job goes on with the data that it began with; one that begins from another's may have data of its own."""
+    here = (*FINGERPRINT, ("data train", "3f0c"))
+    with pytest.raises(UnfitError, match=r"or with other data .data train: None then, 3f0c here"):
+        read_checkpoint(victim.url, IDENTITY, here)
+    assert read_checkpoint(victim.url, IDENTITY, here, own=False).manifest.step == 3
+
+
 def others() -> dict[str, dict[str, Any]]:
     """What another version of the code might build, by what it differs in."""
 

@@ -64,7 +64,17 @@ def test_a_job_is_a_hook_that_is_made_anew_or_another_by_name(scenario: str) -> 
 
 
 # What an upgrade does to pods that hold jobs up or carry them, and how jobs go on. Emptied with each release.
-LISTED: dict[str, str] = {}
+_CACHE = "pods that run stay as they are, with their cache in /tmp; workers that come have the volume"
+_CACHE_PATHS = (
+    *(f"containers.ray-worker.env.SUREFOOT_CACHE_{name}" for name in ("DIR", "SIZE")),
+    "containers.ray-worker.volumeMounts.cache",
+    "volumes.cache",
+)
+LISTED: dict[str, str] = {
+    f"RayCluster/surefoot workerGroupSpecs.{group}.template.spec.{path}": _CACHE
+    for group in ("cpu", "gpu", "gpu-spot", "l4", "l4-spot")
+    for path in _CACHE_PATHS
+}
 # A release is another image; `upgradeStrategy: None` leaves pods that run as they are, whatever their template says.
 _IMAGE = ".image"
 

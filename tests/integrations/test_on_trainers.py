@@ -24,12 +24,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "lora": {"steps": 6, "computed": None},
 }
 BATCH = {"lightning_digits": 510, "huggingface": 12, "lora": 12}
+LIBRARIES = (
+    "lightning.pytorch",
+    "peft",
+    "sklearn.datasets",
+    "transformers.trainer",
+    "transformers.models.gpt2.modeling_gpt2",
+)
 
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     folder = Path(tempfile.mkdtemp(prefix="sf-"))
-    made = Stage(folder)
+    made = Stage(folder, libraries=LIBRARIES)
     try:
         yield made
     finally:

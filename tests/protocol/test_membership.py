@@ -153,6 +153,15 @@ def test_who_is_behind_gets_the_vector_from_one_that_holds_it() -> None:
     assert (behind.trainer, behind.role, behind.source) == ("t1", "behind", 0)
 
 
+def test_the_first_stays_the_first_also_when_it_is_behind() -> None:
+    """It is elected: the files of the job are in its folder, and nowhere else as new."""
+    state = collecting()
+    _, commands = after(state, report("t0", state, round=3, held=0b0011), report("t1", state, round=4))
+    behind, ahead = made(commands).members
+    assert (behind.trainer, behind.role, behind.source) == ("t0", "behind", 1)
+    assert (ahead.trainer, ahead.role) == ("t1", "settled")
+
+
 def test_a_joiner_waits_for_a_step_boundary() -> None:
     state, commands = after(founded(1), Resized(2), hello("t1"))
     assert commands == (Send("t0", RequestBoundary(number=1, incarnation=1)),)

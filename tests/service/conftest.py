@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 from fastapi import FastAPI
 
 from surefoot_service.parts import Service
-from surefoot_service.rest.app import create_app
+from surefoot_service.rest.app import create_app, serving
 from surefoot_service.settings import Settings
+from surefoot_service.store.database import Database
 from surefoot_service.up import logs
 
 from .fake_ray import FakeRay
@@ -45,13 +47,34 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
+def migrate(url: str) -> None:
+    database = Database(url)
+    database.migrate()
+    database.close()
+
+
+@pytest.fixture(scope="session")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with this version's tables and nothing in them: it is copied sooner than they are made."""
+    file = tmp_path_factory.mktemp("tables") / "surefoot.db"
+    migrate(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def tables_on_postgres(postgres: Postgres) -> str:
+    """The name of a database with this version's tables and nothing in them."""
+    migrate(postgres.make_database("tables"))
+    return "tables"
+
+
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> str | None:
-    """None: SQLite."""
+    """A database with tables. None: SQLite."""
     if getattr(request, "param", "sqlite") == "sqlite":
         return None
     server: Postgres = request.getfixturevalue("postgres")
-    return server.make_database(f"test-{secrets.token_hex(6)}")
+    return server.make_database(f"test-{secrets.token_hex(6)}", like=request.getfixturevalue("tables_on_postgres"))
 
 
 @pytest.fixture
@@ -61,21 +84,30 @@ def settings_more(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, database_url: str | None, settings_more: dict[str, Any]) -> Settings:
+def settings(tmp_path: Path, database_url: str | None, settings_more: dict[str, Any], tables: Path) -> Settings:
     chosen = {
         "max_package_bytes": 200_000,
         "max_unpacked_bytes": 30_000_000,
         "max_package_entries": 50,
         "max_body_bytes": 100_000,
     }
+    if database_url is None:
+        (tmp_path / "data").mkdir(mode=0o700)
+        shutil.copy(tables, tmp_path / "data")
     return Settings(data=tmp_path / "data", database_url=database_url, **(chosen | settings_more))
 
 
+@pytest.fixture(scope="session")
+def routes() -> FastAPI:
+    """The app without a store: made once, as that takes longer than most tests."""
+    return create_app(Settings())
+
+
 @pytest.fixture
-async def app(settings: Settings) -> AsyncIterator[FastAPI]:
-    app = create_app(settings)
-    async with app.router.lifespan_context(app):
-        yield app
+async def app(routes: FastAPI, settings: Settings) -> AsyncIterator[FastAPI]:
+    """The app with a store of the test's own."""
+    async with serving(routes, settings):
+        yield routes
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from surefoot.events import Circumstances, Event, EventKind, LedgerRow, Result, SentBatch
+from surefoot.system import SystemSample
 from surefoot.views import JobView
 from surefoot_service.parts import Service
 from surefoot_service.store import attempts, jobs
@@ -43,8 +44,8 @@ def make_event(n: int, kind: EventKind, source: str = "supervisor-1", **data: An
     return Event(source=source, n=n, at=AT, kind=kind, data=data)
 
 
-def batch(*, events: Sequence[Event] = (), rows: Sequence[LedgerRow] = ()) -> str:
-    return SentBatch(events=tuple(events), rows=tuple(rows)).model_dump_json()
+def batch(*, events: Sequence[Event] = (), rows: Sequence[LedgerRow] = (), system: Sequence[SystemSample] = ()) -> str:
+    return SentBatch(events=tuple(events), rows=tuple(rows), system=tuple(system)).model_dump_json()
 
 
 class Attempt:

@@ -53,11 +53,11 @@ class Postgres:
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://{_USER}@127.0.0.1:{self.port}/{database}"
 
-    def make_database(self, name: str) -> str:
-        """Make an empty database; return its SQLAlchemy URL."""
+    def make_database(self, name: str, like: str = "template1") -> str:
+        """Make a database, empty or as another is to which nobody is connected; return its SQLAlchemy URL."""
         where = f"host=127.0.0.1 port={self.port} user={_USER} dbname=postgres"
         with psycopg.connect(where, autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{like}"')
         return self.url(name)
 
     def start(self) -> None:

@@ -286,3 +286,35 @@ class TestInAStore:
         assert answer.status_code == 502
         assert answer.headers["content-type"] == "application/problem+json"
         assert "no such bucket" in answer.json()["detail"]
+
+
+# ---- data
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("https://169.254.169.254/latest", "the protocol 'https' is not allowed here"),
+        ("zip::s3://bucket/x.zip", "it is a chain"),
+        ("data/train", "write the whole path"),
+        ("s3://bucket/../other", "no name of a folder"),
+        ("s3://key@bucket/x", "without passwords"),
+    ],
+)
+async def test_data_lies_where_a_job_may_read(
+    client: httpx.AsyncClient, attempt: Attempt, spec: dict[str, Any], url: str, why: str
+) -> None:
+    """By the rules of all places that a person names; also where another job is submitted again."""
+    for body, field in (
+        (spec | {"data": {"train": url}}, "body.data.train.url"),
+        ({"from": attempt.job, "changes": {"data": {"train": {"url": url, "copy": True}}}}, "body.data.train.url"),
+    ):
+        answer = await client.post("/v1/jobs", json=body)
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+        assert why in answer.json()["errors"][0]["message"]
+    good = {"train": "s3://bucket/train", "val": {"url": "/shared/val", "copy": True}}
+    made = await client.post("/v1/jobs", json=spec | {"data": good})
+    assert made.json()["spec"]["data"] == {
+        "train": {"url": "s3://bucket/train", "copy": None, "digest": None},
+        "val": {"url": "/shared/val", "copy": True, "digest": None},
+    }

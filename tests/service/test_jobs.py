@@ -148,6 +148,14 @@ async def test_a_job_is_submitted_again_with_changes(client: httpx.AsyncClient, 
     repeated = await client.post("/v1/jobs", json={"from": first["id"], "changes": changes}, headers=keyed)
     assert (repeated.status_code, repeated.json()["id"]) == (200, again["id"])
     assert (await client.post("/v1/jobs", json={"from": first["id"]})).json()["spec"] == first["spec"]
+    # nor does it matter that the first is gone by the time that a lost answer is asked for again
+    await client.post(f"/v1/jobs/{first['id']}/cancel")
+    assert (await client.delete(f"/v1/jobs/{first['id']}")).is_success
+    late = await client.post("/v1/jobs", json={"from": first["id"], "changes": changes}, headers=keyed)
+    assert (late.status_code, late.json()["id"]) == (200, again["id"])
+    other = {"from": first["id"], "changes": changes | {"trainers": 4}}
+    assert (await client.post("/v1/jobs", json=other, headers=keyed)).status_code == 409
+    assert (await client.post("/v1/jobs", json=other)).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from surefoot.events import EventKind
+from surefoot.system import SystemPoint, SystemSample
 from surefoot_service.metrics.instruments import Instruments, PassClock
 from surefoot_service.metrics.snapshot import JobFacts, Snapshot, families
 from surefoot_service.parts import Service
@@ -169,8 +170,11 @@ def test_counts_of_jobs_are_bounded() -> None:
 
 def _there() -> set[str]:
     """Every name that /metrics can have."""
+    point = SystemPoint.model_validate(
+        dict.fromkeys(SystemSample.model_fields, 1) | {"trainer": "t0", "at": "2026-01-01T00:00:00Z"}
+    )
     job = JobFacts(id="j", name="n", state="running", trainers=1, wanted_trainers=1, generation=1, attempts=1, steps_done=1,
-                   batch_size=8, num_steps=2, checkpoint_step=1, step_s=1.0, cost=1.0)  # fmt: skip
+                   batch_size=8, num_steps=2, checkpoint_step=1, step_s=1.0, cost=1.0, system=(point,))  # fmt: skip
     now = Snapshot(version="1", jobs_by_state={}, queue_oldest_s=0.0, jobs=[job], unlisted=0, checks={"storage": True}, ray=True,
                    reconciler_running=True, reconciler_lag_s=0.0)  # fmt: skip
     instruments = Instruments()

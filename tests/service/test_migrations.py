@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,15 @@ OLD_JOB = text(
     "INSERT INTO jobs (id, spec, state, reason, created_at, trainers, wanted_trainers, generation, steps_done)"
     " VALUES ('old', :spec, 'running', '', '2026-01-01 00:00:00', 1, 1, 3, 7)"
 )
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """One without tables. None: SQLite."""
+    if request.param == "sqlite":
+        return None
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.make_database(f"test-{secrets.token_hex(6)}")
 
 
 @pytest.fixture

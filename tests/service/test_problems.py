@@ -7,10 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from surefoot.views import Problem
-from surefoot_service.parts import Service
+from surefoot_service.rest.app import create_app, serving
+from surefoot_service.settings import Settings
 
 
 def problem(answer: httpx.Response, status: int) -> Problem:
@@ -69,16 +69,16 @@ async def test_without_the_token(token: str | None, method: str, path: str, anon
     assert answer.headers["www-authenticate"] == "Bearer"
 
 
-async def test_a_mistake_of_ours_says_nothing_of_itself(
-    app: FastAPI, client: httpx.AsyncClient, service: Service, capsys: pytest.CaptureFixture[str]
-) -> None:
-    service.database.close()
+async def test_a_mistake_of_ours_says_nothing_of_itself(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    app = create_app(settings)  # not the one that all tests have: it gets a route more
 
     @app.get("/v1/broken")
     async def broken() -> None:
         raise RuntimeError("the password is 1234")
 
-    found = problem(await client.get("/v1/broken"), 500)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with serving(app, settings), httpx.AsyncClient(transport=transport, base_url="http://surefoot") as client:
+        found = problem(await client.get("/v1/broken"), 500)
     assert "1234" not in found.detail
 
 

@@ -198,6 +198,8 @@ async def test_every_event_of_todays_senders_is_valid(attempt: Attempt) -> None:
     told: list[tuple[EventKind, dict[str, Any]]] = [
         (EventKind.STATE, {"state": "starting", "reason": "waiting"}),
         (EventKind.INSTALLING, {"trainer": "t0", "requirements": ["einops==0.8"]}),
+        (EventKind.DATA, {"trainer": "t0", "name": "train", "bytes": 9, "files": 2, "copied": False}),
+        (EventKind.DATA, {"trainer": "t0", "name": "train", "copied": True, "seconds": 0.1, "digest": "3f0c" * 8}),
         (EventKind.TRAINER_STARTED, {"trainer": "t0"}),
         (EventKind.TRAINER_READY, {"trainer": "t0", "pid": 17, "node": "10.0.0.1"}),
         (EventKind.GENERATION, {"generation": 1, **generation, "sub_tasks_again": 0, "num_steps": None}),

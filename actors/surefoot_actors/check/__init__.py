@@ -6,13 +6,16 @@ attempts are whole ones on real trainers (attempts.py), which must equal the ref
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from surefoot.data import DataSource, sources_of
 from surefoot.errors import SpecError
 from surefoot.spec import JobSpec
 from surefoot_actors.check.attempts import run_attempts, trials
@@ -23,6 +26,9 @@ from surefoot_actors.check.probe import Seen
 from surefoot_actors.check.report import Finding, Kind, Report, Scenario
 from surefoot_actors.check.templates import Templates
 from surefoot_actors.check.verdict import judge, notes, scenarios
+from surefoot_actors.node_data.cache import NodeCache, cache_root
+from surefoot_actors.node_data.locks import Holds
+from surefoot_actors.node_data.places import Copier, Printed
 
 __all__ = ["Finding", "Kind", "Report", "Scenario", "check"]
 
@@ -42,6 +48,7 @@ def check(
     threads: int = 1,
     data_workers: int = 0,
     env: Mapping[str, str] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Report:
     """Train a few steps of "module:function" in `folder` in every way, and tell what differs and why.
 
@@ -61,9 +68,19 @@ def check(
         threads=threads,
         data_workers=data_workers,
         env=dict(env or {}),
+        data=sources_of(data or {}),
     )
-    with Templates(spec) as templates:
+    holds = Holds()
+    with closing(holds), Templates(spec) as templates:
+        spec = spec.model_copy(update={"data": _copied(spec.data, holds)})
         return compare(templates, spec, Path(folder), steps)
+
+
+def _copied(sources: Mapping[str, DataSource], holds: Holds) -> dict[str, DataSource]:
+    """Have what is to be copied copied before anything is tried; the trials read that in place."""
+    copier = Copier(NodeCache(cache_root(os.environ), holds), Printed())
+    places = copier.data(sources)
+    return {name: DataSource(url=str(places[name]), copy=False) for name in sources}
 
 
 def compare(templates: Templates, spec: JobSpec, folder: Path, steps: int | None) -> Report:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from surefoot.contract import Run, TrainFunction
+from surefoot.data import Data
 from surefoot.errors import ContractError, UserError
 from surefoot.events import LedgerRow
 from surefoot.spec import JobSpec
@@ -28,10 +30,11 @@ from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Position, StateImage
 from surefoot_actors.local_run.run_local import LocalCoordinator
+from surefoot_actors.node_data import places
 from surefoot_actors.user_code import tracebacks, train_function
 from surefoot_actors.user_code.advice import with_advice
 
-__all__ = ["BROKEN", "NO_END", "RAISED", "Failure", "Held", "Probe", "Seen", "perform"]
+__all__ = ["BROKEN", "NO_END", "RAISED", "Failure", "Held", "Probe", "Seen", "cache_of", "perform"]
 
 # The kind of failure that is a broken rule of the contract.
 BROKEN = "contract"
@@ -137,18 +140,28 @@ def perform(probe: Probe, spec: JobSpec, steps: int | Extent, folder: Path) -> S
             sub_tasks=spec.sub_tasks,
             data_workers=spec.data_workers,
             end_after=end_after,
+            data=Data({name: places.in_place(source) for name, source in spec.data.items()}),
+            cache_dir=partial(cache_of, folder),
             # what is carried between sub-tasks is found by their order, and named
             proves=False,
             on_epoch=partial(_note_epoch, watch, spec.batch_size),
         )
         train = train_function.load(spec.entrypoint, Streams(spec.seed, options.device))
-        run_training(_noting(train, watch), options, Rehearsal(spec.sub_tasks, probe, watch, seen))
+        with tempfile.TemporaryDirectory(prefix="surefoot-output-", ignore_cleanup_errors=True) as output:
+            run_training(_noting(train, watch), options, Rehearsal(spec.sub_tasks, probe, watch, seen, Path(output)))
     except (Exception, SystemExit) as error:  # noqa: BLE001  the boundary of the process: user code may raise anything
         seen.failure = _failure(error, code)
     seen.calls = {factor: list(lines) for factor, lines in pins.calls.items()}
     if probe.watches:
         seen.set_lines, seen.epoch_steps = list(_set_lines(code)), watch.epoch.steps
     return seen
+
+
+def cache_of(folder: Path) -> Path:
+    """The cache of all trials, beside the copy of the user's folder: it goes with them."""
+    cache = folder.parent / "cache"
+    cache.mkdir(exist_ok=True)
+    return cache
 
 
 def _noting(train: TrainFunction, watch: Watch) -> TrainFunction:
@@ -172,8 +185,8 @@ def _note_epoch(watch: Watch, batch_size: int, length: int) -> None:
 class Rehearsal(LocalCoordinator):
     """One trainer that owns every sub-task, takes them in the probe's order, and notes what there is to see."""
 
-    def __init__(self, num_sub_tasks: int, probe: Probe, watch: Watch, seen: Seen) -> None:
-        super().__init__(num_sub_tasks)
+    def __init__(self, num_sub_tasks: int, probe: Probe, watch: Watch, seen: Seen, output: Path) -> None:
+        super().__init__(num_sub_tasks, output=output)
         order = range(num_sub_tasks)
         # The one computed twice is dropped the second time: who else computes it is nobody's concern.
         self._order = [*reversed(order), order[-1]] if probe.backwards else list(order)

@@ -6,13 +6,16 @@ import json
 import os
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from surefoot.events import LedgerRow
+from surefoot_actors.check.probe import cache_of
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.engine.contract.run import RunOptions
+from surefoot_actors.output.sync import OutputSync
 from surefoot_actors.protocol.messages import RequestBoundary, ToTrainer
 from surefoot_actors.trainer.checkpoints.schedule import CheckpointSchedule
 from surefoot_actors.trainer.member import Member
@@ -40,11 +43,12 @@ class RehearsingTrainer(TrainerProcess):
 
     def _training_side(self) -> TrainingSide:
         out = Path(os.environ[OUT]) / self._setup.attempt
-        return RehearsingSide(self._member, self._schedule, self._onces, out, self._flagged)
+        return RehearsingSide(self._member, self._schedule, self._onces, self._output, out, self._flagged)
 
     def _options(self) -> RunOptions:
         # check finds what is carried between sub-tasks by itself, and says more of it
-        return replace(super()._options(), end_after=int(os.environ[STEPS]), proves=False)
+        cache_dir = partial(cache_of, Path(os.environ[FOLDER]))
+        return replace(super()._options(), end_after=int(os.environ[STEPS]), proves=False, cache_dir=cache_dir)
 
     def deliver(self, message: ToTrainer) -> None:
         super().deliver(message)
@@ -56,9 +60,15 @@ class RehearsingSide(TrainingSide):
     """Notes the state at each step's end; `flagged`: a joiner is about to be admitted."""
 
     def __init__(
-        self, member: Member, schedule: CheckpointSchedule, onces: OnceRequests, out: Path, flagged: threading.Event
+        self,
+        member: Member,
+        schedule: CheckpointSchedule,
+        onces: OnceRequests,
+        output: OutputSync,
+        out: Path,
+        flagged: threading.Event,
     ) -> None:
-        super().__init__(member, schedule, onces)
+        super().__init__(member, schedule, onces, output)
         self._out, self._flagged = out, flagged
         hold = out / HOLD
         self._hold = int(hold.read_text()) if hold.exists() else None

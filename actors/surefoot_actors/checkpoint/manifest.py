@@ -14,6 +14,7 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from surefoot.errors import CheckpointError, DamagedError, RefusedError, UnfitError
+from surefoot_actors.node_data.listing import DATA_KEY
 
 __all__ = [
     "FORMAT",
@@ -235,11 +236,17 @@ _ADVICE = {
 
 
 def check_fits(
-    manifest: Manifest, name: str, identity: Mapping[str, Any], fingerprint: Sequence[tuple[str, str]]
+    manifest: Manifest,
+    name: str,
+    identity: Mapping[str, Any],
+    fingerprint: Sequence[tuple[str, str]],
+    *,
+    own: bool = True,
 ) -> None:
     """Raise RefusedError or UnfitError unless what would come after this checkpoint is the bits that were to come.
 
-    Code and config may differ: training longer, or with a mistake mended, is why people restore.
+    Code and config may differ, and the data where it is not the job's `own`: training longer, or with a mistake mended, is why
+    people restore.
     """
     saved = manifest.identity.model_dump()
     for field, advice in _ADVICE.items():
@@ -248,11 +255,16 @@ def check_fits(
                 f"the checkpoint {name} was made with {field} {saved[field]}, this job has {field} {identity[field]}: it would "
                 f"not go on with the same bits; submit the job with {advice}, or without `restore`, to begin from step 0"
             )
-    made, here = dict(manifest.head.fingerprint), dict(fingerprint)
+    made, here = (
+        {key: value for key, value in each if own or not key.startswith(DATA_KEY)}
+        for each in (manifest.head.fingerprint, fingerprint)
+    )
     if made != here:
         differ = [
             f"{key}: {made.get(key)} then, {here.get(key)} here"
             for key in sorted(made.keys() | here.keys())
             if made.get(key) != here.get(key)
         ]
-        raise UnfitError(f"the checkpoint {name} was made on another kind of machine ({'; '.join(differ)})")
+        raise UnfitError(
+            f"the checkpoint {name} was made on another kind of machine, or with other data ({'; '.join(differ)})"
+        )

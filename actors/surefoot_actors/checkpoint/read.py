@@ -35,15 +35,17 @@ class Checkpoint:
         return tuple(map(LedgerRow.model_validate_json, self.lines.splitlines()))
 
 
-def read_checkpoint(url: str, identity: Mapping[str, Any], fingerprint: Sequence[tuple[str, str]]) -> Checkpoint:
-    """Read all of a checkpoint, every byte verified.
+def read_checkpoint(
+    url: str, identity: Mapping[str, Any], fingerprint: Sequence[tuple[str, str]], *, own: bool = True
+) -> Checkpoint:
+    """Read all of a checkpoint, every byte verified. `own`: the job made it itself, and trained on the same data.
 
     Raises RefusedError or UnfitError before it reads much, where it is of another job than `identity` or of another kind of
     machine; DamagedError naming a file that is missing or corrupt; CheckpointError where the storage is away.
     """
     storage = Storage(url)
     manifest = load_manifest(storage.read_small(MANIFEST), storage.name(MANIFEST))
-    check_fits(manifest, storage.url, identity, fingerprint)
+    check_fits(manifest, storage.url, identity, fingerprint, own=own)
     objects, rows, *shares = storage.read(manifest.files)
     tensors = _assemble(manifest, [torch.from_numpy(data) for data in shares])
     return Checkpoint(

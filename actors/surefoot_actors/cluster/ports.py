@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from surefoot.events import FaultKind, LedgerRow
+from surefoot.output import DEFAULT_MAX_OUTPUT_BYTES
 from surefoot.spec import JobSpec
 from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.messages import FromTrainer, ToTrainer
@@ -67,6 +68,8 @@ class TrainerSetup:
     liveness_secret: Sealed | None = None
     # where the job's checkpoints lie, of all its attempts: a folder or an fsspec URL; empty: nowhere
     checkpoints: str = ""
+    # files of `run.output_dir` that are kept of the job, together
+    max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
     # names the attempt, and nothing else on any node; empty in tests that need none
     run_id: str = ""
     # whether what it prints is shipped to the server that `liveness` names

@@ -6,6 +6,7 @@ The training thread is the only caller. Every call may raise `TrainerExit` (this
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from torch import nn
@@ -72,6 +73,12 @@ class Coordinator(Protocol):
 
     def node_once(self, key: str, prepare: Callable[[], object]) -> None:
         """Return when one trainer of this node has. May block."""
+
+    def output_dir(self) -> Path:
+        """Return the folder for files; on whoever is elected it has the job's. May block."""
+
+    def elected(self) -> bool:
+        """Whether this trainer is the one whose folder is kept. May block: where it is, the job's files are in the folder then."""
 
     def open_round(self, position: Position) -> None:
         """Begin a round."""

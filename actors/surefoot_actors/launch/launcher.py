@@ -127,6 +127,7 @@ def _start(url: str, attempt: str, claimed: Claimed | None, service: str) -> Non
                 spec=claimed.spec,
                 package_uri=claimed.package_uri or None,
                 checkpoints=claimed.checkpoints,
+                max_output_bytes=claimed.max_output_bytes,
                 service=service,
                 node_groups=claimed.node_groups,
                 node_wait_s=claimed.node_wait_s,

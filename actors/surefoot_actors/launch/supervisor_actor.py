@@ -22,6 +22,7 @@ from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
 from surefoot.names import SUPERVISOR, name_within
 from surefoot.node_groups import NodeGroup
+from surefoot.output import DEFAULT_MAX_OUTPUT_BYTES
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.cluster.environment import without_secrets
 from surefoot_actors.cluster.ray.names import KEEPER, find_actor
@@ -59,6 +60,7 @@ class SupervisorSetup:
     package_uri: str | None
     # of all the job's attempts; empty: nowhere
     checkpoints: str = ""
+    max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES
     service: str = DEFAULT_SERVICE
     # the kinds of nodes that there may be, and how long a trainer waits for one before a dearer one is asked for
     node_groups: Mapping[str, NodeGroup] = field(default_factory=dict)
@@ -157,6 +159,7 @@ class SupervisorActor:
                 liveness,
                 faults,
                 checkpoints=setup.checkpoints,
+                max_output_bytes=setup.max_output_bytes,
                 die=_die,
                 logs=True,
             )

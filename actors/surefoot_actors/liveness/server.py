@@ -72,6 +72,8 @@ class LivenessServer:
     ) -> None:
         """`port` and `secret`: of the supervisor before this one, so that its watchdogs find their way by themselves."""
         self.on_change: Callable[[str, Condition, str], None] = _ignore
+        # takes a trainer's name and a sample of what it uses, as JSON
+        self.on_system: Callable[[str, str], None] = lambda trainer, told: None
         # takes the connections over which a process's printed lines come; None: nobody does
         self.on_logs: Callable[[str, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None
         self.sealed = Sealed(secret or secrets.token_hex(16))
@@ -227,6 +229,8 @@ class LivenessServer:
                     self._tell(self._detector.beat(trainer, beat, self._clock()))
                 case ["gone", round_, sub_task, cause]:
                     self._tell(self._detector.gone(trainer, self._clock(), int(round_), int(sub_task), cause))
+                case ["system", told]:
+                    self.on_system(trainer, told)
                 case ["injected", *refused]:
                     if (answer := self._injecting.get(trainer)) is not None and not answer.done():
                         answer.set_result(" ".join(refused))

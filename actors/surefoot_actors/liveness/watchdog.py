@@ -1,10 +1,10 @@
 """The watchdog process beside a trainer: tells the supervisor how the trainer's process is, and can end it.
 
-Run by path (`python -I -S liveness/watchdog.py PID PIDFD MARKS_FD ATTEMPT TRAINER CRASH_FD`), standard library only, so that it starts in
-some 50 ms and shares nothing with the trainer that could stall it. Its standard input carries lines "server HOST PORT
+Run by path (`python -I -S liveness/watchdog.py PID PIDFD MARKS_FD ATTEMPT TRAINER CRASH_FD GPU`), standard library only, so that it starts
+in some 50 ms and shares nothing with the trainer that could stall it. Its standard input carries lines "server HOST PORT
 SECRET": where to beat now.
 
-To the server: "beat STATE CPU_MS ROUND SUB_TASK", "gone ROUND SUB_TASK CAUSE", "injected [WHY IT WAS REFUSED]".
+To the server: "beat STATE CPU_MS ROUND SUB_TASK", "gone ROUND SUB_TASK CAUSE", "injected [WHY IT WAS REFUSED]", "system JSON".
 From it: "fence" (kill the trainer), "inject KIND" (do this fault to the trainer, or to its node).
 
 It watches the trainer by a pidfd, and is no child of it: Ray kills a worker's children as that exits, and the last word
@@ -20,6 +20,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 from typing import NamedTuple
 
@@ -291,6 +292,8 @@ class Watchdog:
     def __init__(self, parent: Parent, link: Link) -> None:
         self._parent, self._link = parent, link
         self._stdin: bytes | None = b""
+        # a sample that is not sent yet: of several the newest
+        self.sample = ""
 
     def run(self) -> None:
         due = time.monotonic()
@@ -309,6 +312,9 @@ class Watchdog:
             self._link.send(self._parent.beat())
         except OSError:
             pass  # the process has just gone: the loop sees it
+        sample, self.sample = self.sample, ""
+        if sample:
+            self._link.send(f"system {sample}")
 
     def _wait(self, seconds: float) -> None:
         self._obey(self._link.pending())
@@ -351,11 +357,23 @@ class Watchdog:
         self._link.drop()
 
 
+def measure(watchdog: Watchdog, pid: int, marks_fd: int, has_gpu: bool) -> None:
+    """Take samples of what the trainer uses, on a thread of their own: no beat waits for a file, or for a GPU's driver."""
+    # behind the standard library's: nothing that is installed beside Surefoot can stand in its way
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from surefoot_actors.system_metrics.sampler import sample_for_ever
+
+    sample_for_ever(pid, marks_fd, MARKS.size, has_gpu=has_gpu, tell=lambda told: setattr(watchdog, "sample", told))
+
+
 def main(argv: list[str]) -> None:
     if os.fork():
         os._exit(0)
     pid, pidfd, marks_fd = map(int, argv[1:4])
-    Watchdog(Parent(pid, pidfd, marks_fd, int(argv[6])), Link(argv[4], argv[5], pid)).run()
+    watchdog = Watchdog(Parent(pid, pidfd, marks_fd, int(argv[6])), Link(argv[4], argv[5], pid))
+    if marks_fd >= 0:
+        threading.Thread(target=measure, args=(watchdog, pid, marks_fd, argv[7] == "gpu"), daemon=True).start()
+    watchdog.run()
 
 
 if __name__ == "__main__":

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from surefoot.spec import JobSpec
 from surefoot_actors.liveness.watchdog import MARKS
 from surefoot_actors.sealed import Sealed
+from surefoot_actors.system_metrics import counters
 
 __all__ = ["Watchdog", "mark", "start_watchdog"]
 
@@ -37,6 +39,14 @@ class Watched(Protocol):
     @property
     def liveness(self) -> tuple[str, int]:
         """Host and port of the supervisor's liveness server."""
+
+
+class WatchedTrainer(Watched, Protocol):
+    """A trainer that is watched."""
+
+    @property
+    def spec(self) -> JobSpec:
+        """The job: whether its trainers have a GPU."""
 
 
 def mark(round_: int, sub_task: int) -> None:
@@ -73,7 +83,7 @@ class _Process:
         self.launched.stdin.close()
 
 
-def start_watchdog(setup: Watched, secret: Sealed, pid: int, marks_fd: int = -1, crash_fd: int = -1) -> _Process:
+def start_watchdog(setup: WatchedTrainer, secret: Sealed, pid: int, marks_fd: int = -1, crash_fd: int = -1) -> _Process:
     """Start the watchdog process of this process, `pid`, and tell it where to beat.
 
     In a session of its own: what stops or ends the trainer's process group must not take the witness with it.
@@ -85,13 +95,14 @@ def start_watchdog(setup: Watched, secret: Sealed, pid: int, marks_fd: int = -1,
     pidfd = os.pidfd_open(pid)
     numbers = [str(pid), str(pidfd), str(marks_fd)]
     launched = subprocess.Popen(
-        [sys.executable, "-I", "-S", str(_SCRIPT), *numbers, setup.attempt, setup.trainer, str(crash_fd)],
+        [sys.executable, "-I", "-S", str(_SCRIPT), *numbers, setup.attempt, setup.trainer, str(crash_fd),
+         "gpu" if setup.spec.resources.gpus else "-"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         pass_fds=[number for number in (pidfd, marks_fd, crash_fd, theirs) if number >= 0],
         start_new_session=True,
         cwd="/",
-    )
+    )  # fmt: skip
     for number in (pidfd, theirs):
         os.close(number)
     watchdog = _Process(launched, life)
@@ -102,7 +113,7 @@ def start_watchdog(setup: Watched, secret: Sealed, pid: int, marks_fd: int = -1,
 class Watchdog:
     """Keeps one watchdog process running for as long as this process lives."""
 
-    def __init__(self, setup: Watched, secret: Sealed) -> None:
+    def __init__(self, setup: WatchedTrainer, secret: Sealed) -> None:
         """`secret`: of the server that the setup names."""
         self._setup = setup
         self._server = (setup.liveness, secret)
@@ -113,9 +124,10 @@ class Watchdog:
         """Start it, and the thread that starts it anew should it end."""
         global _marks
         marks_fd = os.memfd_create("surefoot-marks")
-        os.ftruncate(marks_fd, MARKS.size)
-        _marks = mmap.mmap(marks_fd, MARKS.size)
+        os.ftruncate(marks_fd, MARKS.size + counters.SIZE)
+        _marks = mmap.mmap(marks_fd, MARKS.size + counters.SIZE)
         mark(-1, -1)
+        counters.attach(_marks, MARKS.size)
         crash_fd = os.memfd_create("surefoot-crash")
         faulthandler.enable(crash_fd, all_threads=False)  # the watchdog tells what it says
         self._process = start_watchdog(self._setup, self._server[1], os.getpid(), marks_fd, crash_fd)

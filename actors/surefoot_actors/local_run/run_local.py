@@ -6,16 +6,19 @@ import json
 import os
 import random
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.utils.deterministic as deterministic
+import xxhash
 
 from surefoot.contract import TrainFunction
+from surefoot.data import sources_of
 from surefoot.errors import SpecError
 from surefoot.events import LedgerRow
 from surefoot.local import LocalResult
@@ -31,6 +34,9 @@ from surefoot_actors.engine.types import Merged, Node, Position, Range, StateIma
 from surefoot_actors.engine.vector.folding import NodeStore
 from surefoot_actors.engine.vector.pools import BufferPool
 from surefoot_actors.local_run.checkpoints import LocalCheckpoints
+from surefoot_actors.node_data.cache import NodeCache, cache_root
+from surefoot_actors.node_data.locks import Holds
+from surefoot_actors.node_data.places import Copier, Printed
 from surefoot_actors.user_code.advice import advice, told_exit
 from surefoot_actors.user_code.finder import finding
 from surefoot_actors.user_code.train_function import check_function
@@ -45,8 +51,15 @@ class LocalCoordinator:
     trainers = 1
 
     def __init__(
-        self, num_sub_tasks: int, *, keep_state: bool = False, checkpoints: LocalCheckpoints | None = None
+        self,
+        num_sub_tasks: int,
+        *,
+        keep_state: bool = False,
+        checkpoints: LocalCheckpoints | None = None,
+        output: str | os.PathLike[str] | None = None,
     ) -> None:
+        """`output`: the folder for files; None: a new one, if the code asks for it."""
+        self._output = None if output is None else Path(output).absolute()
         self._num_sub_tasks = num_sub_tasks
         self._keep_state, self._checkpoints = keep_state, checkpoints
         self._store = NodeStore(num_sub_tasks)
@@ -75,6 +88,20 @@ class LocalCoordinator:
 
     def node_once(self, key: str, prepare: Callable[[], object]) -> None:
         prepare()
+
+    def output_dir(self) -> Path:
+        if self._output is None:
+            self._output = Path(tempfile.mkdtemp(prefix="surefoot-output-"))
+        self._output.mkdir(parents=True, exist_ok=True)
+        return self._output
+
+    def elected(self) -> bool:
+        return True
+
+    @property
+    def written_to(self) -> Path | None:
+        """The folder for files, if there is one."""
+        return self._output if self._output is not None and self._output.is_dir() else None
 
     def open_round(self, position: Position) -> None:
         self._position = position
@@ -150,13 +177,19 @@ def run_local(
     checkpoint_every: int | None = None,
     restore: str | None = None,
     target: str | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> LocalResult:
     """Run `train` in this process and return its ledger, the digest of its final state, and its modules' state_dicts.
 
     `checkpoint` is a folder or an fsspec URL, where the state is saved at the end, and every `checkpoint_every` steps; `restore`
     is a checkpoint, or where checkpoints are, to begin from. They are as a job's, which may go on from them.
 
-    `target`, such as "accuracy>=0.97", ends training at the first step whose merged values meet it.
+    `data`: URLs and paths by name, as a job's; `target`, such as "accuracy>=0.97", ends training at the first step whose merged values
+    meet it.
+
+    `output_dir` is the folder that the code finds as `run.output_dir`, as it is; without it that is a new temporary one, which stays:
+    the result says where.
 
     Modules of the user's that `train` imports are executed under the seed, as in a trainer; those that this process has imported before
     are as they are, so what they drew then is not what a trainer's copies draw.
@@ -167,6 +200,8 @@ def run_local(
     if sub_tasks < 1 or batch_size < 1 or batch_size % sub_tasks:
         raise SpecError(f"batch_size {batch_size} is not a multiple of sub_tasks {sub_tasks}, each at least 1")
     check_function(train)
+    sources, holds, folders = sources_of(data or {}), Holds(), _folders(train)
+    cache = NodeCache(cache_root(os.environ), holds)
     options = RunOptions(
         config=dict(config or {}),
         seed=seed,
@@ -175,16 +210,18 @@ def run_local(
         data_workers=data_workers,
         device=torch.device(device),
         target=_target(target),
+        data=Copier(cache, Printed()).data(sources),
+        cache_dir=lambda: cache.code_dir(f"local-{xxhash.xxh3_128_hexdigest(folders[0].encode())}"),
     )
-    with _settings(threads):
+    with closing(holds), _settings(threads):
         checkpoints = None
         if checkpoint or restore:
             identity = _identity(train, options, threads)
             checkpoints = LocalCheckpoints(
                 identity=identity, device=options.device, url=checkpoint, every=checkpoint_every, restore=restore
             )
-        coordinator = LocalCoordinator(sub_tasks, keep_state=keep_state, checkpoints=checkpoints)
-        with finding(_folders(train), Streams(seed, options.device)), _advised():
+        coordinator = LocalCoordinator(sub_tasks, keep_state=keep_state, checkpoints=checkpoints, output=output_dir)
+        with finding(folders, Streams(seed, options.device)), _advised():
             try:
                 run_training(train, options, coordinator)
             except SystemExit as error:
@@ -194,6 +231,7 @@ def run_local(
         digest=coordinator.digest.hex(),
         models=coordinator.models,
         state=coordinator.state,
+        output_dir=coordinator.written_to,
     )
 
 

@@ -9,7 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from surefoot_actors.protocol.data_told import DataTold
+from surefoot_actors.protocol.notices import NoticeTaken, Warned
+
 __all__ = [
+    "DataTold",
     "Done",
     "Elected",
     "End",
@@ -24,6 +28,7 @@ __all__ = [
     "Member",
     "NotRestored",
     "NoticeGiven",
+    "NoticeTaken",
     "OnceAsked",
     "OnceDone",
     "OnceTold",
@@ -38,6 +43,7 @@ __all__ = [
     "Saved",
     "Snapshot",
     "ToTrainer",
+    "Warned",
 ]
 
 
@@ -163,6 +169,7 @@ ToTrainer = (
     | Save
     | OnceTold
     | GiveSecrets
+    | NoticeTaken
 )
 
 # ---- trainer to supervisor
@@ -274,6 +281,8 @@ class Raised:
     fatal: bool = False
     # the last events of this trainer's machine, a line each, where the fault is Surefoot's own
     story: tuple[str, ...] = ()
+    # it is wrong on this node: never the job's fault, however many say so
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,4 +389,6 @@ FromTrainer = (
     | NoticeGiven
     | OnceAsked
     | OnceDone
+    | Warned
+    | DataTold
 )

@@ -12,6 +12,7 @@ from surefoot_actors.cluster.ports import TrainerGoneError, Where
 from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.protocol.membership.machine import MembershipState
 from surefoot_actors.supervisor import stalls
+from surefoot_actors.supervisor.data_news import DataNews
 from surefoot_actors.supervisor.ledger_intake import LedgerIntake
 from surefoot_actors.supervisor.stalls import GoesOn, Stalled, StallWatch
 from surefoot_actors.supervisor.trainer_link import TrainerLink
@@ -33,7 +34,9 @@ class StallTeller:
         rows: LedgerIntake,
         liveness: LivenessServer,
         tell: Callable[..., None],
+        news: DataNews,
     ) -> None:
+        self._news = news
         self._state, self._links, self._rows, self._liveness, self._tell = state, links, rows, liveness, tell
         self._watch = StallWatch()
 
@@ -42,7 +45,14 @@ class StallTeller:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             running = [t for t, link in self._links.items() if link.handle is not None]
-            expected = stalls.awaited(self._state(), self._rows.newest, self._rows.seconds, running)
+            expected = stalls.awaited(
+                self._state(),
+                self._rows.newest,
+                self._rows.seconds,
+                running,
+                copies=self._news.count,
+                copying=self._news.copying,
+            )
             for change in self._watch.look(time.monotonic(), expected):
                 if isinstance(change, GoesOn):
                     self._tell(EventKind.WARNING, message=f"{change.name} goes on, after {change.seconds:.0f} s")

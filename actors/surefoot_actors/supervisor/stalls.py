@@ -7,7 +7,7 @@ after twice as long, and so on, and once more when it goes on.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from surefoot_actors.protocol.membership.machine import MembershipState, Phase
@@ -90,14 +90,23 @@ def allowed_s(seconds: Iterable[float]) -> float:
 
 
 def awaited(
-    state: MembershipState, newest_row: int | None, seconds: Iterable[float], running: Iterable[str]
+    state: MembershipState,
+    newest_row: int | None,
+    seconds: Iterable[float],
+    running: Iterable[str],
+    *,
+    copies: int = 0,
+    copying: Collection[str] = (),
 ) -> dict[str, Awaited]:
-    """Return what is awaited, by name. `running`: trainers whose processes run."""
+    """Return what is awaited, by name. `running`: trainers whose processes run.
+
+    `copies` changes as data is copied, by the trainers `copying`: what others of their nodes wait for.
+    """
     expected = {
         t: Awaited(
-            token=t,
+            token=(t, copies),
             allowed_s=START_S,
-            what=f"{t} runs the code before run.steps() and has not come to it",
+            what=f"{t} {'copies data' if t in copying else 'runs the code'} before run.steps() and has not come to it",
             trainers=(t,),
         )
         for t in state.starting

@@ -15,6 +15,7 @@ from typing import assert_never
 from surefoot.errors import CheckpointError
 from surefoot.events import EventKind
 from surefoot.names import attempt_number, trainer_number
+from surefoot.output import DEFAULT_MAX_OUTPUT_BYTES
 from surefoot.spec import JobSpec, JobState
 from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster.ports import Cluster, TrainerHandle, TrainerSetup
@@ -52,11 +53,13 @@ from surefoot_actors.protocol.messages import (
     Done,
     End,
     NoticeGiven,
+    NoticeTaken,
     NotRestored,
     OnceAsked,
     OnceDone,
     Raised,
     Saved,
+    Warned,
 )
 from surefoot_actors.protocol.once import Gone
 from surefoot_actors.story import Story
@@ -70,6 +73,7 @@ from surefoot_actors.supervisor.once import OnceKeeper
 from surefoot_actors.supervisor.secrets import SecretKeeper
 from surefoot_actors.supervisor.stall_teller import StallTeller
 from surefoot_actors.supervisor.status import Status
+from surefoot_actors.supervisor.system_metrics import SystemMetrics
 from surefoot_actors.supervisor.trainer_link import Handled
 from surefoot_actors.supervisor.trainers import Trainers
 from surefoot_actors.tasks import Tasks
@@ -117,14 +121,12 @@ class Supervisor:
         faults: tuple[str, ...] = (),
         *,
         checkpoints: str = "",
+        max_output_bytes: int = DEFAULT_MAX_OUTPUT_BYTES,
         die: Callable[[], None] | None = None,
         logs: bool = False,
     ) -> None:
-        """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process at once, for `surefoot chaos`.
-
-        `logs`: what trainers print is shipped to the liveness server.
-        """
-        self._logs = logs
+        """`checkpoints`: where the job's lie; empty: nowhere. `die` ends this process, for chaos. `logs`: what is printed is shipped."""
+        self._logs, self._max_output_bytes = logs, max_output_bytes
         self._spec, self._attempt, self._cluster = spec, attempt, cluster
         self._uplink, self._journal, self._liveness, self._faults = uplink, journal, liveness, faults
         self._checkpoints, self._run_id = checkpoints, ""
@@ -155,11 +157,14 @@ class Supervisor:
         self._commands = Commands(
             uplink, journal, self._keeper, self._injector, self._status, lambda: self._state.members, happen
         )
-        self._stalls = StallTeller(lambda: self._state, self._trainers.links, self._rows, liveness, tell)
+        self._stalls = StallTeller(
+            lambda: self._state, self._trainers.links, self._rows, liveness, tell, self._trainers.news
+        )
 
     async def run(self) -> Outcome:
         """Run the attempt to its end. Every trainer is gone when this returns or raises."""
         self._liveness.on_change = self._deaths.liveness_changed
+        self._liveness.on_system = SystemMetrics(self._uplink, self._trainers.links).take
         self._cluster.on_notice = self._noticed
         self._cluster.on_waiting = self._status.note_waiting
         self._trainers.open()
@@ -250,6 +255,8 @@ class Supervisor:
                 await self._once.hear(asked)
             case MessageReceived(message=Saved() as saved):
                 self._keeper.saved(saved)
+            case MessageReceived(message=Warned(message=text)):
+                self._uplink.event(EventKind.WARNING, message=text)
             case TimerFired() if not self._clocks.takes(event):
                 pass
             case Lost() if self._deaths.put_off(event, self._state.members):
@@ -294,6 +301,7 @@ class Supervisor:
         return event == TimerFired(Timer.PATIENCE)
 
     def _noticed(self, trainer: str, reason: str) -> None:
+        self._trainers.send(trainer, NoticeTaken())
         self._events.put_nowait(MessageReceived(NoticeGiven(trainer=trainer, reason=reason)))
 
     # ---- commands out
@@ -351,6 +359,7 @@ class Supervisor:
             liveness=self._liveness.address,
             liveness_secret=self._liveness.sealed,
             checkpoints=self._checkpoints,
+            max_output_bytes=self._max_output_bytes,
             run_id=self._run_id,
             logs=self._logs,
             apart_from=command.apart_from,

@@ -11,7 +11,8 @@ from typing import Any
 from surefoot_actors.cluster.ports import SetupFailedError, TrainerGoneError, TrainerHandle
 from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.membership.machine import Lost, MessageReceived
-from surefoot_actors.protocol.messages import Ended, Raised, ToTrainer
+from surefoot_actors.protocol.messages import DataTold, Ended, Raised, ToTrainer
+from surefoot_actors.supervisor.data_news import DataNews
 from surefoot_actors.supervisor.ledger_intake import LedgerIntake
 
 __all__ = ["Handled", "TrainerLink"]
@@ -37,9 +38,10 @@ class TrainerLink:
         events: asyncio.Queue[Any],
         rows: LedgerIntake,
         finishing: asyncio.Future[None],
+        news: DataNews,
     ) -> None:
         self._trainer, self._start, self._events, self._rows = trainer, start, events, rows
-        self._finishing = finishing
+        self._finishing, self._news = finishing, news
         self._outgoing: asyncio.Queue[ToTrainer] = asyncio.Queue()
         self._handle: TrainerHandle | None = None
         self._gone = asyncio.Event()
@@ -108,6 +110,9 @@ class TrainerLink:
                     after = n
                     if isinstance(message, Ended):
                         self._gone.set()
+                    elif isinstance(message, DataTold):
+                        self._news.hear(message)
+                        continue
                     self._events.put_nowait(MessageReceived(message))
             if inbox.messages:
                 # acknowledged by the next call, so only when it has had its effect: this process may end at any line

@@ -11,6 +11,7 @@ from surefoot_actors.cluster.ports import Cluster, TrainerHandle, TrainerSetup
 from surefoot_actors.protocol.membership.machine import Started, StartTrainer
 from surefoot_actors.protocol.messages import End, ToTrainer
 from surefoot_actors.protocol.once import Gone
+from surefoot_actors.supervisor.data_news import DataNews
 from surefoot_actors.supervisor.ledger_intake import LedgerIntake
 from surefoot_actors.supervisor.secrets import SecretKeeper
 from surefoot_actors.supervisor.trainer_link import TrainerLink
@@ -36,6 +37,7 @@ class Trainers:
         self._cluster, self._rows, self._events, self._tell, self._secrets = cluster, rows, events, tell, secrets
         # those that are neither told to end nor dismissed
         self.links: dict[str, TrainerLink] = {}
+        self.news = DataNews(tell)
         self._ending = Tasks("end")
         # done once the outcome is recorded: from then on no message needs to have an effect
         self.finishing: asyncio.Future[None]
@@ -52,7 +54,7 @@ class Trainers:
         self._secrets.give_later(handle)
 
     def _attend(self, trainer: str, start: Awaitable[TrainerHandle]) -> None:
-        link = self.links[trainer] = TrainerLink(trainer, start, self._events, self._rows, self.finishing)
+        link = self.links[trainer] = TrainerLink(trainer, start, self._events, self._rows, self.finishing, self.news)
         link.begin()
 
     async def _started(self, command: StartTrainer, setup: TrainerSetup) -> TrainerHandle:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,6 +24,7 @@ from surefoot_actors.engine.types import Layout, Merged, StateImage
 from surefoot_actors.engine.vector.pools import BufferPool
 from surefoot_actors.faults import points as faults
 from surefoot_actors.protocol.member.machine import Form
+from surefoot_actors.system_metrics import counters
 
 __all__ = ["DataPlane", "Host", "JoinerHandover"]
 
@@ -152,10 +154,18 @@ class DataPlane:
 
     def _merge(self, contribution: Contribution) -> None:
         number = self._generation.number
+        began = met = time.monotonic()
+
+        def meet() -> None:
+            nonlocal met
+            met = time.monotonic()
+
         result = merge_round(
             self._group,
             contribution,
+            on_met=meet,
             on_exchanged=lambda: self._host.exchanged(number, self._pool),
             pool=self._pool,
         )
+        counters.exchanged(met - began, time.monotonic() - met)
         self._host.gathered(number, result)

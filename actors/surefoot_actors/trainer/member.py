@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
@@ -19,9 +20,12 @@ from surefoot_actors.engine.exchange.contribution import NO_DRIFT
 from surefoot_actors.engine.ports import StateOwner, TrainerExit
 from surefoot_actors.engine.types import Layout, Merged, Position
 from surefoot_actors.engine.vector.folding import NodeStore
+from surefoot_actors.node_data.cache import NodeCache, cache_root
+from surefoot_actors.node_data.locks import Holds
 from surefoot_actors.protocol.member import machine
-from surefoot_actors.protocol.member.machine import Command, Event, MemberState
+from surefoot_actors.protocol.member.machine import At, Command, Event, MemberState
 from surefoot_actors.story import Story
+from surefoot_actors.trainer.data import TrainerData
 from surefoot_actors.trainer.mailbox import Mailbox
 
 __all__ = ["Member"]
@@ -69,6 +73,10 @@ class Member:
         self.computing = -1
         self.awaits = ""
         self.sub_task_s = 0.0
+        #: the job's data, which is a part of the fingerprint
+        self.data = TrainerData(
+            setup, NodeCache(cache_root(os.environ), Holds()), self.mailbox.tell, self._await_data, time.monotonic
+        )
 
     def feed(self, event: Event) -> None:
         """Tell the machine what has happened, and perform what it commands. With the commit lock held, so that both are one act (R1)."""
@@ -105,9 +113,21 @@ class Member:
         if self.state.stopped:
             raise TrainerExit
 
+    @property
+    def is_elected(self) -> bool:
+        """Whether this trainer is the one whose files are kept: the first of the generation, and in the end who runs the code after."""
+        state = self.state
+        if state.at is At.START or state.generation is None:
+            return False
+        return state.at is At.CONCLUDED or state.generation.members[0].trainer == self.trainer
+
     def fingerprint(self) -> tuple[tuple[str, str], ...]:
         """What trainers of one run must have in common."""
-        return fingerprint(self.device, self.spec.threads)
+        return tuple(sorted((*fingerprint(self.device, self.spec.threads), *self.data.fingerprint)))
+
+    def _await_data(self, what: str) -> None:
+        self.awaits = what
+        self.check_stopped()
 
     # ---- what checkpoints ask of it
 

@@ -7,7 +7,7 @@ import traceback
 
 import torch
 
-from surefoot.errors import ContractError, DriftError, EntrypointError
+from surefoot.errors import ContractError, DriftError, EntrypointError, NodeError
 from surefoot_actors.disclosed import masking
 from surefoot_actors.engine.data.pool import DataWorkersLostError
 from surefoot_actors.engine.exchange.header import ExchangeError
@@ -50,6 +50,7 @@ def raised(error: BaseException, member: Member) -> Raised:
         sub_task=member.computing,
         line=raised_line(error),
         alone=isinstance(error, EntrypointError),
+        elsewhere=isinstance(error, NodeError),
         fatal=isinstance(error, ContractError | DriftError),
         story=_story(error, member),
     )

@@ -35,6 +35,7 @@ from surefoot_actors.protocol.messages import (
     EnterGeneration,
     GiveSecrets,
     NoticeGiven,
+    NoticeTaken,
     OnceTold,
     Report,
     Restore,
@@ -49,6 +50,7 @@ from surefoot_actors.trainer.data_plane import DataPlane
 from surefoot_actors.trainer.generation_side import GenerationSide
 from surefoot_actors.trainer.member import Member
 from surefoot_actors.trainer.once import OnceRequests
+from surefoot_actors.trainer.output import output_of
 from surefoot_actors.trainer.raised import lose_if_device, raised
 from surefoot_actors.trainer.training_side import TrainingSide
 from surefoot_actors.user_code import train_function
@@ -57,6 +59,9 @@ from surefoot_actors.user_code.left_files import WorkingFolder, advice
 from surefoot_actors.user_code.lines import own_line
 
 __all__ = ["TrainerProcess"]
+
+# How long a trainer whose train function has returned waits for its files to be kept; and one whose function was left otherwise.
+_FILES_S, _LAST_FILES_S = 300.0, 5.0
 
 
 class TrainerProcess:
@@ -73,6 +78,8 @@ class TrainerProcess:
         self._mailbox = member.mailbox
         self._schedule = CheckpointSchedule(setup, device, member.mailbox, member.fingerprint, member)
         self._onces = OnceRequests(setup.trainer, setup.run_id, member.commit_lock, member.mailbox.tell)
+        self._output = output_of(setup, member)
+        self._schedule.keep_files = lambda step: self._output.sync(step, _FILES_S)
         self._coordinator = self._training_side()
         self._host = GenerationSide(member, self._schedule)
         self._plane: DataPlane | None = None
@@ -81,7 +88,7 @@ class TrainerProcess:
         self.start()
 
     def _training_side(self) -> TrainingSide:
-        return TrainingSide(self._member, self._schedule, self._onces)
+        return TrainingSide(self._member, self._schedule, self._onces, self._output)
 
     def start(self) -> None:
         """Start the training thread. Doubled calls do nothing."""
@@ -104,6 +111,9 @@ class TrainerProcess:
             if isinstance(message, OnceTold):
                 self._onces.told(message)
                 return
+            if isinstance(message, NoticeTaken):
+                self._output.leaving = True
+                return
             if isinstance(message, Restore | Snapshot | Save):
                 if message.incarnation >= member.state.incarnation:
                     self._schedule.obey(message)
@@ -116,6 +126,7 @@ class TrainerProcess:
 
     def notice(self, reason: str) -> None:
         """Ask to leave: this process, or its node, is about to go."""
+        self._output.leaving = True
         self._mailbox.tell(NoticeGiven(trainer=self._setup.trainer, reason=reason))
 
     def where(self) -> Where:
@@ -213,15 +224,18 @@ class TrainerProcess:
             folder = WorkingFolder(Path.cwd())
             run_training(train, self._options(), self._coordinator)
             left = folder.left()
+            self._output.sync(self._member.position.step, _FILES_S, ended=True)
         except TrainerExit:
-            pass
+            self._output.sync(self._member.position.step, _LAST_FILES_S, in_step=True)
         except BaseException as error:  # noqa: BLE001  the thread's edge: user code may raise anything, even SystemExit
             lose_if_device(error)
+            self._output.sync(self._member.position.step, _LAST_FILES_S, in_step=True)
             if not self._member.state.stopped:  # what it raises while it unwinds is nobody's concern
                 self._mailbox.tell(raised(told_exit(error), self._member))
         else:
             warning = advice(left) if left else ""
             self._mailbox.tell(Returned(trainer=self._setup.trainer, warning=warning))
+        self._output.close()
         with self._member.commit_lock:
             self._returned = True
             if self._member.state.stopped:
@@ -241,6 +255,8 @@ class TrainerProcess:
             sub_tasks=self._spec.sub_tasks,
             data_workers=self._spec.data_workers,
             device=self._member.device,
+            data=self._member.data.open(),
+            cache_dir=self._member.data.cache_dir,
             target=parse_target(self._spec.target) if self._spec.target else None,
         )
 

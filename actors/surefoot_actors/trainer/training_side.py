@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from surefoot.events import LedgerRow
 from surefoot_actors.cluster.environment import node_kind
@@ -15,9 +16,11 @@ from surefoot_actors.engine.types import Merged, Node, Position
 from surefoot_actors.faults import points as faults
 from surefoot_actors.liveness import watchdog_process
 from surefoot_actors.logs import capture
+from surefoot_actors.output.sync import OutputSync, Pending
 from surefoot_actors.protocol.member import machine
 from surefoot_actors.protocol.member.machine import At
 from surefoot_actors.protocol.messages import Hello, Length
+from surefoot_actors.system_metrics import counters
 from surefoot_actors.trainer.checkpoints.schedule import CheckpointSchedule
 from surefoot_actors.trainer.member import Member
 from surefoot_actors.trainer.once import OnceRequests
@@ -25,6 +28,8 @@ from surefoot_actors.user_code.lines import user_line
 
 __all__ = ["TrainingSide"]
 
+# How long the end of training waits for files to be kept, before it goes on.
+_FILES_S = 300.0
 # How much a new measurement of the seconds a sub-task takes weighs against the earlier ones.
 _PACE = 0.2
 
@@ -32,10 +37,12 @@ _PACE = 0.2
 class TrainingSide:
     """Implements `engine.ports.Coordinator`: tells the member where training has come to, and waits for what it is to do next."""
 
-    def __init__(self, member: Member, schedule: CheckpointSchedule, onces: OnceRequests) -> None:
-        self._member, self._schedule, self._onces = member, schedule, onces
+    def __init__(self, member: Member, schedule: CheckpointSchedule, onces: OnceRequests, output: OutputSync) -> None:
+        self._member, self._schedule, self._onces, self._output = member, schedule, onces, output
         # when the sub-task under way began
         self._began: float | None = None
+        # how many of the step's sub-tasks were computed here
+        self._num_computed = 0
 
     def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         """Say hello and wait to be a member whose tracked state is the run's."""
@@ -55,6 +62,7 @@ class TrainingSide:
         )
         with member.waiting_until(lambda: member.state.at is not At.START):
             pass
+        member.data.note()
         with member.owner_lock:  # a dead generation may still be writing what it restores
             return member.position
 
@@ -73,6 +81,31 @@ class TrainingSide:
 
     def _await(self, what: str) -> None:
         self._member.awaits = what
+
+    def output_dir(self) -> Path:
+        """Return this trainer's folder for files; on whoever is elected it has the job's."""
+        folder = self._output.folder()
+        self.elected()
+        return folder
+
+    def elected(self) -> bool:
+        """Whether the files of this trainer are those that are kept."""
+        if not self._member.is_elected:
+            return False
+        self._have_files(self._member.position.step)
+        return True
+
+    def _have_files(self, step: int) -> None:
+        self._member.awaits = "the job's files"
+        self._output.ready(step)
+        self._member.awaits = ""
+
+    def _keep_files(self, step: int, *, checkpoint: bool) -> Pending | None:
+        """Before this step: have what is new uploaded in the background, if it is time."""
+        if not self._output.is_used or not self._member.is_elected:
+            return None
+        self._have_files(step)
+        return self._output.boundary(step, checkpoint=checkpoint)
 
     def open_round(self, position: Position) -> None:
         """Begin a round."""
@@ -110,6 +143,7 @@ class TrainingSide:
         watchdog_process.mark(-1, -1)
         with member.commit_lock:
             self._measure()
+            self._num_computed += member.position.phase == 0
             if member.state.at is At.ROUND and member.state.own >> sub_task & 1:
                 member.leaves.put(leaf)
                 member.feed(machine.LeafMade(sub_task))
@@ -128,14 +162,17 @@ class TrainingSide:
     def end_step(self, row: LedgerRow) -> None:
         """Record the step's row; joins and leaves happen here."""
         member = self._member
+        counters.stepped(row.result.num_samples * self._num_computed / member.spec.sub_tasks)
+        self._num_computed = 0
         faults.point("boundary", row.result.step)
         member.mailbox.keep(row)
         with member.commit_lock:
             member.check_stopped()
             member.position = Position(member.state.round, row.result.step + 1, 0)
             share = self._schedule.end_step(row)
+        files = self._keep_files(row.result.step + 1, checkpoint=share is not None)
         if share is not None:
-            self._schedule.snapshot(share)
+            self._schedule.snapshot(share, files)
         with member.commit_lock:
             member.check_stopped()
             member.feed(machine.AtBoundary())
@@ -147,12 +184,17 @@ class TrainingSide:
         member = self._member
         member.num_steps = num_steps
         digest = member.owner.digest().hex()
+        if self._output.is_used and member.is_elected:
+            self._have_files(num_steps)
+            self._output.sync(num_steps, _FILES_S)
         with member.commit_lock:
             member.check_stopped()
             member.feed(machine.AtEnd(num_steps, digest))
         with member.waiting_until(lambda: member.state.at is At.CONCLUDED):
             pass
         faults.point("conclude", num_steps)
+        if self._output.is_used:
+            self._have_files(num_steps)
 
     @property
     def generation(self) -> int:

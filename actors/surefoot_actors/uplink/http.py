@@ -17,6 +17,7 @@ from surefoot._network import direct_async_client
 from surefoot.events import Command, EventKind, LedgerRow, SentBatch, UplinkAck
 from surefoot.logs import LOGS_TYPE
 from surefoot.secrets import HandedSecrets
+from surefoot.system import MAX_SAMPLES, SystemSample
 from surefoot.views import CommandPage
 from surefoot_actors.journal.journal import Journal
 from surefoot_actors.journal.memory import MemoryJournal
@@ -30,6 +31,8 @@ __all__ = ["HttpUplink"]
 
 BATCH_S = 0.25
 POLL_S = 20.0
+# samples of trainers wait for others so long at most, where there is nothing else to send
+SAMPLES_S = 5.0
 MOST_ROWS = 1000
 # of an answer: a thousand commands are a tenth of it
 MOST_BYTES = 2 * 1024 * 1024
@@ -90,6 +93,9 @@ class HttpUplink:
         self._outbox = Outbox(source)
         self._kept = UnsentEvents(journal or MemoryJournal())
         self._size = BatchSize(MOST_ROWS)
+        # the newest of each trainer that is not sent; what is sent is forgotten, whatever comes of it
+        self._samples: dict[str, SystemSample] = {}
+        self._samples_due: asyncio.TimerHandle | None = None
         self._after = 0
         self._work, self._urgent, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
@@ -115,6 +121,11 @@ class HttpUplink:
         self._outbox.rows(rows)
         if not self._outbox.empty:
             self._note_work()
+
+    def system(self, sample: SystemSample) -> None:
+        self._samples[sample.trainer] = sample
+        if self._samples_due is None:
+            self._samples_due = asyncio.get_running_loop().call_later(SAMPLES_S, self._note_work)
 
     async def commands(self) -> AsyncIterator[Command]:
         while not self.gone.is_set():
@@ -151,6 +162,8 @@ class HttpUplink:
         return self._outbox.empty and not self.gone.is_set()
 
     async def close(self) -> None:
+        if self._samples_due is not None:
+            self._samples_due.cancel()
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.wait({self._sender})
@@ -195,7 +208,7 @@ class HttpUplink:
 
     async def _post(self) -> None:
         batch = self._size.cut(self._outbox.batch(self._size.most))
-        body = batch.model_dump_json().encode()
+        body = batch.model_copy(update={"system": self._take_samples()}).model_dump_json().encode()
         self.posts += 1
         self.sent_bytes += len(body)
         response = await self._ask("POST", "/uplink", content=body, headers={"Content-Type": "application/json"})
@@ -210,6 +223,14 @@ class HttpUplink:
             self._outbox.stored(batch, _read(UplinkAck, response).rows_below)
             self._kept.stored(batch.events)
             self._size.stored()
+
+    def _take_samples(self) -> tuple[SystemSample, ...]:
+        taken = tuple(self._samples.pop(trainer) for trainer in tuple(self._samples)[:MAX_SAMPLES])
+        if self._samples_due is not None:
+            self._samples_due.cancel()
+        later = asyncio.get_running_loop().call_later
+        self._samples_due = later(SAMPLES_S, self._note_work) if self._samples else None
+        return taken
 
     def _give_up(self, batch: SentBatch, why: str) -> None:
         """Forget the one event or row that is refused for good, so that all others go on; it is told that it could not be."""

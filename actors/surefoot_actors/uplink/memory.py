@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pydantic import JsonValue
 
 from surefoot.events import Command, Event, EventKind, LedgerRow
+from surefoot.system import SystemSample
 
 __all__ = ["MemoryUplink"]
 
@@ -25,6 +26,7 @@ class MemoryUplink:
         self.events: list[Event] = []
         self.ledger: dict[int, LedgerRow] = {}
         self.rows_below = 0
+        self.samples: list[SystemSample] = []
         # printed lines, as they came
         self.told_logs: list[bytes] = []
         self._source = source
@@ -42,6 +44,10 @@ class MemoryUplink:
         self.ledger.update((row.result.step, row) for row in rows)
         while self.rows_below in self.ledger:
             self.rows_below += 1
+        self._changed.set()
+
+    def system(self, sample: SystemSample) -> None:
+        self.samples.append(sample)
         self._changed.set()
 
     async def changed(self) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from surefoot.events import Command, EventKind, LedgerRow
+from surefoot.system import SystemSample
 
 __all__ = ["SecretsAwayError", "Uplink"]
 
@@ -40,6 +41,9 @@ class Uplink(Protocol):
 
     def rows(self, rows: Iterable[LedgerRow]) -> None:
         """Tell ledger rows, in any order, doubled or not. Returns at once; kept until stored."""
+
+    def system(self, sample: SystemSample) -> None:
+        """Tell what a trainer uses. Returns at once; sent with what is sent next, or a little later; lost where that fails."""
 
     def commands(self) -> AsyncIterator[Command]:
         """Yield commands as they come, each once, in order; ends when `gone` is set."""

@@ -39,7 +39,7 @@ def advice(files: tuple[str, ...]) -> str:
     more = f" and {len(files) - _MOST_NAMED} more" if len(files) > _MOST_NAMED else ""
     return (
         "the code wrote files into its working folder, which are on the trainer's node alone and go with it: "
-        f"{', '.join(files[:_MOST_NAMED])}{more}; write what is to be kept to a shared folder or a URL "
+        f"{', '.join(files[:_MOST_NAMED])}{more}; write what is to be kept to run.output_dir, which `surefoot files` fetches "
         "(what is tracked is kept, and the final model: `surefoot model`)"
     )
 

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from surefoot._where import DEFAULT_URL
 from surefoot.cli import durable, history, jobs, local, logs
 from surefoot.cli.chaos import chaos
+from surefoot.cli.files import files
 from surefoot.cli.removal import rm
 from surefoot.cli.secrets import secret
 from surefoot.cli.session import MISTAKE, Session, exit_code, failure_text, say_error
@@ -134,6 +135,7 @@ for command in (
     metrics,
     track,
     logs.logs,
+    files,
     history.ledger,
     history.diff,
     rm,

@@ -10,15 +10,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from surefoot.bounds import MAX_WHOLE
-from surefoot.cli.format import ago, duration
+from surefoot.cli.format import ago, duration, size
 from surefoot.cli.jobs import tell
 from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, console, say
 from surefoot.spec import JobState
 from surefoot.views import CheckpointView
 
-__all__ = ["checkpoint", "checkpoints", "model", "pause", "resume", "size"]
+__all__ = ["checkpoint", "checkpoints", "model", "pause", "resume"]
 
 
 def pause(
@@ -94,16 +93,6 @@ def model(
         path = found.download_model(output or Path(f"{found.id}.safetensors"), module=module)
         found_bytes = path.stat().st_size
         say(json.dumps({"file": str(path), "bytes": found_bytes}) if as_json else f"{path}: {size(found_bytes)}")
-
-
-def size(num_bytes: int) -> str:
-    """Say a size: "512 B", "3.4 MB"."""
-    value = float(min(num_bytes, MAX_WHOLE))
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}" if unit != "B" else f"{num_bytes} B"
-        value /= 1000
-    return f"{value:.3g} TB"
 
 
 def _table(found: list[CheckpointView]) -> Table:

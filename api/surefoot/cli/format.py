@@ -9,12 +9,13 @@ from typing import Any
 from typing_extensions import assert_never
 
 from surefoot.bounds import MAX_WHOLE
+from surefoot.data import size_words
 from surefoot.events import Event, EventKind
 from surefoot.printable import printable_line
 from surefoot.spec import JobState
 from surefoot.words import UnknownWord
 
-__all__ = ["ago", "describe", "duration", "number", "state_style", "steps"]
+__all__ = ["ago", "describe", "duration", "number", "size", "state_style", "steps"]
 
 _STYLES = {
     JobState.QUEUED: "dim",
@@ -57,6 +58,16 @@ def number(value: float) -> str:
     return f"{value:.5g}"
 
 
+def size(num_bytes: int) -> str:
+    """Say a size: "512 B", "3.4 MB"."""
+    value = float(min(num_bytes, MAX_WHOLE))
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}" if unit != "B" else f"{num_bytes} B"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
 def steps(done: int, total: int | None) -> str:
     return f"{done}" if total is None else f"{done}/{total}"
 
@@ -71,6 +82,8 @@ def describe(event: Event) -> str:
             return f"{data.get('state', '?')}{reason}"
         case EventKind.INSTALLING:
             return f"installing requirements for trainer {trainer}: {_names(data.get('requirements', '?'))}"
+        case EventKind.DATA:
+            return _copying(data)
         case EventKind.TRAINER_STARTED:
             return f"trainer {trainer} is starting"
         case EventKind.TRAINER_READY:
@@ -107,6 +120,18 @@ def describe(event: Event) -> str:
             return f"{event.kind}: {_brief(data)}"
         case _:
             assert_never(event.kind)
+
+
+def _copying(data: Mapping[str, Any]) -> str:
+    size, files = data.get("bytes"), data.get("files", "?")
+    much = f"{size_words(size)}, " if isinstance(size, int | float) else ""
+    what = f"data {data.get('name', '?')}: {much}{files} file{'' if files == 1 else 's'}"
+    where = f" to {data['node']}" if data.get("node") else ""
+    if not data.get("copied"):
+        return f"copying {what}{where}"
+    took = data.get("seconds")
+    time = f" in {duration(took)}" if isinstance(took, int | float) and abs(took) <= MAX_WHOLE else ""
+    return f"copied {what}{where}{time}, digest {data.get('digest', '?')}"
 
 
 def _brief(data: Mapping[str, Any]) -> str:

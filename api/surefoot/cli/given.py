@@ -27,7 +27,7 @@ _MADE_OF = {
 # whose parts are given one by one
 _IN_PARTS = ("checkpoint", "budget")
 # where what is given goes over what there is, name by name
-_BY_NAME = ("config", "checkpoint", "budget", "env", "secrets", "resources")
+_BY_NAME = ("config", "checkpoint", "budget", "env", "secrets", "data", "resources")
 
 
 def given_alone(context: typer.Context, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,11 @@ from surefoot.cli.format import ago, describe, duration, state_style, steps
 from surefoot.cli.last_lines import last_lines
 from surefoot.cli.references import AsJson, JobRef, tell
 from surefoot.cli.session import Session, console, say
+from surefoot.cli.system import live_trainers, print_trainers
 from surefoot.cli.usage import forecast_table, usage_rows
+from surefoot.cli.values import read_last, words
 from surefoot.client import Job
+from surefoot.data import in_words
 from surefoot.errors import NotFoundError
 from surefoot.node_groups import kinds_of_trainers
 from surefoot.spec import JobState
@@ -68,14 +71,22 @@ def show(
         events = list(found.events())
         printed = [] if as_json else last_lines(found)
         usage = _usage(found)
+        trainers = [] if found.view.ended else live_trainers(found)
+        logged = read_last(found)
     if as_json:
-        used = {"usage": usage.model_dump(mode="json")} if usage else {}
+        used: dict[str, object] = {"usage": usage.model_dump(mode="json")} if usage else {}
+        used |= {"system": [point.model_dump(mode="json") for point in trainers]} if trainers else {}
+        used |= {"values": {name: last.document() for name, last in logged.items()}} if logged else {}
         document = (
             found.view.model_dump(mode="json") | used | {"events": [event.model_dump(mode="json") for event in events]}
         )
         say(json.dumps(document, indent=1))
         return
-    _show(found.view, events, usage_rows(usage) if usage else {})
+    values = {"values": words(logged, found.view.steps_done)}
+    _show(found.view, events, values | (usage_rows(usage) if usage else {}))
+    if trainers:
+        say("\ntrainers, by their newest samples:")
+        print_trainers(trainers)
     _show_forecast(usage)
     _show_events(found.view, events)
     _show_troubles(found.view, events)
@@ -214,6 +225,7 @@ def _show(view: JobView, events: list[NumberedEvent], used: dict[str, str]) -> N
         "each trainer": _trainer(view),
         "pip": ", ".join(spec.pip),
         "env": " ".join(f"{key}={value}" for key, value in spec.env.items()),
+        "data": in_words(spec.data),
         "secrets": " ".join(n if n == v else f"{n}={v}" for v, n in spec.secrets.items()),
         "final state": view.digest or "",
     }

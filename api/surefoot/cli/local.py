@@ -13,6 +13,7 @@ from surefoot._transport import version_here
 from surefoot.cli.given import check_names
 from surefoot.cli.references import AsJson
 from surefoot.cli.session import FAILED, pairs, read_config, say, say_error
+from surefoot.data import by_name
 from surefoot.entrypoint import locate
 from surefoot.job_file import job_schema
 from surefoot.plugins import load
@@ -77,6 +78,9 @@ def check(
     env: Annotated[
         list[str] | None, typer.Option(help="A variable of the trainers' environment.", metavar="KEY=VALUE")
     ] = None,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Data of the code's, as `submit` takes it.", metavar="NAME=URL")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Find out whether training code keeps the promise, before it is submitted. Needs no control plane.
@@ -103,6 +107,7 @@ def check(
         threads=threads,
         data_workers=data_workers,
         env=pairs(env or [], "--env"),
+        data=by_name(data or []),
     )
     say(json.dumps(asdict(report) | {"ok": report.ok}) if as_json else "\n".join(report.render()))
     if not report.ok:

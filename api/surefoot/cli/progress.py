@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from rich.cells import cell_len
+
 from surefoot._follow import Update
 from surefoot.bounds import MAX_WHOLE
 from surefoot.cli.format import describe, duration, number, steps
+from surefoot.cli.values import GAP, loss_first, values_in
 from surefoot.events import EventKind, LedgerRow
 from surefoot.views import JobView, NumberedEvent
 
@@ -31,10 +34,12 @@ class Progress:
     done: int = 0
     total: int | None = None
     trainers: int = 0
-    # the values to tell, by name; none: "loss" if there is one, else the first logged
+    # the values to tell, by name; none: all, the loss first
     show: tuple[str, ...] = ()
     # those of them that were logged last, each with its name
     logged: tuple[tuple[str, float], ...] = ()
+    # what trainers use, in a few words; empty: that is not known
+    system: str = ""
     # seconds of the most recent steps, at most _RECENT
     recent_s: tuple[float, ...] = ()
 
@@ -82,16 +87,29 @@ class Pace:
         return None
 
 
-def line(progress: Progress) -> str:
-    """Say where the job is, in a line."""
-    parts = [f"step {steps(progress.done, progress.total)}"]
-    parts += [f"{name} {number(value)}" for name, value in progress.logged]
-    parts.append(f"{progress.trainers} trainer{'' if progress.trainers == 1 else 's'}")
-    if progress.steps_per_s is not None:
-        parts.append(f"{number(progress.steps_per_s)} steps/s")
-    if progress.eta_s:
-        parts.append(f"ETA {duration(progress.eta_s)}")
-    return "  ".join(parts)
+def line(progress: Progress, width: int | None = _LINE) -> str:
+    """Say where the job is, in a line of so many columns: values that do not fit are counted, then the speed is left out, and so on.
+
+    The step and the first value are told in any case. None: everything.
+    """
+    step = f"step {steps(progress.done, progress.total)}"
+    logged = dict(progress.logged)
+    least = values_in(logged, 0)
+    for rest in _rests(progress):
+        told = [part for part in (step, least, *rest) if part]
+        if width is None or cell_len(GAP.join(told)) <= width:
+            break
+    room = None if width is None else width - cell_len(GAP.join([step, *rest])) - len(GAP)
+    return GAP.join(part for part in (step, values_in(logged, room), *rest) if part)
+
+
+def _rests(progress: Progress) -> list[tuple[str, ...]]:
+    """What is told behind the values: all of it, and ever less."""
+    trainers = f"{progress.trainers} trainer{'' if progress.trainers == 1 else 's'}"
+    speed = "" if progress.steps_per_s is None else f"{number(progress.steps_per_s)} steps/s"
+    eta = f"ETA {duration(progress.eta_s)}" if progress.eta_s else ""
+    wanted = ((trainers, speed, progress.system, eta), (trainers, speed, eta), (trainers, eta), (eta,), ())
+    return [tuple(part for part in parts if part) for parts in wanted]
 
 
 def told(update: Update) -> str | None:
@@ -104,8 +122,5 @@ def told(update: Update) -> str | None:
 
 def _chosen(progress: Progress, values: dict[str, float]) -> tuple[tuple[str, float], ...]:
     """The values to tell: of this step, or as they were logged last, since not every step logs all."""
-    if progress.show:
-        last = dict(progress.logged) | values
-        return tuple((name, last[name]) for name in progress.show if name in last)
-    name = "loss" if "loss" in values else next(iter(values), None)
-    return progress.logged if name is None else ((name, values[name]),)
+    last = dict(progress.logged) | values
+    return tuple((name, last[name]) for name in progress.show or loss_first(last) if name in last)

@@ -13,6 +13,7 @@ from surefoot.cli.references import AsJson
 from surefoot.cli.session import Session, pairs, read_config, say, say_error
 from surefoot.cli.watch import watch, watch_json
 from surefoot.config_files import is_job_file
+from surefoot.data import by_name
 from surefoot.entrypoint import locate
 from surefoot.errors import UserError
 from surefoot.job_file import read_job
@@ -141,6 +142,15 @@ def submit(
             rich_help_panel=_CODE,
         ),
     ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Data of the code's: run.data[NAME]. URLs are copied once a node, paths are read in place, unless "
+            "it is NAME:copy=PATH or NAME:in-place=URL. May be repeated.",
+            metavar="NAME=URL",
+            rich_help_panel=_CODE,
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="A name for people. (default: the module)")] = None,
     from_job: Annotated[
         str | None,
@@ -192,6 +202,7 @@ def submit(
         "pip": pip or [],
         "env": pairs(env or [], "--env"),
         "secrets": secret or [],
+        "data": by_name(data or []),
         "name": name,
     }
     given = given_alone(context, options)

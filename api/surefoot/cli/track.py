@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
@@ -16,10 +16,11 @@ from rich.table import Table
 from surefoot.cli.format import number
 from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, console, say
+from surefoot.cli.system import print_system
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow
-from surefoot.trackers.follow import bring
-from surefoot.trackers.tensorboard import TensorBoard
+from surefoot.trackers.tracking import FORMS
+from surefoot.trackers.tracking import track as bring_to
 
 __all__ = ["metrics", "track"]
 
@@ -44,14 +45,24 @@ def metrics(
     context: typer.Context,
     job: JobRef,
     show: Annotated[list[str] | None, typer.Option("--show", help="Only this value. May be repeated.")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print a line a step, as CSV.")] = False,
+    system: Annotated[
+        bool, typer.Option("--system", help="In place of logged values: what each trainer uses of its machine.")
+    ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print a line a step, as CSV; of trainers, one a minute.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Tell every value that a job has logged: the first, the last, the lowest and the highest, with their steps.
 
     Example: surefoot metrics last --show loss --csv
     """
+    if system and show:
+        raise UserError("--show names logged values, which --system does not tell")
     with Session.of(context).client() as client:
+        if system:
+            print_system(client.job(job), as_csv=as_csv, as_json=as_json)
+            return
         rows = client.job(job).iter_ledger()
         if as_csv:
             _print_csv(list(rows), show)
@@ -108,7 +119,7 @@ def _table(seen: dict[str, _Seen]) -> Table:
 def track(
     context: typer.Context,
     job: JobRef,
-    to: Annotated[str, typer.Option("--to", help="Where to: tensorboard:FOLDER.", metavar="TRACKER:PLACE")],
+    to: Annotated[str, typer.Option("--to", help=f"Where to: {FORMS}.", metavar="TRACKER:PLACE")],
     follow: Annotated[bool, typer.Option("--follow/--once", help="Go on until the job has ended.")] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -116,19 +127,13 @@ def track(
 
     Example: surefoot track last --to tensorboard:runs/last
     """
-    with _tracker(to) as tracker, Session.of(context).client() as client:
+    with Session.of(context).client() as client:
         found = client.job(job)
-        written = bring(found.iter_ledger(from_step=tracker.last_step() + 1), tracker)
-        if follow and not found.refresh().view.ended:
-            written += bring(found.rows(follow=True), tracker, flush_every=1)
-        if as_json:
-            say(json.dumps({"job": found.id, "written": written, "last_step": tracker.last_step()}))
-            return
-        say(f"job {found.id}: {written} steps written, up to step {tracker.last_step()}")
-
-
-def _tracker(to: str) -> TensorBoard:
-    kind, colon, place = to.partition(":")
-    if kind != "tensorboard" or not colon or not place:
-        raise UserError(f"--to {to!r} must look like tensorboard:FOLDER")
-    return TensorBoard(place)
+        told = (lambda where: None) if as_json else (lambda where: say(f"job {found.id} in {where}"))
+        tracked = bring_to(found, to, follow=follow, on_open=told)
+    if as_json:
+        say(json.dumps({"job": found.id} | asdict(tracked)))
+        return
+    for name, instead in tracked.renamed.items():
+        say(f"{name!r} is no name there: it is called {instead!r}")
+    say(f"job {found.id}: {tracked.written} steps written, up to step {tracked.last_step}")

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import typer
@@ -17,6 +18,7 @@ from surefoot.cli.format import duration
 from surefoot.cli.last_lines import last_lines
 from surefoot.cli.progress import Pace, Progress, line, told
 from surefoot.cli.session import FAILED, console, say, say_error
+from surefoot.cli.system import glance, live_trainers
 from surefoot.client import Job
 from surefoot.events import EventKind
 from surefoot.spec import JobState
@@ -26,6 +28,10 @@ __all__ = ["DETACHED", "conclude", "watch", "watch_json"]
 
 # As a shell counts an interrupt: the job has not ended, and whoever chains commands must not take it for done.
 DETACHED = 130
+# The bar's columns: so many at least and at most, and what is left to the rest of the line before it grows. The time behind it, with gaps.
+_LEAST_BAR, _MOST_BAR, _NARROW, _ELAPSED = 8, 40, 100, 10
+# how often it is asked what trainers use
+_ASK_S = 15.0
 
 
 class Display(Protocol):
@@ -39,7 +45,7 @@ class Display(Protocol):
 
 
 def watch(job: Job, *, show: Sequence[str] = ()) -> None:
-    """Follow `job` to its end, telling these logged values; none named: the loss, or the first.
+    """Follow `job` to its end, telling these logged values; none named: all that fit.
 
     Raises typer.Exit: 0 by success, FAILED otherwise, DETACHED by Ctrl-C."""
     out = console()
@@ -68,8 +74,11 @@ def watch_json(job: Job) -> None:
 
 
 def _follow(job: Job, progress: Progress, display: Display) -> Progress:
+    asked = time.monotonic()
     for update in job.follow():
         progress = progress.after(update)
+        if time.monotonic() - asked > _ASK_S and not job.view.ended:
+            progress, asked = replace(progress, system=glance(live_trainers(job))), time.monotonic()
         # The end has words of its own.
         if (text := told(update)) and not _is_end(update):
             display.tell(text)
@@ -113,9 +122,10 @@ def _display(out: Console) -> Iterator[Display]:
     if not out.is_terminal:
         yield _Lines()
         return
-    columns = (BarColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    bar_width = max(_LEAST_BAR, min(_MOST_BAR, out.width - _NARROW))
+    columns = (BarColumn(bar_width), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with RichProgress(*columns, console=out, transient=True) as bar:
-        yield _Bar(bar)
+        yield _Bar(bar, out.width - bar_width - _ELAPSED)
 
 
 class _Lines:
@@ -130,16 +140,18 @@ class _Lines:
 
     def show(self, progress: Progress, *, last: bool = False) -> None:
         due = self._pace.due(progress, time.monotonic())
-        if (due or (last and progress.done)) and self._said != line(progress):
-            self._pace, self._said = due or self._pace, line(progress)
+        # what was chosen is told whole: nobody's terminal limits it
+        text = line(progress, None) if progress.show else line(progress)
+        if (due or (last and progress.done)) and self._said != text:
+            self._pace, self._said = due or self._pace, text
             say(self._said)
 
 
 class _Bar:
     """A progress bar that redraws itself."""
 
-    def __init__(self, bar: RichProgress) -> None:
-        self._bar = bar
+    def __init__(self, bar: RichProgress, width: int) -> None:
+        self._bar, self._width = bar, width
         self._task = bar.add_task("waiting for the first step", total=None)
 
     def tell(self, text: str) -> None:
@@ -147,6 +159,8 @@ class _Bar:
 
     def show(self, progress: Progress, *, last: bool = False) -> None:
         if progress.done:
-            self._bar.update(self._task, total=progress.total, completed=progress.done, description=line(progress))
+            self._bar.update(
+                self._task, total=progress.total, completed=progress.done, description=line(progress, self._width)
+            )
         if last and progress.done:
-            self._bar.console.print(line(progress), soft_wrap=True)
+            self._bar.console.print(line(progress, self._bar.console.width), soft_wrap=True)

@@ -205,6 +205,12 @@ containers:
       - name: RAY_gcs_rpc_server_reconnect_timeout_s
         value: "600"
       {{- end }}
+      {{- with $pod.cacheSize }}
+      - name: SUREFOOT_CACHE_DIR
+        value: /var/cache/surefoot
+      - name: SUREFOOT_CACHE_SIZE
+        value: {{ . | quote }}
+      {{- end }}
       {{- with $pod.extraEnv }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
@@ -258,6 +264,10 @@ containers:
       # under this name the operator shares it with the autoscaler
       - name: ray-logs
         mountPath: /tmp/ray
+      {{- if $pod.cacheSize }}
+      - name: cache
+        mountPath: /var/cache/surefoot
+      {{- end }}
       {{- if include "surefoot.checkpointVolume" $root }}
       - name: checkpoints
         mountPath: /var/lib/surefoot-checkpoints
@@ -276,6 +286,15 @@ volumes:
   - name: ray-logs
     emptyDir:
       sizeLimit: {{ $pod.tmpSize }}
+  {{- with $pod.cacheSize }}
+  - name: cache
+    {{- if $pod.cacheVolume }}
+    {{- toYaml $pod.cacheVolume | nindent 4 }}
+    {{- else }}
+    emptyDir:
+      sizeLimit: {{ . }}
+    {{- end }}
+  {{- end }}
   {{- if include "surefoot.checkpointVolume" $root }}
   - name: checkpoints
     persistentVolumeClaim:

@@ -21,14 +21,14 @@ from surefoot_service.checkpoints.places import Place, RefusedUrlError, read_pla
 from surefoot_service.errors import ConflictError, DomainError, InvalidError, NotFoundError, StorageError
 from surefoot_service.waiting import HungError, Kind, Patience, Waiting
 
-__all__ = ["ModelFile", "Source", "find_model"]
+__all__ = ["LINKED", "STORAGE_S", "ModelFile", "Source", "find_model", "open_folder", "open_plain", "said"]
 
 _SUFFIX = ".safetensors"
 _CHUNK_BYTES = 1024 * 1024
 # how long a storage may take to open a model, or to give the next part of it; clients tell a timeout of their own after a minute
 STORAGE_S = 30.0
 # what the system says of a link that is not to be followed
-_LINKED = (errno.ELOOP, errno.ENOTDIR)
+LINKED = (errno.ELOOP, errno.ENOTDIR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +102,7 @@ def _located(source: Source, module: str | None, look: Callable[[Source, str | N
         raise
     except Exception as error:
         # The boundary to whatever storage is behind fsspec, each with errors of its own.
-        raise StorageError(f"the storage of {source.url} does not give the model: {_words(error)}") from error
+        raise StorageError(f"the storage of {source.url} does not give the model: {said(error)}") from error
 
 
 # ---- stores, by fsspec
@@ -136,11 +136,13 @@ def _local(place: Place, found: Place, source: Source, module: str | None) -> Mo
     base, below = f"/{'/'.join(place.parts[:-1])}", list(found.parts[len(place.parts) - 1 :])
     named = [below.pop()] if below[-1].endswith(_SUFFIX) else None
     try:
-        with _folder(base, below) as folder:
+        with open_folder(base, below) as folder:
             names = named or sorted(n for n in os.listdir(folder) if n.endswith(_SUFFIX))
-            return _open_plain(folder, _choose(names, module), source.storage)
+            name = _choose(names, module)
+            file = open_plain(folder, name, "model")
+            return ModelFile(name=name, num_bytes=os.fstat(file.fileno()).st_size, file=file, storage=source.storage)
     except OSError as error:
-        if error.errno not in _LINKED:
+        if error.errno not in LINKED:
             raise
         raise ConflictError(
             f"the model is not opened: on the way to {source.url!r} there is a link, or no folder"
@@ -148,7 +150,7 @@ def _local(place: Place, found: Place, source: Source, module: str | None) -> Mo
 
 
 @contextmanager
-def _folder(base: str, below: Sequence[str]) -> Iterator[int]:
+def open_folder(base: str, below: Sequence[str]) -> Iterator[int]:
     """Yield the folder's descriptor. Below `base` no link is followed."""
     folder = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -161,16 +163,17 @@ def _folder(base: str, below: Sequence[str]) -> Iterator[int]:
         os.close(folder)
 
 
-def _open_plain(folder: int, name: str, storage: str) -> ModelFile:
+def open_plain(folder: int, name: str, what: str) -> BinaryIO:
+    """Open a file in this folder, a plain one of its own. Raises ConflictError for whatever else it is."""
     # not blocking: a pipe in the file's place must not be waited for
     handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         os.close(handle)
         raise ConflictError(
-            f"the model is not opened: {name!r} is no plain file of its own, but a link, pipe or the like"
+            f"the {what} is not opened: {name!r} is no plain file of its own, but a link, pipe or the like"
         )
-    return ModelFile(name=name, num_bytes=found.st_size, file=os.fdopen(handle, "rb"), storage=storage)
+    return os.fdopen(handle, "rb")
 
 
 # ---- what both share
@@ -193,5 +196,6 @@ def _name(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
 
 
-def _words(error: Exception) -> str:
+def said(error: Exception) -> str:
+    """What a storage's error says, in a line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]

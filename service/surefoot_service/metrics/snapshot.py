@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from surefoot.spec import JobState
+from surefoot.system import SystemPoint, SystemSample
 from surefoot_service.metrics.instruments import JobCounts
 
 __all__ = ["JobFacts", "Snapshot", "families"]
@@ -39,6 +40,8 @@ class JobFacts:
     cost: float | None = None
     # since this process started
     counts: JobCounts = field(default_factory=JobCounts)
+    # of its trainers that live
+    system: Sequence[SystemPoint] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +91,22 @@ def families(now: Snapshot) -> Iterator[Metric]:
         for labels, number in _each(now.jobs, value).items():
             family.add_metric(labels, number)
         yield family
+    yield from _of_trainers(now.jobs)
+
+
+def _of_trainers(jobs: Sequence[JobFacts]) -> Iterator[Metric]:
+    """Each of a trainer's samples as a gauge, while the trainer lives."""
+    for name, told in SystemSample.model_fields.items():
+        if name not in ("trainer", "window_s"):
+            samples: dict[tuple[str, ...], float] = {
+                (j.id, s.trainer): float(v) for j in jobs for s in j.system if (v := getattr(s, name)) is not None
+            }
+            yield _gauge(f"trainer_{_in_full(name)}", told.description or "", samples, "job", "trainer")
+
+
+def _in_full(name: str) -> str:
+    """As Prometheus names units: "samples_per_second", "wait_seconds"."""
+    return f"{name[:-2]}_second" if name.endswith("_per_s") else f"{name[:-2]}_seconds" if name.endswith("_s") else name
 
 
 _Value = Callable[[JobFacts], float | None]

@@ -29,6 +29,7 @@ from surefoot_service.rest.routes import (
     attempts,
     audit,
     checkpoints,
+    files,
     health,
     history,
     jobs,
@@ -36,6 +37,7 @@ from surefoot_service.rest.routes import (
     metrics,
     packages,
     secrets,
+    system,
     usage,
 )
 from surefoot_service.rest.timing import Timing
@@ -43,7 +45,7 @@ from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
 from surefoot_service.waiting import Waiting
 
-__all__ = ["create_app", "open_service"]
+__all__ = ["create_app", "open_service", "serving"]
 
 
 def open_service(settings: Settings) -> Service:
@@ -65,26 +67,27 @@ def open_service(settings: Settings) -> Service:
     return service
 
 
+@asynccontextmanager
+async def serving(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    """Open the store for the app to answer from; ends everything that was started."""
+    service = open_service(settings)
+    app.state.service = service
+    try:
+        async with _cluster(service), housekeeping(service), metrics_port(service):
+            yield
+    finally:
+        service.wakeups.close()
+        service.readiness.close()
+        service.database.close()
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the app; its lifespan opens the store and ends everything it started."""
     settings = settings or Settings()
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = open_service(settings)
-        app.state.service = service
-        try:
-            async with _cluster(service), housekeeping(service), metrics_port(service):
-                yield
-        finally:
-            service.wakeups.close()
-            service.readiness.close()
-            service.database.close()
-
     app = FastAPI(
         title="Surefoot",
         version=version("surefoot"),
-        lifespan=lifespan,
+        lifespan=lambda app: serving(app, settings),
         # no pages for people, and its document is made once, not for every stranger who asks
         docs_url=None,
         redoc_url=None,
@@ -94,7 +97,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     problems.install(app)
     app.add_middleware(Timing)
-    for part in (packages, jobs, checkpoints, history, logs, attempts, secrets, audit, health, metrics, usage):
+    for part in (
+        *(packages, jobs, checkpoints, files, history, logs, attempts, secrets),
+        *(audit, health, metrics, usage, system),
+    ):
         app.include_router(part.router)
     app.include_router(secrets.attempts)
     _make_ready(app)

@@ -15,7 +15,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
-from surefoot_service.store.revisions import is_newer
+from surefoot_service.store.revisions import needs_migration
 from surefoot_service.store.transactions import GroupWriter, StoreAwayError, ThreadWriter, in_transaction
 
 __all__ = ["Database", "StoreAwayError"]
@@ -58,11 +58,11 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables to this version's. Raises SchemaTooNewError where a newer version has made them into others."""
-        config = Config()
-        config.set_main_option("script_location", str(_MIGRATIONS))
         with self._writing.connect() as connection:
-            if is_newer(connection, config):
+            if not needs_migration(connection, _MIGRATIONS):
                 return
+            config = Config()
+            config.set_main_option("script_location", str(_MIGRATIONS))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from statistics import fmean
 
@@ -15,6 +15,7 @@ from surefoot.spec import JobState
 from surefoot_service.metrics.instruments import JobCounts
 from surefoot_service.metrics.snapshot import JobFacts
 from surefoot_service.policy.usage import Amount
+from surefoot_service.store import system
 from surefoot_service.store.columns import NoNumber
 from surefoot_service.store.reading import spec_of
 from surefoot_service.store.tables import AttemptRow, JobRow, StepRow
@@ -24,6 +25,8 @@ __all__ = ["Stored", "look"]
 _GOING_ON = tuple(state for state in JobState if not state.ended)
 # so many of its newest steps say how fast a job is
 _NEWEST = 16
+# trainers of a job that have series of their own
+_TRAINERS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +57,12 @@ def look(
     rows = session.scalars(select(JobRow).where(there, going_on).order_by(JobRow.number.desc()).limit(most)).all()
     readable = [row for row in rows if not any(isinstance(getattr(row, name), NoNumber) for name in _NUMBERS)]
     attempts = _attempts(session, readable)
+    samples = system.live(session, [row.id for row in readable], now, _TRAINERS)
     jobs = [
-        _facts(session, row, attempts.get(row.id, 0), counts.get(row.id) or JobCounts(), used(session, row.id))
+        replace(
+            _facts(session, row, attempts.get(row.id, 0), counts.get(row.id) or JobCounts(), used(session, row.id)),
+            system=samples.get(row.id, ()),
+        )
         for row in readable
     ]
     total = sum(number for state, number in known.items() if state in _GOING_ON)

@@ -29,7 +29,7 @@ from surefoot.told import (
 from surefoot_service.checkpoints.places import belongs
 from surefoot_service.errors import OverError
 from surefoot_service.policy.lifecycle import TransitionError
-from surefoot_service.store import ledger, told_events
+from surefoot_service.store import ledger, system, told_events
 from surefoot_service.store.events import add_event, is_told
 from surefoot_service.store.jobs import change_state
 from surefoot_service.store.ledger import Contradiction
@@ -66,6 +66,7 @@ def ingest(
     job.told_bytes += num_bytes
     for event in events:
         _fold(session, job, event, now)
+    system.take(session, job.id, batch.system, now)
     if contradiction is not None:
         _contradicted(session, job, contradiction, now)
     elif job.told_bytes > max_bytes:

@@ -39,6 +39,7 @@ __all__ = [
     "own_place",
     "place_of",
     "see",
+    "see_source",
     "see_with_place",
     "view",
     "view_of",
@@ -183,6 +184,19 @@ def see_with_place(session: Session, job: str, default: str) -> tuple[JobView, s
     """As `see`, and the job's own place for checkpoints."""
     row = load(session, job)
     return view(session, row), own_place(row, default)
+
+
+def see_source(session: Session, job: str, idempotency_key: str | None) -> JobView:
+    """Return a job that is to be submitted again; where it is gone, the one that came of it. Raises NotFoundError."""
+    try:
+        return see(session, job)
+    except NotFoundError:
+        known = None
+        if idempotency_key is not None:
+            known = session.scalar(select(JobRow).where(JobRow.idempotency_key == idempotency_key))
+        if known is None:
+            raise
+        return view(session, known)
 
 
 def see(session: Session, job: str) -> JobView:

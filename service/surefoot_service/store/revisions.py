@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import structlog
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
@@ -12,7 +14,7 @@ from sqlalchemy.engine.reflection import Inspector
 from surefoot.errors import SurefootError
 from surefoot_service.store.tables import Base
 
-__all__ = ["SchemaTooNewError", "is_newer"]
+__all__ = ["SchemaTooNewError", "needs_migration"]
 
 log = structlog.get_logger()
 
@@ -21,22 +23,28 @@ class SchemaTooNewError(SurefootError):
     """A newer version has changed the database so that this one cannot use it."""
 
 
-def is_newer(connection: Connection, config: Config) -> bool:
-    """Whether a newer version has migrated the database, into one that this version can use all the same.
+def needs_migration(connection: Connection, place: Path) -> bool:
+    """Whether the database is older than the migrations that lie there; one that a newer version has migrated is used as it is.
 
-    Raises SchemaTooNewError where it cannot: a column is gone that it needs, or there is one that it would have to fill.
+    Raises SchemaTooNewError where it cannot be: a column is gone that this version needs, or there is one that it would have to fill.
     """
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    unknown = [head for head in MigrationContext.configure(connection).get_current_heads() if head not in known]
+    there, (newest, *older) = MigrationContext.configure(connection).get_current_heads(), _revisions(place)
+    unknown = [head for head in there if head not in (newest, *older)]
     if not unknown:
-        return False
+        return there != (newest,)
     if obstacles := _obstacles(inspect(connection)):
         raise SchemaTooNewError(
             f"a newer version of surefoot has changed the database (revision {', '.join(unknown)}), and this version cannot use it: "
             f"{'; '.join(obstacles)}. Run that version, or give this one a copy of the database from before"
         )
     log.warning("database_of_a_newer_version", revision=unknown, used="as it is")
-    return True
+    return False
+
+
+@cache
+def _revisions(place: Path) -> tuple[str, ...]:
+    """All that this version knows, the newest first."""
+    return tuple(script.revision for script in ScriptDirectory(str(place)).walk_revisions())
 
 
 def _obstacles(there: Inspector) -> list[str]:

@@ -23,6 +23,7 @@ __all__ = [
     "PackageRow",
     "SecretRow",
     "StepRow",
+    "SystemSampleRow",
 ]
 
 
@@ -213,6 +214,20 @@ class LogSourceRow(Base):
     below: Mapped[int] = mapped_column(Number)
     # whether it has said that its process has ended
     over: Mapped[bool] = mapped_column()
+
+
+class SystemSampleRow(Base):
+    """What a trainer used in a minute: the newest sample that it told then."""
+
+    __tablename__ = "system_samples"
+
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    # since the epoch, by the control plane's clock
+    minute: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=False)
+    trainer: Mapped[str] = mapped_column(Words(60), primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    # JSON
+    sample: Mapped[str] = mapped_column(LongWords)
 
 
 class SecretRow(Base):

@@ -40,6 +40,13 @@ def loop(run, alter=lambda loss, step: loss, between=lambda step: None, tracked=
         between(step)
 
 
+def reads(run: surefoot.Run) -> None:
+    """Takes the loss's factor from its data, by way of what one trainer of the node has made of it."""
+    made = run.cache_dir / "factor"
+    run.node_once(lambda: made.write_text((run.data["train"] / "factor.txt").read_text()))
+    loop(run, lambda loss, step: loss * float(made.read_text()))
+
+
 def clean(run: surefoot.Run) -> None:
     """Reads clocks, draws entropy, counts and writes files, but lets nothing of it into the result."""
     began, printed = time.perf_counter(), 0
@@ -50,6 +57,9 @@ def clean(run: surefoot.Run) -> None:
         Path("runs").mkdir(exist_ok=True)
         for name in (f"runs/{step.number}.txt", "notes.txt"):
             with open(name, "a") as file:
+                file.write("trained\n")
+        if run.elected:
+            with (run.output_dir / "steps.txt").open("a") as file:
                 file.write("trained\n")
         print(
             f"{datetime.now()} pid {os.getpid()} step {step.number} {time.perf_counter() - began:.1f} s {os.urandom(4).hex()}"

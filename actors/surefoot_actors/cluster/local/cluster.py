@@ -30,8 +30,10 @@ from surefoot_actors.liveness.server import LivenessServer
 from surefoot_actors.protocol.messages import ToTrainer
 from surefoot_actors.tasks import Tasks
 
-__all__ = ["LocalCluster"]
+__all__ = ["PRELOAD", "LocalCluster"]
 
+# what every trainer needs
+PRELOAD = ("torch", "torch._dynamo", "surefoot_actors.trainer.trainer")
 _RUN_TEMPLATE = "from surefoot_actors.cluster.local.template import main; main()"
 # A process that is dead has written all it will: its last replies are read, but not waited for longer than this.
 _DRAIN_S = 0.2
@@ -242,7 +244,7 @@ class LocalCluster:
         env: Mapping[str, str] | None = None,
         *,
         service: str = "surefoot_actors.trainer.trainer:TrainerProcess",
-        preload: Sequence[str] = ("torch", "torch._dynamo", "surefoot_actors.trainer.trainer"),
+        preload: Sequence[str] = PRELOAD,
         log_dir: Path | None = None,
         liveness: LivenessServer | None = None,
     ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ import torch
 from surefoot import contract
 from surefoot.config import Config
 from surefoot.contract import TrainFunction
+from surefoot.data import Data
 from surefoot.errors import ContractError
 from surefoot.target import Target
 from surefoot_actors.determinism.rng import Purpose, Streams
@@ -49,6 +52,9 @@ class RunOptions:
     sub_tasks: int = 8
     data_workers: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    data: Data = field(default_factory=Data)
+    # makes the folder of this node's cache; None: there is none
+    cache_dir: Callable[[], Path] | None = None
     # whether a trainer's first sub-task is computed twice, and compared
     proves: bool = True
     # ends training at the first step whose merged values meet it
@@ -116,6 +122,7 @@ class TrainRun(contract.Run):
         self.seed = options.seed
         self.batch_size = options.batch_size
         self.sub_tasks = options.sub_tasks
+        self.data = options.data
         self.coordinator = coordinator
         self.streams = Streams(options.seed, options.device)
         self._options = options
@@ -155,11 +162,29 @@ class TrainRun(contract.Run):
         self._check_before_steps("node_once")
         self._onces.make("node_once", prepare, name, self.coordinator.node_once)
 
+    @cached_property
+    def cache_dir(self) -> Path:
+        assert self._options.cache_dir is not None, "whoever runs training gives it a cache"
+        return self._options.cache_dir()
+
     def _check_before_steps(self, what: str) -> None:
         if self._asked:
             raise ContractError(
                 f"run.{what}() at {user_line(3)} comes after run.steps(): whoever is in a step cannot wait for others there; call it before"
             )
+
+    @property
+    def output_dir(self) -> Path:
+        return self.coordinator.output_dir()
+
+    @property
+    def elected(self) -> bool:
+        if self._loop is None:
+            raise ContractError(
+                f"run.elected at {user_line()} comes before the loop over run.steps(), when no trainer is a member yet: ask in the loop "
+                "(in its first step, for what is written once), or after it"
+            )
+        return self.coordinator.elected()
 
     def steps(self, num_steps: int | None = None, *, epochs: int | None = None) -> Iterator[contract.Step]:
         if self._tracked is None:

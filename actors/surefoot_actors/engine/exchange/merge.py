@@ -39,12 +39,14 @@ def merge_round(
     group: Group | None,
     contribution: Contribution,
     *,
+    on_met: Callable[[], None] = lambda: None,
     on_exchanged: Callable[[], None] = lambda: None,
     pool: BufferPool | None = None,
 ) -> MergeResult:
     """Merge a round with the other members of `group` (None: alone). The same bytes on all of them.
 
-    `on_exchanged` is called once all members' nodes are here; the merged vector is made in memory of `pool`.
+    `on_met` is called once all members have come to this round, `on_exchanged` once all their nodes are here; the merged vector is made
+    in memory of `pool`.
 
     Raises, on every member alike: ContractError where the sub-tasks differ in layout or in integer buffers or have no weight,
     DriftedRanksError where members hold different state. Raises GroupClosedError when the generation is over. The group is of no
@@ -56,17 +58,22 @@ def merge_round(
         on_exchanged()
         faults.point("gather", contribution.step)
         return result
-    return _merge_together(group, contribution, on_exchanged, pool or BufferPool())
+    return _merge_together(group, contribution, on_met, on_exchanged, pool or BufferPool())
 
 
 def _merge_together(
-    group: Group, contribution: Contribution, on_exchanged: Callable[[], None], pool: BufferPool
+    group: Group,
+    contribution: Contribution,
+    on_met: Callable[[], None],
+    on_exchanged: Callable[[], None],
+    pool: BufferPool,
 ) -> MergeResult:
     nodes, num_sub_tasks, step = contribution.nodes, contribution.num_sub_tasks, contribution.step
     covers = tuple(map(tuple, contribution.covers))
     assert tuple(sorted(nodes)) == covers[group.rank], "the nodes given are not those of the rank's cover"
     faults.point("exchange", step)
     plan, exchange, headers = _settle(group, plan_exchange(contribution.agreed, covers), contribution)
+    on_met()
     assert plan.layout is not None
     heads = {r: head for rank, own in headers.items() for r, head in zip(covers[rank], own.heads, strict=True)}
     head = merge_heads(heads, plan.layout, num_sub_tasks)

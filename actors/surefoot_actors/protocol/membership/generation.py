@@ -32,7 +32,8 @@ def members_of(
         holdings = {t: Holding(held=r.held, own=r.own, sub_task_s=r.sub_task_s) for t, r in settled.items()}
         holdings |= {t: Holding(sub_task_s=r.sub_task_s) for t, r in behind.items()} | {t: Holding() for t in joiners}
         own = assign(holdings, num_sub_tasks)
-        order = (*settled, *behind, *joiners)
+        # ranks stay in order: the first one, whose files are kept, is the first as long as it lives
+        order = (*staying, *joiners)
     source = {t: order.index(holders[k % len(holders)]) for k, t in enumerate(behind)}
     return tuple(
         Member(

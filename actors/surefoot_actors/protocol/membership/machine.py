@@ -73,6 +73,7 @@ from surefoot_actors.protocol.membership.events import (
 from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted, trim
 from surefoot_actors.protocol.membership.state import MembershipState, Phase, Timer
 from surefoot_actors.protocol.messages import (
+    DataTold,
     Done,
     Ended,
     FromTrainer,
@@ -91,6 +92,7 @@ from surefoot_actors.protocol.messages import (
     Restored,
     Returned,
     Saved,
+    Warned,
 )
 
 __all__ = [
@@ -241,7 +243,7 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
             return formation.not_restored(state, message)
         case NoticeGiven(trainer=trainer, reason=reason):
             return losses.noticed(state, trainer, reason)
-        case Ended() | Saved() | OnceAsked() | OnceDone():
+        case Ended() | Saved() | OnceAsked() | OnceDone() | DataTold() | Warned():
             return state, ()
         case _:
             assert_never(message)

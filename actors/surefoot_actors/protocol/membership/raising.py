@@ -48,7 +48,9 @@ def raised(state: MembershipState, message: Raised) -> Outcome:
         num_stillborn=state.num_stillborn + before_steps,
     )
     where = f" at {message.line}" if message.line else ""
-    reason = f"its code raised {message.kind}: {message.message}{where}; {verdict.why}"
+    reason = (
+        f"{'it' if message.elsewhere else 'its code'} raised {message.kind}: {message.message}{where}; {verdict.why}"
+    )
     state, commands = lost(state, Lost(trainer, reason, traceback=message.traceback, story=message.story))
     if state.ended:  # too many in a row
         return state, (_failed(state.why, message), *commands)
@@ -59,6 +61,8 @@ def judge(state: MembershipState, message: Raised) -> Verdict:
     """Tell whether what this trainer raised fails the job, and why."""
     if message.fatal:
         return Verdict(fails=message, why="it breaks the contract, whoever runs it")
+    if message.elsewhere:
+        return Verdict(fails=None, why="it is tried elsewhere")
     others = [t for t in (*state.members, *state.ready) if t != message.trainer and t not in state.suspected]
     same = next((r for r in state.raises.values() if _confirms(r, message)), None)
     if message.trainer in state.members:
@@ -80,7 +84,7 @@ def judge(state: MembershipState, message: Raised) -> Verdict:
 
 def _confirms(earlier: Raised, message: Raised) -> bool:
     """Whether two trainers raised the same: at one line, or in one sub-task."""
-    if earlier.trainer == message.trainer or earlier.round != message.round:
+    if earlier.trainer == message.trainer or earlier.elsewhere or earlier.round != message.round:
         return False
     same_line = (earlier.kind, earlier.line) == (message.kind, message.line)
     same_sub_task = message.sub_task >= 0 and earlier.sub_task == message.sub_task

@@ -19,6 +19,7 @@ from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.checkpoint.write import write_share
 from surefoot_actors.engine.state.survey import Survey
 from surefoot_actors.faults import points as faults
+from surefoot_actors.output.sync import Pending
 from surefoot_actors.protocol.messages import Saved
 
 __all__ = ["Parked", "Saver"]
@@ -27,6 +28,10 @@ log = structlog.get_logger()
 
 # A write that takes so long is told of; it may be storage that hangs.
 SLOW_S = 600.0
+
+
+# How long a checkpoint waits for the files that go with it, before it is made without.
+FILES_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,8 @@ class Parked:
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
     # whether it has stood still until now
     still: Callable[[], bool]
+    # has the files that go with it kept, as far as can be
+    keep_files: Callable[[], object] = lambda: None
 
 
 class Saver:
@@ -60,8 +67,11 @@ class Saver:
 
     # ---- on the training thread
 
-    def snapshot(self, survey: Callable[[], Survey], place: Place, facts: Facts) -> None:
-        """Copy this trainer's share, and have it written. Not while it is `busy`: the memory is in use."""
+    def snapshot(self, survey: Callable[[], Survey], place: Place, facts: Facts, files: Pending | None = None) -> None:
+        """Copy this trainer's share, and have it written. Not while it is `busy`: the memory is in use.
+
+        `files`: those that go with it; the share is told once they are kept, or are not to be.
+        """
         assert self._writing is None, f"asked to save step {place.step} while that of {self._writing} is being written"
         began = time.monotonic()
         faults.point("snapshot", place.step - 1)
@@ -75,7 +85,7 @@ class Saver:
         stall_s = time.monotonic() - began
         self._prepared = (place.share, place.of)
         self._writing, self._since, self._told_slow = place, began, False
-        self._put(lambda: self._write_snapshot(captured, stall_s))
+        self._put(lambda: self._write_snapshot(captured, stall_s, files))
 
     @property
     def busy(self) -> bool:
@@ -123,9 +133,11 @@ class Saver:
             except Exception as error:  # noqa: BLE001  the thread's edge: whoever waits for an answer waits for this thread
                 log.warning("checkpoint_writer_failed", error=repr(error))
 
-    def _write_snapshot(self, captured: Captured, stall_s: float) -> None:
+    def _write_snapshot(self, captured: Captured, stall_s: float, files: Pending | None) -> None:
         try:
             saved = self._write(captured, {}, stall_s, parked=False)
+            if files is not None:
+                files.wait(FILES_S)
         finally:
             self._writing = None
         self._tell(saved)
@@ -133,6 +145,7 @@ class Saver:
     def _save(self, parked: Parked) -> None:
         place = parked.place
         try:
+            parked.keep_files()
             # memory of its own: should training go on meanwhile, a snapshot takes the other. Not pinned, as nobody is held for it
             captured = capture(parked.survey(), place, parked.facts, HostMemory(torch.device("cpu")))
             saved = self._write(captured, parked.modules, 0.0, parked=True)

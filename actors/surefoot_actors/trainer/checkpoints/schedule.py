@@ -11,10 +11,12 @@ from surefoot.events import LedgerRow
 from surefoot_actors.checkpoint.capture import Facts, Place
 from surefoot_actors.checkpoint.manifest import Point
 from surefoot_actors.checkpoint.read import Checkpoint, read_checkpoint
+from surefoot_actors.checkpoint.store import is_at
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Position
+from surefoot_actors.output.sync import Pending
 from surefoot_actors.protocol.member.machine import At, MemberState
 from surefoot_actors.protocol.messages import Restore, Save, Saved, Snapshot
 from surefoot_actors.trainer.checkpoints.restorer import Restorer
@@ -56,8 +58,13 @@ class CheckpointSchedule:
         identity = setup.spec.identity()
         self._fingerprint = fingerprint
         self._restorer = Restorer(
-            setup.trainer, lambda url: read_checkpoint(url, identity, fingerprint()), host.adopt, mailbox.tell
+            setup.trainer,
+            lambda url: read_checkpoint(url, identity, fingerprint(), own=is_at(url, setup.checkpoints)),
+            host.adopt,
+            mailbox.tell,
         )
+        # has the files kept that go with a parked state of this step
+        self.keep_files: Callable[[int], object] = lambda step: None
         # asked to have all members save; all members have gathered that somebody was
         self.wanted, self._due = False, False
         # all members have gathered that somebody still writes
@@ -127,10 +134,10 @@ class CheckpointSchedule:
         every = self._policy.every_steps
         return every is not None and step % every == 0 and step != self._host.num_steps
 
-    def snapshot(self, place: Place) -> None:
-        """Copy the share, and have it written."""
+    def snapshot(self, place: Place, files: Pending | None = None) -> None:
+        """Copy the share, and have it written; `files` go with it."""
         assert self._saver is not None
-        self._saver.snapshot(self._host.owner.survey, place, self._facts())
+        self._saver.snapshot(self._host.owner.survey, place, self._facts(), files)
 
     def _save(self, share: int, of: int) -> None:
         """Save the parked state; where nothing is parked any more, say so."""
@@ -153,6 +160,7 @@ class CheckpointSchedule:
                 facts=self._facts(),
                 modules=self._host.owner.models() if ended else {},
                 still=still,
+                keep_files=lambda: self.keep_files(place.step),
             )
         )
 

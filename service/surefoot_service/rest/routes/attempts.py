@@ -44,7 +44,13 @@ async def claim_attempt(attempt: AttemptId, body: ClaimRequest, service: Service
     )
     service.wakeups.wake(RECONCILER)
     settings = service.settings
-    return claimed.model_copy(update={"node_groups": settings.node_groups, "node_wait_s": settings.node_wait_s})
+    return claimed.model_copy(
+        update={
+            "node_groups": settings.node_groups,
+            "node_wait_s": settings.node_wait_s,
+            "max_output_bytes": settings.max_output_bytes,
+        }
+    )
 
 
 @router.post("/{attempt}/uplink", responses=documented(401, 408, 410, 415))

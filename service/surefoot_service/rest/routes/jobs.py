@@ -64,7 +64,7 @@ async def submit_job(
     asked: Submitted, response: Response, service: ServiceDep, idempotency_key: IdempotencyKey = None
 ) -> JobView:
     """Queue a job of this spec, or another job again with changes. With an Idempotency-Key, the same request gives the same job."""
-    spec = asked if isinstance(asked, JobSpec) else await _cloned(service, asked)
+    spec = asked if isinstance(asked, JobSpec) else await _cloned(service, asked, idempotency_key)
     _check_places(service, spec)
     await _check_code(service, spec)
     view, new = await service.database.write(
@@ -81,9 +81,9 @@ async def submit_job(
     return view
 
 
-async def _cloned(service: Service, asked: CloneRequest) -> JobSpec:
-    """The spec of another job, with its changes."""
-    view = await service.database.read(store.see, asked.from_)
+async def _cloned(service: Service, asked: CloneRequest, idempotency_key: str | None) -> JobSpec:
+    """The spec of another job, with its changes; where that is deleted since, of the job that the same request made before."""
+    view = await service.database.read(store.see_source, asked.from_, idempotency_key)
     if view.unreadable:
         raise ConflictError(f"job {view.id} cannot be submitted again: {view.unreadable}")
     fields = view.spec.model_dump(mode="json")
@@ -105,6 +105,9 @@ def _check_places(service: Service, spec: JobSpec) -> None:
         raise InvalidError("body.checkpoint.url", why)
     if spec.restore is not None and not is_job(spec.restore) and (why := refusal(spec.restore, allowed)):
         raise InvalidError("body.restore", why)
+    for name, source in spec.data.items():
+        if why := refusal(source.url, allowed):
+            raise InvalidError(f"body.data.{name}.url", why)
 
 
 async def _check_code(service: Service, spec: JobSpec) -> None:

@@ -1,0 +1,65 @@
+"""Locks between processes of one node: files that the kernel unlocks when whoever locked them is gone, however it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["Holds", "locked", "try_locked"]
+
+
+@contextlib.contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Be the only one within. Waits for whoever is, until that has ended or is gone."""
+    handle = _open(file)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        _close(handle)
+
+
+@contextlib.contextmanager
+def try_locked(file: Path) -> Iterator[bool]:
+    """The same without waiting: False where another process has it, or holds it."""
+    handle = _open(file)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        _close(handle)
+
+
+class Holds:
+    """What this process uses: until it is closed, or the process is gone, `try_locked` is False everywhere."""
+
+    def __init__(self) -> None:
+        self._handles: list[int] = []
+
+    def hold(self, file: Path) -> None:
+        """Hold it together with others. Waits while somebody has it for itself."""
+        handle = _open(file)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        os.utime(handle)
+        self._handles.append(handle)
+
+    def close(self) -> None:
+        while self._handles:
+            _close(self._handles.pop())
+
+
+def _open(file: Path) -> int:
+    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _close(handle: int) -> None:
+    # by name: a process that was forked meanwhile has the file open too
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    os.close(handle)

@@ -1,0 +1,69 @@
+"""From a manifest back to files in the folder. Blocks."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import xxhash
+
+from surefoot.output import KeptFile, OutputManifest
+from surefoot_actors.output.look import Seen
+from surefoot_actors.output.store import OutputStore
+from surefoot_actors.output.upload import Known
+
+__all__ = ["restore"]
+
+
+def restore(store: OutputStore, manifest: OutputManifest, folder: Path) -> dict[str, Known]:
+    """Write the files of a manifest; what lies there beside them stays. Return what is known of them then.
+
+    They are written in place: whoever holds one open to append goes on behind what is restored. Raises DamagedError, before a file is
+    complete, for an object that is missing or corrupt; OSError where the folder cannot hold them.
+    """
+    places: dict[str, list[tuple[KeptFile, int, int, int]]] = defaultdict(list)
+    parts: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for file in manifest.files:
+        _make(folder / file.path, file.bytes)
+        at = 0
+        for name, start, size in file.pieces:
+            places[name].append((file, at, start, size))
+            at += size
+    for name, data in store.get(places):
+        for file, at, start, size in places[name]:
+            _write(folder / file.path, data[start : start + size], at)
+            if len(file.pieces) == 1:
+                parts[file.path].append((xxhash.xxh3_128_hexdigest(data[start : start + size]), size))
+    for file in manifest.files:
+        if len(file.pieces) > 1:
+            parts[file.path] = [(name, size) for name, _, size in file.pieces]
+    return {file.path: _known(folder, file, tuple(parts[file.path])) for file in manifest.files}
+
+
+def _make(path: Path, size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        os.ftruncate(handle, size)
+    finally:
+        os.close(handle)
+
+
+def _write(path: Path, data: bytes, at: int) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(handle, view, at)
+            view, at = view[count:], at + count
+    finally:
+        os.close(handle)
+
+
+def _known(folder: Path, file: KeptFile, parts: tuple[tuple[str, int], ...]) -> Known:
+    path = folder / file.path
+    os.utime(path, ns=(file.modified_ns, file.modified_ns))
+    found = os.lstat(path)
+    seen = Seen(file.path, found.st_size, found.st_mtime_ns, found.st_ino)
+    return Known(seen, file, seen.inode, parts)

@@ -1,0 +1,64 @@
+"""Files that training wrote: listed page by page, and fetched. No network here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from surefoot._requests import Call, Flow, ask, model_of
+from surefoot.errors import NotFoundError, ServiceError, UserError
+from surefoot.output import FileList, FileView, path_fault
+
+__all__ = ["all_files", "content_path", "targets"]
+
+_PAGE = 1000
+
+
+def _get_files(job_id: str, prefix: str, after: str, version: str) -> Call[FileList]:
+    params = {"limit": str(_PAGE), "prefix": prefix, "after": after, "version": version}
+    path = f"/v1/jobs/{job_id}/files"
+    given = {name: value for name, value in params.items() if value}
+    return Call(method="GET", path=path, parse=model_of(FileList), params=given)
+
+
+def all_files(job_id: str, prefix: str = "") -> Flow[FileList]:
+    """All files whose paths begin with the prefix, of one synchronisation."""
+    found = yield from ask(_get_files(job_id, prefix, "", ""))
+    files, more = list(found.files), found.more
+    while more:
+        page = yield from ask(_get_files(job_id, prefix, files[-1].path, found.version))
+        if page.more and (not page.files or page.files[-1].path <= files[-1].path):
+            raise ServiceError(
+                "the answer cannot be read", status=502, detail="a page is no further on than the one before"
+            )
+        files += page.files
+        more = page.more
+    return found.model_copy(update={"files": tuple(files), "more": False})
+
+
+def content_path(job_id: str) -> str:
+    """Where a file is, as a stream of bytes."""
+    return f"/v1/jobs/{job_id}/files/content"
+
+
+def targets(found: FileList, path: str, to: Path) -> Iterator[tuple[FileView, Path]]:
+    """Yield each file that `path` names, a file or a folder of them, and where it goes below `to`; its folder is there then.
+
+    Raises NotFoundError for no such file; ServiceError for one whose path leads out of `to`.
+    """
+    path = path.strip("/")
+    chosen = [file for file in found.files if not path or file.path == path or file.path.startswith(f"{path}/")]
+    if not chosen:
+        what = f"no file or folder {path!r}" if path else "nothing yet"
+        raise NotFoundError("no such file", status=404, detail=f"training has written {what} to run.output_dir")
+    for file in chosen:
+        if fault := path_fault(file.path):
+            raise ServiceError(
+                "the answer cannot be read", status=502, detail=f"a file is named {file.path!r}: {fault}"
+            )
+        target = to / file.path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{target.parent} cannot be made: {error.strerror or error}; name another folder") from None
+        yield file, target

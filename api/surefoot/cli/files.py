@@ -1,0 +1,88 @@
+"""`surefoot files`: what training wrote to `run.output_dir`."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from surefoot.cli.format import ago, size
+from surefoot.cli.references import AsJson, JobRef
+from surefoot.cli.session import Session, console, say
+from surefoot.client import Job
+from surefoot.errors import UserError
+from surefoot.output import FileList
+from surefoot.printable import printable
+
+__all__ = ["files"]
+
+
+def files(
+    context: typer.Context,
+    job: JobRef,
+    action: Annotated[str | None, typer.Argument(metavar="[get]", help="Fetch them, in place of listing.")] = None,
+    path: Annotated[str | None, typer.Argument(help="Only this file, or those in this folder.")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The folder that they are fetched to. (default: JOB-files)")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List or fetch the files that training wrote to run.output_dir, as they were kept last: at most half a minute ago.
+
+    Example: surefoot files last get plots --to out
+    """
+    what = _action(action)
+    with Session.of(context).client() as client:
+        found = client.job(job)
+        if what == "get":
+            _get(found, path or "", to or Path(f"{found.id}-files"), as_json)
+        else:
+            _list(found.files(), as_json)
+
+
+def _action(action: str | None) -> Literal["get", "list"]:
+    if action is None:
+        return "list"
+    if action != "get":
+        raise UserError(f"what to do with the files is `get`, not {action!r}: surefoot files JOB get {action}")
+    return "get"
+
+
+def _get(job: Job, path: str, to: Path, as_json: bool) -> None:
+    fetched = job.download_files(to, path=path)
+    if as_json:
+        say(json.dumps([{"file": str(file), "bytes": file.stat().st_size} for file in fetched]))
+        return
+    total = sum(file.stat().st_size for file in fetched)
+    say(f"{to}: {len(fetched)} file{'s' if len(fetched) != 1 else ''}, {size(total)}")
+
+
+def _list(found: FileList, as_json: bool) -> None:
+    if as_json:
+        say(found.model_dump_json(indent=1))
+        return
+    if found.synchronised is None:
+        say("no files yet: what the code writes to run.output_dir on the trainer that is run.elected is kept")
+        return
+    now = datetime.now(timezone.utc)
+    if found.files:
+        console().print(_table(found, now))
+    as_of = "as training left them" if found.ended else f"as step {found.step} began"
+    say(f"{found.total_files} files, {size(found.total_bytes)}, {as_of} ({ago(found.synchronised, now)})")
+    for text in found.left_out:
+        say(f"not kept: {text}")
+
+
+def _table(found: FileList, now: datetime) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("SIZE", justify="right", no_wrap=True)
+    table.add_column("WRITTEN", no_wrap=True)
+    table.add_column("PATH", overflow="fold")
+    for file in found.files:
+        table.add_row(size(file.bytes), ago(file.modified, now), Text(printable(file.path)))
+    return table

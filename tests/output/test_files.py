@@ -1,0 +1,488 @@
+"""Files in `run.output_dir`: what is kept is as of a step, costs nothing twice, and is bounded. One process, no trainer."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from surefoot.errors import CheckpointError
+from surefoot.output import AFTER_ALL, as_of, load_output, manifest_names, path_fault
+from surefoot_actors.checkpoint.storage import Storage
+from surefoot_actors.output import look as looking
+from surefoot_actors.output import sync as syncing
+from surefoot_actors.output import upload as uploading
+from surefoot_actors.output.store import OutputStore, WriterId
+from surefoot_actors.output.sync import OutputSync
+
+PART = uploading.PART_BYTES
+WAIT_S = 60.0
+
+
+class Elected:
+    """A trainer that was elected at a step, and its folder."""
+
+    def __init__(self, place: Path | str, trainer: str = "t0", generation: int = 1, most: int = 2**40) -> None:
+        self.told: list[str] = []
+        self.me = WriterId(attempt=1, generation=generation, trainer=trainer)
+        self.sync = OutputSync(str(place), lambda: self.me, most_bytes=most, warn=self.told.append, check=lambda: None)
+        self.folder = self.sync.folder()
+
+    def begin(self, step: int = 0) -> Elected:
+        self.sync.ready(step)
+        return self
+
+    def write(self, path: str, data: bytes, mode: str = "wb") -> None:
+        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+        with (self.folder / path).open(mode) as file:
+            file.write(data)
+
+    def keep(self, step: int) -> bool:
+        return self.sync.sync(step, WAIT_S)
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self.folder)): p.read_bytes() for p in self.folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def elected(tmp_path: Path) -> Callable[..., Elected]:
+    made: list[Elected] = []
+
+    def make(trainer: str = "t0", generation: int = 1, most: int = 2**40, place: Path | None = None) -> Elected:
+        made.append(Elected(place or tmp_path / "job", trainer, generation, most))
+        return made[-1]
+
+    yield make  # type: ignore[misc]
+    for one in made:
+        one.sync.close()
+
+
+def objects(place: Path) -> dict[str, int]:
+    folder = place / "files" / "objects"
+    return {p.name: p.stat().st_size for p in folder.iterdir()} if folder.is_dir() else {}
+
+
+def manifests(place: Path) -> list[str]:
+    return [n.name for n in manifest_names(p.name for p in (place / "files" / "manifests").iterdir())]
+
+
+def kept(place: Path) -> dict[str, bytes]:
+    """What the newest manifest says."""
+    name = manifests(place)[0]
+    manifest = load_output(name, (place / "files" / "manifests" / name).read_bytes())
+    return {
+        file.path: b"".join(
+            (place / "files" / "objects" / obj).read_bytes()[at : at + size] for obj, at, size in file.pieces
+        )
+        for file in manifest.files
+    }
+
+
+# ---- what is kept, and given to whoever comes next
+
+
+def test_whoever_is_elected_next_has_the_files_as_of_its_step(elected: Callable[..., Elected], tmp_path: Path) -> None:
+    first = elected().begin()
+    big = os.urandom(2 * PART + 17)
+    first.write("plots/a.png", b"png" * 100)
+    first.write("empty", b"")
+    first.write("big.bin", big)
+    for step in range(1, 6):
+        first.write("rows.csv", f"{step - 1}\n".encode(), "ab")
+        assert first.keep(step)
+    at = {step: "".join(f"{k}\n" for k in range(step)).encode() for step in range(7)}
+    for generation, step in enumerate((5, 3, 9), 2):
+        then = elected("t1", generation).begin(step)
+        assert then.files == {
+            "plots/a.png": b"png" * 100,
+            "empty": b"",
+            "big.bin": big,
+            "rows.csv": at[min(step, 5)],
+        }
+    assert elected("t9", generation=99).begin(0).files == {}
+
+
+def test_after_going_back_to_an_earlier_step_the_newer_files_are_those_of_that_way(
+    elected: Callable[..., Elected],
+) -> None:
+    first = elected().begin()
+    first.write("a", b"first, as of 10")
+    first.keep(10)
+    second = elected("t1", 2).begin(5)
+    second.write("a", b"second, as of 7")
+    second.keep(7)
+    assert elected("t2", 3).begin(12).files == {"a": b"second, as of 7"}
+
+
+def test_what_was_left_in_the_midst_of_a_step_is_shown_and_not_gone_on_from(
+    elected: Callable[..., Elected], tmp_path: Path
+) -> None:
+    first = elected().begin()
+    first.write("a", b"whole")
+    first.keep(1)
+    first.write("a", b"torn")
+    first.sync.sync(1, WAIT_S, in_step=True)
+    names = manifest_names(manifests(tmp_path / "job"))
+    assert [name.at for name in names] == [AFTER_ALL, 1]
+    assert elected("t1", 2).begin(100).files == {"a": b"whole"}
+
+
+def test_what_is_written_after_the_loop_is_not_there_for_whoever_runs_that_again(
+    elected: Callable[..., Elected],
+) -> None:
+    first = elected().begin()
+    first.write("a", b"loop")
+    first.keep(8)
+    first.write("a", b" and after", "ab")
+    first.sync.sync(8, WAIT_S, ended=True)
+    assert elected("t1", 2).begin(8).files == {"a": b"loop"}
+
+
+def test_a_file_that_is_open_to_append_goes_on_behind_what_is_restored(elected: Callable[..., Elected]) -> None:
+    first = elected().begin()
+    first.write("rows.csv", b"0\n1\n")
+    first.keep(2)
+    second = elected("t1", 2)
+    with (second.folder / "rows.csv").open("ab", buffering=0) as file:
+        file.write(b"what nobody keeps")
+        second.begin(2)
+        file.write(b"2\n")
+    assert second.files == {"rows.csv": b"0\n1\n2\n"}
+
+
+def test_two_jobs_do_not_see_each_others(elected: Callable[..., Elected], tmp_path: Path) -> None:
+    one, other = elected(place=tmp_path / "one").begin(), elected(place=tmp_path / "other").begin()
+    one.write("a", b"1")
+    other.write("b", b"2")
+    assert one.keep(1)
+    assert other.keep(1)
+    assert one.folder != other.folder
+    assert elected("t1", 2, place=tmp_path / "one").begin(1).files == {"a": b"1"}
+    assert elected("t1", 2, place=tmp_path / "other").begin(1).files == {"b": b"2"}
+
+
+_DATA = st.binary(max_size=40)
+_ACTS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["write", "append"]), st.sampled_from("abc"), _DATA),
+        st.tuples(st.just("remove"), st.sampled_from("abc"), st.just(b"")),
+        st.tuples(st.just("keep"), st.just(""), st.just(b"")),
+        st.tuples(st.just("lose"), st.just(""), st.just(b"")),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(acts=_ACTS)
+def test_any_way_of_writing_keeping_and_losing(
+    tmp_path_factory: pytest.TempPathFactory, acts: list[tuple[str, str, bytes]]
+) -> None:
+    """Whoever comes next has what was there when files were kept last, byte by byte."""
+    place = tmp_path_factory.mktemp("job")
+    now, kept, step, number = dict[str, bytes](), dict[str, bytes](), 0, 1
+    trainer = Elected(place).begin()
+    for act, name, data in [*acts, ("lose", "", b"")]:
+        if act == "write":
+            trainer.write(name, data)
+            now[name] = data
+        elif act == "append":
+            trainer.write(name, data, "ab")
+            now[name] = now.get(name, b"") + data
+        elif act == "remove":
+            (trainer.folder / name).unlink(missing_ok=True)
+            now.pop(name, None)
+        elif act == "keep":
+            step += 1
+            assert trainer.keep(step)
+            kept = dict(now)
+        else:
+            trainer.sync.close()
+            number += 1
+            trainer = Elected(place, f"t{number}", number).begin(step)
+            now = dict(kept)
+        assert trainer.files == now
+    trainer.sync.close()
+
+
+# ---- what it costs
+
+
+def test_what_is_unchanged_costs_nothing_again_and_what_grows_its_new_parts(
+    elected: Callable[..., Elected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    write = Storage.write
+
+    def counted(self: Storage, path: str, chunks: list[memoryview], num_bytes: int = 0) -> object:
+        if path.startswith("objects/"):
+            written.append(sum(map(len, chunks)))
+        return write(self, path, chunks, num_bytes)
+
+    monkeypatch.setattr(Storage, "write", counted)
+    first = elected().begin()
+    first.write("big", os.urandom(4 * PART))
+    first.keep(1)
+    assert sum(written) == 4 * PART
+    written.clear()
+    os.utime(first.folder / "big")
+    first.keep(2)
+    assert written == []
+    first.write("big", b"more", "ab")
+    first.keep(3)
+    assert written == [4]
+    assert len(manifests(tmp_path / "job")) == 3
+    first.keep(4)
+    assert len(manifests(tmp_path / "job")) == 3
+
+
+def test_many_small_files_are_few_objects(elected: Callable[..., Elected], tmp_path: Path) -> None:
+    first = elected().begin()
+    for n in range(300):
+        first.write(f"{n % 7}/{n}", b"%d" % n * 20)
+    first.keep(1)
+    assert len(objects(tmp_path / "job")) == 1
+    assert len(elected("t1", 2).begin(1).files) == 300
+
+
+def test_what_nobody_needs_is_removed_and_what_a_checkpoint_needs_is_not(
+    elected: Callable[..., Elected], tmp_path: Path
+) -> None:
+    place = tmp_path / "job"
+    (place / "step-000000003").mkdir(parents=True)
+    (place / "step-000000003" / "manifest.json").touch()
+    first = elected().begin()
+    for step in range(1, 30):
+        first.write("best.pt", bytes([step]) * (PART // 8))
+        first.keep(step)
+    assert len(manifests(place)) == 9
+    assert len(objects(place)) <= 11
+    assert elected("t1", 2).begin(3).files == {"best.pt": bytes([3]) * (PART // 8)}
+
+
+# ---- what cannot be kept is told, and nothing fails
+
+
+def test_odd_things_are_told_and_the_rest_is_kept(elected: Callable[..., Elected], tmp_path: Path) -> None:
+    first = elected().begin()
+    first.write("good", b"1")
+    (first.folder / "link").symlink_to("/etc/passwd")
+    (first.folder / "linked").symlink_to("/etc")
+    os.mkfifo(first.folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.getcwd()
+        os.chdir(first.folder)
+        server.bind("socket")
+        os.chdir(here)
+        first.write("new\nline", b"1")
+        (first.folder / os.fsdecode(b"not-utf-8-\xff")).write_bytes(b"1")
+        assert first.keep(1)
+    told = "\n".join(first.told)
+    for name in ("link", "linked", "pipe", "socket", "line", "not-utf-8"):
+        assert name in told
+    first.keep(2)
+    assert len(first.told) == 6
+    assert elected("t1", 2).begin(1).files == {"good": b"1"}
+
+
+def test_an_unreadable_file_is_told(elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = elected().begin()
+    first.write("secret", b"1" * (looking.SMALL_BYTES + 1))
+    first.write("good", b"1")
+
+    def refuse(path: Path) -> int:
+        if path.name == "secret":
+            raise PermissionError(13, "Permission denied")
+        return os.open(path, os.O_RDONLY)
+
+    monkeypatch.setattr(uploading, "take", refuse)
+    assert first.keep(1)
+    assert "secret" in first.told[0]
+    assert "Permission denied" in first.told[0]
+    assert elected("t1", 2).begin(1).files == {"good": b"1"}
+
+
+def test_beyond_the_bound_the_new_is_left_out_and_told(elected: Callable[..., Elected]) -> None:
+    first = elected(most=1000).begin()
+    first.write("b", b"1" * 600)
+    first.keep(1)
+    first.write("a", b"2" * 600)
+    first.write("c", b"3" * 100)
+    assert first.keep(2)
+    assert "'a'" in first.told[0]
+    assert "SUREFOOT_MAX_OUTPUT_BYTES" in first.told[0]
+    assert set(elected("t1", 2).begin(2).files) == {"b", "c"}
+
+
+def test_a_big_file_written_anew_while_it_is_read_is_kept_as_it_was(
+    elected: Callable[..., Elected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never half of one version and half of another: neither is of any step."""
+    first = elected().begin()
+    before, after = b"1" * (looking.SMALL_BYTES + 10), b"2" * (looking.SMALL_BYTES + 99)
+    first.write("big", before)
+    first.keep(1)
+    first.write("big", before[:-1] + b"!")
+    read = uploading.Uploader._read
+
+    def rewriting(self: uploading.Uploader, handle: int, at: int, size: int) -> memoryview:
+        part = read(self, handle, at, size)
+        first.write("big", after)
+        return part
+
+    monkeypatch.setattr(uploading.Uploader, "_read", rewriting)
+    assert first.keep(2)
+    assert kept(tmp_path / "job") == {"big": before}
+    for step in range(3, 7):
+        os.utime(first.folder / "big")
+        first.keep(step)
+    assert "changed each time" in first.told[0]
+    monkeypatch.setattr(uploading.Uploader, "_read", read)
+    assert first.keep(7)
+    assert kept(tmp_path / "job") == {"big": after}
+
+
+def test_a_big_file_that_grows_while_it_is_read_is_kept_as_long_as_it_was(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = elected().begin()
+    row = b"x" * 1000 + b"\n"
+    first.write("log", row * 200)
+    first.keep(1)
+    first.write("log", row * 200, "ab")
+    read = uploading.Uploader._read
+
+    def growing(self: uploading.Uploader, handle: int, at: int, size: int) -> memoryview:
+        first.write("log", b"of the next step", "ab")
+        return read(self, handle, at, size)
+
+    monkeypatch.setattr(uploading.Uploader, "_read", growing)
+    assert first.keep(2)
+    assert elected("t1", 2).begin(2).files == {"log": row * 400}
+
+
+def test_a_later_writer_ends_the_earlier_ones_writing(elected: Callable[..., Elected], tmp_path: Path) -> None:
+    first, second = elected().begin(), elected("t1", 2)
+    first.write("a", b"1")
+    first.keep(1)
+    second.begin(1)
+    first.write("a", b"a frozen one's")
+    assert not first.keep(2)
+    third = elected("t0", 1)
+    third.begin(2)  # one that was frozen before it took over
+    third.write("a", b"late")
+    third.keep(2)
+    assert elected("t2", 3).begin(9).files == {"a": b"1"}
+
+
+def test_storage_that_is_away_costs_a_word_and_is_tried_again(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = elected().begin()
+    first.write("a", b"1")
+    with monkeypatch.context() as away:
+        away.setattr(OutputStore, "put", _refuse)
+        assert not first.keep(1)
+        assert not first.keep(2)
+    assert len(first.told) == 1
+    assert first.keep(3)
+    assert elected("t1", 2).begin(3).files == {"a": b"1"}
+
+
+def test_whoever_is_elected_waits_for_a_storage_that_is_away_and_at_last_no_more(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = elected().begin()
+    first.write("a", b"1")
+    first.keep(1)
+    monkeypatch.setattr(syncing, "_TRY_AGAIN_S", 0.001)
+    second, calls = elected("t1", 2), []
+
+    def later(self: OutputStore) -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise CheckpointError("away")
+        take_over(self)
+
+    take_over = OutputStore.take_over
+    monkeypatch.setattr(OutputStore, "take_over", later)
+    assert second.begin(1).files == {"a": b"1"}
+    monkeypatch.setattr(OutputStore, "take_over", _refuse)
+    monkeypatch.setattr(syncing, "AWAY_S", 0.0)
+    third = elected("t2", 3).begin(1)
+    assert third.files == {}
+    third.write("b", b"2")
+    assert third.keep(2)  # nothing to be kept: it was told
+    assert "nothing is kept" in third.told[-1]
+    monkeypatch.setattr(OutputStore, "take_over", take_over)
+    assert elected("t3", 4).begin(2).files == {"a": b"1"}
+
+
+def test_damaged_files_are_told_and_those_before_them_taken(elected: Callable[..., Elected], tmp_path: Path) -> None:
+    first = elected().begin()
+    first.write("a", b"1")
+    first.keep(1)
+    kept = set(objects(tmp_path / "job"))
+    first.write("a", b"2")
+    first.keep(2)
+    (bad,) = set(objects(tmp_path / "job")) - kept
+    (tmp_path / "job" / "files" / "objects" / bad).write_bytes(b"?")
+    second = elected("t1", 2).begin(2)
+    assert second.files == {"a": b"1"}
+    assert "damaged" in second.told[0]
+
+
+def _refuse(*arguments: object) -> None:
+    raise CheckpointError("the storage is away")
+
+
+# ---- the folder, and names
+
+
+@pytest.mark.process
+def test_folders_of_dead_processes_are_removed_and_living_ones_stay(
+    elected: Callable[..., Elected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    living = elected()
+    pid = os.fork()
+    if not pid:
+        Elected(tmp_path / "other").write("a", b"1")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    base = living.folder.parents[1]
+    assert len([p for p in base.iterdir() if p.is_dir()]) == 2
+    living.sync._local.remove_leftovers()  # type: ignore[union-attr]
+    assert [p for p in base.iterdir() if p.is_dir()] == [living.folder.parent]
+
+
+@pytest.mark.parametrize(
+    "path", ["../a", "a/../b", "/a", "a//b", "", ".", "a/.", "a\\b", "a\0b", "x" * 300, "a/" * 600 + "a"]
+)
+def test_no_path_leads_out(path: str) -> None:
+    assert path_fault(path)
+
+
+@given(st.text(max_size=30))
+def test_a_path_without_fault_lies_below(path: str) -> None:
+    if not path_fault(path):
+        assert os.path.normpath(f"/x/{path}") == f"/x/{path}"
+
+
+def test_a_manifest_that_leads_out_is_refused(elected: Callable[..., Elected], tmp_path: Path) -> None:
+    first = elected().begin()
+    first.write("abc", b"1")
+    first.keep(1)
+    (name,) = manifests(tmp_path / "job")
+    body = (tmp_path / "job" / "files" / "manifests" / name).read_bytes()
+    assert load_output(name, body).files[0].path == "abc"
+    with pytest.raises(ValueError, match="corrupt"):
+        load_output(name, body.replace(b"abc", b"../"))
+    assert as_of(manifest_names([name, "junk", "../x"]), 1)[0].name == name
