@@ -705,3 +705,33 @@ def images_through_a_library(run: surefoot.Run) -> None:
             step.gather(means=x.mean((2, 3)))
         optimizer.step()
         scaler.partial_fit(step.gathered["means"].double().numpy())
+
+
+@program(refused="merged with nobody", refused_by=1)
+def gradients_taken_after_the_loop(run: surefoot.Run) -> None:
+    """Of the last batch's loss, by torch.autograd.grad, and put where the optimizer finds them."""
+    model, optimizer = begun(run)
+    for step in run.steps(run.config["steps"]):
+        for x, y in step.batches(POINTS):
+            loss = F.cross_entropy(model(x), y)
+            step.log(loss=loss)
+        parameters = list(model.parameters())
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+
+@program(steps=6)
+def gradients_taken_in_the_loop(run: surefoot.Run) -> None:
+    """A penalty on the gradient of the input, as WGAN-GP has it, and one on the weights after the loop."""
+    model, optimizer = begun(run)
+    for step in run.steps(run.config["steps"]):
+        for x, y in step.batches(POINTS):
+            x = x.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+            loss = F.cross_entropy(model(x), y) + (gradient.norm() - 1).pow(2)
+            loss.backward()
+            step.log(loss=loss)
+        (decay,) = torch.autograd.grad(model[0].weight.pow(2).sum(), model[0].weight)
+        model[0].weight.grad += 0.01 * decay
+        optimizer.step()

@@ -56,8 +56,8 @@ class Graphs:
     def _told(self, loop: str, *, inside: bool) -> str:
         where = "in another sub-task" if inside else "after it"
         return (
-            f"backward() at {user_line(3)} goes through what a sub-task of the inner loop at {loop} has computed, {where}: what is merged "
-            f"of a sub-task is what is in .grad when the loop asks for its next batch, so these gradients would depend on how many "
+            f"the backward pass at {user_line(3)} goes through what a sub-task of the inner loop at {loop} has computed, {where}: what is "
+            f"merged of a sub-task is what is in .grad when the loop asks for its next batch, so these gradients would depend on how many "
             f"sub-tasks this trainer computes. Call backward() in the body of the inner loop, for each batch by itself (not on losses "
             f"kept from batch to batch, nor on batches that were collected in a list)"
         )

@@ -111,6 +111,7 @@ def _install() -> None:
     for name in SETTERS:
         _replace(torch, name, _setting(name, getattr(torch, name)))
     _replace(torch.autograd, "backward", _passing(torch.autograd.backward))
+    _replace(torch.autograd, "grad", _passing(torch.autograd.grad, puts=False))
     for owner, methods in _REGISTERS.items():
         for method in methods:
             _replace(owner, method, _registering(vars(owner)[method]))
@@ -178,12 +179,14 @@ def _setting(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     return set_
 
 
-def _passing(original: Callable[..., Any]) -> Callable[..., Any]:
+def _passing(original: Callable[..., Any], *, puts: bool = True) -> Callable[..., Any]:
+    """`puts`: into .grad of what it is asked for; or it returns gradients, which the code may put there by itself."""
+
     @functools.wraps(original)
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
         watcher = _watchers.get(threading.get_ident())
         if watcher is not None:
-            watcher.before_backward(tensors, kwargs.get("inputs"))
+            watcher.before_backward(tensors, kwargs.get("inputs") if puts else None)
         return original(tensors, *args, **kwargs)
 
     return backward

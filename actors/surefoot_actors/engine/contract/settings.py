@@ -33,12 +33,15 @@ _NAMES = {
     "torch.backends.mkldnn.enabled": "",
     "flush_denormal": "set_flush_denormal",
 }
-# Which kernels compute attention: looked at where a step ends, as code chooses them for an inner loop by `with`.
+# Which kernels compute attention, and in which numbers autocast computes: looked at where a step ends, as code chooses them for an
+# inner loop by `with`.
 _KERNELS = (
     "torch.backends.cuda.flash_sdp_enabled()",
     "torch.backends.cuda.math_sdp_enabled()",
     "torch.backends.cuda.mem_efficient_sdp_enabled()",
     "torch.backends.mha.get_fastpath_enabled()",
+    'torch.get_autocast_dtype("cpu")',
+    'torch.get_autocast_dtype("cuda")',
 )
 _DETERMINISM = 1
 _BENCHMARK = 5
@@ -65,13 +68,15 @@ def _settings() -> tuple[Any, ...]:
     )
 
 
-def _kernels() -> tuple[bool, ...]:
+def _kernels() -> tuple[Any, ...]:
     c = torch._C
     return (
         c._get_flash_sdp_enabled(),
         c._get_math_sdp_enabled(),
         c._get_mem_efficient_sdp_enabled(),
         mha._is_fastpath_enabled,
+        torch.get_autocast_dtype("cpu"),
+        torch.get_autocast_dtype("cuda"),
     )
 
 
@@ -113,7 +118,7 @@ class SettingsWatch:
                 raise ContractError(self._changed(i, was, is_, where))
 
     def check_kernels(self, where: str) -> None:
-        """A step ends. Raise ContractError where other kernels compute attention than when training began."""
+        """A step ends. Raise ContractError where attention or autocast compute otherwise than when training began."""
         now = _kernels()
         if now != self._kernels:
             name, was, is_ = next(one for one in zip(_KERNELS, self._kernels, now, strict=True) if one[1] != one[2])

@@ -121,8 +121,8 @@ class Gradients:
         """A backward pass begins outside of the inner loops. Raises ContractError where it is there in place of one inside."""
         if self.without:
             raise ContractError(
-                f"backward() at {line} is outside of the inner loop at {self.without}, which has left no gradients: what is computed of "
-                f"batches there is merged with nobody's. Call backward() in the body of the inner loop, for each batch by itself (not "
+                f"the backward pass at {line} is outside of the inner loop at {self.without}, which has left no gradients: what is "
+                f"computed of batches there is merged with nobody's. Call backward() in the body of the inner loop, for each batch by itself (not "
                 f"on losses kept from batch to batch, nor on batches that were collected in a list)"
             )
 
