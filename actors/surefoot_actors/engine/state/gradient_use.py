@@ -122,8 +122,8 @@ class Gradients:
         if self.without:
             raise ContractError(
                 f"the backward pass at {line} is outside of the inner loop at {self.without}, which has left no gradients: what is "
-                f"computed of batches there is merged with nobody's. Call backward() in the body of the inner loop, for each batch by itself (not "
-                f"on losses kept from batch to batch, nor on batches that were collected in a list)"
+                f"computed of batches there is merged with nobody's. Call backward() in the body of the inner loop, for each batch by "
+                f"itself (not on losses kept from batch to batch, nor on batches that were collected in a list)"
             )
 
     def used(self, optimizer: torch.optim.Optimizer) -> None:
