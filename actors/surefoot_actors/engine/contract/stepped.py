@@ -82,7 +82,8 @@ class Stepped:
     def before_setting(self, name: str) -> None:
         self._settings.called(name, user_line())
 
-    def before_backward(self, tensors: Any, inputs: Any) -> None:
+    def before_backward(self, tensors: Any, inputs: Any, *, makes_graph: bool) -> None:
+        self._graphs.before_pass(tensors, makes_graph=makes_graph)
         if inputs is not None:
             return
         inside = self._loop() is not None
