@@ -15,7 +15,7 @@ import torch
 from surefoot.errors import ContractError
 from surefoot_actors.user_code.lines import user_line
 
-__all__ = ["Graphs"]
+__all__ = ["Graphs", "leaves", "roots"]
 
 # Graphs of so many rounds ago are still known.
 _ROUNDS = 8
@@ -56,7 +56,7 @@ class Graphs:
     def before_pass(self, tensors: Any, *, makes_graph: bool) -> None:
         """A pass makes a graph: one that is not computed on the CPU makes it in its device's thread."""
         if makes_graph and not self._mixed:
-            self._mixed = any(isinstance(t, torch.Tensor) and t.device.type != "cpu" for t in _roots(tensors))
+            self._mixed = any(t.device.type != "cpu" for t in roots(tensors))
 
     def before_backward(self, tensors: Any, *, inside: bool) -> None:
         """Raise ContractError where the graph was built in a sub-task that is over. `inside`: a sub-task is under way."""
@@ -64,7 +64,7 @@ class Graphs:
             return
         end = self._sub_task if inside else self._rounds[-1][2]
         spans = [(line, first, end if last is None else last) for line, first, last in self._rounds]
-        numbers = _numbers(_roots(tensors), spans[0][1], inside=inside)
+        numbers = _numbers(roots(tensors), spans[0][1], inside=inside)
         for line, first, last in spans:
             if any(first <= number < last for number in numbers):
                 raise ContractError(self._told(line, inside=inside))
@@ -79,16 +79,33 @@ class Graphs:
         )
 
 
-def _roots(tensors: Any) -> Iterable[Any]:
-    return [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
+def roots(tensors: Any) -> list[torch.Tensor]:
+    """Return what a pass is given, one tensor or several, as a list."""
+    given = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
+    return [t for t in given if isinstance(t, torch.Tensor)]
 
 
-def _numbers(roots: Iterable[Any], least: int, *, inside: bool) -> list[int]:
+def leaves(tensors: Any) -> list[torch.Tensor]:
+    """Return the leaves of a graph: what a backward pass from these tensors gives a .grad."""
+    given = roots(tensors)
+    waiting = [t.grad_fn for t in given if t.grad_fn is not None]
+    seen, found = set(waiting), [t for t in given if t.grad_fn is None]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(leaf := getattr(node, "variable", None), torch.Tensor):
+            found.append(leaf)
+        after = {before for before, _ in node.next_functions if before is not None} - seen
+        seen |= after
+        waiting.extend(after)
+    return found
+
+
+def _numbers(given: Iterable[torch.Tensor], least: int, *, inside: bool) -> list[int]:
     """Return the numbers of a graph's nodes, as far back as `least`: what a node was made from is older than it is.
 
     None of them where that does not hold, or, inside of a sub-task, nodes are older than the loop: other threads have made some.
     """
-    waiting = [r.grad_fn for r in roots if isinstance(r, torch.Tensor) and r.grad_fn is not None]
+    waiting = [t.grad_fn for t in given if t.grad_fn is not None]
     seen, numbers = set(waiting), []
     while waiting:
         node = waiting.pop()

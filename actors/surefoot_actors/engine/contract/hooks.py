@@ -58,7 +58,8 @@ class Watcher(Protocol):
 
     def before_setting(self, name: str) -> None: ...
 
-    def before_backward(self, tensors: Any, inputs: Any, *, makes_graph: bool) -> None: ...
+    def before_backward(self, tensors: Any, inputs: Any, *, puts: bool, makes_graph: bool) -> None:
+        """A pass begins, for all leaves or these inputs. `puts`: into .grad; `makes_graph`: of what it computes itself."""
 
     def added_hook(self, owner: Any, handle: Any) -> None: ...
 
@@ -196,7 +197,8 @@ def _passing(original: Callable[..., Any], *, puts: bool = True) -> Callable[...
         tensors = args[0] if args else kwargs.get(name)
         if watcher is not None and tensors is not None:
             makes_graph = args[place] if len(args) > place else kwargs.get("create_graph")
-            watcher.before_backward(tensors, kwargs.get("inputs") if puts else None, makes_graph=bool(makes_graph))
+            inputs = args[1] if not puts and len(args) > 1 else kwargs.get("inputs")
+            watcher.before_backward(tensors, inputs, puts=puts, makes_graph=bool(makes_graph))
         return original(*args, **kwargs)
 
     return backward
