@@ -7,8 +7,11 @@ import itertools
 import math
 import multiprocessing
 import queue
+import sys
+import types
 from array import array
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from surefoot.errors import ContractError
 from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.portable import digest_of, dump, load
 from surefoot_actors.local_run.run_local import run_local
+from surefoot_actors.user_code.places import shown
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5)
 VALUES = st.recursive(
@@ -260,3 +264,35 @@ def test_what_the_loop_writes_over_after_a_round_is_its_own() -> None:
     here.end_step()
     there.restore(here.changed())
     assert theirs == {"loss": 0.5, "seen": 0}
+
+
+class Lazy(types.ModuleType):
+    """A module that is imported when something is asked of it, as wandb and TensorFlow have them: here it is not installed."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {self.__name__!r}")
+
+
+keras = Lazy("keras")
+
+
+@pytest.fixture
+def lazy_in_sys_modules() -> Iterator[None]:
+    sys.modules["lazy_keras"] = keras
+    yield
+    del sys.modules["lazy_keras"]
+
+
+@pytest.mark.usefixtures("lazy_in_sys_modules")
+def test_modules_that_are_imported_lazily_stay_so() -> None:
+    def train(run: Run) -> None:
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run.track(model=model, optimizer=optimizer)
+        for step in run.steps(2):
+            for (x,) in step.batches(torch.utils.data.TensorDataset(torch.ones(8, 2))):
+                model(x).mean().backward()
+            optimizer.step()
+
+    run_local(train, batch_size=8, sub_tasks=2)
+    assert shown.__wrapped__(__file__).endswith("test_reach.py")

@@ -8,7 +8,17 @@ import sysconfig
 from collections.abc import Iterable
 from functools import lru_cache
 
-__all__ = ["FOLDERS", "folders", "folders_from_environment", "is_below", "is_users", "relative", "set_folders", "shown"]
+__all__ = [
+    "FOLDERS",
+    "file_of",
+    "folders",
+    "folders_from_environment",
+    "is_below",
+    "is_users",
+    "relative",
+    "set_folders",
+    "shown",
+]
 
 # Environment: the folders that user code is imported from, for processes that this one starts.
 FOLDERS = "SUREFOOT_CODE"
@@ -79,11 +89,18 @@ def shown(file: str) -> str:
 def _is_ambiguous(file: str, name: str) -> bool:
     if name == "__init__.py":
         return True
-    others = (getattr(module, "__file__", None) for module in tuple(sys.modules.values()))
-    return any(
-        isinstance(other, str) and other != file and os.path.basename(other) == name and is_users(other)
-        for other in others
-    )
+    others = [other for module in tuple(sys.modules.values()) if (other := file_of(module)) is not None]
+    return any(other != file and os.path.basename(other) == name and is_users(other) for other in others)
+
+
+def file_of(module: object) -> str | None:
+    """Return a module's file, if it has one. Asked in any other way, modules that are loaded lazily are imported."""
+    try:
+        values = object.__getattribute__(module, "__dict__")
+    except AttributeError:
+        return None
+    file = values.get("__file__")
+    return file if isinstance(file, str) else None
 
 
 def is_below(path: str, folder: str) -> bool:

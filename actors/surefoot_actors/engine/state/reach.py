@@ -30,6 +30,7 @@ from surefoot.contract import Run, Step
 from surefoot_actors.engine.data.code import is_users, slots_of
 from surefoot_actors.engine.state.boxes import BOXES, DATA_LIBRARIES, HELD_BY_MODULES, OF_OPTIMIZERS, fill_box, read_box
 from surefoot_actors.engine.state.portable import PLAIN
+from surefoot_actors.user_code.places import file_of
 
 __all__ = ["DELETED", "Globals", "Reach", "Variables", "is_of_the_user", "of_optimizer", "parts", "put"]
 
@@ -199,8 +200,7 @@ def is_of_the_user(kind: type) -> bool:
 
 def _file(module: str) -> str:
     found = sys.modules.get(module)
-    file = getattr(found, "__file__", None)
-    if isinstance(file, str):
+    if found is not None and (file := file_of(found)) is not None:
         return file
     return "/" if module == "__main__" else "<frozen"
 
@@ -267,7 +267,7 @@ def _globals_of(thing: Globals, *, inside: bool) -> Iterator[tuple[Slot, Any]]:
         if name.startswith("__"):
             continue
         if isinstance(value, types.ModuleType):
-            if inside and is_users(getattr(value, "__file__", None) or "<frozen"):
+            if inside and is_users(file_of(value) or "<frozen"):
                 yield ("", name), Globals(vars(value))
         else:
             yield ("variable", name), value
