@@ -22,7 +22,7 @@ from surefoot.errors import ServiceError, UserError
 from surefoot.events import Event, EventKind, FaultKind, LedgerRow
 from surefoot.spec import JobState
 
-__all__ = ["ChaosRun", "chaos", "parse_duration", "parse_kinds"]
+__all__ = ["ChaosRun", "chaos", "chaos_table", "parse_duration", "parse_kinds"]
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h)$")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -120,7 +120,7 @@ def chaos(
     if as_json:
         say(json.dumps(_document(told) | {"refused": run.refused}, indent=1))
         return
-    console().print(_table(told))
+    console().print(chaos_table(told))
     if run.refused:
         say(f"{len(run.refused)} faults could not be asked for, at last: {run.refused[-1]}")
 
@@ -138,15 +138,20 @@ def _document(told: ChaosReport) -> dict[str, object]:
     }
 
 
-def _table(told: ChaosReport) -> Table:
+def chaos_table(told: ChaosReport) -> Table:
+    """Return the report as a table."""
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
     for kind, count in told.faults.items():
-        seconds = told.seconds_of(kind)
-        cost = f", recovery p50 {duration(percentile(seconds, 0.5))}, p99 {duration(percentile(seconds, 0.99))}"
-        table.add_row(f"{kind.value} faults", f"{count}{cost if seconds else ''}")
+        table.add_row(f"{kind.value} faults", f"{count}{_recovery(told.seconds_of(kind))}")
     table.add_row("steps", f"{told.steps} in {duration(told.seconds)}, {told.steps_lost} lost")
     table.add_row("sub-tasks computed twice", f"at most {told.sub_tasks_again}")
     table.add_row("goodput", f"{told.goodput:.1%} of the ideal for the trainers alive")
     return table
+
+
+def _recovery(seconds: list[float]) -> str:
+    if not seconds:
+        return ", none recovered from in this time"
+    return f", recovery p50 {duration(percentile(seconds, 0.5))}, p99 {duration(percentile(seconds, 0.99))}"
