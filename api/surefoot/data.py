@@ -69,7 +69,7 @@ class DataSource(BaseModel):
 
 
 def _source(value: Any) -> Any:
-    return {"url": value} if isinstance(value, str) else value
+    return {"url": os.fspath(value)} if isinstance(value, (str, os.PathLike)) else value
 
 
 AnyDataSource = Annotated[DataSource, BeforeValidator(_source)]
@@ -120,6 +120,8 @@ def _found_here(given: Any, base: Path) -> Any:
         return given.model_copy(update={"url": _found_here(given.url, base)})
     if isinstance(given, Mapping):
         return {**given, "url": _found_here(given["url"], base)} if "url" in given else given
+    if isinstance(given, os.PathLike):
+        given = os.fspath(given)
     if not isinstance(given, str) or not given or "://" in given or os.path.isabs(given):
         return given
     path = os.path.abspath(base / os.path.expanduser(given))

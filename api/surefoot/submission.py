@@ -78,7 +78,7 @@ class SubmitOptions(TypedDict, total=False):
     # secrets of the control plane that the code finds in its environment: names, "NAME=VARIABLE", or a mapping of variables to names
     secrets: Mapping[str, str] | Sequence[str]
     # what the train function finds as run.data["NAME"]: URLs by name, or {"url": ..., "copy": True or False, "digest": ...}
-    data: Mapping[str, str | DataSource | Mapping[str, Any]]
+    data: Mapping[str, str | os.PathLike[str] | DataSource | Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

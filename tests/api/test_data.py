@@ -65,8 +65,13 @@ def test_a_spec_takes_no_odd_data(data: dict[str, object], what: str) -> None:
 def test_paths_of_this_machine_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    found = sources_of({"a": "x/y", "b": "~/z", "c": DataSource(url="s3://b/x")})
-    assert [source.url for source in found.values()] == [str(tmp_path / "x/y"), "/home/me/z", "s3://b/x"]
+    found = sources_of({"a": "x/y", "b": "~/z", "c": DataSource(url="s3://b/x"), "d": Path("x")})
+    assert [source.url for source in found.values()] == [
+        str(tmp_path / "x/y"),
+        "/home/me/z",
+        "s3://b/x",
+        str(tmp_path / "x"),
+    ]
     with pytest.raises(SpecError, match="no name of data"):
         sources_of({"a b": "x"})
     with pytest.raises(SpecError, match="data: "):
@@ -85,9 +90,9 @@ def test_what_lies_on_this_machine_may_be_named_by_a_relative_path(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     here = str(tmp_path / "data")
-    given_ = {**by_name(["a=./data", "b:copy=data", "c=~/data"]), "d": DataSource(url="data")}
+    given_ = {**by_name(["a=./data", "b:copy=data", "c=~/data"]), "d": DataSource(url="data"), "e": Path("data")}
     made = prepare("train:train", batch_size=8, folder="job", data=given_)
-    assert {name: source.url for name, source in made.spec.data.items()} == dict.fromkeys("abcd", here)
+    assert {name: source.url for name, source in made.spec.data.items()} == dict.fromkeys("abcde", here)
     assert made.spec.data["b"].copies
     assert changes_of({"data": {"a": "data"}})["data"] == {"a": here}
     assert read_job(Path("job/job.json"))[1]["data"] == {"a": here, "b": "s3://b/x"}
