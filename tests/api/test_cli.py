@@ -476,7 +476,8 @@ def test_no_control_plane(cli: Cli, fake: FakeService) -> None:
     result = cli("ls")
     assert result.exit_code == 2
     assert result.stderr.startswith(
-        "surefoot: no control plane answers at http://127.0.0.1:8470: start one with `surefoot up`"
+        "surefoot: no control plane answers at http://127.0.0.1:8470: start one with `surefoot up` "
+        "(jobs, logs and files of an earlier one are there again then)"
     )
     assert result.stderr.count("\n") == 1
 
