@@ -94,7 +94,18 @@ class Globals:
 
 # Files in memory, and bytes that can be written.
 _BYTES = (io.BytesIO, io.StringIO, bytearray, array)
-_WALKED = (Variables, Globals, torch.Tensor, np.ndarray, types.MethodType, partial, *_CONTAINERS, *_BYTES, *BOXES)
+_WALKED = (
+    Variables,
+    Globals,
+    torch.Tensor,
+    np.ndarray,
+    types.MethodType,
+    partial,
+    threading.local,
+    *_CONTAINERS,
+    *_BYTES,
+    *BOXES,
+)
 
 
 class Reach:
@@ -248,6 +259,8 @@ def parts(thing: Any, *, inside: bool = False) -> Iterator[tuple[Slot, Any]]:
         yield from ((("", "__self__"), thing.__self__), (("", "__func__"), thing.__func__)) if inside else ()
     elif isinstance(thing, partial):
         yield from ((("", i), v) for i, v in enumerate((thing.func, thing.args, thing.keywords))) if inside else ()
+    elif isinstance(thing, threading.local):  # of the thread that looks for things, which trains
+        yield from ((("", "local"), thing.__dict__),) if inside else ()
     elif isinstance(thing, type):
         own = [(k, v) for k, v in vars(thing).items() if not k.startswith("__") and not isinstance(v, _OF_CLASSES)]
         yield from ((("class", name), value) for name, value in own)
