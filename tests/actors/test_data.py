@@ -55,12 +55,14 @@ def test_trainers_of_a_node_share_one_copy(stage: Stage, undisturbed: Story, tmp
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_whoever_has_other_data_does_not_train(stage: Stage, undisturbed: Story, tmp_path: Path) -> None:
-    """The file is named; and data that is read in place, which a trainer finds changed, is told of."""
+@pytest.mark.parametrize("noted", [True, False])
+def test_whoever_has_other_data_does_not_train(stage: Stage, undisturbed: Story, tmp_path: Path, noted: bool) -> None:
+    """The file is named, where the job has a place to note in what it trains on."""
     origin, seen, gate = _origin(tmp_path), tmp_path / "seen", tmp_path / "gate"
+    ends = (EventKind.TRAINER_LOST, EventKind.TRAINER_REFUSED)
 
     async def drive(uplink: MemoryUplink, cluster: Keep) -> None:
-        while not any("t2" in str(e.data.get("trainer")) for e in uplink.events if e.kind is EventKind.TRAINER_LOST):
+        while not any("t2" in str(e.data.get("trainer")) for e in uplink.events if e.kind in ends):
             await uplink.changed()
         gate.touch()
 
@@ -68,16 +70,19 @@ def test_whoever_has_other_data_does_not_train(stage: Stage, undisturbed: Story,
         trainers=2, min_trainers=1, entrypoint="reading:changed", faults=["KILL@forward:t1:3"], drive=drive,
         config={"seen": str(seen), "origin": str(origin), "gate": [4, str(gate)]},
         env={"SUREFOOT_CACHE_DIR": str(tmp_path / "cache")},
-        data={"train": {"url": str(origin), "copy": True}, "val": str(origin)},
-        checkpoints=tmp_path / "job",
+        data={"train": {"url": str(origin), "copy": True}}, checkpoints=tmp_path / "job" if noted else "",
     )  # fmt: skip
     assert_same(story, undisturbed)
+    assert all("t2" not in (e.data["joined"] or ()) for e in story.of(EventKind.GENERATION))
+    if not noted:
+        refused = next(e.data for e in story.of(EventKind.TRAINER_REFUSED) if e.data["trainer"] == "t2")
+        assert "another fingerprint: data train is" in str(refused["reason"])
+        return
     lost = next(e.data for e in story.of(EventKind.TRAINER_LOST) if e.data["trainer"] == "t2")
     assert "data train: what lies at" in str(lost["reason"])
     assert "is no longer what this job trains on: a.bin has 4 bytes and had 3" in str(lost["reason"])
     assert "others have come past this line" in str(lost["reason"])
     assert len(seen.read_text().splitlines()) == 2
-    assert all("t2" not in (e.data["joined"] or ()) for e in story.of(EventKind.GENERATION))
 
 
 @pytest.mark.process
@@ -171,16 +176,16 @@ def test_copying_is_not_taken_for_hanging() -> None:
         expected = stalls.awaited(state, None, (), ("t0", "t1"), copies=news.count, copying=news.copying)
         return list(watch.look(now, expected))
 
-    news.hear(DataTold(trainer="t0", name="train", what="copying", bytes=9, files=2))
+    news.hear(DataTold(trainer="t0", node="n", name="train", what="copying", bytes=9, files=2))
     assert look(0.0) == []
     for n in range(1, 10):
-        news.hear(DataTold(trainer="t0", name="train", what="progress", bytes=n))
+        news.hear(DataTold(trainer="t0", node="n", name="train", what="progress", bytes=n))
         assert look(n * (stalls.START_S - 1)) == []
     [first, second] = look(10 * stalls.START_S)  # not a byte more since
     assert "t0 copies data before run.steps() and has not come to it" in str(first)
     assert "t1 runs the code before run.steps()" in str(second)
-    news.hear(DataTold(trainer="t0", name="train", what="copied", bytes=9, files=2, digest="d", seconds=1.0))
-    news.hear(DataTold(trainer="t1", name="train", what="warning", message="odd"))
+    news.hear(DataTold(trainer="t0", node="n", name="train", what="copied", bytes=9, files=2, digest="d", seconds=1.0))
+    news.hear(DataTold(trainer="t1", node="n", name="train", what="warning", message="odd"))
     assert [kind for kind, _ in told] == [EventKind.DATA, EventKind.DATA, EventKind.WARNING]
     assert told[1][1]["digest"] == "d"
     assert news.copying == set()

@@ -187,7 +187,8 @@ def test_losses_and_recoveries_are_told_and_steps_are_not() -> None:
 
 
 def test_long_reasons_are_cut_while_watching() -> None:
-    text = told(make_event(1, EventKind.TRAINER_LOST, trainer="t1", reason="x" * 500))
+    text = told(make_event(1, EventKind.TRAINER_LOST, trainer="t1", reason="words " * 100))
     assert text is not None
-    assert (len(text), text[-2:]) == (160, "x…")
+    assert (len(text) <= 160, text[-7:]) == (True, "words …"), "between words"
+    assert told(make_event(1, EventKind.TRAINER_LOST, trainer="t1", reason="x" * 500)) == "lost trainer t1: …"
     assert told(make_event(1, EventKind.WARNING, message="one\ntwo")) == "warning: one"

@@ -37,6 +37,7 @@ from surefoot.trackers.tensorboard import TensorBoard, records
 from surefoot.trackers.tracking import open_tracker, track
 
 from .conftest import FakeService, make_row, make_view
+from .wandb_server import Server
 
 STEPS = 300
 
@@ -386,6 +387,20 @@ def test_wandb_has_every_step_once_after_ten_kills(tmp_path: Path) -> None:
         assert (there["tags"], there["name"]) == (["surefoot"], "digits-abc2345678")
     assert found["where"].startswith(f"wandb sync {tmp_path}/wandb/offline-run-")
     assert found["last_step"] == -1, "offline, a run is begun anew"
+
+
+@pytest.mark.process
+def test_wandb_online_goes_on_after_the_last_step_that_the_server_has(tmp_path: Path) -> None:
+    with Server() as server:
+        environment = {"WANDB_MODE": "online", "WANDB_BASE_URL": server.url, "WANDB_API_KEY": "a" * 40}
+        found = brought("wandb", tmp_path, **environment)
+        history = server.history("abc2345678")
+        assert [line["_step"] for line in history] == list(range(N))
+        assert [line["top@5"] for line in history] == list(range(N))
+        assert [line["_timestamp"] for line in history] == [1e9 + n for n in range(N)]
+        assert len({offset for offset in server.offsets if 0 < offset < N}) >= 5, "it has gone on in the midst"
+        assert json.loads(server.told["abc2345678"]["config"])["surefoot"]["value"] == FACTS
+        assert (found["where"], found["last_step"]) == (f"{server.url}/me/here/runs/abc2345678", N - 1)
 
 
 @pytest.mark.process

@@ -252,6 +252,9 @@ def test_a_disk_without_room_is_told_before_and_after(
     def full(handle: int, chunk: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    monkeypatch.setattr(copying, "_make_durable", lambda folder: full(0, b""))
+    with pytest.raises(NodeError, match=r"could not be copied to this node: No space left on device"):
+        node.copy(source)
     monkeypatch.setattr(copying, "_write", full)
     with pytest.raises(NodeError, match=r"could not be copied to .*: No space left on device"):
         node.copy(source)

@@ -81,10 +81,13 @@ class NodeCache:
         folder.mkdir(mode=0o700, exist_ok=True)
         return folder
 
-    def have(self, key: str, make: Callable[[Path], Copy]) -> Copy:
-        """Return this node's copy, held; `make` fills the folder that it is given if there is none, while others wait here."""
+    def have(self, key: str, make: Callable[[Path], Copy], on_wait: Callable[[], None]) -> Copy:
+        """Return this node's copy, held; `make` fills the folder that it is given if there is none, while others wait here.
+
+        `on_wait` is called before this process does.
+        """
         _own(self.root, self._data)
-        with self._locked(key):
+        with self._locked(key, on_wait):
             found = self._whole(key)
             if found is None:
                 self._clear(key)
@@ -117,8 +120,8 @@ class NodeCache:
                 remove()
         return self._free()
 
-    def _locked(self, key: str) -> contextlib.AbstractContextManager[None]:
-        return locked(self._data / f"{key}.lock")
+    def _locked(self, key: str, on_wait: Callable[[], None] = lambda: None) -> contextlib.AbstractContextManager[None]:
+        return locked(self._data / f"{key}.lock", on_wait)
 
     # ---- what is there
 

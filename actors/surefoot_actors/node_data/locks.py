@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 __all__ = ["Holds", "locked", "try_locked"]
 
 
 @contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Be the only one within. Waits for whoever is, until that has ended or is gone."""
+def locked(file: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Be the only one within. Waits for whoever is, until that has ended or is gone; `on_wait` is called before that."""
     handle = _open(file)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         _close(handle)

@@ -16,7 +16,7 @@ import xxhash
 from surefoot.data import Data, DataSource, DataUrl, is_local, size_words
 from surefoot.errors import DataError, NodeError, SurefootError
 from surefoot_actors.node_data.cache import CACHE_DIR, CACHE_SIZE, Copy, NodeCache
-from surefoot_actors.node_data.copying import Copying, is_passing, patiently, told
+from surefoot_actors.node_data.copying import Copying, is_full, is_passing, patiently, told
 from surefoot_actors.node_data.listing import Listing, digest_of, list_place, local_path
 
 __all__ = ["Copier", "Printed", "Teller", "in_place"]
@@ -92,14 +92,19 @@ class Copier:
         found = self.cache.having(agreed) if agreed else None
         if found is not None:
             return found
-        with _telling(name, source.url):
+        with _telling(name, source.url, "listed"):
             listing = patiently(self._sleep, lambda what: self.teller.trouble(name, what))(list_place, source.url)
         if listing is None or not listing.items:
             raise DataError(f"data {name}: there are {'too many' if listing is None else 'no'} files at {source.url}")
         key = self._key(source.url, listing)
-        self.teller.waits(f"another process of this node, which copies data {name}")
+        waited = f"another process of this node, which copies data {name}"
         try:
-            found = self.cache.have(key, lambda folder: self._made(name, source.url, listing, folder, key))
+            with _telling(name, source.url, "copied to this node"):
+                found = self.cache.have(
+                    key,
+                    lambda folder: self._made(name, source.url, listing, folder, key),
+                    lambda: self.teller.waits(waited),
+                )
         finally:
             self.teller.waits("")
         if source.digest and found.digest != source.digest:
@@ -132,10 +137,9 @@ class Copier:
             lambda num_bytes: tell.progress(name, num_bytes, listing.bytes),
             lambda what: tell.trouble(name, what),
         )
-        with _telling(name, url):
-            files = copying.run()
-            if list_place(url) != listing:
-                raise DataError(f"data {name}: {url} changed while it was copied")
+        files = copying.run()
+        if list_place(url) != listing:
+            raise DataError(f"data {name}: {url} changed while it was copied")
         copy = Copy(folder=folder, files=files, digest=digest_of(files), is_file=listing.is_file)
         self.teller.copied(name, copy, time.monotonic() - began)
         return copy
@@ -150,7 +154,7 @@ class Copier:
 
 
 @contextmanager
-def _telling(name: str, url: str) -> Iterator[None]:
+def _telling(name: str, url: str, what: str) -> Iterator[None]:
     try:
         yield
     except SurefootError:
@@ -158,5 +162,5 @@ def _telling(name: str, url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"data {name}: there is nothing at {url}, as seen from this node") from error
     except Exception as error:  # the edge to the storage: each backend has errors of its own
-        kind: Callable[[str], SurefootError] = NodeError if is_passing(error) else DataError
-        raise kind(f"data {name}: {url} could not be read: {told(error)}") from error
+        kind: Callable[[str], SurefootError] = NodeError if is_full(error) or is_passing(error) else DataError
+        raise kind(f"data {name}: {url} could not be {what}: {told(error)}") from error

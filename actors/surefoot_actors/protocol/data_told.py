@@ -13,6 +13,7 @@ class DataTold:
     """How this trainer, before its steps, comes to the job's data."""
 
     trainer: str
+    node: str
     # what the job calls it
     name: str
     what: Literal["copying", "progress", "copied", "warning"]

@@ -34,5 +34,11 @@ class DataNews:
             self._tell_copy(told, copied=True, seconds=round(told.seconds, 3), digest=told.digest)
 
     def _tell_copy(self, told: DataTold, **more: object) -> None:
-        about = {"trainer": told.trainer, "name": told.name, "bytes": told.bytes, "files": told.files}
+        about = {
+            "trainer": told.trainer,
+            "node": told.node,
+            "name": told.name,
+            "bytes": told.bytes,
+            "files": told.files,
+        }
         self._tell(EventKind.DATA, **about, **more)

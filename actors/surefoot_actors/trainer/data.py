@@ -9,10 +9,13 @@ has one.
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -21,7 +24,6 @@ from surefoot.errors import CheckpointError, DataError
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.node_data.cache import Copy, NodeCache
-from surefoot_actors.node_data.copying import is_passing
 from surefoot_actors.node_data.listing import DATA_KEY, Listing, differences, digest_of, list_place
 from surefoot_actors.node_data.places import Copier, in_place
 from surefoot_actors.protocol.messages import DataTold, FromTrainer
@@ -32,8 +34,8 @@ log = structlog.get_logger()
 
 # So often the supervisor hears that it goes on.
 _TOLD_EVERY_S = 5.0
-# Of data that is read in place, so many files are looked at; of what is copied, so many are noted by name.
-_MOST_LISTED, _MOST_NOTED = 10_000, 200_000
+# Of data that is read in place, so many files are looked at, for so long; of what is copied, so many are noted by name.
+_MOST_LISTED, _LISTED_WITHIN_S, _MOST_NOTED = 10_000, 5.0, 200_000
 
 Files = Mapping[str, tuple[int, str]]
 
@@ -73,38 +75,29 @@ class _Teller:
         self._awaits(what)
 
     def copying(self, name: str, listing: Listing) -> None:
-        self._tell(
-            DataTold(trainer=self._trainer, name=name, what="copying", bytes=listing.bytes, files=len(listing.items))
-        )
+        self._say(name, what="copying", bytes=listing.bytes, files=len(listing.items))
 
     def progress(self, name: str, num_bytes: int, of: int) -> None:
         self._awaits(f"data {name}, of which {size_words(num_bytes)} of {size_words(of)} are copied")
         at, before = self._told
         if num_bytes > before and self._clock() - at >= _TOLD_EVERY_S:
             self._told = (self._clock(), num_bytes)
-            self._tell(DataTold(trainer=self._trainer, name=name, what="progress", bytes=num_bytes))
+            self._say(name, what="progress", bytes=num_bytes)
 
     def copied(self, name: str, copy: Copy, seconds: float) -> None:
         self._awaits("")
         self._told = (self._clock(), 0)
         size, files = sum(size for size, _ in copy.files.values()), len(copy.files)
-        self._tell(
-            DataTold(
-                trainer=self._trainer,
-                name=name,
-                what="copied",
-                bytes=size,
-                files=files,
-                digest=copy.digest,
-                seconds=seconds,
-            )
-        )
+        self._say(name, what="copied", bytes=size, files=files, digest=copy.digest, seconds=seconds)
 
     def trouble(self, name: str, what: str) -> None:
         self.warn(name, f"data {name} cannot be read at present, and is tried again: {what}")
 
     def warn(self, name: str, message: str) -> None:
-        self._tell(DataTold(trainer=self._trainer, name=name, what="warning", message=message))
+        self._say(name, what="warning", message=message)
+
+    def _say(self, name: str, **more: Any) -> None:
+        self._tell(DataTold(trainer=self._trainer, node=socket.gethostname(), name=name, **more))
 
 
 class TrainerData:
@@ -170,16 +163,22 @@ class TrainerData:
         return in_place(source)  # type: ignore[return-value]
 
     def _listed(self, url: str) -> Listing | None:
+        """List it, unless that takes long: training waits for it, and can do without."""
+        listing: Future[Listing | None] = Future()
+
+        def look() -> None:
+            try:
+                listing.set_result(list_place(url, _MOST_LISTED))
+            except Exception as error:  # noqa: BLE001  handed over
+                listing.set_exception(error)
+
+        threading.Thread(target=look, name="list-data", daemon=True).start()
         try:
-            return list_place(url, _MOST_LISTED)
-        except DataError:
-            return None
-        except Exception as error:  # the edge to the storage: the user's code finds out, or does not need it
-            if isinstance(error, FileNotFoundError):
-                raise DataError(
-                    f"there is nothing at {url}, as seen from this node: is its storage mounted?"
-                ) from error
-            log.warning("data_not_listed", url=url, error=str(error), passing=is_passing(error))
+            return listing.result(_LISTED_WITHIN_S)
+        except FileNotFoundError as error:
+            raise DataError(f"there is nothing at {url}, as seen from this node: is its storage mounted?") from error
+        except Exception as error:  # noqa: BLE001  the edge to the storage: the user's code finds out, or does not need it
+            log.warning("data_not_listed", url=url, error=repr(error))
             return None
 
     # ---- what was agreed on

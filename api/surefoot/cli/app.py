@@ -8,12 +8,12 @@ import traceback
 from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from surefoot._where import DEFAULT_URL
 from surefoot.cli import durable, history, jobs, local, logs
 from surefoot.cli.chaos import chaos
 from surefoot.cli.files import files
+from surefoot.cli.printing import text_width
 from surefoot.cli.removal import rm
 from surefoot.cli.secrets import secret
 from surefoot.cli.session import MISTAKE, Session, exit_code, failure_text, say_error
@@ -30,6 +30,8 @@ __all__ = ["app", "main"]
 _OF_TYPER: tuple[type[Exception], ...] = (typer.Exit, typer.Abort, cast(type[Exception], typer.BadParameter.__mro__[2]))
 # As a shell counts it: whoever read our output has gone, `head` say.
 _NO_READER = 141
+# columns that help in frames needs
+_FRAMED = 80
 
 
 class ClearErrors(TyperGroup):
@@ -76,7 +78,7 @@ def _plain(error: Exception) -> Exception:
 
 def _tell(ctx: Any, sentence: str) -> None:
     if isinstance(ctx.obj, Session) and ctx.obj.debug:
-        say_error(traceback.format_exc().rstrip())
+        say_error(traceback.format_exc().rstrip(), verbatim=True)
     say_error(f"surefoot: {sentence}")
 
 
@@ -86,6 +88,15 @@ def _system_text(error: OSError | UnicodeError) -> str:
         return f"this is no text that can be read or shown here: {error}"
     about = ", ".join(str(name) for name in (error.filename, error.filename2) if name)
     return f"{about}: {error.strerror or error}" if about else str(error.strerror or error)
+
+
+class WholeHelp(TyperCommand):
+    """On a narrow terminal, help without frames: in them long options are cut."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        if text_width() < _FRAMED:
+            self.rich_markup_mode = None
+        super().format_help(ctx, formatter)
 
 
 app = typer.Typer(
@@ -102,7 +113,7 @@ def options(
     context: typer.Context,
     url: Annotated[
         str | None,
-        typer.Option(help=f"The control plane. (default: SUREFOOT_URL, the running `surefoot up`, or {DEFAULT_URL})"),
+        typer.Option(help="The control plane. (default: SUREFOOT_URL, the running `surefoot up`, or port 8470 here)"),
     ] = None,
     token: Annotated[
         str | None, typer.Option(help="Its token. (default: SUREFOOT_TOKEN, or the data folder's)")
@@ -145,6 +156,8 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(secret)
+for registered in (*app.registered_commands, *secret.registered_commands):
+    registered.cls = WholeHelp
 
 
 def main() -> None:

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from surefoot.chaos import ChaosReport, percentile, report
 from surefoot.cli.format import describe, duration
 from surefoot.cli.references import AsJson, JobRef
-from surefoot.cli.session import Session, console, say
+from surefoot.cli.session import Session, say, say_words
+from surefoot.cli.tables import print_pairs
 from surefoot.client import Client, Job
 from surefoot.errors import ServiceError, UserError
 from surefoot.events import Event, EventKind, FaultKind, LedgerRow
 from surefoot.spec import JobState
 
-__all__ = ["ChaosRun", "chaos", "chaos_table", "parse_duration", "parse_kinds"]
+__all__ = ["ChaosRun", "chaos", "chaos_pairs", "parse_duration", "parse_kinds"]
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h)$")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -78,7 +78,7 @@ class ChaosRun:
                 elif isinstance(update, Event) and update.at.timestamp() >= began:
                     self.events.append(update)
                     if show and update.kind in _SHOWN:
-                        say(f"{update.at.timestamp() - began:+9.2f} s  {describe(update)}")
+                        say_words(f"{update.at.timestamp() - began:+9.2f} s  {describe(update)}")
         except TimeoutError:
             pass  # it goes on, as it should
         finally:
@@ -120,9 +120,9 @@ def chaos(
     if as_json:
         say(json.dumps(_document(told) | {"refused": run.refused}, indent=1))
         return
-    console().print(chaos_table(told))
+    print_pairs(chaos_pairs(told))
     if run.refused:
-        say(f"{len(run.refused)} faults could not be asked for, at last: {run.refused[-1]}")
+        say_words(f"{len(run.refused)} faults could not be asked for, at last: {run.refused[-1]}")
 
 
 def _document(told: ChaosReport) -> dict[str, object]:
@@ -138,17 +138,16 @@ def _document(told: ChaosReport) -> dict[str, object]:
     }
 
 
-def chaos_table(told: ChaosReport) -> Table:
-    """Return the report as a table."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
+def chaos_pairs(told: ChaosReport) -> dict[str, str]:
+    """Return the report as what it tells, by name."""
+    pairs = {}
     for kind, count in told.faults.items():
-        table.add_row(f"{kind.value} faults", f"{count}{_recovery(told.seconds_of(kind))}")
-    table.add_row("steps", f"{told.steps} in {duration(told.seconds)}, {told.steps_lost} lost")
-    table.add_row("sub-tasks computed twice", f"at most {told.sub_tasks_again}")
-    table.add_row("goodput", f"{told.goodput:.1%} of the ideal for the trainers alive")
-    return table
+        pairs[f"{kind.value} faults"] = f"{count}{_recovery(told.seconds_of(kind))}"
+    return pairs | {
+        "steps": f"{told.steps} in {duration(told.seconds)}, {told.steps_lost} lost",
+        "sub-tasks computed twice": f"at most {told.sub_tasks_again}",
+        "goodput": f"{told.goodput:.1%} of the ideal for the trainers alive",
+    }
 
 
 def _recovery(seconds: list[float]) -> str:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from surefoot.cli.format import ago, duration, size
 from surefoot.cli.jobs import tell
 from surefoot.cli.references import AsJson, JobRef
-from surefoot.cli.session import Session, console, say
+from surefoot.cli.session import Session, say, say_words
+from surefoot.cli.tables import print_table
 from surefoot.spec import JobState
 from surefoot.views import CheckpointView
 
@@ -70,7 +70,7 @@ def checkpoints(context: typer.Context, job: JobRef, as_json: AsJson = False) ->
     if as_json:
         say(json.dumps([view.model_dump(mode="json") for view in found], indent=1))
     elif found:
-        console().print(_table(found))
+        _print(found)
     else:
         say("no checkpoints yet")
 
@@ -92,18 +92,16 @@ def model(
         found = client.job(job)
         path = found.download_model(output or Path(f"{found.id}.safetensors"), module=module)
         found_bytes = path.stat().st_size
-        say(json.dumps({"file": str(path), "bytes": found_bytes}) if as_json else f"{path}: {size(found_bytes)}")
+        if as_json:
+            say(json.dumps({"file": str(path), "bytes": found_bytes}))
+        else:
+            say_words(f"{path}: {size(found_bytes)}")
 
 
-def _table(found: list[CheckpointView]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("STEP", "SIZE", "DURABLE AFTER", "STALL"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for column in ("MADE", "WHY", "URL"):
-        table.add_column(column, overflow="fold")
+def _print(found: list[CheckpointView]) -> None:
     now = datetime.now(timezone.utc)
-    for view in found:
-        table.add_row(
+    rows = [
+        (
             "" if view.step is None else str(view.step),
             "" if view.bytes is None else size(view.bytes),
             "" if view.seconds is None else duration(view.seconds),
@@ -112,4 +110,9 @@ def _table(found: list[CheckpointView]) -> Table:
             view.reason,
             view.url,
         )
-    return table
+        for view in found
+    ]
+    print_table((*_RIGHT, "MADE", "WHY", "URL"), rows, right=_RIGHT)
+
+
+_RIGHT = ("STEP", "SIZE", "DURABLE AFTER", "STALL")

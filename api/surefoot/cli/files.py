@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from surefoot.cli.format import ago, size
 from surefoot.cli.references import AsJson, JobRef
-from surefoot.cli.session import Session, console, say
+from surefoot.cli.session import Session, say, say_words
+from surefoot.cli.tables import print_table
 from surefoot.client import Job
 from surefoot.errors import UserError
 from surefoot.output import FileList
-from surefoot.printable import printable
 
 __all__ = ["files"]
 
@@ -61,7 +59,7 @@ def _get(job: Job, path: str, to: Path | None, as_json: bool) -> None:
         say(json.dumps([{"file": str(file), "bytes": file.stat().st_size} for file in fetched]))
         return
     total = sum(file.stat().st_size for file in fetched)
-    say(f"{folder}: {len(fetched)} file{'s' if len(fetched) != 1 else ''}, {size(total)}")
+    say_words(f"{folder}: {len(fetched)} file{'s' if len(fetched) != 1 else ''}, {size(total)}")
 
 
 def _list(found: FileList, as_json: bool) -> None:
@@ -69,22 +67,17 @@ def _list(found: FileList, as_json: bool) -> None:
         say(found.model_dump_json(indent=1))
         return
     if found.synchronised is None:
-        say("no files yet: what the code writes to run.output_dir on the trainer that is run.elected is kept")
+        say_words("no files yet: what the code writes to run.output_dir on the trainer that is run.elected is kept")
         return
     now = datetime.now(timezone.utc)
     if found.files:
-        console().print(_table(found, now))
+        _print(found, now)
     as_of = "as training left them" if found.ended else f"as step {found.step} began"
-    say(f"{found.total_files} files, {size(found.total_bytes)}, {as_of} ({ago(found.synchronised, now)})")
+    say_words(f"{found.total_files} files, {size(found.total_bytes)}, {as_of} ({ago(found.synchronised, now)})")
     for text in found.left_out:
-        say(f"not kept: {text}")
+        say_words(f"not kept: {text}")
 
 
-def _table(found: FileList, now: datetime) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("SIZE", justify="right", no_wrap=True)
-    table.add_column("WRITTEN", no_wrap=True)
-    table.add_column("PATH", overflow="fold")
-    for file in found.files:
-        table.add_row(size(file.bytes), ago(file.modified, now), Text(printable(file.path)))
-    return table
+def _print(found: FileList, now: datetime) -> None:
+    rows = [(size(file.bytes), ago(file.modified, now), file.path) for file in found.files]
+    print_table(("SIZE", "WRITTEN", "PATH"), rows, right=("SIZE",))

@@ -9,6 +9,7 @@ from typing import Any
 from typing_extensions import assert_never
 
 from surefoot.bounds import MAX_WHOLE
+from surefoot.cli.folding import shortened
 from surefoot.data import size_words
 from surefoot.events import Event, EventKind
 from surefoot.printable import printable_line
@@ -137,7 +138,7 @@ def _copying(data: Mapping[str, Any]) -> str:
 def _brief(data: Mapping[str, Any]) -> str:
     """What a kind of event says that only a newer version knows: its words, as they are."""
     said = ", ".join(f"{name} {value}" for name, value in list(data.items())[:10])
-    return said if len(said) <= 300 else f"{said[:299]}…"
+    return shortened(said, 300)
 
 
 # What may have several lines: a person wrote it, or Python.

@@ -14,8 +14,10 @@ from typing import Annotated, TypeVar
 import typer
 
 from surefoot.cli.format import duration, number
+from surefoot.cli.printing import text_width
 from surefoot.cli.references import AsJson, JobRef
-from surefoot.cli.session import FAILED, Session, say
+from surefoot.cli.session import FAILED, Session, say, say_words
+from surefoot.cli.tables import row_lines
 from surefoot.client import Client
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow
@@ -65,7 +67,7 @@ def ledger(
         elif as_csv:
             _print(_csv(rows))
         else:
-            _print(f"{line}\n" for line in _table(rows))
+            _print(f"{line}\n" for line in _table(rows, text_width()))
 
 
 def _print(pieces: Iterable[str]) -> None:
@@ -90,15 +92,17 @@ def diff(context: typer.Context, one: Side, other: Side, as_json: AsJson = False
         _say_difference(num_same, difference, view, other_view)
     elif difference is not None:
         after = f", after {num_same} identical step{'' if num_same == 1 else 's'}" if num_same else ""
-        say(f"differ at step {difference.step}{after}")
+        say_words(f"differ at step {difference.step}{after}")
     elif view and other_view and view.digest != other_view.digest and view.digest and other_view.digest:
-        say(f"identical in {num_same} steps, but the final states differ: {view.digest} against {other_view.digest}")
+        say_words(
+            f"identical in {num_same} steps, but the final states differ: {view.digest} against {other_view.digest}"
+        )
     else:
         since = f" from step {begin} on" if begin else ""
-        say(f"identical ({num_same} step{'' if num_same == 1 else 's'}{since})")
+        say_words(f"identical ({num_same} step{'' if num_same == 1 else 's'}{since})")
         return
     for text in [] if as_json else [*(difference.what if difference else ()), *_why(view, other_view)]:
-        say(f"  {text}")
+        say_words(f"  {text}")
     raise typer.Exit(FAILED)
 
 
@@ -155,10 +159,14 @@ def _why(view: JobView | None, other: JobView | None) -> list[str]:
 # ---- how it looks
 
 
-def _table(lines: Lines) -> Iterator[str]:
-    """The ledger for people. Columns are as wide as the first rows need; a value that is logged later on has the heads told again."""
+def _table(lines: Lines, width: float) -> Iterator[str]:
+    """The ledger for people. Columns are as wide as the first rows need; a value that is logged later on has the heads told again.
+
+    Where that is wider than `width`, each row is told by itself.
+    """
     names: list[str] = []
     widths: list[int] = []
+    fits = True
     for some in _batched(lines, _TOGETHER):
         rows = [read_row(line) for line in some]
         new = [name for name in _names(rows) if name not in names]
@@ -167,8 +175,10 @@ def _table(lines: Lines) -> Iterator[str]:
         heads = ["STEP", "SAMPLES", "DIGEST", *names, "GENERATION", "TRAINERS", "TIME"]
         if new or not widths:
             widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-            yield _line(heads, widths)
-        yield from (_line(row, widths) for row in cells)
+            fits = sum(widths) + 2 * len(widths) - 2 <= width
+            if fits:
+                yield _line(heads, widths)
+        yield from (_line(row, widths) if fits else "\n".join(row_lines(heads, row, width)) for row in cells)
     if not widths:
         yield "no row yet"
 

@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from surefoot.cli import watch as watching
@@ -16,9 +15,10 @@ from surefoot.cli.debugging import debugging
 from surefoot.cli.format import ago, describe, duration, state_style, steps
 from surefoot.cli.last_lines import last_lines
 from surefoot.cli.references import AsJson, JobRef, tell
-from surefoot.cli.session import Session, console, say
+from surefoot.cli.session import Session, say, say_words
 from surefoot.cli.system import live_trainers, print_trainers
-from surefoot.cli.usage import forecast_table, usage_rows
+from surefoot.cli.tables import print_pairs, print_table
+from surefoot.cli.usage import print_forecast, usage_rows
 from surefoot.cli.values import read_last, words
 from surefoot.client import Job
 from surefoot.data import in_words
@@ -48,9 +48,9 @@ def ls(
     if as_json:
         say(json.dumps([view.model_dump(mode="json") for view in views], indent=1))
     elif views:
-        console().print(_table(views))
+        _print_jobs(views)
     else:
-        say("no jobs" if state is None else f"no {state.value} jobs")
+        say_words("no jobs" if state is None else f"no {state.value} jobs")
 
 
 def show(
@@ -85,7 +85,7 @@ def show(
     values = {"values": words(logged, found.view.steps_done)}
     _show(found.view, events, values | (usage_rows(usage) if usage else {}))
     if trainers:
-        say("\ntrainers, by their newest samples:")
+        say_words("\ntrainers, by their newest samples:")
         print_trainers(trainers)
     _show_forecast(usage)
     _show_events(found.view, events)
@@ -96,7 +96,7 @@ def show(
         say(text)
     if debug:
         for line in debugging(found.view, events):
-            say(line)
+            say_words(line, indent=_BESIDE)
 
 
 def watch(
@@ -157,34 +157,32 @@ def cancel(
 
 # ---- how they look
 
+# of the second line of an event: below a part of its moment
+_BESIDE = "    "
+
 
 def _ended(state: JobState | UnknownWord) -> str:
     return "been cancelled" if state is JobState.CANCELLED else state.value
 
 
-def _table(views: list[JobView]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("JOB", "NAME", "STATE"):
-        table.add_column(column, no_wrap=True)
-    for column in ("STEP", "TRAINERS"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("CREATED", no_wrap=True)
-    table.add_column("REASON", no_wrap=True, overflow="ellipsis")
+_HEADS = ("JOB", "NAME", "STATE", "STEP", "TRAINERS", "CREATED", "REASON")
+
+
+def _print_jobs(views: list[JobView]) -> None:
     now = datetime.now(timezone.utc)
-    for view in views:
-        state = Text(view.state.value, style=state_style(view.state))
-        trainers = f"{view.trainers}/{view.wanted_trainers}" if not view.ended else ""
-        reason = view.reason.partition("\n")[0]
-        table.add_row(
+    rows = [
+        (
             view.id,
             view.spec.name,
-            state,
+            Text(view.state.value, style=state_style(view.state)),
             steps(view.steps_done, view.num_steps),
-            trainers,
+            f"{view.trainers}/{view.wanted_trainers}" if not view.ended else "",
             ago(view.created_at, now),
-            reason,
+            view.reason.partition("\n")[0],
         )
-    return table
+        for view in views
+    ]
+    print_table(_HEADS, rows, right=("STEP", "TRAINERS"))
 
 
 def _usage(job: Job) -> JobUsage | None:
@@ -195,16 +193,13 @@ def _usage(job: Job) -> JobUsage | None:
 
 
 def _show_forecast(usage: JobUsage | None) -> None:
-    if usage is not None and (table := forecast_table(usage)) is not None:
-        say(f"\nthe {usage.remaining_steps} steps that are left, by the steps so far:")
-        console().print(table)
+    if usage is not None and usage.forecast and usage.remaining_steps is not None:
+        say_words(f"\nthe {usage.remaining_steps} steps that are left, by the steps so far:")
+        print_forecast(usage)
 
 
 def _show(view: JobView, events: list[NumberedEvent], used: dict[str, str]) -> None:
     spec, live = view.spec, "" if view.ended else f"{view.trainers} of "
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
     rows: dict[str, str | Text] = {
         "job": f"{view.id} ({spec.name})",
         "state": Text(view.state.value, style=state_style(view.state)),
@@ -229,10 +224,7 @@ def _show(view: JobView, events: list[NumberedEvent], used: dict[str, str]) -> N
         "secrets": " ".join(n if n == v else f"{n}={v}" for v, n in spec.secrets.items()),
         "final state": view.digest or "",
     }
-    for name, value in rows.items():
-        if value:
-            table.add_row(name, value)
-    console().print(table)
+    print_pairs(rows)
 
 
 def _kinds(events: list[NumberedEvent]) -> str:
@@ -265,7 +257,7 @@ def _show_events(view: JobView, events: list[NumberedEvent]) -> None:
     say("")
     for event in events:
         since = (event.at - view.created_at).total_seconds()
-        say(f"{since:+9.2f} s  {describe(event)}")
+        say_words(f"{since:+9.2f} s  {describe(event)}", indent=_BESIDE)
 
 
 def _show_troubles(view: JobView, events: list[NumberedEvent]) -> None:
@@ -274,11 +266,11 @@ def _show_troubles(view: JobView, events: list[NumberedEvent]) -> None:
     if not found:
         return
     cost = sum(trouble.seconds or 0.0 for trouble in found)
-    say(f"\nfailures: {len(found)}, which cost {duration(cost)} in all")
+    say_words(f"\nfailures: {len(found)}, which cost {duration(cost)} in all")
     for trouble in found:
         since = (trouble.at - view.created_at).total_seconds()
         seconds = "" if trouble.seconds is None else f"  ({duration(trouble.seconds)})"
-        say(f"{since:+9.2f} s  {describe(trouble.event)}{seconds}")
+        say_words(f"{since:+9.2f} s  {describe(trouble.event)}{seconds}", indent=_BESIDE)
 
 
 def _durable(view: JobView) -> str:

@@ -12,7 +12,7 @@ import typer
 from surefoot._transport import version_here
 from surefoot.cli.given import check_names
 from surefoot.cli.references import AsJson
-from surefoot.cli.session import FAILED, pairs, read_config, say, say_error
+from surefoot.cli.session import FAILED, pairs, read_config, say, say_error, say_words
 from surefoot.data import by_name
 from surefoot.entrypoint import locate
 from surefoot.job_file import job_schema
@@ -109,7 +109,10 @@ def check(
         env=pairs(env or [], "--env"),
         data=by_name(data or []),
     )
-    say(json.dumps(asdict(report) | {"ok": report.ok}) if as_json else "\n".join(report.render()))
+    if as_json:
+        say(json.dumps(asdict(report) | {"ok": report.ok}))
+    else:
+        say_words("\n".join(report.render()), indent="  ")
     if not report.ok:
         raise typer.Exit(FAILED)
 

@@ -8,6 +8,7 @@ from rich.cells import cell_len
 
 from surefoot._follow import Update
 from surefoot.bounds import MAX_WHOLE
+from surefoot.cli.folding import shortened
 from surefoot.cli.format import describe, duration, number, steps
 from surefoot.cli.values import GAP, loss_first, values_in
 from surefoot.events import EventKind, LedgerRow
@@ -116,7 +117,7 @@ def told(update: Update) -> str | None:
     """Return the line that an update is worth, if any: each loss and recovery as it happens. `show` has the long reasons."""
     if isinstance(update, NumberedEvent) and update.kind in _TOLD:
         text = describe(update).partition("\n")[0]
-        return text if len(text) <= _LINE else f"{text[: _LINE - 1]}…"
+        return shortened(text, _LINE)
     return None
 
 

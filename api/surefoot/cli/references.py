@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel
 
-from surefoot.cli.printing import say
+from surefoot.cli.printing import say, say_words
 
 __all__ = ["AsJson", "JobRef", "tell"]
 
@@ -17,4 +17,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def tell(view: BaseModel, text: str, as_json: bool) -> None:
     """Print what was done: a sentence, or the thing as it is now."""
-    say(view.model_dump_json() if as_json else text)
+    if as_json:
+        say(view.model_dump_json())
+    else:
+        say_words(text)

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 from pydantic import BaseModel
-from rich.table import Table
 
 from surefoot.cli.format import ago
-from surefoot.cli.references import AsJson
-from surefoot.cli.session import Session, console, say
+from surefoot.cli.references import AsJson, tell
+from surefoot.cli.session import Session, say, say_words
+from surefoot.cli.tables import print_table
 from surefoot.errors import UserError
 from surefoot.secrets import SecretView
 
@@ -62,7 +62,7 @@ def list_(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         say("[" + ",\n ".join(map(BaseModel.model_dump_json, found)) + "]")
     elif found:
-        console().print(_table(found))
+        _print(found)
     else:
         say("no secrets")
 
@@ -80,7 +80,7 @@ def remove(
     with Session.of(context).client() as client:
         for name in names:
             client.secrets.remove(name)
-            say(f'{{"removed": "{name}"}}' if as_json else f"removed {name}")
+            say(f'{{"removed": "{name}"}}') if as_json else say_words(f"removed {name}")
 
 
 @secret.command("rotate-key")
@@ -92,11 +92,11 @@ def rotate_key(context: typer.Context, as_json: AsJson = False) -> None:
     with Session.of(context).client() as client:
         found = client.secrets.rotate_key()
     which = "a new key" if found.made else "the first of the keys that the control plane is given"
-    say(found.model_dump_json() if as_json else f"{found.secrets} secrets are encrypted with {which}")
+    tell(found, f"{found.secrets} secrets are encrypted with {which}", as_json)
 
 
 def _told(view: SecretView, what: str, as_json: bool) -> None:
-    say(view.model_dump_json() if as_json else f"{what} {view.name} (version {view.version})")
+    tell(view, f"{what} {view.name} (version {view.version})", as_json)
 
 
 def _value(name: str, file: Path | None) -> str:
@@ -116,15 +116,7 @@ def _read(file: Path) -> str:
         raise UserError(f"{file} is no text: encode it first, in base64 say") from None
 
 
-def _table(found: tuple[SecretView, ...]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("NAME", "VERSION", "OWNER", "SET"):
-        table.add_column(head)
-    for each in found:
-        table.add_row(
-            each.name,
-            str(each.version),
-            each.owner,
-            ago(each.rotated_at or each.created_at, datetime.now(timezone.utc)),
-        )
-    return table
+def _print(found: tuple[SecretView, ...]) -> None:
+    now = datetime.now(timezone.utc)
+    rows = [(each.name, str(each.version), each.owner, ago(each.rotated_at or each.created_at, now)) for each in found]
+    print_table(("NAME", "VERSION", "OWNER", "SET"), rows)

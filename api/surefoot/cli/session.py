@@ -11,12 +11,23 @@ from typing import Any
 import httpx
 import typer
 
-from surefoot.cli.printing import console, say, say_error
+from surefoot.cli.printing import console, say, say_error, say_words
 from surefoot.client import Client
 from surefoot.config_files import read_file
 from surefoot.errors import JobFailedError, ServiceError, SurefootError, UserError
 
-__all__ = ["FAILED", "MISTAKE", "Session", "console", "failure_text", "pairs", "read_config", "say", "say_error"]
+__all__ = [
+    "FAILED",
+    "MISTAKE",
+    "Session",
+    "console",
+    "failure_text",
+    "pairs",
+    "read_config",
+    "say",
+    "say_error",
+    "say_words",
+]
 
 # Exit codes: a job that failed, or ledgers that differ; and whatever kept a command from doing its work.
 FAILED, MISTAKE = 1, 2

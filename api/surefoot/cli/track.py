@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from surefoot.cli.format import number
 from surefoot.cli.references import AsJson, JobRef
-from surefoot.cli.session import Session, console, say
+from surefoot.cli.session import Session, say, say_words
 from surefoot.cli.system import print_system
+from surefoot.cli.tables import print_table
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow
 from surefoot.trackers.tracking import FORMS
@@ -71,7 +71,7 @@ def metrics(
     if as_json:
         say(json.dumps({name: _document(one) for name, one in seen.items()}, indent=1))
     elif seen:
-        console().print(_table(seen))
+        _print(seen)
     else:
         say("nothing is logged yet")
 
@@ -104,16 +104,16 @@ def _document(seen: _Seen) -> dict[str, object]:
     return ends | {"min": str(low[0]), "min_step": low[1], "max": str(high[0]), "max_step": -high[1]}
 
 
-def _table(seen: dict[str, _Seen]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("VALUE", overflow="fold")
-    for column in ("STEPS", "FIRST", "LAST", "LOWEST", "HIGHEST"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, one in seen.items():
-        low, high = one.low, one.high
-        ends = [f"{number(low[0])} at {low[1]}", f"{number(high[0])} at {-high[1]}"]
-        table.add_row(name, str(one.count), number(one.first), number(one.last), *ends)
-    return table
+def _print(seen: dict[str, _Seen]) -> None:
+    rows = [
+        (name, str(one.count), number(one.first), number(one.last),
+         f"{number(one.low[0])} at {one.low[1]}", f"{number(one.high[0])} at {-one.high[1]}")
+        for name, one in seen.items()
+    ]  # fmt: skip
+    print_table(("VALUE", *_RIGHT), rows, right=_RIGHT)
+
+
+_RIGHT = ("STEPS", "FIRST", "LAST", "LOWEST", "HIGHEST")
 
 
 def track(
@@ -129,11 +129,11 @@ def track(
     """
     with Session.of(context).client() as client:
         found = client.job(job)
-        told = (lambda where: None) if as_json else (lambda where: say(f"job {found.id} in {where}"))
+        told = (lambda where: None) if as_json else (lambda where: say_words(f"job {found.id} in {where}"))
         tracked = bring_to(found, to, follow=follow, on_open=told)
     if as_json:
         say(json.dumps({"job": found.id} | asdict(tracked)))
         return
     for name, instead in tracked.renamed.items():
-        say(f"{name!r} is no name there: it is called {instead!r}")
-    say(f"job {found.id}: {tracked.written} steps written, up to step {tracked.last_step}")
+        say_words(f"{name!r} is no name there: it is called {instead!r}")
+    say_words(f"job {found.id}: {tracked.written} steps written, up to step {tracked.last_step}")

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from surefoot.cli.format import duration, number
 from surefoot.cli.references import AsJson, JobRef, tell
 from surefoot.cli.session import Session
+from surefoot.cli.tables import print_table
 from surefoot.errors import UserError
 from surefoot.usage import Forecast, JobUsage
 
-__all__ = ["budget", "forecast_table", "usage_rows"]
+__all__ = ["budget", "print_forecast", "usage_rows"]
 
 
 def budget(
@@ -108,17 +108,16 @@ def _target(usage: JobUsage) -> str:
     return f"{usage.target}, met after {usage.steps_to_target} steps{after}{cost}"
 
 
-def forecast_table(usage: JobUsage) -> Table | None:
-    """What the rest takes with each number of trainers; None where there is nothing to tell."""
-    if not usage.forecast or usage.remaining_steps is None:
-        return None
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("TRAINERS", "A STEP", "THE REST", "COST"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("")
-    for each in usage.forecast:
-        table.add_row(str(each.trainers), *_cells(each, usage), "measured" if each.measured else "not measured")
-    return table
+def print_forecast(usage: JobUsage) -> None:
+    """Print what the rest takes with each number of trainers."""
+    rows = [
+        (str(each.trainers), *_cells(each, usage), "measured" if each.measured else "not measured")
+        for each in usage.forecast
+    ]
+    print_table((*_RIGHT, ""), rows, right=_RIGHT)
+
+
+_RIGHT = ("TRAINERS", "A STEP", "THE REST", "COST")
 
 
 def _cells(each: Forecast, usage: JobUsage) -> list[str]:

@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
+from surefoot.cli.folding import fold
 from surefoot.cli.format import duration
 from surefoot.cli.last_lines import last_lines
 from surefoot.cli.progress import Pace, Progress, line, told
-from surefoot.cli.session import FAILED, console, say, say_error
+from surefoot.cli.session import FAILED, console, say, say_error, say_words
 from surefoot.cli.system import glance, live_trainers
 from surefoot.client import Job
 from surefoot.events import EventKind
@@ -104,12 +105,12 @@ def conclude(job: Job) -> None:
             else "some time"
         )
         digest = f", final state {view.digest}" if view.digest else ""
-        say(f"job {view.id} succeeded: {view.steps_done} steps in {spent}{digest}")
+        say_words(f"job {view.id} succeeded: {view.steps_done} steps in {spent}{digest}")
         return
     if view.traceback:
-        say_error(view.traceback.rstrip())
+        say_error(view.traceback.rstrip(), verbatim=True)
     for text in last_lines(job):
-        say_error(text)
+        say_error(text, verbatim=True)
     say_error(f"job {view.id} {view.state.value}: {view.reason or 'no reason was recorded'}")
     raise typer.Exit(FAILED)
 
@@ -136,7 +137,7 @@ class _Lines:
         self._said = ""
 
     def tell(self, text: str) -> None:
-        say(text)
+        say_words(text, indent="  ")
 
     def show(self, progress: Progress, *, last: bool = False) -> None:
         due = self._pace.due(progress, time.monotonic())
@@ -144,7 +145,7 @@ class _Lines:
         text = line(progress, None) if progress.show else line(progress)
         if (due or (last and progress.done)) and self._said != text:
             self._pace, self._said = due or self._pace, text
-            say(self._said)
+            say_words(self._said, indent="  ")
 
 
 class _Bar:
@@ -155,7 +156,8 @@ class _Bar:
         self._task = bar.add_task("waiting for the first step", total=None)
 
     def tell(self, text: str) -> None:
-        self._bar.console.print(text, soft_wrap=True)
+        for part in fold(text, self._bar.console.width, indent="  "):
+            self._bar.console.print(part, soft_wrap=True)
 
     def show(self, progress: Progress, *, last: bool = False) -> None:
         if progress.done:
