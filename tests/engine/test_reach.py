@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+import multiprocessing
+import queue
 from array import array
 from collections import OrderedDict, deque
 from pathlib import Path
@@ -189,3 +192,71 @@ def test_a_zip_that_asks_for_something_else_first_is_refused() -> None:
 def test_nan_is_itself() -> None:
     held = {"best": math.nan}
     assert Attributes(roots=[("a", held)]).changed() == b""
+
+
+def scaled(amount: float) -> Any:
+    def scale(value: float, more: float = 1.0) -> float:
+        return value * amount + more
+
+    scale.calls = 3  # type: ignore[attr-defined]
+    return scale
+
+
+def test_functions_that_no_name_leads_to_come_back() -> None:
+    made = load(dump({"f": scaled(2.0), "g": lambda v: v + 1}, nobody), nobody)
+    assert (made["f"](3.0), made["g"](1), made["f"].calls) == (7.0, 2, 3)
+    assert digest_of(scaled(2.0), nobody) == digest_of(scaled(2.0), nobody)
+    assert digest_of(scaled(2.0), nobody) != digest_of(scaled(3.0), nobody)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.eye(3).to_sparse(),
+        lambda: torch.eye(3).to_sparse_csr(),
+        lambda: torch.quantize_per_tensor(torch.linspace(-1, 1, 5), 0.1, 0, torch.qint8),
+    ],
+)
+def test_tensors_of_other_layouts_come_back(make: Any) -> None:
+    tensor = make()
+    again = load(dump(tensor, nobody), nobody)
+    assert (again.layout, again.dtype) == (tensor.layout, tensor.dtype)
+    assert torch.equal(*[t.dequantize() if t.is_quantized else t.to_dense() for t in (again, tensor)])
+
+
+def grow(array: Any) -> None:
+    array[0] = [1.0, 2.0]
+
+
+def count(value: Any) -> None:
+    value.value += 3
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "content"),
+    [
+        (lambda: ctypes.c_int(4), count, lambda v: v.value),
+        (lambda: multiprocessing.Value("i", 4), count, lambda v: v.value),
+        (queue.Queue, lambda v: v.put(5), lambda v: list(v.queue)),
+        (lambda: np.array([[], None], dtype=object), grow, lambda v: v.tolist()),
+    ],
+)
+def test_boxes_are_filled_where_they_are(make: Any, change: Any, content: Any) -> None:
+    mine, theirs = make(), make()
+    here, there = Attributes(roots=roots(mine)), Attributes(roots=roots(theirs))
+    change(mine)
+    there.restore(here.changed())
+    assert content(theirs) == content(mine) != content(make())
+
+
+def test_what_the_loop_writes_over_after_a_round_is_its_own() -> None:
+    mine, theirs = {"loss": 9.0, "seen": 0}, {"loss": 9.0, "seen": 0}
+    here, there = Attributes(roots=[("a", mine)]), Attributes(roots=[("a", theirs)])
+    here.begin_round()
+    mine.update(loss=0.3, seen=4)
+    here.end_round()
+    mine["loss"] = 0.5
+    here.end_step()
+    there.restore(here.changed())
+    assert theirs == {"loss": 0.5, "seen": 0}

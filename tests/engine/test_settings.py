@@ -356,3 +356,40 @@ def test_the_config_is_a_namespace_too_and_data_may_hold_it() -> None:
         surefoot.run_local(train, batch_size=8, config=config, data_workers=workers).digest for workers in (0, 2)
     }
     assert len(digests) == 1
+
+
+def test_attention_kernels_may_be_chosen_for_a_round() -> None:
+    kernels = torch.nn.attention.SDPBackend
+
+    def train(run: Run) -> None:
+        model = nn.Linear(16, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run.track(model=model, optimizer=optimizer)
+        for step in run.steps(3):
+            with torch.nn.attention.sdpa_kernel(kernels.MATH if step.number % 2 else kernels.FLASH_ATTENTION):
+                for x, y in step.batches(DATA):
+                    F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+    run_local(train, batch_size=8, sub_tasks=4)
+
+
+def test_a_dtype_of_autocast_may_be_chosen_for_a_round_and_around_the_loop_but_not_for_good() -> None:
+    def train(run: Run) -> None:
+        model = nn.Linear(16, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run.track(model=model, optimizer=optimizer)
+        with torch.autocast("cpu", dtype=torch.float16, enabled=False):
+            for step in run.steps(3):
+                if run.config["for_good"] and step.number == 1:
+                    torch.set_autocast_dtype("cpu", torch.bfloat16)
+                with torch.autocast("cpu", dtype=torch.float16 if step.number % 2 else torch.bfloat16):
+                    for x, y in step.batches(DATA):
+                        F.cross_entropy(model(x).float(), y).backward()
+                optimizer.step()
+
+    run_local(train, batch_size=8, sub_tasks=4, config={"for_good": False})
+    with pytest.raises(
+        ContractError, match=r'get_autocast_dtype\("cpu"\) was changed from torch.float16 to .* in step 1'
+    ):
+        run_local(train, batch_size=8, sub_tasks=4, config={"for_good": True})

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.hooks import RemovableHandle
 
 __all__ = ["SETTERS", "Watcher", "watching"]
 
@@ -33,6 +34,15 @@ _STEPS: dict[type, tuple[str, ...]] = {
     AveragedModel: ("update_parameters",),
 }
 
+# Methods that register hooks.
+_REGISTERS: dict[type, tuple[str, ...]] = {
+    nn.Module: (
+        "register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook", "register_full_backward_pre_hook",
+    ),
+    Optimizer: ("register_step_pre_hook", "register_step_post_hook"),
+    torch.Tensor: ("register_hook", "register_post_accumulate_grad_hook"),
+}  # fmt: skip
+
 
 class Watcher(Protocol):
     """What a run wants to hear of, on its own thread. Whatever is raised here passes to the user's code instead of the call."""
@@ -47,6 +57,15 @@ class Watcher(Protocol):
     def before_zero_grad(self, owner: Any) -> None: ...
 
     def before_setting(self, name: str) -> None: ...
+
+    def before_backward(self, tensors: Any, inputs: Any) -> None: ...
+
+    def added_hook(self, owner: Any, handle: Any) -> None: ...
+
+    def before_removed_hook(self, handle: RemovableHandle) -> None: ...
+
+    def converted(self, module: nn.Module) -> None:
+        """A module's numbers may be of another kind now."""
 
 
 _lock = threading.Lock()
@@ -91,6 +110,13 @@ def _install() -> None:
             _replace(kind, "zero_grad", _clearing(vars(kind)["zero_grad"]))
     for name in SETTERS:
         _replace(torch, name, _setting(name, getattr(torch, name)))
+    _replace(torch.autograd, "backward", _passing(torch.autograd.backward))
+    _replace(torch.autograd, "grad", _passing(torch.autograd.grad, puts=False))
+    for owner, methods in _REGISTERS.items():
+        for method in methods:
+            _replace(owner, method, _registering(vars(owner)[method]))
+    _replace(RemovableHandle, "remove", _removing(RemovableHandle.remove))
+    _replace(nn.Module, "_apply", _converting(nn.Module._apply))
 
 
 def _subclasses(kind: type) -> Iterator[type]:
@@ -151,3 +177,51 @@ def _setting(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         return original(*args, **kwargs)
 
     return set_
+
+
+def _passing(original: Callable[..., Any], *, puts: bool = True) -> Callable[..., Any]:
+    """`puts`: into .grad of what it is asked for; or it returns gradients, which the code may put there by itself."""
+
+    @functools.wraps(original)
+    def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        watcher = _watchers.get(threading.get_ident())
+        if watcher is not None:
+            watcher.before_backward(tensors, kwargs.get("inputs") if puts else None)
+        return original(tensors, *args, **kwargs)
+
+    return backward
+
+
+def _registering(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def register(self: Any, *args: Any, **kwargs: Any) -> Any:
+        handle = original(self, *args, **kwargs)
+        watcher = _watchers.get(threading.get_ident())
+        if watcher is not None:
+            watcher.added_hook(self, handle)
+        return handle
+
+    return register
+
+
+def _removing(original: Callable[[RemovableHandle], None]) -> Callable[[RemovableHandle], None]:
+    @functools.wraps(original)
+    def remove(self: RemovableHandle) -> None:
+        watcher = _watchers.get(threading.get_ident())
+        if watcher is not None:
+            watcher.before_removed_hook(self)
+        original(self)
+
+    return remove
+
+
+def _converting(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def apply(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        watcher = _watchers.get(threading.get_ident())
+        if watcher is not None:
+            watcher.converted(self)
+        return result
+
+    return apply

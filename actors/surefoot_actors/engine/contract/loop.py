@@ -12,6 +12,7 @@ from surefoot.errors import ContractError
 from surefoot_actors.determinism.rng import Purpose
 from surefoot_actors.engine.contract.context import RoundContext
 from surefoot_actors.engine.contract.finite import FiniteCheck
+from surefoot_actors.engine.contract.graphs import Graphs
 from surefoot_actors.engine.contract.hooks import watching
 from surefoot_actors.engine.contract.length import Length
 from surefoot_actors.engine.contract.local_values import check_local_values
@@ -32,6 +33,8 @@ __all__ = ["Loop", "OpenRound", "check_mode"]
 
 # In how many rounds to see which attributes the objects' own code changes.
 _ROUNDS_LOOKED_AT = 3
+# In how many steps to look through the graph of every backward pass inside the inner loops.
+_STEPS_OF_GRAPHS = 2
 
 
 class OpenRound(Protocol):
@@ -64,6 +67,9 @@ class Loop:
         on_epoch: Callable[[int], None] | None,
     ) -> None:
         self._context, self._proves, self._on_epoch = context, proves, on_epoch
+        self.line = line
+        #: where the graphs of sub-tasks were built
+        self.graphs = Graphs()
         #: how many steps there are to be
         self.length = length
         #: where training is
@@ -96,6 +102,7 @@ class Loop:
         if self.length.is_over(number):
             return None
         self.record = StepRecord(number)
+        self._context.tracked.gradients.is_first_step = number == 0
         self._guard.begin_step()
         forget_casts()
         self._context.streams.start(Purpose.OUTSIDE, number, 0)
@@ -104,10 +111,10 @@ class Loop:
     def _begin(self) -> None:
         context, tracked = self._context, self._context.tracked
         self._guard.attach(tracked.optimizers.values())
-        stepped = Stepped(tracked, context.settings, place=self._place, loop=self._line)
-        self._watching.enter_context(watching(stepped))
-        self._watching.enter_context(fixed_structure(tracked.modules.items()))
         self._arm_faults()
+        self._stepped = Stepped(tracked, context.settings, place=self._place, loop=self._line, graphs=self.graphs)
+        self._watching.enter_context(watching(self._stepped))
+        self._watching.enter_context(fixed_structure(tracked.modules.items()))
         for frame in user_frames():
             check_local_values(frame)
         tracked.begin()
@@ -123,10 +130,13 @@ class Loop:
                 f"as that is where trainers meet"
             )
         tracked.check_structure(f"at the end of step {number}")
+        self._stepped.end_step()
+        context.settings.check_kernels(f"in step {number} of the loop at {self.line}")
         if number == 1:
             tracked.rehearse()  # once more: now optimizers and averages have a state
         self._finite_check.check_state(context.parameters, number)
-        self._untracked_state.look()
+        tracked.attributes.end_step()
+        self._untracked_state.look(number)
         tracked.gradients.end_step()
         self.length.values["logged"] = record.logged_outside
         self._look_at_target(record)
@@ -195,6 +205,8 @@ class Loop:
             self._context.tracked.attributes.begin_round()
         self.untracked.open()
         self.open = round_
+        self.graphs.open(round_.line)
+        self.graphs.thorough = self.position.step < _STEPS_OF_GRAPHS
         self._guard.open(round_.line, keeps_gradients=round_.keeps_gradients)
         self._context.coordinator.open_round(self.position)
         return self.position
@@ -204,12 +216,17 @@ class Loop:
         assert self.record is not None
         position = self.position
         self.open = None
+        self.graphs.close()
         if self._looks_at_attributes:
             self._num_rounds_looked_at += 1
             self._context.tracked.attributes.end_round()
         self._context.settings.check(round_.line)
         forget_casts()
         self._guard.close(delivered=not round_.keeps_gradients)
+        if merged.gathered:
+            self._context.tracked.gradients.without = (
+                ""  # what is gathered is the same everywhere, and may be trained on
+            )
         self._finite_check.check_merge(merged, position.step)
         self.record.add_round(position.phase, merged, round_.line)
         self.position = Position(position.round + 1, position.step, position.phase + 1)

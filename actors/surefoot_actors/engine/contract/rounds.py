@@ -86,6 +86,7 @@ class Round(ABC, Iterator[Any]):
         batch = self._source.load(key)
         self._loaded()
         self._prepare()
+        self._loop.graphs.begin_sub_task()
         if has_casts():
             forget_casts()
         self._context.streams.start(Purpose.COMPUTE, *key)

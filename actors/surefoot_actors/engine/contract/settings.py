@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.backends import mha
 from torch.nn.utils import parametrize
 
 from surefoot.errors import ContractError
@@ -32,6 +33,16 @@ _NAMES = {
     "torch.backends.mkldnn.enabled": "",
     "flush_denormal": "set_flush_denormal",
 }
+# Which kernels compute attention, and in which numbers autocast computes: looked at where a step ends, as code chooses them for an
+# inner loop by `with`.
+_KERNELS = (
+    "torch.backends.cuda.flash_sdp_enabled()",
+    "torch.backends.cuda.math_sdp_enabled()",
+    "torch.backends.cuda.mem_efficient_sdp_enabled()",
+    "torch.backends.mha.get_fastpath_enabled()",
+    'torch.get_autocast_dtype("cpu")',
+    'torch.get_autocast_dtype("cuda")',
+)
 _DETERMINISM = 1
 _BENCHMARK = 5
 
@@ -57,11 +68,24 @@ def _settings() -> tuple[Any, ...]:
     )
 
 
+def _kernels() -> tuple[Any, ...]:
+    c = torch._C
+    return (
+        c._get_flash_sdp_enabled(),
+        c._get_math_sdp_enabled(),
+        c._get_mem_efficient_sdp_enabled(),
+        mha._is_fastpath_enabled,
+        torch.get_autocast_dtype("cpu"),
+        torch.get_autocast_dtype("cuda"),
+    )
+
+
 class SettingsWatch:
     """Compares the settings with those that training began with, in about a microsecond."""
 
     def __init__(self) -> None:
         self._before = self._expected = _settings()
+        self._kernels = _kernels()
         # by the name of a function that changes settings: the last line that called it
         self._lines: dict[str, str] = {}
         #: what is computed without a deterministic form right now, on purpose
@@ -72,7 +96,7 @@ class SettingsWatch:
 
         Raises ContractError where that was switched off.
         """
-        self._expected = _settings()
+        self._expected, self._kernels = _settings(), _kernels()
         for i in (_DETERMINISM, _BENCHMARK):
             if self._expected[i] != self._before[i] and not (i == _DETERMINISM and self.allowed):
                 raise ContractError(
@@ -92,6 +116,17 @@ class SettingsWatch:
         for i, (was, is_) in enumerate(zip(self._expected, now, strict=True)):
             if was != is_ and not (i == _DETERMINISM and self.allowed):
                 raise ContractError(self._changed(i, was, is_, where))
+
+    def check_kernels(self, where: str) -> None:
+        """A step ends. Raise ContractError where attention or autocast compute otherwise than when training began."""
+        now = _kernels()
+        if now != self._kernels:
+            name, was, is_ = next(one for one in zip(_KERNELS, self._kernels, now, strict=True) if one[1] != one[2])
+            raise ContractError(
+                f"{name} was changed from {was} to {is_} {where}, and stays so: it decides the bits, and a trainer that joins later "
+                f"would compute with another; set it once, before run.steps(), or by `with torch.nn.attention.sdpa_kernel(...):` "
+                f"inside a step"
+            )
 
     @contextmanager
     def nondeterministic(self, name: str) -> Iterator[None]:

@@ -10,8 +10,11 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.hooks import RemovableHandle
 
 from surefoot.errors import ContractError
+from surefoot_actors.engine.contract.added_hooks import AddedHooks
+from surefoot_actors.engine.contract.graphs import Graphs
 from surefoot_actors.engine.contract.settings import SettingsWatch
 from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.user_code.frames import name_of, vars_of
@@ -33,11 +36,13 @@ class Stepped:
         *,
         place: Callable[[], Place],
         loop: Callable[[], str | None],
+        graphs: Graphs,
     ) -> None:
         self._tracked = tracked
         self._settings = settings
         # where training is, and the line of the inner loop under way
         self._place, self._loop = place, loop
+        self._graphs, self._hooks = graphs, AddedHooks(tracked)
         self._known = covered(tracked)
         # where things that are not tracked, and touch nothing that is, were stepped first: they may live in one place only
         self._places: WeakKeyDictionary[Any, Place] = WeakKeyDictionary()
@@ -76,6 +81,26 @@ class Stepped:
 
     def before_setting(self, name: str) -> None:
         self._settings.called(name, user_line())
+
+    def before_backward(self, tensors: Any, inputs: Any) -> None:
+        if inputs is not None:
+            return
+        inside = self._loop() is not None
+        if not inside:
+            self._tracked.gradients.check_backward(user_line(3))
+        self._graphs.before_backward(tensors, inside=inside)
+
+    def added_hook(self, owner: Any, handle: Any) -> None:
+        self._hooks.added(owner, handle)
+
+    def before_removed_hook(self, handle: RemovableHandle) -> None:
+        self._hooks.removed(handle)
+
+    def converted(self, module: nn.Module) -> None:
+        self._hooks.converted(module)
+
+    def end_step(self) -> None:
+        self._hooks.check()
 
     def _is_known(self, thing: Any) -> bool:
         if id(thing) in self._known:

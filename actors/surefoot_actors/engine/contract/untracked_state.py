@@ -45,8 +45,11 @@ class UntrackedState:
         """These begin anew in every sub-task."""
         self._left_alone = {id(part) for module in modules for part in module.modules()}
 
-    def look(self) -> None:
-        """A step ends. Raises ContractError at the second one for an object that has changed, and is not tracked."""
+    def look(self, step: int) -> None:
+        """A step ends. Raises ContractError at the second one for an object that has changed, and is not tracked.
+
+        One that begins to change later is told to joiners where it is in reach, and then no error of those alone.
+        """
         self._num_looks += 1
         if self._num_looks > 2:
             return
@@ -59,8 +62,14 @@ class UntrackedState:
         for name, thing in found.items():
             first = self._first.get(id(thing))
             # a generator that is seeded anew at every step is in order
-            if first is not None and first[2] == _seed(thing) and self._digest(thing) != first[1]:
+            told = step > 1 and _state_of_generator(thing) is None and self._tracked.attributes.tells(thing)
+            if not told and first is not None and first[2] == _seed(thing) and self._digest(thing) != first[1]:
                 raise ContractError(self._changed(name, thing))
+        if names := self._tracked.attributes.trained_by_hand():
+            raise ContractError(
+                f"{names[0]} gets a gradient in the inner loop, and the steps of the loop at {self._line} change it by hand, but it is not "
+                f"tracked: its gradient is this trainer's own, merged with nobody's. Make it a parameter of a tracked module or optimizer"
+            )
         if names := self._tracked.attributes.carried_on():
             raise ContractError(self._generator(names[0]))
         self._warn()

@@ -20,7 +20,7 @@ from torch import nn
 
 from surefoot_actors.disclosed import holds_secret
 from surefoot_actors.engine.state.portable import PLAIN, content_of, digest_of, dump, load
-from surefoot_actors.engine.state.reach import DELETED, Reach, Slot, is_of_the_user, parts, put
+from surefoot_actors.engine.state.reach import DELETED, Reach, Slot, is_of_the_user, of_optimizer, parts, put
 
 __all__ = ["Attributes"]
 
@@ -46,6 +46,10 @@ class Attributes:
         # those that the objects' own code changes in sub-tasks
         self._left_alone: set[Key] = set()
         self._before: dict[Key, Any] = {}
+        # what has changed in the last round that was looked at, as it was at that round's end
+        self._after: dict[Key, Any] = {}
+        # tensors that are no part of the tracked state, and get gradients
+        self._with_gradients: set[str] = set()
         inside = [(f"{n}{k}", v) for n, t in self._tracked.items() for (_, k), v in _own(t) if type(v) not in PLAIN]
         self.add([*roots, *inside])
 
@@ -76,6 +80,8 @@ class Attributes:
         if slot[0] != "all":
             name = self._reach.name_of(value)
             return digest_of(value, self._reach.name_of) if name is None else name
+        if isinstance(value, np.ndarray) and value.dtype.hasobject:
+            return digest_of(value.tolist(), self._reach.name_of)
         if isinstance(value, torch.Tensor | np.ndarray):
             return content_of(value)
         if kind is list and PLAIN.issuperset(map(type, value)):
@@ -84,6 +90,10 @@ class Attributes:
             return np.fromiter(map(id, value), np.int64, len(value)).tobytes()  # too many to look into each
         return digest_of(value, self._reach.name_of)
 
+    def tells(self, thing: Any) -> bool:
+        """Whether a joiner is given what the loop changes in this thing."""
+        return self._reach.name_of(thing) in self._reach.walked
+
     def begin_round(self) -> None:
         """A round begins, in which what changes is the objects' own business."""
         self._before = self._now()
@@ -91,8 +101,33 @@ class Attributes:
     def end_round(self) -> None:
         """Leave alone from now on what has changed in the round."""
         now = self._now()
-        self._left_alone.update(key for key in {**self._before, **now} if self._before.get(key) != now.get(key))
-        self._before = {}
+        changed = [key for key in {**self._before, **now} if self._before.get(key) != now.get(key)]
+        self._left_alone.update(changed)
+        self._before, self._after = {}, {key: now.get(key) for key in changed}
+        walked = self._reach.walked.items()
+        self._with_gradients.update(
+            n for n, t in walked if isinstance(t, torch.Tensor) and t.is_leaf and t.grad is not None
+        )
+
+    def trained_by_hand(self) -> list[str]:
+        """Return the names of tensors that got gradients in sub-tasks, which nobody merges, and that the loop has changed since."""
+        found = [
+            (n, self._reach.thing(n))
+            for n in sorted(self._with_gradients)
+            if (n, ("all", None)) not in self._left_alone
+        ]
+        return [
+            n.partition(": ")[2] or n
+            for n, t in found
+            if t is not None and self._token(t, ("all", None)) != self._first.get((n, ("all", None)))
+        ]
+
+    def end_step(self) -> None:
+        """The step of that round ends: what the loop has written over since is its own (`loss = step.merged["loss"]`)."""
+        if self._after:
+            now = self._now()
+            self._left_alone -= {key for key, token in self._after.items() if now.get(key) != token}
+            self._after = {}
 
     def changed_in_round(self) -> list[str]:
         """Return the names of what has changed since the round began, for messages."""
@@ -181,9 +216,11 @@ def _is_told(value: Any, reach: Reach) -> bool:
 def _own(thing: Any) -> Iterable[tuple[Slot, Any]]:
     """Yield what of a tracked object is looked at."""
     if isinstance(thing, nn.Module):
-        yield from parts(thing)
+        yield from (part for part in parts(thing) if part[0][0] != "buffer")
+    elif isinstance(thing, torch.optim.Optimizer):
+        yield from of_optimizer(thing)
     elif not isinstance(thing, dict):
-        users = is_of_the_user(type(thing)) and not isinstance(thing, torch.optim.Optimizer)
+        users = is_of_the_user(type(thing))
         for name, value in list(getattr(thing, "__dict__", {}).items()):
             if users or type(value) in PLAIN:
                 yield ("attribute", name), value

@@ -36,6 +36,10 @@ class Gradients:
         self.accumulates = False
         #: whether a merge was delivered that nobody has used
         self.unused = False
+        #: the line of this step's inner loop that has left no gradients at all, if one has
+        self.without = ""
+        #: whether the step under way is the run's first
+        self.is_first_step = False
         # the optimizer that did not step in a step whose rounds gave its parameters gradients, if there is one
         self._idle: str | None = None
         # the line of the loop that delivered last
@@ -55,6 +59,7 @@ class Gradients:
     def begin_step(self) -> None:
         """A step begins: take away what is no state."""
         self._stepped.clear()
+        self.without = ""
         if not self.is_state:
             self._clear()
 
@@ -85,6 +90,7 @@ class Gradients:
     def delivered(self, line: str, present: list[torch.Tensor]) -> None:
         """The merge of the loop at this line is in `.grad` of these parameters."""
         self._cleared.clear()
+        self.without = "" if present else line
         optimized = self._optimized_ids()
         if not any(id(p) in optimized for p in present):
             return
@@ -96,6 +102,11 @@ class Gradients:
     def check_there(self, optimizer: torch.optim.Optimizer, line: str) -> None:
         """Raise ContractError when all that was delivered for this optimizer was cleared before it steps."""
         if not self.unused:
+            if self.is_first_step and self.without and all(p.grad is None for p in self._parameters):
+                raise ContractError(
+                    f"optimizer.step() at {line} finds no gradients: the inner loop at {self.without} has left none. Call backward() "
+                    f"in the body of the inner loop, for each batch by itself"
+                )
             return
         own = {id(p): p for group in optimizer.param_groups for p in group["params"]}
         if any(p.grad is not None and i not in self._cleared for i, p in own.items()):
@@ -104,6 +115,15 @@ class Gradients:
             raise ContractError(
                 f"optimizer.step() at {line} finds no gradients: those that the inner loop at {self._loop} delivered were cleared "
                 f"in between; clear gradients after optimizer.step(), or before the inner loop"
+            )
+
+    def check_backward(self, line: str) -> None:
+        """A backward pass begins outside of the inner loops. Raises ContractError where it is there in place of one inside."""
+        if self.without:
+            raise ContractError(
+                f"the backward pass at {line} is outside of the inner loop at {self.without}, which has left no gradients: what is "
+                f"computed of batches there is merged with nobody's. Call backward() in the body of the inner loop, for each batch by "
+                f"itself (not on losses kept from batch to batch, nor on batches that were collected in a list)"
             )
 
     def used(self, optimizer: torch.optim.Optimizer) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
-from types import ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import xxhash
 from torch import nn
 
 from surefoot.config import Config
+from surefoot_actors.engine.state.functions import is_found, reduced_function
 from surefoot_actors.engine.state.survey import Survey
 from surefoot_actors.engine.vector.memory import Spec, flat_bytes, make_like, memory_of, write_into
 
@@ -60,7 +61,11 @@ class _Writer(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return _tensor, (type(value), _spec(value), value.device.type, bytes(memory_of(flat_bytes(value))))
+            return _reduced(value)
+        if isinstance(value, FunctionType) and not is_found(value):
+            return reduced_function(value)
+        if isinstance(value, MethodType):
+            return _method, (value.__func__, value.__self__)
         if isinstance(value, ModuleType):
             raise pickle.PicklingError(f"{value.__name__} is a module")
         if type(value) is not Config and type(value).__module__.startswith(("surefoot.", "surefoot_actors.")):
@@ -113,8 +118,10 @@ def content_of(value: torch.Tensor | np.ndarray[Any, Any]) -> bytes:
 
 
 def _content(tensor: torch.Tensor) -> bytes:
-    if tensor.layout is not torch.strided or tensor.is_meta or nn.parameter.is_lazy(tensor):
+    if tensor.is_meta or nn.parameter.is_lazy(tensor):
         return b""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+        return xxhash.xxh3_128_digest(_reduced(tensor)[1][0])
     head = repr((tensor.dtype, tuple(tensor.shape))).encode()
     flat = tensor.detach()
     if tensor.nbytes > _MOST_COMPARED:
@@ -122,6 +129,24 @@ def _content(tensor: torch.Tensor) -> bytes:
         head += version.to_bytes(8, "little", signed=True)
         flat = flat.reshape(-1)[:: max(1, tensor.numel() // _SAMPLES)] if tensor.is_contiguous() else flat[:1]
     return head + xxhash.xxh3_128_digest(memory_of(flat_bytes(flat)))
+
+
+def _method(function: Any, of: Any) -> MethodType:
+    return MethodType(function, of)
+
+
+def _reduced(tensor: torch.Tensor) -> Any:
+    """Return how a tensor is made again: one that is sparse or quantized as torch itself has it."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+        into = io.BytesIO()
+        torch.save(tensor.detach(), into)
+        return _saved, (into.getvalue(), tensor.requires_grad)
+    return _tensor, (type(tensor), _spec(tensor), tensor.device.type, bytes(memory_of(flat_bytes(tensor))))
+
+
+def _saved(data: bytes, requires_grad: bool) -> torch.Tensor:
+    loaded: torch.Tensor = torch.load(io.BytesIO(data), weights_only=True)
+    return loaded.requires_grad_(requires_grad)
 
 
 def _spec(tensor: torch.Tensor) -> Any:

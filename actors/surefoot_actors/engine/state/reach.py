@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import inspect
 import io
+import queue
 import sys
 import threading
 import types
@@ -18,6 +19,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from multiprocessing.sharedctypes import SynchronizedBase
 from typing import Any
 
 import numpy as np
@@ -26,15 +28,16 @@ from torch import nn
 
 from surefoot.contract import Run, Step
 from surefoot_actors.engine.data.code import is_users, slots_of
+from surefoot_actors.engine.state.boxes import BOXES, DATA_LIBRARIES, HELD_BY_MODULES, OF_OPTIMIZERS, fill_box, read_box
 from surefoot_actors.engine.state.portable import PLAIN
 
-__all__ = ["DELETED", "Globals", "Reach", "Variables", "is_of_the_user", "parts", "put"]
+__all__ = ["DELETED", "Globals", "Reach", "Variables", "is_of_the_user", "of_optimizer", "parts", "put"]
 
 # So many things are looked for, and so many in one container; one that has more is looked at as a whole.
 _MOST, _MOST_IN_ONE = 20_000, 256
 _CONTAINERS = (dict, list, tuple, deque, set)
-# Classes of the standard library whose objects hold the user's settings.
-_SETTINGS = (argparse.Namespace, types.SimpleNamespace)
+# Classes of the standard library whose objects hold the user's values.
+_SETTINGS = (argparse.Namespace, types.SimpleNamespace, queue.Queue, SynchronizedBase)
 _NOT_WALKED = (Run, Step, torch.optim.Optimizer, torch.Tensor, np.ndarray, types.ModuleType)
 _OF_CLASSES = (
     types.FunctionType, classmethod, staticmethod, property, types.MemberDescriptorType, types.GetSetDescriptorType,
@@ -91,7 +94,18 @@ class Globals:
 
 # Files in memory, and bytes that can be written.
 _BYTES = (io.BytesIO, io.StringIO, bytearray, array)
-_WALKED = (Variables, Globals, torch.Tensor, np.ndarray, types.MethodType, partial, *_CONTAINERS, *_BYTES)
+_WALKED = (
+    Variables,
+    Globals,
+    torch.Tensor,
+    np.ndarray,
+    types.MethodType,
+    partial,
+    threading.local,
+    *_CONTAINERS,
+    *_BYTES,
+    *BOXES,
+)
 
 
 class Reach:
@@ -116,9 +130,13 @@ class Reach:
             if not _is_walked(thing):
                 continue
             self.walked[name] = thing
-            found = [(slot, value) for slot, value in parts(thing, inside=True) if type(value) not in PLAIN]
+            found = [
+                (i, slot, value)
+                for i, (slot, value) in enumerate(parts(thing, inside=True))
+                if type(value) not in PLAIN
+            ]
             if not isinstance(thing, _CONTAINERS) or len(found) <= _MOST_IN_ONE:
-                waiting.extend((f"{name}{_shown(slot)}", value) for slot, value in found)
+                waiting.extend((f"{name}{_shown(slot, i)}", value) for i, slot, value in found)
             if (module := _globals(thing)) is not None:
                 waiting.append((f"module {module.get('__name__')}", self._globals(module)))
 
@@ -175,7 +193,7 @@ def _is_walked(thing: Any) -> bool:
     if isinstance(thing, _NOT_WALKED):
         return False
     kind = type(thing)
-    if isinstance(thing, _SETTINGS) or is_of_the_user(kind):
+    if isinstance(thing, _SETTINGS) or is_of_the_user(kind) or kind.__module__.partition(".")[0] in DATA_LIBRARIES:
         return hasattr(thing, "__dict__") or bool(slots_of(kind))  # type: ignore[arg-type]  # mypy takes `type` for unhashable
     # data sets, those of libraries too
     return (
@@ -231,6 +249,8 @@ def parts(thing: Any, *, inside: bool = False) -> Iterator[tuple[Slot, Any]]:
         yield from () if inside else ((("all", None), thing[:]),)
     elif isinstance(thing, set):
         yield from () if inside else _all_of(thing)
+    elif isinstance(thing, BOXES):
+        yield from () if inside else ((("all", None), read_box(thing)),)
     elif isinstance(thing, torch.Tensor | np.ndarray):
         yield from () if inside else ((("all", None), thing),)
     elif isinstance(thing, types.FunctionType):
@@ -239,6 +259,8 @@ def parts(thing: Any, *, inside: bool = False) -> Iterator[tuple[Slot, Any]]:
         yield from ((("", "__self__"), thing.__self__), (("", "__func__"), thing.__func__)) if inside else ()
     elif isinstance(thing, partial):
         yield from ((("", i), v) for i, v in enumerate((thing.func, thing.args, thing.keywords))) if inside else ()
+    elif isinstance(thing, threading.local):  # of the thread that looks for things, which trains
+        yield from ((("", "local"), thing.__dict__),) if inside else ()
     elif isinstance(thing, type):
         own = [(k, v) for k, v in vars(thing).items() if not k.startswith("__") and not isinstance(v, _OF_CLASSES)]
         yield from ((("class", name), value) for name, value in own)
@@ -267,7 +289,9 @@ def _globals_of(thing: Globals, *, inside: bool) -> Iterator[tuple[Slot, Any]]:
 def _of_dict(thing: dict[Any, Any], *, inside: bool) -> Iterator[tuple[Slot, Any]]:
     if inside or (len(thing) <= _MOST_IN_ONE and all(type(key) is str for key in thing)):
         yield from ((("key", key), value) for key, value in list(thing.items()))
-        if not inside:
+        if inside:
+            yield from ((("", f"key {i}"), key) for i, key in enumerate(thing) if type(key) not in PLAIN)
+        else:
             yield ("order", None), list(thing)
     else:
         yield from _all_of(thing)
@@ -296,19 +320,33 @@ def _of_function(thing: types.FunctionType) -> Iterator[tuple[Slot, Any]]:
     yield from ((("attribute", k), v) for k, v in vars(thing).items() if k != "__wrapped__")
 
 
-def _of_module(thing: nn.Module, *, inside: bool) -> Iterator[tuple[Slot, Any]]:
-    """Attributes of modules of the user's own; for torch's, numbers and texts alone. Inside: tensors too."""
+def of_optimizer(thing: torch.optim.Optimizer) -> Iterator[tuple[Slot, Any]]:
+    """Attributes of an optimizer besides its state; where its class is not the user's own, numbers and texts alone."""
     users = is_of_the_user(type(thing))
     for name, value in list(vars(thing).items()):
-        if name not in _OF_MODULES and (users or type(value) in PLAIN):
+        if type(value) in PLAIN or (
+            users and name not in OF_OPTIMIZERS and not isinstance(value, torch.optim.Optimizer)
+        ):
             yield ("attribute", name), value
+
+
+def _of_module(thing: nn.Module, *, inside: bool) -> Iterator[tuple[Slot, Any]]:
+    """Attributes of modules of the user's own; for torch's, values and functions alone. Inside: tensors too."""
+    users = is_of_the_user(type(thing))
+    for name, value in list(vars(thing).items()):
+        if name not in _OF_MODULES and (users or type(value) in PLAIN or isinstance(value, HELD_BY_MODULES)):
+            yield ("attribute", name), value
+    if not inside:
+        yield from ((("buffer", name), value) for name, value in thing._buffers.items())
     if inside:
         yield from ((("tensor", n), t) for n, t in (*thing.named_parameters(), *thing.named_buffers()))
         yield ("", "class"), type(thing)
 
 
-def _shown(slot: Slot) -> str:
+def _shown(slot: Slot, place: int) -> str:
     how, key = slot
+    if how == "key" and type(key) not in PLAIN and type(key) is not tuple:
+        return f"[#{place}]"  # the words for an object may hold its address
     return f"[{key!r}]" if how in ("key", "item") else f".{key}" if how != "variable" else f": {key}"
 
 
@@ -329,6 +367,8 @@ def put(thing: Any, slot: Slot, value: Any) -> None:
             thing.write(key, value)
     elif how == "cell":
         thing.__closure__[key].cell_contents = value
+    elif how == "buffer":
+        _set_key(thing._buffers, key, value)
     elif how == "key" or isinstance(thing, Globals):
         _set_key(thing.values if isinstance(thing, Globals) else thing, key, value)
     elif how == "attribute" and key in getattr(thing, "__dict__", {}):
@@ -359,6 +399,8 @@ def _fill(thing: Any, value: Any) -> None:
             thing[...] = value
     elif isinstance(thing, list | bytearray | array):
         thing[:] = value
+    elif isinstance(thing, BOXES):
+        fill_box(thing, value)
     elif isinstance(thing, io.BytesIO | io.StringIO):
         thing.seek(0)
         thing.truncate()
