@@ -30,6 +30,7 @@ from surefoot_service.store.tables import JobRow
 from surefoot_service.tracing.context import TraceContext, context_of, read_context, read_traceparent
 from surefoot_service.tracing.exporter import open_exporter
 from surefoot_service.tracing.spans import AttemptFacts, JobFacts, SpanFacts, spans_of
+from surefoot_service.up.up import up
 
 from .helpers import TRAIN, ZIP, Attempt, make_event, make_row, make_zip, start_attempt
 from .otlp_receiver import Receiver, receiving
@@ -309,6 +310,13 @@ async def test_a_missing_extra_is_refused_at_the_start(
         async with serving(routes, settings):
             pass
     assert name in str(told.value)
+
+
+def test_up_says_so_in_a_sentence(tmp_path: Path, no_opentelemetry: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    with pytest.raises(UserError, match=r"surefoot\[otel\]"):
+        up(data=tmp_path / "data", port=0, ray_address="http://127.0.0.1:1")
+    assert not (tmp_path / "data").exists()
 
 
 def test_another_protocol_is_refused() -> None:

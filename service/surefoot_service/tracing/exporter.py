@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Protocol
 
 from surefoot.errors import UserError
 from surefoot_service.tracing.spans import SpanFacts
 
-__all__ = ["SpanExporter", "open_exporter"]
+__all__ = ["SpanExporter", "check_traces", "open_exporter"]
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -30,14 +31,19 @@ class SpanExporter(Protocol):
 
 
 def open_exporter(env: Mapping[str, str]) -> SpanExporter | None:
-    """Return an exporter to the endpoint that the environment names; None: it names none, or says that there is to be none.
+    """Return an exporter to the endpoint that the environment names; None: see `check_traces`, which also says what this raises."""
+    return _OtlpExporter(env) if check_traces(env) else None
 
-    Raises UserError where it cannot be had: the extra is missing, or another protocol is asked for.
+
+def check_traces(env: Mapping[str, str]) -> bool:
+    """Whether traces are exported: the environment names an endpoint, and does not say that there are to be none.
+
+    Raises UserError where they cannot be: the extra is missing, or another protocol is asked for.
     """
     endpoint = next((name for name in _ENDPOINTS if env.get(name)), None)
     is_off = env.get("OTEL_SDK_DISABLED", "").lower() == "true" or env.get("OTEL_TRACES_EXPORTER", "").lower() == "none"
     if endpoint is None or is_off:
-        return None
+        return False
     protocol = next((env[name] for name in _PROTOCOLS if env.get(name)), _OURS)
     if protocol != _OURS:
         raise UserError(
@@ -45,7 +51,8 @@ def open_exporter(env: Mapping[str, str]) -> SpanExporter | None:
             f"name the collector's HTTP port (4318, as a rule) in {endpoint}"
         )
     try:
-        return _OtlpExporter(env)
+        import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+        return True
     except ModuleNotFoundError as error:
         raise UserError(
             f"{endpoint} is set, and traces need OpenTelemetry ({error.name} is missing): pip install 'surefoot[otel]', or take "
