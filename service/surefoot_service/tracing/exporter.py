@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Protocol
 
@@ -51,7 +50,8 @@ def check_traces(env: Mapping[str, str]) -> bool:
             f"name the collector's HTTP port (4318, as a rule) in {endpoint}"
         )
     try:
-        import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+        import opentelemetry.exporter.otlp.proto.http.trace_exporter  # noqa: F401
+
         return True
     except ModuleNotFoundError as error:
         raise UserError(
