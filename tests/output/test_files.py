@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from surefoot.errors import CheckpointError
 from surefoot.output import AFTER_ALL, as_of, load_output, manifest_names, path_fault
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.output import look as looking
+from surefoot_actors.output import restore as restoring
+from surefoot_actors.output import store as storing
 from surefoot_actors.output import sync as syncing
 from surefoot_actors.output import upload as uploading
 from surefoot_actors.output.store import OutputStore, WriterId
@@ -486,3 +489,32 @@ def test_a_manifest_that_leads_out_is_refused(elected: Callable[..., Elected], t
     with pytest.raises(ValueError, match="corrupt"):
         load_output(name, body.replace(b"abc", b"../"))
     assert as_of(manifest_names([name, "junk", "../x"]), 1)[0].name == name
+
+
+def test_no_more_of_what_is_restored_is_in_memory_than_is_read_side_by_side(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All files of a job together may be larger than the machine's memory."""
+    first = elected().begin()
+    for n in range(40):
+        first.write(f"{n}", os.urandom(looking.SMALL_BYTES + 1))
+    assert first.keep(1)
+    read, most, done = [0], [0], [0]
+    read_small, write = Storage.read_small, restoring._write
+
+    def counted(self: Storage, path: str) -> bytes:
+        if path.startswith("objects/"):
+            read[0] += 1
+            most[0] = max(most[0], read[0] - done[0])
+        return read_small(self, path)
+
+    def slow(path: Path, data: bytes, at: int) -> None:
+        time.sleep(0.01)
+        write(path, data, at)
+        done[0] += 1
+
+    monkeypatch.setattr(Storage, "read_small", counted)
+    monkeypatch.setattr(restoring, "_write", slow)
+    assert len(elected("t1", 2).begin(1).files) == 40
+    assert read[0] == 40
+    assert most[0] <= 2 * storing._NUM_READERS

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import xxhash
@@ -110,7 +111,17 @@ class OutputStore:
     def get(self, names: Iterable[str]) -> Iterable[tuple[str, bytes]]:
         """Read objects, every byte verified. Raises DamagedError for one that is missing or corrupt."""
         with ThreadPoolExecutor(_NUM_READERS, "read-files") as pool:
-            yield from pool.map(self._get, names)
+            asked: deque[Future[tuple[str, bytes]]] = deque()
+            try:
+                for name in names:
+                    asked.append(pool.submit(self._get, name))
+                    # no further ahead than is read side by side: all of them together may be larger than this machine's memory
+                    if len(asked) >= _NUM_READERS:
+                        yield asked.popleft().result()
+                while asked:
+                    yield asked.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _get(self, name: str) -> tuple[str, bytes]:
         data = self._storage.read_small(f"{OBJECTS}/{name}")
