@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -518,3 +519,59 @@ def test_no_more_of_what_is_restored_is_in_memory_than_is_read_side_by_side(
     assert len(elected("t1", 2).begin(1).files) == 40
     assert read[0] == 40
     assert most[0] <= 2 * storing._NUM_READERS
+
+
+def test_what_a_full_disk_could_not_take_is_not_kept_as_the_jobs(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = elected().begin()
+    for n in range(3):
+        first.write(f"{n}", b"%d" % n * 2 * looking.SMALL_BYTES)
+    assert first.keep(1)
+    before = dict(first.files)
+    write = restoring._write
+
+    def full(path: Path, data: bytes, at: int) -> None:
+        if path.name == "1":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data, at)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(restoring, "_write", full)
+        second = elected("t1", 2)
+        (second.folder / "2").write_bytes(b"of its own")
+        second.begin(1)
+    assert second.files == {"2": b""}
+    assert "No space left" in second.told[0]
+    second.write("more", b"1")
+    second.keep(2)
+    assert elected("t2", 3).begin(2).files == before
+
+
+def test_nothing_of_damaged_files_is_kept_as_the_jobs(elected: Callable[..., Elected], tmp_path: Path) -> None:
+    first = elected().begin()
+    first.write("a", b"1")
+    first.keep(1)
+    whole = set(objects(tmp_path / "job"))
+    first.write("b", os.urandom(PART + looking.SMALL_BYTES))
+    first.keep(2)
+    for bad in set(objects(tmp_path / "job")) - whole:
+        (tmp_path / "job" / "files" / "objects" / bad).write_bytes(b"?")
+    second = elected("t1", 2).begin(2)
+    assert second.files == {"a": b"1"}
+    assert second.keep(3)
+    assert kept(tmp_path / "job") == {"a": b"1"}
+
+
+def test_gone_back_to_an_earlier_step_its_files_are_those_that_are_shown(
+    elected: Callable[..., Elected], tmp_path: Path
+) -> None:
+    first = elected().begin()
+    first.write("a", b"as of 1")
+    first.keep(1)
+    first.write("a", b"as of 5")
+    first.keep(5)
+    second = elected("t1", 2).begin(2)
+    assert second.keep(3)
+    assert kept(tmp_path / "job") == {"a": b"as of 1"}
+    assert elected("t2", 3).begin(9).files == {"a": b"as of 1"}

@@ -134,14 +134,18 @@ class OutputSync:
             try:
                 manifest = store.read(name.name)
                 uploader.known = restore(store, manifest, folder)
-                self._newest = manifest.files
+                # gone back, what is kept is to be the newest, though nothing is new
+                self._newest = manifest.files if name == store.names[0] else None
                 break
             except DamagedError as error:
                 self._keeps_all = True
                 self._tell(f"the job's files as of step {name.at} are damaged, those before them are tried: {error}")
             except OSError as error:
-                self._keeps_all = True
-                self._tell(f"the job's files could not be written to {folder}: {error.strerror}")
+                self._fenced = True
+                self._tell(
+                    f"the job's files could not be written to {folder}: {error.strerror or error}; training goes on without them, and "
+                    "nothing of what it writes here is kept; what was kept before is untouched, for whoever is elected next"
+                )
                 break
         self._store = store
         return uploader
