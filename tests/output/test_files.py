@@ -575,3 +575,35 @@ def test_gone_back_to_an_earlier_step_its_files_are_those_that_are_shown(
     assert second.keep(3)
     assert kept(tmp_path / "job") == {"a": b"as of 1"}
     assert elected("t2", 3).begin(9).files == {"a": b"as of 1"}
+
+
+def test_an_earlier_writer_removes_nothing_that_a_later_one_counts_on(
+    elected: Callable[..., Elected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training again from an earlier step writes the same bytes: what is there already is not written again."""
+    place = tmp_path / "job"
+    (place / "step-000000001").mkdir(parents=True)
+    (place / "step-000000001" / "manifest.json").touch()
+    first = elected().begin()
+    later: list[Elected] = []
+    remove = Storage.remove
+
+    def write(trainer: Elected, step: int) -> None:
+        for name in ("best.pt", "plot.png"):
+            trainer.write(name, name.encode() + b"%03d" % step * looking.SMALL_BYTES)
+
+    def frozen(self: Storage, path: str) -> None:
+        remove(self, path)
+        if path.startswith("objects/") and not later:
+            later.append(elected("t1", 2).begin(1))
+
+    monkeypatch.setattr(Storage, "remove", frozen)
+    for step in range(1, 40):
+        write(first, step)
+        if not first.keep(step) and later:
+            break
+    (second,) = later
+    for step in range(2, 12):
+        write(second, step)
+        assert second.keep(step)
+        assert kept(place) == second.files

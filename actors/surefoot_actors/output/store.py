@@ -85,6 +85,10 @@ class OutputStore:
         self.names = manifest_names(self._storage.sizes(MANIFESTS))
         self.objects = set(self._storage.sizes(OBJECTS))
 
+    def _check(self) -> None:
+        if self._noted() != str(self._me):
+            raise FencedError
+
     def _noted(self) -> str:
         try:
             return self._storage.read_small(WRITER).decode(errors="replace")
@@ -131,8 +135,7 @@ class OutputStore:
 
     def commit(self, manifest: OutputManifest, at: int) -> None:
         """Make it the newest manifest, in one act. Raises FencedError where a later writer has come."""
-        if self._noted() != str(self._me):
-            raise FencedError
+        self._check()
         seq = self.names[0].seq + 1 if self.names else 1
         name, body = dump_output(manifest, seq=seq, at=at, writer=self._me.name)
         self._storage.write(f"{MANIFESTS}/{name}", [body])
@@ -140,14 +143,19 @@ class OutputStore:
         self.names = manifest_names([name, *(n.name for n in self.names)])
 
     def prune(self) -> None:
-        """Remove manifests that no checkpoint and nobody else may want, and objects that nobody has needed since the last time."""
+        """Remove manifests that no checkpoint and nobody else may want, and objects that nobody has needed since the last time.
+
+        Raises FencedError before anything that a later writer counts on is removed: it may write what was written before, and finds it there.
+        """
         if len(self.names) > _KEEP:
             for name in self._unwanted():
+                self._check()
                 self._storage.remove(f"{MANIFESTS}/{name.name}")
                 self.names.remove(name)
                 self._needs.pop(name.name, None)
         unneeded = self.objects - self._needed()
         for gone in sorted(unneeded & self._unneeded)[:_MOST_REMOVED]:
+            self._check()
             self.objects.discard(gone)
             self._storage.remove(f"{OBJECTS}/{gone}")
         self._unneeded = frozenset(unneeded & self.objects)
