@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surefoot.errors import CheckpointError
+from surefoot.errors import CheckpointError, NodeError
 from surefoot.output import AFTER_ALL, as_of, load_output, manifest_names, path_fault
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.output import look as looking
@@ -21,6 +21,7 @@ from surefoot_actors.output import restore as restoring
 from surefoot_actors.output import store as storing
 from surefoot_actors.output import sync as syncing
 from surefoot_actors.output import upload as uploading
+from surefoot_actors.output.folder import LocalFolder
 from surefoot_actors.output.store import OutputStore, WriterId
 from surefoot_actors.output.sync import OutputSync
 
@@ -399,6 +400,18 @@ def test_storage_that_is_away_costs_a_word_and_is_tried_again(
     assert elected("t1", 2).begin(3).files == {"a": b"1"}
 
 
+def test_files_are_kept_although_old_ones_cannot_be_removed(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = elected().begin()
+    monkeypatch.setattr(Storage, "remove", _refuse)
+    for step in range(1, 13):
+        first.write("a", b"%d" % step)
+        assert first.keep(step)
+    assert first.told == []
+    assert elected("t1", 2).begin(12).files == {"a": b"12"}
+
+
 def test_whoever_is_elected_waits_for_a_storage_that_is_away_and_at_last_no_more(
     elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -465,6 +478,32 @@ def test_folders_of_dead_processes_are_removed_and_living_ones_stay(
     assert len([p for p in base.iterdir() if p.is_dir()]) == 2
     living.sync._local.remove_leftovers()  # type: ignore[union-attr]
     assert [p for p in base.iterdir() if p.is_dir()] == [living.folder.parent]
+
+
+@pytest.mark.parametrize("taken", ["by a link", "by somebody else", "open to all"])
+def test_a_folder_that_is_somebody_elses_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    """Everybody can write to /tmp, and knows what the folder there is called."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    me, base = os.getuid(), tmp_path / f"surefoot-output-{os.getuid()}"
+    other = tmp_path / "other"
+    other.mkdir()
+    if taken == "by a link":
+        base.symlink_to(other)
+    else:
+        base.mkdir()
+        base.chmod(0o777)
+    if taken == "by somebody else":
+        monkeypatch.setattr(os, "getuid", lambda: me + 1)
+        base.rename(tmp_path / f"surefoot-output-{me + 1}")
+    if taken == "open to all":
+        LocalFolder().remove()
+        assert base.stat().st_mode & 0o777 == 0o700
+    else:
+        with pytest.raises(NodeError, match="TMPDIR"):
+            LocalFolder()
+    assert not list(other.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -236,8 +236,7 @@ class OutputSync:
             if manifest.files != self._newest or ended:
                 store.commit(manifest, at)
                 self._newest = manifest.files
-                if not self._keeps_all:
-                    store.prune()
+                self._prune(store)
         except FencedError:
             self._fence()
             return "a later trainer writes now"
@@ -248,6 +247,15 @@ class OutputSync:
             return str(error)
         self._failing = False
         return ""
+
+    def _prune(self, store: OutputStore) -> None:
+        """Remove what nobody needs. What is kept is kept, whatever comes of that: the rest goes the next time."""
+        if self._keeps_all:
+            return
+        try:
+            store.prune()
+        except CheckpointError as error:
+            log.warning("output_files_not_removed", error=str(error))
 
     def _fence(self) -> None:
         self._fenced = True
