@@ -313,6 +313,50 @@ def test_an_unreadable_file_is_told(elected: Callable[..., Elected], monkeypatch
     assert elected("t1", 2).begin(1).files == {"good": b"1"}
 
 
+@pytest.mark.parametrize("unread", ["", "plots"])
+def test_a_folder_that_cannot_be_looked_into_loses_nothing_that_was_kept(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch, unread: str
+) -> None:
+    """A process has only so many open files: that they are all in use is no word of what is in a folder."""
+    first = elected().begin()
+    first.write("plots/a", b"1")
+    first.write("b", b"2")
+    assert first.keep(1)
+    scandir = os.scandir
+    with monkeypatch.context() as full:
+
+        def refuse(path: Path) -> object:
+            if path == first.folder / unread:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return scandir(path)
+
+        full.setattr(os, "scandir", refuse)
+        first.write("b", b"3")
+        assert first.keep(2)
+    assert "Too many open files" in first.told[0]
+    second = elected("t1", 2).begin(2)
+    assert second.files == {"plots/a": b"1", "b": b"3" if unread else b"2"}
+    (second.folder / "plots" / "a").unlink()
+    (second.folder / "plots").rmdir()
+    assert second.keep(3)
+    assert elected("t2", 3).begin(3).files.keys() == {"b"}
+
+
+def test_too_many_entries_lose_nothing_that_was_kept(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "_MOST_ENTRIES", 20)
+    first = elected().begin()
+    for name in "abc":
+        first.write(f"{name}/file", name.encode())
+    assert first.keep(1)
+    for n in range(30):
+        for name in "abc":
+            first.write(f"{name}/{n}", b"1")
+    assert first.keep(2)
+    assert {f"{name}/file" for name in "abc"} <= elected("t1", 2).begin(2).files.keys()
+
+
 def test_beyond_the_bound_the_new_is_left_out_and_told(elected: Callable[..., Elected]) -> None:
     first = elected(most=1000).begin()
     first.write("b", b"1" * 600)

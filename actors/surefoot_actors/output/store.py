@@ -145,7 +145,7 @@ class OutputStore:
     def prune(self) -> None:
         """Remove manifests that no checkpoint and nobody else may want, and objects that nobody has needed since the last time.
 
-        Raises FencedError before anything that a later writer counts on is removed: it may write what was written before, and finds it there.
+        Raises FencedError before anything goes that a later writer counts on: what is there already, it does not write again.
         """
         if len(self.names) > _KEEP:
             for name in self._unwanted():

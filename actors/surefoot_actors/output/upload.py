@@ -71,7 +71,9 @@ class Uploader:
         """Have everything that fits there; return the manifest. Raises CheckpointError."""
         left_out = list(look.odd)
         chosen = self._chosen(look, left_out)
-        self.known = {seen.path: self.known.get(seen.path) or Known(None, None) for seen in chosen}
+        # what could not be looked into has not gone
+        stays = {path: known for path, known in self.known.items() if any(_is_in(path, f) for f in look.unread)}
+        self.known = stays | {seen.path: self.known.get(seen.path) or Known(None, None) for seen in chosen}
         fresh = [seen for seen in chosen if not self.is_known(seen)]
         self._pack([s for s in fresh if s.path in look.contents], look)
         for seen in fresh:
@@ -190,6 +192,10 @@ class Uploader:
         name = self._store.put(part)
         self._pause(time.thread_time() - began)
         return name
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return not folder or path.startswith(f"{folder}/")
 
 
 def _begins(part: memoryview, before: tuple[tuple[str, int], ...]) -> bool:
