@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot.errors import CheckpointError, NodeError
-from surefoot.output import AFTER_ALL, as_of, load_output, manifest_names, path_fault
+from surefoot.output import AFTER_ALL, OutputManifest, as_of, load_output, manifest_names, path_fault
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.output import look as looking
 from surefoot_actors.output import restore as restoring
@@ -79,14 +79,17 @@ def manifests(place: Path) -> list[str]:
 
 def kept(place: Path) -> dict[str, bytes]:
     """What the newest manifest says."""
-    name = manifests(place)[0]
-    manifest = load_output(name, (place / "files" / "manifests" / name).read_bytes())
     return {
         file.path: b"".join(
             (place / "files" / "objects" / obj).read_bytes()[at : at + size] for obj, at, size in file.pieces
         )
-        for file in manifest.files
+        for file in newest(place).files
     }
+
+
+def newest(place: Path) -> OutputManifest:
+    name = manifests(place)[0]
+    return load_output(name, (place / "files" / "manifests" / name).read_bytes())
 
 
 # ---- what is kept, and given to whoever comes next
@@ -254,6 +257,30 @@ def test_many_small_files_are_few_objects(elected: Callable[..., Elected], tmp_p
     first.keep(1)
     assert len(objects(tmp_path / "job")) == 1
     assert len(elected("t1", 2).begin(1).files) == 300
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_small_files_that_are_unchanged_are_not_read_again_however_many(
+    elected: Callable[..., Elected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """More than is read at once as a step begins, and packed anew where there are many packs of little."""
+    monkeypatch.setattr(looking, "_MOST_READ", 100_000)
+    first, step = elected().begin(), 0
+    for n in range(100):
+        first.write(f"{n}", os.urandom(5000))
+        os.utime(first.folder / f"{n}", (1e9, 1e9))  # long ago: what has just been written may be again
+        if not at_once:
+            assert first.keep(step := step + 1)
+    for _ in range(3):
+        assert first.keep(step := step + 1)
+    read: list[Path] = []
+    take = looking.take
+    for module in (looking, uploading):
+        monkeypatch.setattr(module, "take", lambda path: read.append(path) or take(path))  # type: ignore[func-returns-value]
+    assert first.keep(step := step + 1)
+    assert read == []
+    assert first.files == kept(tmp_path / "job") == elected("t1", 2).begin(step).files
+    assert len({p for f in newest(tmp_path / "job").files for p, _, _ in f.pieces}) < 20
 
 
 def test_what_nobody_needs_is_removed_and_what_a_checkpoint_needs_is_not(
