@@ -16,6 +16,14 @@ import torch
 
 __all__ = ["Ended", "Fiber"]
 
+# Which kernels of attention there are is a process's own, and a trainer is a process: code chooses them by `with` around a round.
+_CUDA = torch.backends.cuda
+_KERNELS = (
+    (_CUDA.flash_sdp_enabled, _CUDA.enable_flash_sdp),
+    (_CUDA.math_sdp_enabled, _CUDA.enable_math_sdp),
+    (_CUDA.mem_efficient_sdp_enabled, _CUDA.enable_mem_efficient_sdp),
+)
+
 
 class Ended:
     """What `resume` returns when the function has ended: with an error, or with None."""
@@ -76,10 +84,13 @@ class Fiber:
 
 
 def _states() -> Any:
-    return torch.get_rng_state(), np.random.get_state(), random.getstate()
+    kernels = [is_on() for is_on, _ in _KERNELS]
+    return torch.get_rng_state(), np.random.get_state(), random.getstate(), kernels
 
 
 def _set_states(states: Any) -> None:
     torch.set_rng_state(states[0])
     np.random.set_state(states[1])
     random.setstate(states[2])
+    for (_, enable), on in zip(_KERNELS, states[3], strict=True):
+        enable(on)
