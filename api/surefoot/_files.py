@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from surefoot._paths import why_not
 from surefoot._requests import Call, Flow, ask, model_of
 from surefoot.errors import NotFoundError, ServiceError, UserError
 from surefoot.output import FileList, FileView, path_fault
@@ -59,6 +60,6 @@ def targets(found: FileList, path: str, to: Path) -> Iterator[tuple[FileView, Pa
         target = to / file.path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{target.parent} cannot be made: {error.strerror or error}; name another folder") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{target.parent} cannot be made: {why_not(error)}; name another folder") from None
         yield file, target
