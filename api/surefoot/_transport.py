@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -176,13 +177,16 @@ def telling(where: Where, http: httpx.Client | httpx.AsyncClient) -> Iterator[No
 
 @contextmanager
 def part_of(to: Path) -> Iterator[BinaryIO]:
-    """Yield a file beside `to`, which takes its place once it is whole. Raises UserError where it cannot be written."""
-    part = to.with_name(f".{to.name}.part") if to.name else to
+    """Yield a file beside `to`, which takes its place once it is whole. Raises UserError where it cannot be written.
+
+    Its name is nobody's: what is fetched beside it may have any, and as long a one as there may be.
+    """
+    part = to.with_name(f".{secrets.token_hex(8)}.part") if to.name else to
     try:
         if not to.name or to.is_dir():
             raise IsADirectoryError(0, "it is a folder")
         try:
-            with part.open("wb") as file:
+            with part.open("xb") as file:
                 yield file
             part.replace(to)
         finally:

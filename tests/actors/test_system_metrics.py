@@ -127,6 +127,15 @@ def test_children_are_counted_and_strangers_are_not(tmp_path: Path) -> None:
         used_by(99, proc=tmp_path)
 
 
+def test_a_process_may_be_called_by_half_a_character(tmp_path: Path) -> None:
+    """Linux cuts a name off after 15 bytes: one such process on a machine would end the samples of all its trainers."""
+    write(
+        tmp_path, {"10/stat": f"10 (a) S 1 {'0 ' * 40}", "10/statm": "9 3 2 0 0 0 0", "10/net/dev": "\n\n", "11/x": ""}
+    )
+    (tmp_path / "11" / "stat").write_bytes("11 (verschlüsselüüng".encode()[:-3] + b") S 10 " + b"0 " * 40)
+    assert used_by(10, proc=tmp_path).memory_bytes > 0
+
+
 def test_a_real_process_that_computes() -> None:
     code = """if True:
         import sys

@@ -297,6 +297,22 @@ def keep(place: Path, **files: bytes) -> None:
     (place / "files" / "manifests" / name).write_bytes(body)
 
 
+def test_files_of_any_names_are_fetched_beside_each_other(running: Running, code: Path, tmp_path: Path) -> None:
+    """What is half fetched has a name that is nobody's, is no longer than a name may be, and follows no link that lies there."""
+    with Client() as client:
+        job = client.submit("train:train", folder=code, batch_size=64, trainers=2)
+        begin(running.attempt(job.id))
+        files = {".a.part": b"1", "a": b"2", "b": b"3", "n" * 255: b"4"}
+        keep(running.data / "checkpoints" / job.id, **files)
+        outside = tmp_path / "outside"
+        outside.write_bytes(b"mine")
+        (tmp_path / "to").mkdir()
+        (tmp_path / "to" / ".b.part").symlink_to(outside)
+        fetched = job.download_files(tmp_path / "to")
+        assert {file.name: file.read_bytes() for file in fetched} == files
+        assert outside.read_bytes() == b"mine"
+
+
 def test_files_are_listed_and_fetched(
     running: Running, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

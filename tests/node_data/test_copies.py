@@ -19,7 +19,7 @@ from surefoot.data import DataSource
 from surefoot.errors import DataError, NodeError
 from surefoot_actors.node_data import cache, copying, places
 from surefoot_actors.node_data.cache import NodeCache, cache_root
-from surefoot_actors.node_data.listing import Listing
+from surefoot_actors.node_data.listing import Listing, list_place
 from surefoot_actors.node_data.locks import Holds
 from surefoot_actors.node_data.places import Copier
 
@@ -340,6 +340,23 @@ def test_what_could_change_unseen_is_another_attempts_own(
         assert copies[0].folder == copies[1].folder != copies[2].folder
     finally:
         memory.rm("/bucket", recursive=True)
+
+
+def test_a_copy_is_not_lost_to_a_storage_that_is_away_when_it_is_done(
+    node: Node, source: DataSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it changed meanwhile is asked at the end: of a copy that may have taken hours."""
+    calls: list[str] = []
+
+    def away_once(url: str) -> Listing | None:
+        calls.append(url)
+        if len(calls) == 2:
+            raise ConnectionResetError("away")
+        return list_place(url)
+
+    monkeypatch.setattr(places, "list_place", away_once)
+    assert (node.copy(source).path / "a.bin").read_bytes() == FILES["a.bin"]
+    assert node.told.said == ["copying train 1020 3", "trouble away", "copied train"]
 
 
 def test_what_changes_while_it_is_copied_is_no_copy(node: Node, source: DataSource) -> None:

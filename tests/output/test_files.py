@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surefoot.errors import CheckpointError
-from surefoot.output import AFTER_ALL, as_of, load_output, manifest_names, path_fault
+from surefoot.errors import CheckpointError, NodeError
+from surefoot.output import AFTER_ALL, OutputManifest, as_of, load_output, manifest_names, path_fault
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.output import look as looking
+from surefoot_actors.output import restore as restoring
+from surefoot_actors.output import store as storing
 from surefoot_actors.output import sync as syncing
 from surefoot_actors.output import upload as uploading
+from surefoot_actors.output.folder import LocalFolder
 from surefoot_actors.output.store import OutputStore, WriterId
 from surefoot_actors.output.sync import OutputSync
 
@@ -74,14 +79,17 @@ def manifests(place: Path) -> list[str]:
 
 def kept(place: Path) -> dict[str, bytes]:
     """What the newest manifest says."""
-    name = manifests(place)[0]
-    manifest = load_output(name, (place / "files" / "manifests" / name).read_bytes())
     return {
         file.path: b"".join(
             (place / "files" / "objects" / obj).read_bytes()[at : at + size] for obj, at, size in file.pieces
         )
-        for file in manifest.files
+        for file in newest(place).files
     }
+
+
+def newest(place: Path) -> OutputManifest:
+    name = manifests(place)[0]
+    return load_output(name, (place / "files" / "manifests" / name).read_bytes())
 
 
 # ---- what is kept, and given to whoever comes next
@@ -251,6 +259,30 @@ def test_many_small_files_are_few_objects(elected: Callable[..., Elected], tmp_p
     assert len(elected("t1", 2).begin(1).files) == 300
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_small_files_that_are_unchanged_are_not_read_again_however_many(
+    elected: Callable[..., Elected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """More than is read at once as a step begins, and packed anew where there are many packs of little."""
+    monkeypatch.setattr(looking, "_MOST_READ", 100_000)
+    first, step = elected().begin(), 0
+    for n in range(100):
+        first.write(f"{n}", os.urandom(5000))
+        os.utime(first.folder / f"{n}", (1e9, 1e9))  # long ago: what has just been written may be again
+        if not at_once:
+            assert first.keep(step := step + 1)
+    for _ in range(3):
+        assert first.keep(step := step + 1)
+    read: list[Path] = []
+    take = looking.take
+    for module in (looking, uploading):
+        monkeypatch.setattr(module, "take", lambda path: read.append(path) or take(path))  # type: ignore[func-returns-value]
+    assert first.keep(step := step + 1)
+    assert read == []
+    assert first.files == kept(tmp_path / "job") == elected("t1", 2).begin(step).files
+    assert len({p for f in newest(tmp_path / "job").files for p, _, _ in f.pieces}) < 20
+
+
 def test_what_nobody_needs_is_removed_and_what_a_checkpoint_needs_is_not(
     elected: Callable[..., Elected], tmp_path: Path
 ) -> None:
@@ -306,6 +338,50 @@ def test_an_unreadable_file_is_told(elected: Callable[..., Elected], monkeypatch
     assert "secret" in first.told[0]
     assert "Permission denied" in first.told[0]
     assert elected("t1", 2).begin(1).files == {"good": b"1"}
+
+
+@pytest.mark.parametrize("unread", ["", "plots"])
+def test_a_folder_that_cannot_be_looked_into_loses_nothing_that_was_kept(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch, unread: str
+) -> None:
+    """A process has only so many open files: that they are all in use is no word of what is in a folder."""
+    first = elected().begin()
+    first.write("plots/a", b"1")
+    first.write("b", b"2")
+    assert first.keep(1)
+    scandir = os.scandir
+    with monkeypatch.context() as full:
+
+        def refuse(path: Path) -> object:
+            if path == first.folder / unread:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return scandir(path)
+
+        full.setattr(os, "scandir", refuse)
+        first.write("b", b"3")
+        assert first.keep(2)
+    assert "Too many open files" in first.told[0]
+    second = elected("t1", 2).begin(2)
+    assert second.files == {"plots/a": b"1", "b": b"3" if unread else b"2"}
+    (second.folder / "plots" / "a").unlink()
+    (second.folder / "plots").rmdir()
+    assert second.keep(3)
+    assert elected("t2", 3).begin(3).files.keys() == {"b"}
+
+
+def test_too_many_entries_lose_nothing_that_was_kept(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looking, "_MOST_ENTRIES", 20)
+    first = elected().begin()
+    for name in "abc":
+        first.write(f"{name}/file", name.encode())
+    assert first.keep(1)
+    for n in range(30):
+        for name in "abc":
+            first.write(f"{name}/{n}", b"1")
+    assert first.keep(2)
+    assert {f"{name}/file" for name in "abc"} <= elected("t1", 2).begin(2).files.keys()
 
 
 def test_beyond_the_bound_the_new_is_left_out_and_told(elected: Callable[..., Elected]) -> None:
@@ -395,6 +471,18 @@ def test_storage_that_is_away_costs_a_word_and_is_tried_again(
     assert elected("t1", 2).begin(3).files == {"a": b"1"}
 
 
+def test_files_are_kept_although_old_ones_cannot_be_removed(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = elected().begin()
+    monkeypatch.setattr(Storage, "remove", _refuse)
+    for step in range(1, 13):
+        first.write("a", b"%d" % step)
+        assert first.keep(step)
+    assert first.told == []
+    assert elected("t1", 2).begin(12).files == {"a": b"12"}
+
+
 def test_whoever_is_elected_waits_for_a_storage_that_is_away_and_at_last_no_more(
     elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,6 +551,32 @@ def test_folders_of_dead_processes_are_removed_and_living_ones_stay(
     assert [p for p in base.iterdir() if p.is_dir()] == [living.folder.parent]
 
 
+@pytest.mark.parametrize("taken", ["by a link", "by somebody else", "open to all"])
+def test_a_folder_that_is_somebody_elses_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    """Everybody can write to /tmp, and knows what the folder there is called."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    me, base = os.getuid(), tmp_path / f"surefoot-output-{os.getuid()}"
+    other = tmp_path / "other"
+    other.mkdir()
+    if taken == "by a link":
+        base.symlink_to(other)
+    else:
+        base.mkdir()
+        base.chmod(0o777)
+    if taken == "by somebody else":
+        monkeypatch.setattr(os, "getuid", lambda: me + 1)
+        base.rename(tmp_path / f"surefoot-output-{me + 1}")
+    if taken == "open to all":
+        LocalFolder().remove()
+        assert base.stat().st_mode & 0o777 == 0o700
+    else:
+        with pytest.raises(NodeError, match="TMPDIR"):
+            LocalFolder()
+    assert not list(other.iterdir())
+
+
 @pytest.mark.parametrize(
     "path", ["../a", "a/../b", "/a", "a//b", "", ".", "a/.", "a\\b", "a\0b", "x" * 300, "a/" * 600 + "a"]
 )
@@ -486,3 +600,120 @@ def test_a_manifest_that_leads_out_is_refused(elected: Callable[..., Elected], t
     with pytest.raises(ValueError, match="corrupt"):
         load_output(name, body.replace(b"abc", b"../"))
     assert as_of(manifest_names([name, "junk", "../x"]), 1)[0].name == name
+
+
+def test_no_more_of_what_is_restored_is_in_memory_than_is_read_side_by_side(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All files of a job together may be larger than the machine's memory."""
+    first = elected().begin()
+    for n in range(40):
+        first.write(f"{n}", os.urandom(looking.SMALL_BYTES + 1))
+    assert first.keep(1)
+    read, most, done = [0], [0], [0]
+    read_small, write = Storage.read_small, restoring._write
+
+    def counted(self: Storage, path: str) -> bytes:
+        if path.startswith("objects/"):
+            read[0] += 1
+            most[0] = max(most[0], read[0] - done[0])
+        return read_small(self, path)
+
+    def slow(path: Path, data: bytes, at: int) -> None:
+        time.sleep(0.01)
+        write(path, data, at)
+        done[0] += 1
+
+    monkeypatch.setattr(Storage, "read_small", counted)
+    monkeypatch.setattr(restoring, "_write", slow)
+    assert len(elected("t1", 2).begin(1).files) == 40
+    assert read[0] == 40
+    assert most[0] <= 2 * storing._NUM_READERS
+
+
+def test_what_a_full_disk_could_not_take_is_not_kept_as_the_jobs(
+    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = elected().begin()
+    for n in range(3):
+        first.write(f"{n}", b"%d" % n * 2 * looking.SMALL_BYTES)
+    assert first.keep(1)
+    before = dict(first.files)
+    write = restoring._write
+
+    def full(path: Path, data: bytes, at: int) -> None:
+        if path.name == "1":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, data, at)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(restoring, "_write", full)
+        second = elected("t1", 2)
+        (second.folder / "2").write_bytes(b"of its own")
+        second.begin(1)
+    assert second.files == {"2": b""}
+    assert "No space left" in second.told[0]
+    second.write("more", b"1")
+    second.keep(2)
+    assert elected("t2", 3).begin(2).files == before
+
+
+def test_nothing_of_damaged_files_is_kept_as_the_jobs(elected: Callable[..., Elected], tmp_path: Path) -> None:
+    first = elected().begin()
+    first.write("a", b"1")
+    first.keep(1)
+    whole = set(objects(tmp_path / "job"))
+    first.write("b", os.urandom(PART + looking.SMALL_BYTES))
+    first.keep(2)
+    for bad in set(objects(tmp_path / "job")) - whole:
+        (tmp_path / "job" / "files" / "objects" / bad).write_bytes(b"?")
+    second = elected("t1", 2).begin(2)
+    assert second.files == {"a": b"1"}
+    assert second.keep(3)
+    assert kept(tmp_path / "job") == {"a": b"1"}
+
+
+def test_gone_back_to_an_earlier_step_its_files_are_those_that_are_shown(
+    elected: Callable[..., Elected], tmp_path: Path
+) -> None:
+    first = elected().begin()
+    first.write("a", b"as of 1")
+    first.keep(1)
+    first.write("a", b"as of 5")
+    first.keep(5)
+    second = elected("t1", 2).begin(2)
+    assert second.keep(3)
+    assert kept(tmp_path / "job") == {"a": b"as of 1"}
+    assert elected("t2", 3).begin(9).files == {"a": b"as of 1"}
+
+
+def test_an_earlier_writer_removes_nothing_that_a_later_one_counts_on(
+    elected: Callable[..., Elected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training again from an earlier step writes the same bytes: what is there already is not written again."""
+    place = tmp_path / "job"
+    (place / "step-000000001").mkdir(parents=True)
+    (place / "step-000000001" / "manifest.json").touch()
+    first = elected().begin()
+    later: list[Elected] = []
+    remove = Storage.remove
+
+    def write(trainer: Elected, step: int) -> None:
+        for name in ("best.pt", "plot.png"):
+            trainer.write(name, name.encode() + b"%03d" % step * looking.SMALL_BYTES)
+
+    def frozen(self: Storage, path: str) -> None:
+        remove(self, path)
+        if path.startswith("objects/") and not later:
+            later.append(elected("t1", 2).begin(1))
+
+    monkeypatch.setattr(Storage, "remove", frozen)
+    for step in range(1, 40):
+        write(first, step)
+        if not first.keep(step) and later:
+            break
+    (second,) = later
+    for step in range(2, 12):
+        write(second, step)
+        assert second.keep(step)
+        assert kept(place) == second.files

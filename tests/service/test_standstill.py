@@ -89,3 +89,27 @@ async def test_of_two_jobs_that_wait_for_nodes_which_do_not_come_the_first_gets_
         )
         # not a loss: with max_failures 0 it would have failed
         await launched(fake, anonymous, second, 2)
+
+
+@pytest.mark.parametrize("settings_more", [{"node_groups": GROUPS, "start_wait_s": 60}])
+async def test_jobs_whose_trainers_run_and_copy_their_data_for_long_wait_for_no_node(
+    service: Service, fake: FakeRay, client: httpx.AsyncClient, anonymous: httpx.AsyncClient, spec: dict[str, Any]
+) -> None:
+    fake.nodes = [{}, *[{"CPU": 1.0}] * 4]
+    fake.labels = {n: {"ray.io/node-group": "spot"} for n in range(1, 5)}
+    asked = spec | {"trainers": 2, "min_trainers": 2}
+    first, second = [(await client.post("/v1/jobs", json=asked)).json()["id"] for _ in range(2)]
+    async with running(service, fake):
+        for attempt in [await launched(fake, anonymous, job) for job in (first, second)]:
+            await attempt.claim()
+            started = [make_event(n, EventKind.TRAINER_STARTED, trainer=f"T{n}") for n in (1, 2, 3)]
+            lost = make_event(4, EventKind.TRAINER_LOST, trainer="T1", cause="its node is gone")
+            copies = make_event(5, EventKind.DATA, trainer="T2", name="train", bytes=10**12, files=1, copied=False)
+            assert (await attempt.uplink(events=[*started, lost, copies])).status_code == 200
+        at = service.now()
+        object.__setattr__(service, "now", lambda: at + timedelta(seconds=61))
+        # it is told why it waits by a look at the queue that would have had one of the others give back
+        third = (await client.post("/v1/jobs", json=asked)).json()["id"]
+        await until(service, third, lambda v: "CPUs" in v.reason)
+        for job in (first, second):
+            assert (await client.get(f"/v1/jobs/{job}")).json()["state"] == "starting"

@@ -93,7 +93,7 @@ class Copier:
         if found is not None:
             return found
         with _telling(name, source.url, "listed"):
-            listing = patiently(self._sleep, lambda what: self.teller.trouble(name, what))(list_place, source.url)
+            listing = self._list(name, source.url)
         if listing is None or not listing.items:
             raise DataError(f"data {name}: there are {'too many' if listing is None else 'no'} files at {source.url}")
         key = self._key(source.url, listing)
@@ -112,6 +112,9 @@ class Copier:
                 f"data {name}: what lies at {source.url} has the digest {found.digest}, and the job is given {source.digest}"
             )
         return found
+
+    def _list(self, name: str, url: str) -> Listing | None:
+        return patiently(self._sleep, lambda what: self.teller.trouble(name, what))(list_place, url)
 
     def _key(self, url: str, listing: Listing) -> str:
         """Where nothing tells that a file has changed, no other attempt's copy is taken."""
@@ -138,7 +141,7 @@ class Copier:
             lambda what: tell.trouble(name, what),
         )
         files = copying.run()
-        if list_place(url) != listing:
+        if self._list(name, url) != listing:
             raise DataError(f"data {name}: {url} changed while it was copied")
         copy = Copy(folder=folder, files=files, digest=digest_of(files), is_file=listing.is_file)
         self.teller.copied(name, copy, time.monotonic() - began)

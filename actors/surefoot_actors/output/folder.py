@@ -6,8 +6,11 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
+
+from surefoot.errors import NodeError
 
 __all__ = ["LocalFolder"]
 
@@ -15,11 +18,14 @@ _LOCK, _FILES = "lock", "files"
 
 
 class LocalFolder:
-    """A new, empty folder. What processes that were killed have left on this node is removed by whoever comes next."""
+    """A new, empty folder. What processes that were killed have left on this node is removed by whoever comes next.
+
+    Raises NodeError where somebody else has taken its place.
+    """
 
     def __init__(self) -> None:
         base = Path(tempfile.gettempdir()) / f"surefoot-output-{os.getuid()}"
-        base.mkdir(mode=0o700, exist_ok=True)
+        _own(base)
         with _locked(base / _LOCK):
             self._root = Path(tempfile.mkdtemp(dir=base))
             # held until this process ends, whatever ends it
@@ -41,6 +47,17 @@ class LocalFolder:
         shutil.rmtree(self._root, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.close(self._lock)
+
+
+def _own(base: Path) -> None:
+    """Make a folder that is ours alone: all can write to the one that it lies in."""
+    with contextlib.suppress(FileExistsError):
+        base.mkdir(mode=0o700)
+    found = os.lstat(base)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise NodeError(f"{base} is no folder of this user's: name another temporary folder, by TMPDIR")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        base.chmod(0o700)
 
 
 @contextlib.contextmanager

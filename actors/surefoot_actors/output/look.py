@@ -42,6 +42,8 @@ class Look:
     contents: Mapping[str, bytes]
     # what cannot be kept, and why: sentences
     odd: tuple[str, ...]
+    # folders that are there and could not be looked into; "": the whole
+    unread: tuple[str, ...] = ()
     # unix time, in nanoseconds
     at_ns: int
 
@@ -55,13 +57,24 @@ def look(folder: Path, is_known: Callable[[Seen], bool]) -> Look:
     at_ns = time.time_ns()
     files: list[Seen] = []
     odd: list[str] = []
+    unread: list[str] = []
     count, folders = 0, [""]
     while folders and count <= _MOST_ENTRIES:
-        count += _enter(folder, folders.pop(), folders, files, odd)
+        inner = folders.pop()
+        try:
+            count += _enter(folder, inner, folders, files, odd)
+        except FileNotFoundError:
+            count += 1  # gone meanwhile
+        except OSError as error:
+            count += 1
+            unread.append(inner)
+            odd.append(f"{_shown(inner or '.')}: {error.strerror}; what was kept of it before stays")
+    unread += folders
     if count > _MOST_ENTRIES:
         odd.append(f"there are more than {_MOST_ENTRIES} files and folders: the rest of them was not looked at")
     files.sort(key=lambda seen: seen.path)
-    return Look(files=tuple(files), contents=_read(folder, files, is_known), odd=tuple(odd), at_ns=at_ns)
+    contents = _read(folder, files, is_known)
+    return Look(files=tuple(files), contents=contents, odd=tuple(odd), unread=tuple(unread), at_ns=at_ns)
 
 
 def take(path: Path) -> int:
@@ -90,13 +103,8 @@ def _read(folder: Path, files: list[Seen], is_known: Callable[[Seen], bool]) -> 
 
 
 def _enter(root: Path, inner: str, folders: list[str], files: list[Seen], odd: list[str]) -> int:
-    """Look at one folder; return how many entries it has."""
-    try:
-        entries = list(os.scandir(root / inner))
-    except OSError as error:
-        if inner:  # gone meanwhile, or not to be read
-            odd.append(f"{_shown(inner)}: {error.strerror}")
-        return 1
+    """Look at one folder; return how many entries it has. Raises OSError where it cannot be read."""
+    entries = list(os.scandir(root / inner))
     for entry in entries:
         path = f"{inner}/{entry.name}" if inner else entry.name
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import defaultdict
 from pathlib import Path
@@ -19,12 +20,27 @@ __all__ = ["restore"]
 def restore(store: OutputStore, manifest: OutputManifest, folder: Path) -> dict[str, Known]:
     """Write the files of a manifest; what lies there beside them stays. Return what is known of them then.
 
-    They are written in place: whoever holds one open to append goes on behind what is restored. Raises DamagedError, before a file is
-    complete, for an object that is missing or corrupt; OSError where the folder cannot hold them.
+    They are written in place: whoever holds one open to append goes on behind what is restored. Raises DamagedError for an object that is
+    missing or corrupt, OSError where the folder cannot hold them: nothing of them is there then, or it would be kept as the job's.
     """
+    made: list[tuple[Path, bool]] = []
+    try:
+        return _restore(store, manifest, folder, made)
+    except BaseException:
+        for path, was_there in made:
+            with contextlib.suppress(OSError):
+                os.truncate(path, 0) if was_there else os.unlink(path)
+        raise
+
+
+def _restore(
+    store: OutputStore, manifest: OutputManifest, folder: Path, made: list[tuple[Path, bool]]
+) -> dict[str, Known]:
+    """`made`: gets what is written to, and whether it was there before."""
     places: dict[str, list[tuple[KeptFile, int, int, int]]] = defaultdict(list)
     parts: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for file in manifest.files:
+        made.append((folder / file.path, os.path.lexists(folder / file.path)))
         _make(folder / file.path, file.bytes)
         at = 0
         for name, start, size in file.pieces:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import xxhash
@@ -84,6 +85,10 @@ class OutputStore:
         self.names = manifest_names(self._storage.sizes(MANIFESTS))
         self.objects = set(self._storage.sizes(OBJECTS))
 
+    def _check(self) -> None:
+        if self._noted() != str(self._me):
+            raise FencedError
+
     def _noted(self) -> str:
         try:
             return self._storage.read_small(WRITER).decode(errors="replace")
@@ -110,7 +115,17 @@ class OutputStore:
     def get(self, names: Iterable[str]) -> Iterable[tuple[str, bytes]]:
         """Read objects, every byte verified. Raises DamagedError for one that is missing or corrupt."""
         with ThreadPoolExecutor(_NUM_READERS, "read-files") as pool:
-            yield from pool.map(self._get, names)
+            asked: deque[Future[tuple[str, bytes]]] = deque()
+            try:
+                for name in names:
+                    asked.append(pool.submit(self._get, name))
+                    # no further ahead than is read side by side: all of them together may be larger than this machine's memory
+                    if len(asked) >= _NUM_READERS:
+                        yield asked.popleft().result()
+                while asked:
+                    yield asked.popleft().result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _get(self, name: str) -> tuple[str, bytes]:
         data = self._storage.read_small(f"{OBJECTS}/{name}")
@@ -120,8 +135,7 @@ class OutputStore:
 
     def commit(self, manifest: OutputManifest, at: int) -> None:
         """Make it the newest manifest, in one act. Raises FencedError where a later writer has come."""
-        if self._noted() != str(self._me):
-            raise FencedError
+        self._check()
         seq = self.names[0].seq + 1 if self.names else 1
         name, body = dump_output(manifest, seq=seq, at=at, writer=self._me.name)
         self._storage.write(f"{MANIFESTS}/{name}", [body])
@@ -129,14 +143,19 @@ class OutputStore:
         self.names = manifest_names([name, *(n.name for n in self.names)])
 
     def prune(self) -> None:
-        """Remove manifests that no checkpoint and nobody else may want, and objects that nobody has needed since the last time."""
+        """Remove manifests that no checkpoint and nobody else may want, and objects that nobody has needed since the last time.
+
+        Raises FencedError before anything goes that a later writer counts on: what is there already, it does not write again.
+        """
         if len(self.names) > _KEEP:
             for name in self._unwanted():
+                self._check()
                 self._storage.remove(f"{MANIFESTS}/{name.name}")
                 self.names.remove(name)
                 self._needs.pop(name.name, None)
         unneeded = self.objects - self._needed()
         for gone in sorted(unneeded & self._unneeded)[:_MOST_REMOVED]:
+            self._check()
             self.objects.discard(gone)
             self._storage.remove(f"{OBJECTS}/{gone}")
         self._unneeded = frozenset(unneeded & self.objects)

@@ -134,14 +134,18 @@ class OutputSync:
             try:
                 manifest = store.read(name.name)
                 uploader.known = restore(store, manifest, folder)
-                self._newest = manifest.files
+                # gone back, what is kept is to be the newest, though nothing is new
+                self._newest = manifest.files if name == store.names[0] else None
                 break
             except DamagedError as error:
                 self._keeps_all = True
                 self._tell(f"the job's files as of step {name.at} are damaged, those before them are tried: {error}")
             except OSError as error:
-                self._keeps_all = True
-                self._tell(f"the job's files could not be written to {folder}: {error.strerror}")
+                self._fenced = True
+                self._tell(
+                    f"the job's files could not be written to {folder}: {error.strerror or error}; training goes on without them, and "
+                    "nothing of what it writes here is kept; what was kept before is untouched, for whoever is elected next"
+                )
                 break
         self._store = store
         return uploader
@@ -232,8 +236,7 @@ class OutputSync:
             if manifest.files != self._newest or ended:
                 store.commit(manifest, at)
                 self._newest = manifest.files
-                if not self._keeps_all:
-                    store.prune()
+                self._prune(store)
         except FencedError:
             self._fence()
             return "a later trainer writes now"
@@ -244,6 +247,15 @@ class OutputSync:
             return str(error)
         self._failing = False
         return ""
+
+    def _prune(self, store: OutputStore) -> None:
+        """Remove what nobody needs. What is kept is kept, whatever comes of that: the rest goes the next time."""
+        if self._keeps_all:
+            return
+        try:
+            store.prune()
+        except CheckpointError as error:
+            log.warning("output_files_not_removed", error=str(error))
 
     def _fence(self) -> None:
         self._fenced = True

@@ -71,12 +71,13 @@ class Uploader:
         """Have everything that fits there; return the manifest. Raises CheckpointError."""
         left_out = list(look.odd)
         chosen = self._chosen(look, left_out)
-        self.known = {seen.path: self.known.get(seen.path) or Known(None, None) for seen in chosen}
+        # what could not be looked into has not gone
+        stays = {path: known for path, known in self.known.items() if any(_is_in(path, f) for f in look.unread)}
+        self.known = stays | {seen.path: self.known.get(seen.path) or Known(None, None) for seen in chosen}
         fresh = [seen for seen in chosen if not self.is_known(seen)]
-        self._pack([s for s in fresh if s.path in look.contents], look)
-        for seen in fresh:
-            if seen.path not in look.contents:
-                self._upload_big(seen, look, left_out)
+        unread = self._pack([s for s in fresh if s.bytes <= SMALL_BYTES], look)
+        for seen in [*unread, *(s for s in fresh if s.bytes > SMALL_BYTES)]:
+            self._upload_big(seen, look, left_out)
         self._repack_if_wasteful()
         kept = [known.kept for known in self.known.values() if known.kept is not None]
         return OutputManifest(
@@ -108,22 +109,41 @@ class Uploader:
 
     # ---- small files
 
-    def _pack(self, files: Iterable[Seen], look: Look) -> None:
-        pack = _Pack()
+    def _pack(self, files: Iterable[Seen], look: Look) -> list[Seen]:
+        """Lay small files end to end; return those that could not be read as they were, or at all."""
+        pack, unread = _Pack(), []
         for seen in files:
-            data = look.contents[seen.path]
+            data = look.contents.get(seen.path)
+            if data is None and (data := self._read_small(seen)) is None:
+                unread.append(seen)
+                continue
             if len(pack.data) + len(data) > PART_BYTES:
                 self._close(pack, look)
                 pack = _Pack()
             pack.files.append((seen, len(pack.data)))
             pack.data += data
         self._close(pack, look)
+        return unread
+
+    def _read_small(self, seen: Seen) -> bytes | None:
+        """What is in a file that was not read as the step began; None where it is not as it was then."""
+        try:
+            handle = take(self._folder / seen.path)
+        except OSError:
+            return None
+        try:
+            data = os.pread(handle, seen.bytes, 0)
+            now = os.fstat(handle)
+        finally:
+            os.close(handle)
+        unchanged = (now.st_ino, now.st_size, now.st_mtime_ns) == (seen.inode, seen.bytes, seen.modified_ns)
+        return data if unchanged and len(data) == seen.bytes else None
 
     def _close(self, pack: _Pack, look: Look) -> None:
         name = self._put(memoryview(pack.data)) if pack.data else ""
         for seen, start in pack.files:
             pieces = ((name, start, seen.bytes),) if seen.bytes else ()
-            digest = xxhash.xxh3_128_hexdigest(look.contents[seen.path])
+            digest = xxhash.xxh3_128_hexdigest(memoryview(pack.data)[start : start + seen.bytes])
             self._keep(seen, pieces, ((digest, seen.bytes),), look)
 
     def _repack_if_wasteful(self) -> None:
@@ -190,6 +210,10 @@ class Uploader:
         name = self._store.put(part)
         self._pause(time.thread_time() - began)
         return name
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return not folder or path.startswith(f"{folder}/")
 
 
 def _begins(part: memoryview, before: tuple[tuple[str, int], ...]) -> bool:

@@ -54,7 +54,8 @@ def _descends(member: int, pid: int, parents: dict[int, int]) -> bool:
 def _stat(folder: Path) -> list[str]:
     """Fields of /proc/PID/stat from the state on; none where the process has just gone."""
     try:
-        return (folder / "stat").read_text().rpartition(")")[2].split()
+        # a process's name may be any bytes, and is cut off in the midst of a character
+        return (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return []
 

@@ -26,6 +26,7 @@ from surefoot_service.scheduler.standstill import Starting, gives_back, in_vain,
 from surefoot_service.store import attempts, jobs
 from surefoot_service.store import overview as store
 from surefoot_service.store.database import StoreAwayError
+from surefoot_service.store.events import trainers_on_nodes
 from surefoot_service.store.overview import Overview, Watched
 from surefoot_service.store.reading import state_of
 from surefoot_service.wakeups import RECONCILER, news_of
@@ -121,7 +122,7 @@ class Reconciler:
 
     async def _schedule(self, overview: Overview) -> bool:
         """Start what fits, and say of the rest why not. Return whether anything was started, or has given back what it had."""
-        vain = self._in_vain(overview)
+        vain = await self._in_vain(overview)
         if not overview.queue and len(vain) < 2:
             return False
         nodes = await self._launch.ray.nodes()
@@ -141,14 +142,18 @@ class Reconciler:
             await self._decided(decision)
         return any(d.start for d in decisions)
 
-    def _in_vain(self, overview: Overview) -> list[Starting]:
+    async def _in_vain(self, overview: Overview) -> list[Starting]:
         """Jobs that have waited for their fewest trainers for too long, in the queue's order."""
+        fewest = {w.attempt.id: w.spec.min_trainers for w in overview.watched}
         starting = [
             Starting(job=w.job.id, attempt=w.attempt.id, each=w.spec.resources, since=w.attempt.created_at)
             for w in overview.watched
             if state_of(w.job) is JobState.STARTING and w.attempt.fenced_at is None
         ]
-        return in_vain(starting, self._service.now(), timedelta(seconds=self._service.settings.start_wait_s))
+        vain = in_vain(starting, self._service.now(), timedelta(seconds=self._service.settings.start_wait_s))
+        # one whose trainers run waits for its data, or its own code: for no node
+        read = self._service.database.read
+        return [v for v in vain if await read(trainers_on_nodes, v.job, v.attempt) < fewest[v.attempt]]
 
     async def _give_back(self, last: Starting) -> bool:
         """Have a job wait in the queue again, so that one before it gets what it holds."""

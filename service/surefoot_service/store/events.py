@@ -14,9 +14,18 @@ from surefoot.events import EventKind
 from surefoot.views import NumberedEvent
 from surefoot_service.store.columns import LAST_NUMBER
 from surefoot_service.store.reading import event_of, shown_row
-from surefoot_service.store.tables import EventRow, StepRow
+from surefoot_service.store.tables import EventRow, EventSourceRow, StepRow
 
-__all__ = ["SERVICE", "add_event", "checkpoint_events", "events_after", "is_told", "rows_from", "state_events"]
+__all__ = [
+    "SERVICE",
+    "add_event",
+    "checkpoint_events",
+    "events_after",
+    "is_told",
+    "rows_from",
+    "state_events",
+    "trainers_on_nodes",
+]
 
 # the source of the control plane's own events
 SERVICE = "service"
@@ -49,6 +58,23 @@ def events_after(session: Session, job: str, after: int, limit: int) -> tuple[Nu
     return tuple(map(event_of, session.scalars(query)))
 
 
+_COME = (EventKind.TRAINER_STARTED, EventKind.TRAINER_READY)
+_GONE = (EventKind.TRAINER_LOST, EventKind.TRAINER_LEFT, EventKind.TRAINER_REFUSED)
+
+
+def trainers_on_nodes(session: Session, job: str, attempt: str) -> int:
+    """Return how many trainers of an attempt that has not trained yet run, by what it has told."""
+    sources = select(EventSourceRow.source).where(EventSourceRow.job == job, EventSourceRow.attempt == attempt)
+    mine = (EventRow.job == job, EventRow.source.in_(sources), EventRow.kind.in_((*_COME, *_GONE)))
+    there: set[object] = set()
+    for row in session.scalars(select(EventRow).where(*mine).order_by(EventRow.seq).limit(_MOST_LOOKED_AT)):
+        event = event_of(row)
+        (there.add if event.kind in _COME else there.discard)(str(event.data.get("trainer")))
+    return len(there)
+
+
+# of an attempt that loses trainers again and again, no more
+_MOST_LOOKED_AT = 20_000
 # so many of its last states tell a job's story
 _STORY = 20
 
