@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ def _lay(tmp: Path) -> None:
     (tmp / "binary").write_bytes(b"\xff\xfe\0")
     (tmp / "circle").symlink_to("circle")
     (tmp / "nowhere-link").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(tmp / "socket"))
     # a file that is there and cannot be read, whoever asks
     (tmp / "unreadable").symlink_to("/proc/self/mem")
 
@@ -46,7 +50,7 @@ PLACES: dict[str, Callable[[Path], str | Path]] = {
     "below a circle": lambda tmp: tmp / "circle" / "x",
     "a link to nothing": lambda tmp: tmp / "nowhere-link" / "x",
     "unreadable": lambda tmp: tmp / "unreadable",
-    "a device": lambda tmp: "/dev/full",
+    "a socket": lambda tmp: tmp / "socket",
     "a long name": lambda tmp: tmp / ("x" * 300),
     "a long path": lambda tmp: tmp / ("x/" * 3000),
     "NUL": lambda tmp: "a\0b",
@@ -57,8 +61,8 @@ PLACES: dict[str, Callable[[Path], str | Path]] = {
     "nobody listens": lambda tmp: "http://127.0.0.1:1/x",
     "no URL": lambda tmp: "http://[",
     "a URL with NUL": lambda tmp: "s3://a\0b",
-    "a file's URL": lambda tmp: "file:///nowhere/x",
-    "a chain": lambda tmp: "zip://x::/nowhere.zip",
+    "a file's URL": lambda tmp: f"file://{tmp}/nowhere/x",
+    "a chain": lambda tmp: f"zip://x::{tmp}/nowhere.zip",
 }
 
 
@@ -170,6 +174,17 @@ class Asked:
 ASKED = [name for name in vars(Asked) if not name.startswith("_")]
 
 
+def test_a_download_takes_no_sockets_place(
+    transport: httpx.MockTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _lay(tmp_path)
+    with pytest.raises(UserError, match="a device, a pipe or a socket"):
+        Client("http://surefoot", transport=transport).job(JOB).download_model(tmp_path / "socket")
+    assert (tmp_path / "socket").is_socket()
+    assert not list(tmp_path.glob(".*.part"))
+
+
 @pytest.mark.parametrize("asked", ASKED)
 def test_only_our_own_errors_come_of_places(
     asked: str, transport: httpx.MockTransport, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -179,8 +194,9 @@ def test_only_our_own_errors_come_of_places(
     outcomes = {}
     for n, (wrong, place) in enumerate(PLACES.items()):
         (tmp := tmp_path / str(n)).mkdir()
-        _lay(tmp)
         monkeypatch.chdir(tmp)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp))
+        _lay(tmp)
         outcomes[wrong] = _outcome(lambda: getattr(Asked(transport, code, tmp), asked)(place(tmp)))  # noqa: B023
     _check(outcomes)
     assert asked == "submitted_with_what_cannot_be_read" or len([o for o in outcomes.values() if o]) > 3
@@ -220,8 +236,9 @@ def test_only_our_own_errors_come_of_a_local_run(option: str, tmp_path: Path, mo
     outcomes = {}
     for n, (wrong, place) in enumerate(PLACES.items()):
         (tmp := tmp_path / str(n)).mkdir()
-        _lay(tmp)
         monkeypatch.chdir(tmp)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp))
+        _lay(tmp)
         given: Any = {option: {"x": str(place(tmp))} if option == "data" else str(place(tmp))}
         outcomes[wrong] = _outcome(lambda: surefoot.run_local(train, batch_size=2, sub_tasks=2, **given))  # noqa: B023
     _check(outcomes)
@@ -242,8 +259,9 @@ def test_a_local_run_that_asks_for_no_folder_needs_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["missing", "a file", "a circle", "a long name", "NUL", "half a character", "nobody's home"])  # fmt: skip
-def test_check_refuses_what_is_no_folder(wrong: str, tmp_path: Path) -> None:
+def test_check_refuses_what_is_no_folder(wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check = pytest.importorskip("surefoot_actors.check").check
+    monkeypatch.chdir(tmp_path)
     _lay(tmp_path)
     with pytest.raises(UserError, match="there is no folder"):
         check(entrypoint="train:train", folder=PLACES[wrong](tmp_path), batch_size=8)
