@@ -56,7 +56,7 @@ def _usage(name: str, command: Any) -> str:
 
 
 def _shown(argument: Any) -> str:
-    name = (argument.metavar or argument.human_readable_name).strip("[]{}")
+    name = (argument.metavar or str(argument.name).upper()).strip("[]{}")
     return name if argument.required else f"[{name}]"
 
 

@@ -212,7 +212,8 @@ def unreachable(where: Where, error: Exception) -> ServiceUnavailableError:
     """Return the error for a control plane that does not answer."""
     if isinstance(error, ServiceUnavailableError):
         return error
-    detail = "start one with `surefoot up`, or name another by --url or SUREFOOT_URL"
+    again = "jobs, logs and files of an earlier one are there again then"
+    detail = f"start one with `surefoot up` ({again}), or name another by --url or SUREFOOT_URL"
     return ServiceUnavailableError(
         f"no control plane answers at {where.url}", status=503, detail=f"{detail} ({type(error).__name__}: {error})"
     )

@@ -21,6 +21,7 @@ __all__ = [
     "DataUrl",
     "by_name",
     "check_names",
+    "found_here",
     "in_words",
     "is_local",
     "size_words",
@@ -68,7 +69,7 @@ class DataSource(BaseModel):
 
 
 def _source(value: Any) -> Any:
-    return {"url": value} if isinstance(value, str) else value
+    return {"url": os.fspath(value)} if isinstance(value, (str, os.PathLike)) else value
 
 
 AnyDataSource = Annotated[DataSource, BeforeValidator(_source)]
@@ -107,6 +108,24 @@ def _absolute(source: DataSource) -> DataSource:
         return source
     path = os.path.abspath(os.path.expanduser(source.url.removeprefix("file://")))
     return source.model_copy(update={"url": path})
+
+
+def found_here(given: Any, base: Path) -> Any:
+    """Make whole paths of those that lie on this machine, below `base` or below "~". All else is the control plane's to judge."""
+    return {name: _found_here(each, base) for name, each in given.items()} if isinstance(given, Mapping) else given
+
+
+def _found_here(given: Any, base: Path) -> Any:
+    if isinstance(given, DataSource):
+        return given.model_copy(update={"url": _found_here(given.url, base)})
+    if isinstance(given, Mapping):
+        return {**given, "url": _found_here(given["url"], base)} if "url" in given else given
+    if isinstance(given, os.PathLike):
+        given = os.fspath(given)
+    if not isinstance(given, str) or not given or "://" in given or os.path.isabs(given):
+        return given
+    path = os.path.abspath(base / os.path.expanduser(given))
+    return path if os.path.exists(path) else given
 
 
 def by_name(given: Iterable[str]) -> dict[str, Any]:

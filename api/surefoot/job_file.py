@@ -7,6 +7,7 @@ from typing import Any
 
 from surefoot.config import near
 from surefoot.config_files import read_file
+from surefoot.data import found_here
 from surefoot.errors import SpecError
 from surefoot.spec import JobSpec, Resources
 
@@ -61,4 +62,6 @@ def read_job(file: Path) -> tuple[str, dict[str, Any]]:
             raise SpecError(f"{file}: {name} is missing")
     entrypoint = found.pop("entrypoint")
     found["folder"] = file.parent / str(found.get("folder") or ".")
+    if "data" in found:
+        found["data"] = found_here(found["data"], file.parent)
     return str(entrypoint), found

@@ -17,7 +17,7 @@ from typing_extensions import Required, TypedDict
 
 from surefoot._requests import spec_error
 from surefoot.budget import Budget
-from surefoot.data import DataSource
+from surefoot.data import DataSource, found_here
 from surefoot.entrypoint import Entrypoint, locate
 from surefoot.errors import PackageError, SpecError, UserError
 from surefoot.notebook import MODULE, is_of_a_notebook, source_of
@@ -78,7 +78,7 @@ class SubmitOptions(TypedDict, total=False):
     # secrets of the control plane that the code finds in its environment: names, "NAME=VARIABLE", or a mapping of variables to names
     secrets: Mapping[str, str] | Sequence[str]
     # what the train function finds as run.data["NAME"]: URLs by name, or {"url": ..., "copy": True or False, "digest": ...}
-    data: Mapping[str, str | DataSource | Mapping[str, Any]]
+    data: Mapping[str, str | os.PathLike[str] | DataSource | Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +173,7 @@ def _made(
         "resources": {"cpus": cpus, "gpus": gpus},
         "pip": tuple(spec.get("pip", ())),
         "secrets": by_variable(spec.get("secrets") or ()),
+        "data": found_here(spec.get("data") or {}, Path()),
     }
     # The spec is checked before the folder is read: its mistakes are the commoner and the quicker to find.
     _spec(fields | {"package": "0" * 64})
@@ -195,7 +196,7 @@ def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
     if "secrets" in changes:
         changes["secrets"] = by_variable(changes["secrets"] or ())
     if "data" in changes:
-        sources = (changes["data"] or {}).items()
+        sources = found_here(changes["data"] or {}, Path()).items()
         changes["data"] = {n: s.model_dump(mode="json") if isinstance(s, DataSource) else s for n, s in sources}
     for name, kind in (("checkpoint", CheckpointPolicy), ("budget", Budget)):
         if isinstance(part := changes.get(name), kind):

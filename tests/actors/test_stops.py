@@ -34,6 +34,8 @@ def test_the_end_is_the_same_under_losses(stage: Stage, entrypoint: str, fault: 
     assert story.ledger == one.ledger
     assert story.digest == one.digest
     assert len((tmp_path / "three" / "after").read_text().splitlines()) == 1
+    why = "every step is committed" if entrypoint == "epochs" else "the training code ended it"
+    assert one.outcome.reason == story.outcome.reason == f"{why} and the train function returned"
     if entrypoint == "epochs":
         assert one.last(EventKind.LENGTH).data["num_steps"] == len(one.rows)
         assert "accuracy" in one.rows[-1].result.values
@@ -61,6 +63,7 @@ def test_a_target_ends_it_with_the_same_step_and_bytes_under_losses(
         assert len(story.fired) == fired, story.fired
         assert story.ledger == undisturbed.ledger[: met + 1]
         assert story.last(EventKind.FINISHED).data["steps"] == met + 1
+        assert story.outcome.reason == f"the target {spec['target']} was met and the train function returned"
     assert one.digest == three.digest != undisturbed.digest
 
 

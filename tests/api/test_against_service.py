@@ -24,6 +24,7 @@ from surefoot.cli.app import app as cli_app
 from surefoot.errors import ConflictError, JobFailedError, NotFoundError, SpecError, UnauthorizedError
 from surefoot.events import Event, EventKind, SentBatch
 from surefoot.output import KeptFile, OutputManifest, dump_output
+from surefoot.package import pack
 from surefoot.spec import JobState
 from surefoot.views import JobView
 
@@ -312,7 +313,9 @@ def test_files_of_any_names_are_fetched_beside_each_other(running: Running, code
         assert outside.read_bytes() == b"mine"
 
 
-def test_files_are_listed_and_fetched(running: Running, code: Path, tmp_path: Path) -> None:
+def test_files_are_listed_and_fetched(
+    running: Running, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Client() as client:
         job = client.submit("train:train", folder=code, batch_size=64, trainers=2)
         assert job.files().files == ()
@@ -345,6 +348,11 @@ def test_files_are_listed_and_fetched(running: Running, code: Path, tmp_path: Pa
     result = CliRunner().invoke(cli_app, ["files", job.id, "get", "--to", str(tmp_path / "by-cli")])
     assert "3 files, 700 kB" in result.output
     assert (tmp_path / "by-cli" / "plots" / "b").read_bytes() == b"2"
+    monkeypatch.chdir(code)
+    packaged = pack(code).files
+    assert f"{job.id}-files: 3 files" in CliRunner().invoke(cli_app, ["files", job.id, "get"]).output
+    assert (code / f"{job.id}-files" / "plots" / "b").read_bytes() == b"2"
+    assert pack(code).files == packaged, "what was fetched is packaged as code"
     wrong = CliRunner().invoke(cli_app, ["files", job.id, "plots"])
     assert wrong.exit_code != 0
     assert "surefoot files JOB get plots" in wrong.output

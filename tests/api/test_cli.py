@@ -342,7 +342,10 @@ def test_diff_names_the_step_and_what_differs(cli: Cli, fake: FakeService, tmp_p
     file = tmp_path / "other.json"
     file.write_text(dump([make_row(0), make_row(1, loss=0.25), make_row(2)]))
     result = cli("diff", "j1", str(file))
-    assert (result.exit_code, result.stdout) == (1, "differ at step 1\n  loss: 0.5 against 0.25\n")
+    assert (result.exit_code, result.stdout) == (
+        1,
+        "differ at step 1, after 1 identical step\n  loss: 0.5 against 0.25\n",
+    )
 
 
 def test_diff_of_two_jobs_tells_what_they_were_told(
@@ -476,7 +479,8 @@ def test_no_control_plane(cli: Cli, fake: FakeService) -> None:
     result = cli("ls")
     assert result.exit_code == 2
     assert result.stderr.startswith(
-        "surefoot: no control plane answers at http://127.0.0.1:8470: start one with `surefoot up`"
+        "surefoot: no control plane answers at http://127.0.0.1:8470: start one with `surefoot up` "
+        "(jobs, logs and files of an earlier one are there again then)"
     )
     assert result.stderr.count("\n") == 1
 

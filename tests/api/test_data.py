@@ -12,8 +12,9 @@ from pydantic import ValidationError
 import surefoot
 from surefoot.data import Data, DataSource, DataUrl, by_name, in_words, size_words, sources_of
 from surefoot.errors import ContractError, SpecError
+from surefoot.job_file import read_job
 from surefoot.spec import JobSpec
-from surefoot.submission import changes_of
+from surefoot.submission import changes_of, prepare
 
 SPEC = {"entrypoint": "train:train", "package": "0" * 64, "batch_size": 8}
 _NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", fullmatch=True)
@@ -64,12 +65,39 @@ def test_a_spec_takes_no_odd_data(data: dict[str, object], what: str) -> None:
 def test_paths_of_this_machine_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
-    found = sources_of({"a": "x/y", "b": "~/z", "c": DataSource(url="s3://b/x")})
-    assert [source.url for source in found.values()] == [str(tmp_path / "x/y"), "/home/me/z", "s3://b/x"]
+    found = sources_of({"a": "x/y", "b": "~/z", "c": DataSource(url="s3://b/x"), "d": Path("x")})
+    assert [source.url for source in found.values()] == [
+        str(tmp_path / "x/y"),
+        "/home/me/z",
+        "s3://b/x",
+        str(tmp_path / "x"),
+    ]
     with pytest.raises(SpecError, match="no name of data"):
         sources_of({"a b": "x"})
     with pytest.raises(SpecError, match="data: "):
         sources_of({"a": 3})
+
+
+def test_what_lies_on_this_machine_may_be_named_by_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "train.py").write_text("def train(run):\n    pass\n")
+    (tmp_path / "job" / "job.json").write_text(
+        '{"entrypoint": "train:train", "batch_size": 8, "data": {"a": "../data", "b": "s3://b/x"}}'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    here = str(tmp_path / "data")
+    given_ = {**by_name(["a=./data", "b:copy=data", "c=~/data"]), "d": DataSource(url="data"), "e": Path("data")}
+    made = prepare("train:train", batch_size=8, folder="job", data=given_)
+    assert {name: source.url for name, source in made.spec.data.items()} == dict.fromkeys("abcde", here)
+    assert made.spec.data["b"].copies
+    assert changes_of({"data": {"a": "data"}})["data"] == {"a": here}
+    assert read_job(Path("job/job.json"))[1]["data"] == {"a": here, "b": "s3://b/x"}
+    # of a path that is not here, only the control plane can say whether it is anywhere
+    assert changes_of({"data": {"a": "elsewhere/data"}})["data"] == {"a": "elsewhere/data"}
 
 
 def test_data_of_another_name_is_told_with_those_that_there_are() -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 from tests.api.conftest import make_event
 
-from surefoot.cli.chaos import ChaosRun, parse_duration, parse_kinds
+from surefoot.chaos import report
+from surefoot.cli.chaos import ChaosRun, chaos_pairs, parse_duration, parse_kinds
 from surefoot.cli.durable import size
 from surefoot.errors import ServiceUnavailableError, UserError
 from surefoot.events import SUPERVISOR_RESTARTED, Event, EventKind, FaultKind
@@ -121,6 +122,11 @@ def test_chaos_goes_on_after_a_refusal_and_ends_when_nothing_is_heard() -> None:
     told = run.run()
     assert (told.steps, dict(told.faults)) == (0, {})
     assert run.refused[0] == "the control plane is away"
+
+
+def test_faults_that_nothing_recovered_from_are_told_without_times() -> None:
+    fault = make_event(1, EventKind.FAULT, kind="trainer", target="t1")
+    assert chaos_pairs(report([fault], []))["trainer faults"] == "1, none recovered from in this time"
 
 
 def test_sizes() -> None:

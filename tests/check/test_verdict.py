@@ -123,6 +123,7 @@ def test_an_epoch_whose_end_was_not_reached_is_noted() -> None:
     assert notes(reference) == ()
     reference.epoch_steps = 7
     assert "6 steps were tried, and an epoch has 7" in notes(reference)[0]
+    assert notes(reference)[0].endswith("--steps 8")
 
 
 def test_all_that_raise_are_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,13 @@ def test_a_command_that_is_none_is_found() -> None:
     for line in ("surefoot submit train:train --bach 3", "surefoot resize last --now 3", "surefoot frobnicate"):
         with pytest.raises(pytest.fail.Exception):
             _parse(line)
+
+
+def test_the_reference_of_commands_can_be_made_of_them() -> None:
+    made = list(runpy.run_path(str(ROOT / "docs" / "hooks.py"))["commands"]())
+    assert "surefoot files [OPTIONS] JOB [get] [PATH]" in made
+    root: Any = typer.main.get_command(app)
+    assert {f"## surefoot {name}" for name in root.commands} <= set(made)
 
 
 def test_every_variable_of_the_environment_is_read_somewhere() -> None:

@@ -419,3 +419,22 @@ def test_rows_that_do_not_go_together_are_told(gather: Any, words: str) -> None:
 
     with pytest.raises(ContractError, match=words):
         run_local(train, batch_size=8, sub_tasks=4)
+
+
+def test_a_progress_bar_knows_how_many_steps_there_are() -> None:
+    lengths: dict[str, list[int | None]] = {"steps": [], "epochs": []}
+
+    def train(run: Run) -> None:
+        model, optimizer = make(run)
+        loop = run.steps(3) if run.config["of"] == "steps" else run.steps(epochs=1)
+        told = lengths[run.config["of"]]
+        with contextlib.suppress(TypeError):
+            told.append(len(loop))  # type: ignore[arg-type]
+        for step in loop:
+            one_step(run, model, optimizer, step)
+            told.append(len(loop))  # type: ignore[arg-type]
+
+    for of in lengths:
+        run_local(train, batch_size=20, sub_tasks=4, config={"of": of})
+    # 50 samples are two and a half batches
+    assert lengths == {"steps": [3, 3, 2, 1], "epochs": [3, 2, 1]}

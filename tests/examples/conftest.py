@@ -20,7 +20,7 @@ def import_example(monkeypatch: pytest.MonkeyPatch) -> ImportExample:
     """Return a function that imports a module of an example's folder ("." for the demo), forgotten after the test."""
 
     def load(folder: str, name: str) -> ModuleType:
-        for module in ("train", "model", "data", "demo"):
+        for module in ("train", "model", "data", "demo", "before", "make_data"):
             monkeypatch.delitem(sys.modules, module, raising=False)
         monkeypatch.syspath_prepend(str(EXAMPLES / folder))
         return importlib.import_module(name)

@@ -309,7 +309,8 @@ def notes(reference: Seen) -> tuple[str, ...]:
     ]
     if 0 < (made := len(reference.rows)) < reference.epoch_steps:
         found.append(
-            f"{made} steps were tried, and an epoch has {reference.epoch_steps}: what changes at its end was not seen; ask for more steps"
+            f"{made} steps were tried, and an epoch has {reference.epoch_steps}: what changes at its end was not seen; "
+            f"try it with --steps {reference.epoch_steps + 1}"
         )
     return tuple(found)
 

@@ -260,6 +260,8 @@ class Returned:
     trainer: str
     # what a person should know of it
     warning: str = ""
+    # what ended training before its last step, if anything did
+    ended_early: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -222,7 +222,7 @@ class TrainerProcess:
             streams = Streams(self._spec.seed, self._member.device)
             train = train_function.load(self._spec.entrypoint, streams)
             folder = WorkingFolder(Path.cwd())
-            run_training(train, self._options(), self._coordinator)
+            run = run_training(train, self._options(), self._coordinator)
             left = folder.left()
             self._output.sync(self._member.position.step, _FILES_S, ended=True)
         except TrainerExit:
@@ -234,7 +234,7 @@ class TrainerProcess:
                 self._mailbox.tell(raised(told_exit(error), self._member))
         else:
             warning = advice(left) if left else ""
-            self._mailbox.tell(Returned(trainer=self._setup.trainer, warning=warning))
+            self._mailbox.tell(Returned(trainer=self._setup.trainer, warning=warning, ended_early=run.ended_early))
         self._output.close()
         with self._member.commit_lock:
             self._returned = True

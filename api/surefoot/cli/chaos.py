@@ -22,7 +22,7 @@ from surefoot.errors import ServiceError, UserError
 from surefoot.events import Event, EventKind, FaultKind, LedgerRow
 from surefoot.spec import JobState
 
-__all__ = ["ChaosRun", "chaos", "parse_duration", "parse_kinds"]
+__all__ = ["ChaosRun", "chaos", "chaos_pairs", "parse_duration", "parse_kinds"]
 
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h)$")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -120,7 +120,7 @@ def chaos(
     if as_json:
         say(json.dumps(_document(told) | {"refused": run.refused}, indent=1))
         return
-    print_pairs(_pairs(told))
+    print_pairs(chaos_pairs(told))
     if run.refused:
         say_words(f"{len(run.refused)} faults could not be asked for, at last: {run.refused[-1]}")
 
@@ -138,14 +138,19 @@ def _document(told: ChaosReport) -> dict[str, object]:
     }
 
 
-def _pairs(told: ChaosReport) -> dict[str, str]:
+def chaos_pairs(told: ChaosReport) -> dict[str, str]:
+    """Return the report as what it tells, by name."""
     pairs = {}
     for kind, count in told.faults.items():
-        seconds = told.seconds_of(kind)
-        cost = f", recovery p50 {duration(percentile(seconds, 0.5))}, p99 {duration(percentile(seconds, 0.99))}"
-        pairs[f"{kind.value} faults"] = f"{count}{cost if seconds else ''}"
+        pairs[f"{kind.value} faults"] = f"{count}{_recovery(told.seconds_of(kind))}"
     return pairs | {
         "steps": f"{told.steps} in {duration(told.seconds)}, {told.steps_lost} lost",
         "sub-tasks computed twice": f"at most {told.sub_tasks_again}",
         "goodput": f"{told.goodput:.1%} of the ideal for the trainers alive",
     }
+
+
+def _recovery(seconds: list[float]) -> str:
+    if not seconds:
+        return ", none recovered from in this time"
+    return f", recovery p50 {duration(percentile(seconds, 0.5))}, p99 {duration(percentile(seconds, 0.99))}"

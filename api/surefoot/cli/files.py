@@ -38,7 +38,7 @@ def files(
     with Session.of(context).client() as client:
         found = client.job(job)
         if what == "get":
-            _get(found, path or "", to or Path(f"{found.id}-files"), as_json)
+            _get(found, path or "", to, as_json)
         else:
             _list(found.files(), as_json)
 
@@ -51,13 +51,15 @@ def _action(action: str | None) -> Literal["get", "list"]:
     return "get"
 
 
-def _get(job: Job, path: str, to: Path, as_json: bool) -> None:
-    fetched = job.download_files(to, path=path)
+def _get(job: Job, path: str, to: Path | None, as_json: bool) -> None:
+    fetched = job.download_files(folder := to or Path(f"{job.id}-files"), path=path)
+    if to is None and not (ignore := folder / ".gitignore").exists():
+        ignore.write_text("*\n")  # it lies beside the code, and is neither packaged nor committed with it
     if as_json:
         say(json.dumps([{"file": str(file), "bytes": file.stat().st_size} for file in fetched]))
         return
     total = sum(file.stat().st_size for file in fetched)
-    say_words(f"{to}: {len(fetched)} file{'s' if len(fetched) != 1 else ''}, {size(total)}")
+    say_words(f"{folder}: {len(fetched)} file{'s' if len(fetched) != 1 else ''}, {size(total)}")
 
 
 def _list(found: FileList, as_json: bool) -> None:

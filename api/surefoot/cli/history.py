@@ -91,7 +91,8 @@ def diff(context: typer.Context, one: Side, other: Side, as_json: AsJson = False
     if as_json:
         _say_difference(num_same, difference, view, other_view)
     elif difference is not None:
-        say_words(f"differ at step {difference.step}")
+        after = f", after {num_same} identical step{'' if num_same == 1 else 's'}" if num_same else ""
+        say_words(f"differ at step {difference.step}{after}")
     elif view and other_view and view.digest != other_view.digest and view.digest and other_view.digest:
         say_words(
             f"identical in {num_same} steps, but the final states differ: {view.digest} against {other_view.digest}"

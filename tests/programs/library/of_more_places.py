@@ -4,6 +4,7 @@ import collections
 import ctypes
 import multiprocessing
 import queue
+import threading
 import types
 
 import numpy as np
@@ -735,3 +736,17 @@ def gradients_taken_in_the_loop(run: surefoot.Run) -> None:
         (decay,) = torch.autograd.grad(model[0].weight.pow(2).sum(), model[0].weight)
         model[0].weight.grad += 0.01 * decay
         optimizer.step()
+
+
+OF_THIS_THREAD = threading.local()
+OF_THIS_THREAD.scale = 1.0
+
+
+@program(steps=6)
+def values_of_the_thread(run: surefoot.Run) -> None:
+    model, optimizer = begun(run)
+    OF_THIS_THREAD.scale = 1.0
+    for step in run.steps(run.config["steps"]):
+        inner(model, step, loss_fn=lambda out, y: OF_THIS_THREAD.scale * F.cross_entropy(out, y))
+        optimizer.step()
+        OF_THIS_THREAD.scale *= 0.9

@@ -50,6 +50,13 @@ class Length:
         return self._end_after is not None and step >= self._end_after
 
     @property
+    def ended_early(self) -> str:
+        """What has ended training before its last step; nothing where that was made."""
+        if self._is_met:
+            return f"the target {self.target} was met"
+        return "the training code ended it" if self.values["stopped"] else ""
+
+    @property
     def _is_met(self) -> bool:
         return self.target is not None and self.values.get("met") == str(self.target)
 

@@ -255,6 +255,16 @@ class TrainRun(contract.Run):
         self._loop.leave()
         self.finish()
 
+    def steps_left(self) -> int | None:
+        assert self._loop is not None
+        total = self._length.num_steps
+        return None if total is None else max(0, total - self._loop.position.step)
+
+    @property
+    def ended_early(self) -> str:
+        """What has ended training before its last step; nothing where that was made."""
+        return self._length.ended_early
+
     # ---- in the loop
 
     def stop(self) -> None:

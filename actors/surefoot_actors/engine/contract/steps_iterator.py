@@ -36,6 +36,9 @@ class Training(Protocol):
     def leave(self) -> None:
         """The user's code has left the loop: end the step, and finish."""
 
+    def steps_left(self) -> int | None:
+        """How many steps are left, if nothing ends training early; None: not known yet."""
+
 
 class StepsIterator(Iterator[contract.Step]):
     """The loop over steps, as the user's `for` sees it."""
@@ -47,6 +50,14 @@ class StepsIterator(Iterator[contract.Step]):
         self._begun = False
         #: whether next() is asked for the sake of what wraps this iterator alone
         self.skips = False
+
+    def __len__(self) -> int:
+        # for progress bars: those that get a TypeError here show no end
+        if (left := self._training.steps_left()) is None:
+            raise TypeError(
+                "how many steps so many epochs have is known once the first inner loop has told the dataset"
+            )
+        return left
 
     def __next__(self) -> contract.Step:
         if self.skips:

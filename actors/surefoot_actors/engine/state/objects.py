@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from surefoot_actors.engine.state.reach import Globals, Variables
+from surefoot_actors.engine.state.variables import Globals, Variables
 from surefoot_actors.user_code.frames import user_frames
 from surefoot_actors.user_code.lines import is_library
 

@@ -7,8 +7,6 @@ libraries is known, so that it can be told by its name, but not looked into.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import inspect
 import io
 import queue
 import sys
@@ -30,8 +28,9 @@ from surefoot.contract import Run, Step
 from surefoot_actors.engine.data.code import is_users, slots_of
 from surefoot_actors.engine.state.boxes import BOXES, DATA_LIBRARIES, HELD_BY_MODULES, OF_OPTIMIZERS, fill_box, read_box
 from surefoot_actors.engine.state.portable import PLAIN
+from surefoot_actors.engine.state.variables import Globals, Variables
 
-__all__ = ["DELETED", "Globals", "Reach", "Variables", "is_of_the_user", "of_optimizer", "parts", "put"]
+__all__ = ["DELETED", "Reach", "is_of_the_user", "of_optimizer", "parts", "put"]
 
 # So many things are looked for, and so many in one container; one that has more is looked at as a whole.
 _MOST, _MOST_IN_ONE = 20_000, 256
@@ -55,46 +54,20 @@ class Deleted:
 DELETED = Deleted
 
 
-class Variables:
-    """The local variables of a function that is under way, in a frame that waits: read and written as a debugger does.
-
-    A generator's frame is not kept, as it would keep the iterator over steps that the generator holds when the loop lets go of it: it is
-    found in the stack, where it is whenever a step is asked for.
-    """
-
-    def __init__(self, frame: types.FrameType) -> None:
-        self._code, self._thread = frame.f_code, threading.get_ident()
-        self._kept = None if frame.f_code.co_flags & inspect.CO_GENERATOR else frame
-
-    def _frame(self) -> types.FrameType | None:
-        frame = self._kept or sys._current_frames().get(self._thread)
-        while frame is not None and frame.f_code is not self._code:
-            frame = frame.f_back
-        return frame
-
-    def read(self) -> dict[str, Any]:
-        frame = self._frame()
-        values = frame.f_locals if frame is not None else {}
-        return {name: value for name, value in values.items() if not name.startswith((".", "__"))}
-
-    def write(self, name: str, value: Any) -> None:
-        """Give a variable a value. Only while the frame waits in a call."""
-        frame, code = self._frame(), self._code
-        if frame is not None and name in code.co_varnames + code.co_cellvars + code.co_freevars:
-            frame.f_locals[name] = value
-            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
-
-
-class Globals:
-    """The global variables of a module."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self.values = values
-
-
 # Files in memory, and bytes that can be written.
 _BYTES = (io.BytesIO, io.StringIO, bytearray, array)
-_WALKED = (Variables, Globals, torch.Tensor, np.ndarray, types.MethodType, partial, *_CONTAINERS, *_BYTES, *BOXES)
+_WALKED = (
+    Variables,
+    Globals,
+    torch.Tensor,
+    np.ndarray,
+    types.MethodType,
+    partial,
+    threading.local,
+    *_CONTAINERS,
+    *_BYTES,
+    *BOXES,
+)
 
 
 class Reach:
@@ -248,6 +221,8 @@ def parts(thing: Any, *, inside: bool = False) -> Iterator[tuple[Slot, Any]]:
         yield from ((("", "__self__"), thing.__self__), (("", "__func__"), thing.__func__)) if inside else ()
     elif isinstance(thing, partial):
         yield from ((("", i), v) for i, v in enumerate((thing.func, thing.args, thing.keywords))) if inside else ()
+    elif isinstance(thing, threading.local):  # of the thread that looks for things, which trains
+        yield from ((("", "local"), thing.__dict__),) if inside else ()
     elif isinstance(thing, type):
         own = [(k, v) for k, v in vars(thing).items() if not k.startswith("__") and not isinstance(v, _OF_CLASSES)]
         yield from ((("class", name), value) for name, value in own)

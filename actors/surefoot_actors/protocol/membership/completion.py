@@ -57,7 +57,8 @@ def returned(state: MembershipState, message: Returned) -> Outcome:
     if message.trainer != state.elected and message.trainer not in state.members:
         return state, ()
     warned = (Emit(EventKind.WARNING, {"message": message.warning}),) if message.warning else ()
-    state, commands = end(state, JobState.SUCCEEDED, "every step is committed and the train function returned")
+    why = message.ended_early or "every step is committed"
+    state, commands = end(state, JobState.SUCCEEDED, f"{why} and the train function returned")
     return state, (*warned, *commands)
 
 
