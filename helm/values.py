@@ -462,6 +462,26 @@ class Metrics(Part):
     dashboard: Dashboard = part(Dashboard, "For Grafana")
 
 
+class TracesHeaders(Part):
+    existingSecret: Name = value("", "Secret with headers for it (`api-key=...,other=...`); empty: none are sent")
+    key: str = value("headers", "Its key")
+
+
+class Traces(Part):
+    endpoint: str = Field(
+        "",
+        pattern="^(https?://.*)?$",
+        description="Where the control plane sends traces of jobs, by OTLP over HTTP (`http://collector.monitoring:4318`); empty: nowhere",
+    )
+    headers: TracesHeaders = part(TracesHeaders, "Headers, such as keys of a vendor's")
+    collector: Peers = Field(
+        default_factory=lambda: Peers(
+            to=[{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}], ports=[4318]
+        ),
+        description="Who takes them; `to` empty: its ports anywhere",
+    )
+
+
 class Test(Part):
     trainers: int = Field(2, ge=2, description="Trainers of the job that `helm test` submits: so many CPUs")
     timeoutSeconds: Seconds = value(900, "How long it may take")
@@ -489,6 +509,7 @@ class Values(Part):
     httpRoute: HttpRoute = part(HttpRoute, "Gateway API")
     hooks: Hooks = part(Hooks, "Jobs that make secrets, migrate the database, and guard worker groups")
     metrics: Metrics = part(Metrics, "Metrics for Prometheus")
+    traces: Traces = part(Traces, "Traces for OpenTelemetry")
     prometheusRule: PrometheusRule = part(PrometheusRule, "Alerts")
     test: Test = part(Test, "`helm test`")
     extraObjects: Objects = value([], "Objects of your own that are made with the release")

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from surefoot._trace import trace_headers
 from surefoot.budget import Budget
 from surefoot.errors import (
     ConflictError,
@@ -152,7 +153,7 @@ def put_package(data: bytes) -> Call[PackageView]:
 
 def create_job(spec: JobSpec, key: str) -> Call[JobView]:
     """Submit; `key` names this submission, so that sending it twice makes one job."""
-    headers = {"content-type": "application/json", "idempotency-key": key}
+    headers = {"content-type": "application/json", "idempotency-key": key, **trace_headers()}
     try:
         body = spec.model_dump_json().encode()
     except ValueError as error:  # of half a surrogate pair: a file's name that is not UTF-8, in the environment say
@@ -162,7 +163,7 @@ def create_job(spec: JobSpec, key: str) -> Call[JobView]:
 
 def clone_job(job_id: str, changes: Mapping[str, Any], key: str) -> Call[JobView]:
     """Submit another job again, with other values for some fields of its spec."""
-    headers = {"content-type": "application/json", "idempotency-key": key}
+    headers = {"content-type": "application/json", "idempotency-key": key, **trace_headers()}
     try:
         body = json.dumps({"from": job_id, "changes": dict(changes)}, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:

@@ -15,6 +15,7 @@ from surefoot_service.readiness import Readiness
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
 from surefoot_service.store.usage import Accounts
+from surefoot_service.tracing.exporter import SpanExporter
 from surefoot_service.waiting import Waiting
 from surefoot_service.wakeups import Wakeups
 
@@ -52,6 +53,8 @@ class Service:
     logs: LogKeeper
     # what secrets are encrypted with
     key_ring: KeyRing
+    # where traces go; None: nowhere, and none are made
+    exporter: SpanExporter | None = None
     wakeups: Wakeups = field(default_factory=Wakeups)
     cluster: ClusterStatus = field(default_factory=ClusterStatus)
     tokens: KnownTokens = field(default_factory=KnownTokens)

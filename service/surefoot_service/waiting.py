@@ -34,6 +34,7 @@ class Kind(StrEnum):
     SOURCES = "source checks"
     LAUNCHES = "launches"
     LOGS = "log files"
+    TRACES = "exports of traces"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ LIMITS: Mapping[Kind, Limits] = {
     Kind.SOURCES: Limits(running=4, each=4),
     Kind.LAUNCHES: Limits(running=4, each=4),
     Kind.LOGS: Limits(running=8, each=8),
+    Kind.TRACES: Limits(running=1, each=1),
 }
 
 

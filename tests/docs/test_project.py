@@ -92,7 +92,10 @@ def test_every_import_is_a_dependency(part: str) -> None:
     }
     # imported where they are used, with a word on what to install
     declared |= {
-        m for extra in ("yaml", "tensorboard") for name in map(_distribution, EXTRAS[extra]) for m in MODULES[name]
+        m
+        for extra in ("yaml", "tensorboard", "otel")
+        for name in map(_distribution, EXTRAS[extra])
+        for m in MODULES[name]
     }
     declared |= {module for module, owner in COMES_WITH.items() if owner in declared}
     assert _imported(*folders) - set(sys.stdlib_module_names) - OURS - declared <= NOT_OURS_TO_ASK_FOR

@@ -174,6 +174,15 @@ def test_a_named_kubernetes_api_is_all_that_is_reached() -> None:
     assert ("worker", "kubernetes", 6443) not in found
 
 
+def test_traces_are_for_the_collector() -> None:
+    collector, control_plane = End(namespace="monitoring"), _ends(DEFAULTS)["control-plane"]
+    policies = of_kind(DEFAULTS, "NetworkPolicy", "--set", "traces.endpoint=http://collector.monitoring:4318")
+    assert _allowed(policies, control_plane, collector, 4318)
+    assert not _allowed(policies, control_plane, collector, 80)
+    assert not _allowed(policies, _ends(DEFAULTS)["worker"], collector, 4318)
+    assert not _allowed(of_kind(DEFAULTS, "NetworkPolicy"), control_plane, collector, 4318)
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_all_may_ask_for_names(scenario: str) -> None:
     ends, policies = _ends(scenario), of_kind(scenario, "NetworkPolicy")

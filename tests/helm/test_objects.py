@@ -180,6 +180,15 @@ def test_every_setting_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.request_s, settings.retention_removes_checkpoints, settings.max_connections) == (2.5, True, 50)
 
 
+def test_traces_go_to_their_endpoint_with_headers_of_a_secret() -> None:
+    given = ("--set", "traces.endpoint=https://otlp.example.com,traces.headers.existingSecret=otlp")
+    [container] = only(DEFAULTS, "Deployment", "surefoot", *given)["spec"]["template"]["spec"]["containers"]
+    assert env(container)["OTEL_EXPORTER_OTLP_HEADERS"] == {"secretKeyRef": {"name": "otlp", "key": "headers"}}
+    settings = only(DEFAULTS, "ConfigMap", "surefoot", *given)["data"]
+    assert settings["OTEL_EXPORTER_OTLP_ENDPOINT"] == "https://otlp.example.com"
+    assert "OTEL" not in text(DEFAULTS)
+
+
 def test_a_changed_setting_restarts_it() -> None:
     def checksum(*options: str) -> str:
         deployment = only(DEFAULTS, "Deployment", "surefoot", *options)

@@ -156,7 +156,7 @@ def test_who_looks_keeps_no_up_from_starting_and_a_second_up_is_told(tmp_path: P
 
 
 _SECRETS = ("SUREFOOT_TOKEN", "SUREFOOT_DATA", "surefoot_data", "SUREFOOT_DATABASE_URL", "SUREFOOT_RAY_AUTH_TOKEN", "SUREFOOT_URL",
-            "PGPASSWORD", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # fmt: skip
+            "OTEL_EXPORTER_OTLP_HEADERS", "PGPASSWORD", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")  # fmt: skip
 
 
 async def test_a_local_head_is_given_no_secret(tmp_path: Path) -> None:

@@ -33,7 +33,11 @@ _TIDY_S = 5.0
 # in the head's own folder, which nobody else may enter
 _TOKEN_FILE = "auth_token"
 # what of the caller's environment would lead the head astray, or is not for the code that runs on it
-_NOT_PASSED_ON = ("RAY_ADDRESS", "RAY_AUTH", "RAY_TMPDIR", "RAY_NAMESPACE", "RAY_START_HOOK")
+_NOT_PASSED_ON = (
+    *("RAY_ADDRESS", "RAY_AUTH", "RAY_TMPDIR", "RAY_NAMESPACE", "RAY_START_HOOK"),
+    # where the service exports its traces, and with which keys
+    "OTEL_EXPORTER_OTLP",
+)
 # the service's own settings, secrets among them, and how the SDK finds it
 _OUR_OWN = frozenset({"TOKEN", "URL", *(name.upper() for name in Settings.model_fields)})
 _SECRET = frozenset({"PGPASSWORD", *(f"SUREFOOT_{name}" for name in _OUR_OWN)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import cache
@@ -21,6 +22,7 @@ from surefoot_service.packages.archive import PackageStore, limits_of
 from surefoot_service.parts import Service
 from surefoot_service.reconciler.loop import reconciling
 from surefoot_service.reconciler.retention import housekeeping
+from surefoot_service.reconciler.traces import tracing
 from surefoot_service.rest import problems
 from surefoot_service.rest.document import document_of
 from surefoot_service.rest.exposition import metrics_port
@@ -43,6 +45,7 @@ from surefoot_service.rest.routes import (
 from surefoot_service.rest.timing import Timing
 from surefoot_service.settings import Settings
 from surefoot_service.store.database import Database
+from surefoot_service.tracing.exporter import open_exporter
 from surefoot_service.waiting import Waiting
 
 __all__ = ["create_app", "open_service", "serving"]
@@ -50,6 +53,7 @@ __all__ = ["create_app", "open_service", "serving"]
 
 def open_service(settings: Settings) -> Service:
     """Open the data folder and the database, bringing both to this version."""
+    exporter = open_exporter(os.environ)
     make_private(settings.data, database=settings.database_url is None)
     database = Database(settings.database)
     database.migrate()
@@ -62,6 +66,7 @@ def open_service(settings: Settings) -> Service:
         logs=LogKeeper(database, LogFolder(settings.log_place), waiting, settings.max_log_bytes),
         waiting=waiting,
         key_ring=open_key_ring(settings),
+        exporter=exporter,
     )
     service.readiness.probes = probes_of(service)
     return service
@@ -73,11 +78,13 @@ async def serving(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     service = open_service(settings)
     app.state.service = service
     try:
-        async with _cluster(service), housekeeping(service), metrics_port(service):
+        async with _cluster(service), housekeeping(service), metrics_port(service), tracing(service):
             yield
     finally:
         service.wakeups.close()
         service.readiness.close()
+        if service.exporter is not None:
+            service.exporter.close()
         service.database.close()
 
 

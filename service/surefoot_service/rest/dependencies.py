@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 from fastapi.security import HTTPBearer
 
 from surefoot_service.parts import Service
 from surefoot_service.rest.tokens import bearer, check_attempt, check_metrics, check_user
+from surefoot_service.tracing.context import Asked, read_traceparent
 
-__all__ = ["GUARDS", "AttemptToken", "Guard", "Scraper", "ServiceDep", "User", "service_of"]
+__all__ = ["GUARDS", "AttemptToken", "Guard", "Scraper", "ServiceDep", "Trace", "User", "service_of"]
 
 
 def service_of(request: Request) -> Service:
@@ -49,6 +50,26 @@ async def _attempt_token(request: Request, _: Annotated[Any, Depends(_attempt_sc
     """Return the bearer token; what it may do is the store's to say, inside the transaction that it is used in."""
     return bearer(request.headers, "the attempt's token")
 
+
+async def _trace(
+    request: Request,
+    service: ServiceDep,
+    traceparent: Annotated[
+        str | None,
+        Header(
+            description="The caller's trace, as W3C Trace Context has it: where the service exports traces, the job's spans are part "
+            "of it. A malformed one is ignored, and so are two."
+        ),
+    ] = None,
+) -> Asked | None:
+    """Return what the trace of a submitted job needs to know of the request; None: no traces are exported."""
+    if service.exporter is None:
+        return None
+    alone = len(request.headers.getlist("traceparent")) == 1
+    return Asked(at=service.now(), context=read_traceparent(traceparent) if alone else None)
+
+
+Trace = Annotated[Asked | None, Depends(_trace)]
 
 # a route that only the service's user may call
 User = Depends(_user)

@@ -25,6 +25,7 @@ from surefoot_service.store.events import add_event, state_events
 from surefoot_service.store.reading import has_ended, shown_state, spec_of, state_of
 from surefoot_service.store.secrets import check_there
 from surefoot_service.store.tables import AttemptRow, JobRow, PackageRow
+from surefoot_service.tracing.context import Asked, context_of
 
 __all__ = [
     "LIVE",
@@ -53,11 +54,17 @@ _ALPHABET = "23456789abcdefghijkmnpqrstuvwxyz"
 
 
 def create(
-    session: Session, spec: JobSpec, *, idempotency_key: str | None, now: datetime, checkpoints: str = ""
+    session: Session,
+    spec: JobSpec,
+    *,
+    idempotency_key: str | None,
+    now: datetime,
+    checkpoints: str = "",
+    asked: Asked | None = None,
 ) -> tuple[JobView, bool]:
     """Queue a job. Return it, and whether it is new: the same key and spec again give the same job.
 
-    `checkpoints`: where jobs that name no place have theirs.
+    `checkpoints`: where jobs that name no place have theirs. `asked`: for its trace; None: there is to be none.
     """
     if idempotency_key is not None:
         known = session.scalar(select(JobRow).where(JobRow.idempotency_key == idempotency_key))
@@ -78,6 +85,8 @@ def create(
         wanted_trainers=spec.trainers,
         idempotency_key=idempotency_key,
     )
+    if asked is not None and (context := context_of(row.id, asked.context)).sampled:
+        row.traceparent, row.asked_at = str(context), asked.at
     session.add(row)
     session.flush()
     _tell_state(session, row, now)

@@ -35,7 +35,11 @@ class JobRow(Base):
     """A job as it is now. Its history is its events."""
 
     __tablename__ = "jobs"
-    __table_args__ = (Index("ix_jobs_state", "state", "number"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        Index("ix_jobs_state", "state", "number"),
+        Index("ix_jobs_traceparent", "traceparent"),
+        {"sqlite_autoincrement": True},
+    )
 
     # the order of the queue
     number: Mapped[int] = mapped_column(Number, primary_key=True)
@@ -75,6 +79,10 @@ class JobRow(Base):
     checkpoint_place: Mapped[str | None] = mapped_column(LongWords)
     # bytes of events and ledger rows that its attempts have told, as they are stored
     told_bytes: Mapped[int] = mapped_column(Number, default=0)
+    # the trace that its spans belong to, as a W3C traceparent (its parent is 0 where there is none), until they are exported
+    traceparent: Mapped[str | None] = mapped_column(Words(60))
+    # when the request that submitted it came in; None: that is not traced
+    asked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class AttemptRow(Base):

@@ -26,6 +26,7 @@ from surefoot_service.rest.app import create_app
 from surefoot_service.rest.server import Server
 from surefoot_service.settings import Settings
 from surefoot_service.store import overview
+from surefoot_service.tracing.exporter import check_traces
 from surefoot_service.up import logs
 from surefoot_service.wakeups import news_of
 
@@ -54,6 +55,7 @@ def up(
     """
     settings = _settings({"data": data, "host": host, "port": port, "ray_address": ray_address})
     logs.configure(as_json=as_json)
+    check_traces(os.environ)
     keep_loopback_direct(os.environ)
     with locked(settings.data), _listening(settings) as (listener, bound):
         if clear_leftovers(bound.data):

@@ -58,7 +58,8 @@ class Watcher(Protocol):
 
     def before_setting(self, name: str) -> None: ...
 
-    def before_backward(self, tensors: Any, inputs: Any) -> None: ...
+    def before_backward(self, tensors: Any, inputs: Any, *, puts: bool, makes_graph: bool) -> None:
+        """A pass begins, for all leaves or these inputs. `puts`: into .grad; `makes_graph`: of what it computes itself."""
 
     def added_hook(self, owner: Any, handle: Any) -> None: ...
 
@@ -97,6 +98,11 @@ def watching(watcher: Watcher) -> Iterator[None]:
                     _undo.pop()()
 
 
+def _watcher() -> Watcher | None:
+    """Return who is told of what this thread does; nobody while torch compiles it, as calls are read there, not made."""
+    return None if torch.compiler.is_compiling() else _watchers.get(threading.get_ident())
+
+
 def _install() -> None:
     handle = register_optimizer_step_pre_hook(_before_optimizer)
     _undo.append(handle.remove)
@@ -133,7 +139,7 @@ def _replace(owner: Any, name: str, function: Any) -> None:
 
 
 def _before_optimizer(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    watcher = _watchers.get(threading.get_ident())
+    watcher = _watcher()
     if watcher is not None:
         watcher.before_optimizer(optimizer)
 
@@ -141,7 +147,7 @@ def _before_optimizer(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 def _stepping(method: str, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        watcher = _watchers.get(threading.get_ident())
+        watcher = _watcher()
         depth = getattr(_depth, "value", 0)
         if watcher is None or depth:
             return original(self, *args, **kwargs)
@@ -160,7 +166,7 @@ def _stepping(method: str, original: Callable[..., Any]) -> Callable[..., Any]:
 def _clearing(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def zero_grad(self: Any, *args: Any, **kwargs: Any) -> Any:
-        watcher = _watchers.get(threading.get_ident())
+        watcher = _watcher()
         if watcher is not None:
             watcher.before_zero_grad(self)
         return original(self, *args, **kwargs)
@@ -171,7 +177,7 @@ def _clearing(original: Callable[..., Any]) -> Callable[..., Any]:
 def _setting(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def set_(*args: Any, **kwargs: Any) -> Any:
-        watcher = _watchers.get(threading.get_ident())
+        watcher = _watcher()
         if watcher is not None:
             watcher.before_setting(name)
         return original(*args, **kwargs)
@@ -182,12 +188,18 @@ def _setting(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
 def _passing(original: Callable[..., Any], *, puts: bool = True) -> Callable[..., Any]:
     """`puts`: into .grad of what it is asked for; or it returns gradients, which the code may put there by itself."""
 
+    # what a pass begins at is the first argument, or given by this name; and where it says that it makes a graph itself
+    name, place = ("tensors", 3) if puts else ("outputs", 4)
+
     @functools.wraps(original)
-    def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        watcher = _watchers.get(threading.get_ident())
-        if watcher is not None:
-            watcher.before_backward(tensors, kwargs.get("inputs") if puts else None)
-        return original(tensors, *args, **kwargs)
+    def backward(*args: Any, **kwargs: Any) -> Any:
+        watcher = _watcher()
+        tensors = args[0] if args else kwargs.get(name)
+        if watcher is not None and tensors is not None:
+            makes_graph = args[place] if len(args) > place else kwargs.get("create_graph")
+            inputs = args[1] if not puts and len(args) > 1 else kwargs.get("inputs")
+            watcher.before_backward(tensors, inputs, puts=puts, makes_graph=bool(makes_graph))
+        return original(*args, **kwargs)
 
     return backward
 
@@ -196,7 +208,7 @@ def _registering(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def register(self: Any, *args: Any, **kwargs: Any) -> Any:
         handle = original(self, *args, **kwargs)
-        watcher = _watchers.get(threading.get_ident())
+        watcher = _watcher()
         if watcher is not None:
             watcher.added_hook(self, handle)
         return handle
@@ -207,7 +219,7 @@ def _registering(original: Callable[..., Any]) -> Callable[..., Any]:
 def _removing(original: Callable[[RemovableHandle], None]) -> Callable[[RemovableHandle], None]:
     @functools.wraps(original)
     def remove(self: RemovableHandle) -> None:
-        watcher = _watchers.get(threading.get_ident())
+        watcher = _watcher()
         if watcher is not None:
             watcher.before_removed_hook(self)
         original(self)
@@ -219,7 +231,7 @@ def _converting(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def apply(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
-        watcher = _watchers.get(threading.get_ident())
+        watcher = _watcher()
         if watcher is not None:
             watcher.converted(self)
         return result

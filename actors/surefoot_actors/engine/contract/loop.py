@@ -118,6 +118,7 @@ class Loop:
         for frame in user_frames():
             check_local_values(frame)
         tracked.begin()
+        self.graphs.begin()
         self.position = context.coordinator.admit(tracked, self.length.num_steps)
         self._begun = True
 

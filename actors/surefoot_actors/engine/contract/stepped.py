@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine.contract.added_hooks import AddedHooks
-from surefoot_actors.engine.contract.graphs import Graphs
+from surefoot_actors.engine.contract.graphs import Graphs, leaves, roots
 from surefoot_actors.engine.contract.settings import SettingsWatch
 from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.user_code.frames import name_of, vars_of
@@ -82,13 +82,20 @@ class Stepped:
     def before_setting(self, name: str) -> None:
         self._settings.called(name, user_line())
 
-    def before_backward(self, tensors: Any, inputs: Any) -> None:
-        if inputs is not None:
+    def before_backward(self, tensors: Any, inputs: Any, *, puts: bool, makes_graph: bool) -> None:
+        self._graphs.before_pass(tensors, makes_graph=makes_graph)
+        if puts and inputs is not None:
             return
         inside = self._loop() is not None
-        if not inside:
+        if not inside and self._tracked.gradients.without and self._trains(tensors, inputs):
             self._tracked.gradients.check_backward(user_line(3))
         self._graphs.before_backward(tensors, inside=inside)
+
+    def _trains(self, tensors: Any, inputs: Any) -> bool:
+        """Whether a pass computes gradients of tracked parameters. Those that are wrapped, as torch.func does, are taken for such."""
+        own = {id(p) for _, p in self._tracked.parameters()}
+        wanted = leaves(tensors) if inputs is None else roots(inputs)
+        return any(id(t) in own or torch._C._functorch.is_functorch_wrapped_tensor(t) for t in wanted)
 
     def added_hook(self, owner: Any, handle: Any) -> None:
         self._hooks.added(owner, handle)

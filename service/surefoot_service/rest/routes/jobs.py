@@ -19,7 +19,7 @@ from surefoot_service.packages.entrypoints import check_entrypoint
 from surefoot_service.parts import Service
 from surefoot_service.reconciler import retention
 from surefoot_service.rest.body import BodyKind, takes
-from surefoot_service.rest.dependencies import ServiceDep, User
+from surefoot_service.rest.dependencies import ServiceDep, Trace, User
 from surefoot_service.rest.numbers import Digits
 from surefoot_service.rest.problems import ProblemError, documented
 from surefoot_service.rest.route import GuardedRoute
@@ -61,7 +61,11 @@ Submitted = Annotated[JobSpec | CloneRequest, WrapValidator(_which)]
 )
 @takes(BodyKind.SPEC)
 async def submit_job(
-    asked: Submitted, response: Response, service: ServiceDep, idempotency_key: IdempotencyKey = None
+    asked: Submitted,
+    response: Response,
+    service: ServiceDep,
+    trace: Trace,
+    idempotency_key: IdempotencyKey = None,
 ) -> JobView:
     """Queue a job of this spec, or another job again with changes. With an Idempotency-Key, the same request gives the same job."""
     spec = asked if isinstance(asked, JobSpec) else await _cloned(service, asked, idempotency_key)
@@ -73,6 +77,7 @@ async def submit_job(
         idempotency_key=idempotency_key,
         now=service.now(),
         checkpoints=service.settings.checkpoint_place,
+        asked=trace,
     )
     if new:
         service.wakeups.wake(RECONCILER)
