@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from surefoot._paths import why_not
 from surefoot._requests import Call, Flow, ask, model_of
 from surefoot.errors import NotFoundError, ServiceError, UserError
 from surefoot.output import FileList, FileView, path_fault
 
-__all__ = ["all_files", "content_path", "targets"]
+__all__ = ["Fetching", "all_files", "content_path", "targets"]
 
 _PAGE = 1000
+# lists one after the other of which not one file could be fetched
+_MOST_IN_VAIN = 3
 
 
 def _get_files(job_id: str, prefix: str, after: str, version: str) -> Call[FileList]:
@@ -41,6 +44,40 @@ def content_path(job_id: str) -> str:
     return f"/v1/jobs/{job_id}/files/content"
 
 
+class Fetching:
+    """What is fetched of a job's files, while it may train on and keep others: in the end all of it is of one synchronisation."""
+
+    def __init__(self, path: str, to: Path) -> None:
+        self._path, self._to = path, to
+        self._fetched: dict[Path, FileView] = {}
+        self._chosen: list[Path] = []
+        self._before, self._in_vain = 0, 0
+        self._count = 0
+
+    def missing(self, found: FileList) -> Iterator[tuple[FileView, Path]]:
+        """Yield what is to be fetched yet to be as in this list; each is `fetched` then. Raises as `targets` does."""
+        self._chosen = []
+        for file, target in targets(found, self._path, self._to):
+            self._chosen.append(target)
+            if self._fetched.get(target) != file:
+                yield file, target
+
+    def fetched(self, file: FileView, target: Path) -> None:
+        self._fetched[target] = file
+        self._count += 1
+
+    @property
+    def files(self) -> list[Path]:
+        """Where they are, as in the last list."""
+        return self._chosen
+
+    def goes_on(self) -> bool:
+        """Whether to list them again, after a list that is gone; no, if nothing has come of that for a few times."""
+        self._in_vain = 0 if self._count > self._before else self._in_vain + 1
+        self._before = self._count
+        return self._in_vain < _MOST_IN_VAIN
+
+
 def targets(found: FileList, path: str, to: Path) -> Iterator[tuple[FileView, Path]]:
     """Yield each file that `path` names, a file or a folder of them, and where it goes below `to`; its folder is there then.
 
@@ -59,6 +96,6 @@ def targets(found: FileList, path: str, to: Path) -> Iterator[tuple[FileView, Pa
         target = to / file.path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{target.parent} cannot be made: {error.strerror or error}; name another folder") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{target.parent} cannot be made: {why_not(error)}; name another folder") from None
         yield file, target

@@ -185,6 +185,9 @@ def part_of(to: Path) -> Iterator[BinaryIO]:
     try:
         if not to.name or to.is_dir():
             raise IsADirectoryError(0, "it is a folder")
+        if to.exists() and not to.is_file():
+            # a file would take its place, for whoever may do that
+            raise OSError(0, "it is a device, a pipe or a socket")
         try:
             with part.open("xb") as file:
                 yield file

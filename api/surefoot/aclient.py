@@ -14,7 +14,7 @@ import httpx
 from tenacity import AsyncRetrying
 from typing_extensions import Self, Unpack
 
-from surefoot._files import all_files, content_path, targets
+from surefoot._files import Fetching, all_files, content_path
 from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
 from surefoot._logs import LogOptions, LogPages
@@ -58,7 +58,7 @@ from surefoot._transport import (
 )
 from surefoot._where import find
 from surefoot._words import a_fault, a_state
-from surefoot.errors import SurefootError
+from surefoot.errors import ConflictError, SurefootError
 from surefoot.events import FaultKind, LedgerRow
 from surefoot.ledger import read_row
 from surefoot.logs import LogLine
@@ -346,12 +346,17 @@ class AsyncJob:
 
     async def download_files(self, to: str | os.PathLike[str], *, path: str = "") -> list[Path]:
         """As `Job.download_files`."""
-        found = await self.files()
-        where = content_path(self.id)
-        return [
-            await self._client._download(where, {"path": file.path, "version": found.version}, target)
-            for file, target in targets(found, path, Path(to))
-        ]
+        fetching, where = Fetching(path, Path(to)), content_path(self.id)
+        while True:
+            try:
+                found = await self.files()
+                for file, target in fetching.missing(found):
+                    await self._client._download(where, {"path": file.path, "version": found.version}, target)
+                    fetching.fetched(file, target)
+                return fetching.files
+            except ConflictError:  # the job has kept others since
+                if not fetching.goes_on():
+                    raise
 
     async def cancel(self, *, wait: bool = False) -> Self:
         """As `Job.cancel`."""

@@ -13,7 +13,7 @@ import httpx
 from tenacity import Retrying
 from typing_extensions import Self, Unpack
 
-from surefoot._files import all_files, content_path, targets
+from surefoot._files import Fetching, all_files, content_path
 from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
 from surefoot._logs import LogOptions, LogPages
@@ -57,7 +57,7 @@ from surefoot._transport import (
 )
 from surefoot._where import find
 from surefoot._words import a_fault, a_state
-from surefoot.errors import SurefootError
+from surefoot.errors import ConflictError, SurefootError
 from surefoot.events import FaultKind, LedgerRow
 from surefoot.ledger import read_row
 from surefoot.logs import LogLine
@@ -363,12 +363,17 @@ class Job:
 
         All are of one synchronisation. Raises NotFoundError.
         """
-        found = self.files()
-        where = content_path(self.id)
-        return [
-            self._client._download(where, {"path": file.path, "version": found.version}, target)
-            for file, target in targets(found, path, Path(to))
-        ]
+        fetching, where = Fetching(path, Path(to)), content_path(self.id)
+        while True:
+            try:
+                found = self.files()
+                for file, target in fetching.missing(found):
+                    self._client._download(where, {"path": file.path, "version": found.version}, target)
+                    fetching.fetched(file, target)
+                return fetching.files
+            except ConflictError:  # the job has kept others since
+                if not fetching.goes_on():
+                    raise
 
     def cancel(self, *, wait: bool = False) -> Self:
         """Cancel the job; with `wait`, return when nothing of it is left. Changes nothing of a job that has ended."""

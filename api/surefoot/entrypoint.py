@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from surefoot._paths import folder_at
 from surefoot.errors import EntrypointError
 from surefoot.spec import ENTRYPOINT, named_file, refused_module
 
@@ -44,7 +45,7 @@ def locate(train: str | Callable[..., Any], folder: str | os.PathLike[str] | Non
     name, home = _of_function(train)
     if folder is None:
         return _check(name, home)
-    root, function = Path(folder).expanduser().resolve(), name.partition(":")[2]
+    root, function = folder_at(folder, EntrypointError), name.partition(":")[2]
     file = Path(sys.modules[train.__module__].__file__ or "").resolve()
     if home != root and file.is_relative_to(root) and train.__module__ == "__main__":
         return _check(f"{file.relative_to(root).as_posix()}:{function}", root)
@@ -89,9 +90,7 @@ def _check(name: str, folder: Path) -> Entrypoint:
     name = name.removeprefix("./")
     if not ENTRYPOINT.match(name):
         raise EntrypointError(f'entrypoint {name!r} must look like "package.module:function"')
-    folder = folder.expanduser().resolve()
-    if not folder.is_dir():
-        raise EntrypointError(f"there is no folder {folder}")
+    folder = folder_at(folder, EntrypointError)
     where, function = name.split(":")
     script = named_file(name)
     file = _module_file(where, folder) if script is None else _script_file(script, folder)

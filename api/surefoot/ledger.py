@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from surefoot._paths import why_not
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow, Result
 
@@ -116,13 +117,18 @@ def _escaped(character: re.Match[str]) -> str:
 def read_lines(path: Path) -> Iterator[bytes]:
     """Yield the JSON of a written ledger's rows, by step. Holds no more than a row of what `dump` wrote, and all of another's writing.
 
-    Raises UserError when the file is no ledger.
+    Raises UserError when the file is no ledger, or cannot be read.
     """
-    if not _is_by_lines(path):
+    try:
+        if _is_by_lines(path):
+            yield from _lines(path)
+            return
         rows = sorted(load(path.read_bytes(), str(path)), key=lambda row: row.result.step)
-        yield from (row.model_dump_json().encode() for row in rows)
-        return
-    yield from _lines(path)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {why_not(error)}; name a ledger's file, or a job") from None
+    yield from (row.model_dump_json().encode() for row in rows)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

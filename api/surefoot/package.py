@@ -21,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 
 from surefoot._ignore import UNTOLD, Rules
+from surefoot._paths import folder_at
 from surefoot.errors import PackageError
 
 __all__ = ["MAX_FILES", "MAX_PACKAGE_BYTES", "CodePackage", "LeftOut", "pack"]
@@ -86,7 +87,7 @@ def pack(folder: str | os.PathLike[str], more: Mapping[str, Path] | None = None)
     Symbolic links are followed, but for those that lead nowhere, to a folder that they lie in, or to the home folder or above it.
     Raises PackageError for more than 99 MiB, for a folder without files, and for the home folder or the root.
     """
-    root = Path(folder).expanduser().resolve()
+    root = folder_at(folder, PackageError)
     _refuse_the_wrong_folder(root)
     found = list(islice(_walk(root, "", (root,), Rules.above(root)), _MOST_WALKED))
     added = [_File(name=name, path=path, num_bytes=path.stat().st_size) for name, path in (more or {}).items()]
@@ -102,8 +103,6 @@ def pack(folder: str | os.PathLike[str], more: Mapping[str, Path] | None = None)
 
 
 def _refuse_the_wrong_folder(root: Path) -> None:
-    if not root.is_dir():
-        raise PackageError(f"there is no folder {root}")
     home = Path.home().resolve()
     if root == home or root in home.parents:
         raise PackageError(

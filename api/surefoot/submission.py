@@ -15,6 +15,7 @@ from uuid import uuid4
 from pydantic import ValidationError
 from typing_extensions import Required, TypedDict
 
+from surefoot._paths import folder_at
 from surefoot._requests import spec_error
 from surefoot.budget import Budget
 from surefoot.data import DataSource, found_here
@@ -150,7 +151,7 @@ def _located(
         file = Path(made).resolve() / f"{MODULE}.py"
         file.write_text(source_of(train), encoding="utf-8")
         found = locate(f"{MODULE}:{train.__name__}", file.parent)
-        yield replace(found, folder=Path(folder or ".").expanduser().resolve()), {file.name: file}
+        yield replace(found, folder=folder_at(folder or ".", PackageError)), {file.name: file}
 
 
 def _made(

@@ -107,7 +107,10 @@ class Settings(BaseSettings):
     @field_validator("data", mode="after")
     @classmethod
     def _home_is_expanded(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError as error:  # "~somebody" who is not there
+            raise ValueError(f"{value} cannot be found: {error}") from None
 
     @field_validator("ray_address", "public_url", mode="after")
     @classmethod

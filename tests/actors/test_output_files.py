@@ -49,20 +49,21 @@ def test_whoever_is_elected_next_has_them(stage: Stage, tmp_path: Path) -> None:
         min_trainers=3,
         checkpoints=tmp_path / "job",
         checkpoint={"every_steps": 5, "every_s": None},
-        config={"steps": STEPS, "dies": [17, str(tmp_path / "dead")]},
+        config={"steps": STEPS, "dies": [17, str(tmp_path / "dead"), str(tmp_path / "job" / "files" / "manifests")]},
         env={"SYNC_S": "0"},
     )
     assert story.outcome.state is JobState.SUCCEEDED, story.outcome
     [lost] = story.of(EventKind.TRAINER_LOST)
     assert lost.data["trainer"] == first_elected(story.events)
-    assert pids_of(story.events, str(lost.data["trainer"])) == [int((tmp_path / "dead").read_text())]
+    pid, kept_at = map(int, (tmp_path / "dead").read_text().split())
+    assert pids_of(story.events, str(lost.data["trainer"])) == [pid]
     found = rows(tmp_path / "job")
     assert found == sorted(set(found))
-    assert set(range(15)) | set(range(17, STEPS)) <= set(found)
+    assert set(range(kept_at)) | set(range(17, STEPS)) <= set(found)
     files = kept(tmp_path / "job")
     assert files["end"] == files["rows.csv"]
     assert json.loads(files["deep/state.json"])["step"] == STEPS - 1
-    assert json.loads(files["deep/state.json"])["pid"] != int((tmp_path / "dead").read_text())
+    assert json.loads(files["deep/state.json"])["pid"] != pid
 
 
 def test_every_trainer_at_once(stage: Stage, tmp_path: Path) -> None:

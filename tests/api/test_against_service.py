@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -288,13 +290,45 @@ def keep(place: Path, **files: bytes) -> None:
     for name in ("manifests", "objects"):
         (place / "files" / name).mkdir(parents=True)
     kept = []
-    for n, (path, data) in enumerate(files.items()):
-        (place / "files" / "objects" / f"{n:032x}").write_bytes(data)
-        pieces = ((f"{n:032x}", 0, len(data)),)
+    for path, data in files.items():
+        name = hashlib.md5(data).hexdigest()
+        (place / "files" / "objects" / name).write_bytes(data)
+        pieces = ((name, 0, len(data)),)
         kept.append(KeptFile(path=path.replace("_", "/"), bytes=len(data), modified_ns=10**18, pieces=pieces))
     manifest = OutputManifest(step=3, at=1e9, files=tuple(kept), left_out=("'link': it is a link",))
     name, body = dump_output(manifest, seq=1, at=3, writer="a1g1t0")
     (place / "files" / "manifests" / name).write_bytes(body)
+
+
+def test_files_are_fetched_while_the_job_keeps_others(
+    running: Running, code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of files lasts as long as the few synchronisations after it: a job that keeps files each step has new ones in a second."""
+    with Client() as client:
+        job = client.submit("train:train", folder=code, batch_size=64, trainers=2)
+        begin(running.attempt(job.id))
+        place = running.data / "checkpoints" / job.id
+        keep(place, a=b"1", b=b"2", c=b"3")
+        download, ask = Client._download, []
+
+        def keeping(self: Client, path: str, params: dict[str, str], to: Path) -> Path:
+            ask.append(params["path"])
+            if len(ask) == 2:
+                shutil.rmtree(place / "files")
+                keep(place, a=b"1", b=b"other", d=b"4")
+            return download(self, path, params, to)
+
+        monkeypatch.setattr(Client, "_download", keeping)
+        fetched = job.download_files(tmp_path / "to")
+        assert {file.name: file.read_bytes() for file in fetched} == {"a": b"1", "b": b"other", "d": b"4"}
+        assert ask == ["a", "b", "b", "d"]
+
+        def refused(self: Client, path: str, params: dict[str, str], to: Path) -> Path:
+            return download(self, path, {**params, "version": f"{9:09d}-{9:012d}-a1g1t0-{'0' * 16}.json"}, to)
+
+        monkeypatch.setattr(Client, "_download", refused)
+        with pytest.raises(ConflictError, match="list them again"):
+            job.download_files(tmp_path / "to")
 
 
 def test_files_of_any_names_are_fetched_beside_each_other(running: Running, code: Path, tmp_path: Path) -> None:

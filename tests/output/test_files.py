@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import socket
 import time
@@ -441,6 +442,23 @@ def test_a_big_file_that_grows_while_it_is_read_is_kept_as_long_as_it_was(
     monkeypatch.setattr(uploading.Uploader, "_read", growing)
     assert first.keep(2)
     assert elected("t1", 2).begin(2).files == {"log": row * 400}
+
+
+@pytest.mark.parametrize("size", [4096, looking.SMALL_BYTES + 4096])
+def test_what_is_written_to_a_file_that_is_in_memory_is_kept(
+    elected: Callable[..., Elected], tmp_path: Path, size: int
+) -> None:
+    """The system notes the time of the first such write alone, until the file is on disk."""
+    first = elected().begin()
+    first.write("map ped", b"0" * size)
+    with (first.folder / "map ped").open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        memory[:1] = b"1"
+        os.utime(file.fileno(), (1e9, 1e9))  # it is long ago
+        assert first.keep(1)
+        memory[:1] = b"2"
+        assert (first.folder / "map ped").stat().st_mtime == 1e9
+    assert first.keep(2)
+    assert kept(tmp_path / "job") == {"map ped": b"2" + b"0" * (size - 1)}
 
 
 def test_a_later_writer_ends_the_earlier_ones_writing(elected: Callable[..., Elected], tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from surefoot._paths import folder_at
 from surefoot.data import DataSource, sources_of
-from surefoot.errors import SpecError
+from surefoot.errors import EntrypointError, SpecError
 from surefoot.spec import JobSpec
 from surefoot_actors.check.attempts import run_attempts, trials
 from surefoot_actors.check.children import AGAIN, BACKWARDS, HASHES, REFERENCE, VARIED, Probes, joiners
@@ -53,7 +54,8 @@ def check(
     """Train a few steps of "module:function" in `folder` in every way, and tell what differs and why.
 
     Without `steps` it trains until an epoch has ended and some steps more, within bounds. The code is run in a copy of the folder.
-    Raises SpecError for numbers that do not fit together, and for fewer steps than it takes to let a trainer join.
+    Raises EntrypointError for a folder that is none; SpecError for numbers that do not fit together, and for fewer steps than it takes
+    to let a trainer join.
     """
     if steps is not None and steps < FEWEST_STEPS:
         raise SpecError(
@@ -70,10 +72,10 @@ def check(
         env=dict(env or {}),
         data=sources_of(data or {}),
     )
-    holds = Holds()
+    holds, root = Holds(), folder_at(folder, EntrypointError)
     with closing(holds), Templates(spec) as templates:
         spec = spec.model_copy(update={"data": _copied(spec.data, holds)})
-        return compare(templates, spec, Path(folder), steps)
+        return compare(templates, spec, root, steps)
 
 
 def _copied(sources: Mapping[str, DataSource], holds: Holds) -> dict[str, DataSource]:

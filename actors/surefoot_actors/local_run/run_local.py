@@ -17,9 +17,10 @@ import torch
 import torch.utils.deterministic as deterministic
 import xxhash
 
+from surefoot._paths import why_not
 from surefoot.contract import TrainFunction
 from surefoot.data import sources_of
-from surefoot.errors import SpecError
+from surefoot.errors import SpecError, UserError
 from surefoot.events import LedgerRow
 from surefoot.local import LocalResult
 from surefoot.target import Target, parse_target
@@ -92,7 +93,12 @@ class LocalCoordinator:
     def output_dir(self) -> Path:
         if self._output is None:
             self._output = Path(tempfile.mkdtemp(prefix="surefoot-output-"))
-        self._output.mkdir(parents=True, exist_ok=True)
+        try:
+            self._output.mkdir(parents=True, exist_ok=True)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"output_dir {self._output} cannot be made: {why_not(error)}; name another folder"
+            ) from None
         return self._output
 
     def elected(self) -> bool:
@@ -101,7 +107,7 @@ class LocalCoordinator:
     @property
     def written_to(self) -> Path | None:
         """The folder for files, if there is one."""
-        return self._output if self._output is not None and self._output.is_dir() else None
+        return self._output if self._output is not None and os.path.isdir(self._output) else None
 
     def open_round(self, position: Position) -> None:
         self._position = position

@@ -46,15 +46,17 @@ class Look:
     unread: tuple[str, ...] = ()
     # unix time, in nanoseconds
     at_ns: int
+    # paths of files that are in this process's memory to be written: no time tells when that is done
+    mapped: frozenset[str] = frozenset()
 
     def is_settled(self, seen: Seen) -> bool:
         """Whether a file with the same size and time later is the same."""
-        return seen.modified_ns < self.at_ns - _TICK_NS
+        return seen.modified_ns < self.at_ns - _TICK_NS and seen.path not in self.mapped
 
 
 def look(folder: Path, is_known: Callable[[Seen], bool]) -> Look:
     """Return what lies in the folder. Follows no link. `is_known`: what is in this file need not be read again."""
-    at_ns = time.time_ns()
+    at_ns, mapped = time.time_ns(), _mapped(folder)
     files: list[Seen] = []
     odd: list[str] = []
     unread: list[str] = []
@@ -73,13 +75,32 @@ def look(folder: Path, is_known: Callable[[Seen], bool]) -> Look:
     if count > _MOST_ENTRIES:
         odd.append(f"there are more than {_MOST_ENTRIES} files and folders: the rest of them was not looked at")
     files.sort(key=lambda seen: seen.path)
-    contents = _read(folder, files, is_known)
-    return Look(files=tuple(files), contents=contents, odd=tuple(odd), unread=tuple(unread), at_ns=at_ns)
+    return Look(
+        files=tuple(files),
+        contents=_read(folder, files, is_known),
+        odd=tuple(odd),
+        unread=tuple(unread),
+        at_ns=at_ns,
+        mapped=mapped,
+    )
 
 
 def take(path: Path) -> int:
     """Open a file to be read: a plain one, without following a link or waiting for a pipe. Raises OSError."""
     return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _mapped(folder: Path) -> frozenset[str]:
+    """Files below the folder that this process has mapped to write to (numpy.memmap): of a page, only the first write has a time."""
+    root = f"{os.path.realpath(folder)}/"
+    try:
+        with open("/proc/self/maps", errors="surrogateescape") as maps:
+            lines = [line.rstrip("\n") for line in maps if root in line]
+    except OSError:
+        return frozenset()  # no file can be opened: then none is read either
+    # address, rights, offset, device, inode, path
+    fields = (line.split(maxsplit=5) for line in lines)
+    return frozenset(f[5].removeprefix(root) for f in fields if f[1][1] == "w" and f[1][3] == "s")
 
 
 def _read(folder: Path, files: list[Seen], is_known: Callable[[Seen], bool]) -> dict[str, bytes]:

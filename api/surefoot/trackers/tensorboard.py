@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from surefoot._paths import why_not
 from surefoot.errors import MissingExtraError, UserError
 from surefoot.events import LedgerRow
 from surefoot.spec import JobState
@@ -39,9 +40,14 @@ class TensorBoard:
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self.folder = Path(folder)
         self.where = f"tensorboard --logdir {folder}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._check(job.job)
-        self._last = self._look()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._check(job.job)
+            self._last = self._look()
+        except UserError:
+            raise
+        except (OSError, ValueError) as error:
+            raise UserError(f"curves cannot be written to {folder}: {why_not(error)}; name another folder") from None
         number = len(list(self._files()))
         self._writer: Any = EventsWriter(str(self.folder / "events"), f".surefoot-{job.job}-{number:06d}")
 

@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import time
 
 import torch.nn.functional as F
 from small import Numbers, hold, make, note
 
+from surefoot.output import manifest_names
 from surefoot_actors.output import sync
 
 if "SYNC_S" in os.environ:
@@ -14,11 +16,15 @@ if "SYNC_S" in os.environ:
 
 
 def die_if_elected(run, step):
-    """Once, in the midst of a sub-task: the file in config["dies"] tells which process it was."""
-    at, path = run.config.get("dies", (-1, ""))
+    """Once, in the midst of a sub-task, when files are kept: the file in config["dies"] tells which process, and as of which step."""
+    at, path, manifests = run.config.get("dies", (-1, "", ""))
     if step.number == at and run.elected and not os.path.exists(path):
+        os.makedirs(manifests, exist_ok=True)
+        # the first checkpoint has them kept, before step 5
+        while (kept := max((name.at for name in manifest_names(os.listdir(manifests))), default=0)) < 5:
+            time.sleep(0.01)
         with open(path, "x") as file:
-            file.write(str(os.getpid()))
+            file.write(f"{os.getpid()} {kept}")
         os.kill(os.getpid(), signal.SIGKILL)
 
 
