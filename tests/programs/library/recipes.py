@@ -206,6 +206,8 @@ def optimizer_of(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.
     }.get(recipe.flavour, {})
     if how.get("fused") and kind not in FUSED:
         how = {}
+    if how.get("fused") and kind == "SGD" and "unused" in recipe.layers:
+        how = {}  # torch's own fails where a parameter's first gradient comes later than others': it wants all momenta, or none
     if how.get("foreach") and recipe.tensor_rate:
         how = {}  # torch wants `capturable` for it, which CPUs have not
     if kind in ("SGD", "RMSprop"):
