@@ -117,3 +117,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_width() -> None:
+    """Lines are as long as they are: workers of pytest-xdist have COLUMNS set, which commands heed."""
+    os.environ.pop("COLUMNS", None)
