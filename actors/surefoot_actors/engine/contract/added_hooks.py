@@ -35,7 +35,7 @@ class AddedHooks:
 
     def added(self, owner: Any, handle: Any) -> None:
         name = self._names.get(id(owner))
-        if name is not None and isinstance(handle, RemovableHandle):
+        if name is not None and isinstance(handle, RemovableHandle) and not _is_of_torch(handle):
             self._added.append((handle, f"a hook of {name} was registered at {user_line(3)}"))
 
     def removed(self, handle: RemovableHandle) -> None:
@@ -76,6 +76,12 @@ class AddedHooks:
                         f"{name} was made {_short(parameter.dtype)} at {line}, in the midst of training, where it was {_short(dtype)}: a "
                         f"trainer that joins builds it by the code before run.steps(), and could not take it over; convert the model there"
                     )
+
+
+def _is_of_torch(handle: RemovableHandle) -> bool:
+    """Whether it is a hook of pruning or the like: what that does is in buffers, and a part that is new is refused as such."""
+    hook = (handle.hooks_dict_ref() or {}).get(handle.id)
+    return type(hook).__module__.startswith("torch.nn.utils.")
 
 
 def _short(dtype: torch.dtype) -> str:
