@@ -13,7 +13,7 @@ __all__ = ["MAX_SAMPLES", "SystemMetrics", "SystemPoint", "SystemSample"]
 # samples of one batch
 MAX_SAMPLES = 500
 
-_Amount = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False)]
+_Amount = Annotated[float, Field(ge=0, le=1e18, allow_inf_nan=False, strict=True)]
 
 
 class SystemSample(BaseModel):

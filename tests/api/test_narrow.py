@@ -183,10 +183,9 @@ def test_every_command_can_be_read(
         assert [whole for whole in WHOLE.get(name, ()) if whole not in words and whole not in result.output] == []
 
 
-@pytest.mark.parametrize("command", JSON)
+# the report of `check` is another's here
+@pytest.mark.parametrize("command", [command for command in JSON if not command.startswith("check ")])
 def test_json_is_the_same_however_narrow(command: str, fake: FakeService, tmp_path: Path, code: Path) -> None:
-    if command.startswith("check "):
-        pytest.skip("its report is another's here")
     a_service(fake, JobState.SUCCEEDED)
     result = run(fake, f"{command} --json", 20, tmp_path, code)
     if result.exit_code != 2:
