@@ -29,7 +29,9 @@ def test_a_trainer_is_lost_in_the_middle_of_a_snapshot(stage: Stage, whole: Stor
     assert len(story.fired) == 1
     assert_same(story, whole)
     made = [event.data["step"] for event in story.of(EventKind.CHECKPOINT)]
-    assert 8 not in made, "a torn checkpoint was made"
+    # where the other had not come to that step's end, the next generation makes it, and a whole checkpoint at its end
+    made_anew = any(event.data["lost"] and event.data["step"] < 8 for event in story.of(EventKind.GENERATION))
+    assert 8 not in made or made_anew, "a torn checkpoint was made"
     assert made[-1] == 13
     found = [f.step for f in CheckpointStore(str(tmp_path)).found()]
     assert found[0] == 13
