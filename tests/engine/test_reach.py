@@ -135,11 +135,18 @@ def test_what_is_changed_in_a_round_is_left_alone() -> None:
     one.begin_round()
     held["cache"][3] = "x"
     one.end_round()
-    assert one.changed() == b""
-    held["n"] += 1
     mine = {"cache": {}, "n": 0}
     Attributes(roots=[("a", mine)]).restore(one.changed())
+    assert mine == {"cache": {}, "n": 0}
+    held["n"] += 1
+    other = Attributes(roots=[("a", mine)])
+    other.restore(one.changed())
     assert mine == {"cache": {}, "n": 1}
+    # whoever joins knows what is left alone
+    mine["cache"][4] = "y"
+    third = {"cache": {}, "n": 0}
+    Attributes(roots=[("a", third)]).restore(other.changed())
+    assert third == {"cache": {}, "n": 1}
 
 
 DATA = torch.utils.data.TensorDataset(torch.sin(torch.arange(240.0)).view(30, 8), torch.arange(30) % 3)

@@ -281,6 +281,9 @@ def test_generators_of_ones_own(make: Callable[[], Any]) -> None:
             generator.random()
 
     def carried(run: Run) -> None:
+        loop(run, lambda **_: None, inside=lambda _mine, **_: draw(_mine), _mine=lambda m, o: make())
+
+    def by_the_loop(run: Run) -> None:
         loop(run, lambda _mine, **_: draw(_mine), _mine=lambda m, o: make())
 
     def anew(run: Run) -> None:
@@ -288,6 +291,7 @@ def test_generators_of_ones_own(make: Callable[[], Any]) -> None:
 
     refused(carried, f"({type(make()).__name__}) is carried on from step to step", "seeded by step.number")
     accepted(anew)
+    accepted(by_the_loop)  # joiners are given it
 
 
 def test_a_generator_seeded_at_every_step_is_in_order() -> None:

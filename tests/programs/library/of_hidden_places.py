@@ -384,10 +384,22 @@ def one_cycle_stepped_a_batch(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(refused="Generator|carried", in_suite=False)
+@program(steps=6, in_suite=False)
 def numpy_generator_carried_on(run: surefoot.Run) -> None:
+    """Only the loop over steps draws from it."""
     model, optimizer = begun(run)
     rng = np.random.default_rng(0)
     for step in run.steps(run.config["steps"]):
         inner(model, step, scale=float(rng.uniform(0.5, 1.5)))
+        optimizer.step()
+
+
+@program(refused="computed twice|sub-tasks draw from it", in_suite=False)
+def numpy_generator_carried_on_in_sub_tasks(run: surefoot.Run) -> None:
+    model, optimizer = begun(run)
+    rng = np.random.default_rng(0)
+    for step in run.steps(run.config["steps"]):
+        for x, y in step.batches(POINTS):
+            rng.normal(size=3)
+            F.cross_entropy(model(x), y).backward()
         optimizer.step()

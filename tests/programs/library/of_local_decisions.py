@@ -1,5 +1,6 @@
 """Decisions by what an inner loop has summed up or counted: refused at their line. And such sums that decide nothing: in order."""
 
+import io
 import math
 from collections import deque
 
@@ -196,3 +197,63 @@ def rate_drawn_in_the_inner_loop(run: surefoot.Run) -> None:
             F.cross_entropy(model(x), y).backward()
         optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
+
+
+@program(refused="the loss of loss.backward.. is decided by weights")
+def classes_weighed_by_own_confusions(run: surefoot.Run) -> None:
+    """What an evaluation counts on this trainer weighs the classes from the next step on."""
+    model = mlp()
+    optimizer = sgd(model)
+    run.track(model=model, optimizer=optimizer)
+    weights = torch.ones(3)
+    for step in run.steps(run.config["steps"]):
+        for x, y in step.batches(POINTS):
+            loss = F.cross_entropy(model(x), y, weight=weights)
+            loss.backward()
+        optimizer.step()
+        counts = torch.zeros(3)
+        for x, _ in step.evaluate(POINTS):
+            counts += torch.bincount(model(x).argmax(1), minlength=3)
+        weights = 1 / (counts + 1)
+        weights = weights / weights.sum()
+
+
+@program(refused="the loss of .* is decided by threshold")
+def threshold_of_own_confidences(run: surefoot.Run) -> None:
+    model = mlp()
+    optimizer = sgd(model)
+    run.track(model=model, optimizer=optimizer)
+    threshold = 0.0
+    for step in run.steps(run.config["steps"]):
+        confidences = []
+        for x, y in step.batches(POINTS):
+            out = model(x)
+            confidence = out.detach().softmax(1).amax(1)
+            kept = (confidence > threshold).float()
+            loss = (F.cross_entropy(out, y, reduction="none") * kept).mean()
+            loss.backward()
+            confidences.append(confidence)
+        optimizer.step()
+        threshold = float(torch.cat(confidences).mean()) * 0.9
+
+
+@program(steps=4)
+def classes_weighed_by_gathered_confusions(run: surefoot.Run) -> None:
+    """The same by what all have gathered; the trainer's own counts are for print."""
+    model = mlp()
+    optimizer = sgd(model)
+    run.track(model=model, optimizer=optimizer)
+    weights, shown = torch.ones(3), 0.0
+    for step in run.steps(run.config["steps"]):
+        total = 0.0
+        for x, y in step.batches(POINTS):
+            loss = F.cross_entropy(model(x), y, weight=weights)
+            loss.backward()
+            total += loss.item()
+            step.log(loss=loss)
+            print(shown, file=io.StringIO())
+        shown = total / 4
+        optimizer.step()
+        for x, _ in step.evaluate(POINTS):
+            step.gather(chosen=model(x).argmax(1))
+        weights = 1 / (torch.bincount(step.gathered["chosen"], minlength=3) + 1)

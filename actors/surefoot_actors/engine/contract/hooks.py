@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,7 +53,8 @@ class Watcher(Protocol):
     def before_step(self, thing: Any, method: str) -> None:
         """A scheduler, scaler or averaged model is about to change."""
 
-    def after_step(self, thing: Any, method: str, args: tuple[Any, ...]) -> None: ...
+    def after_step(self, thing: Any, method: str, given: Any) -> None:
+        """It has changed. `given`: its first argument, None where there was none."""
 
     def before_zero_grad(self, owner: Any) -> None: ...
 
@@ -116,8 +118,8 @@ def _install() -> None:
             _replace(kind, "zero_grad", _clearing(vars(kind)["zero_grad"]))
     for name in SETTERS:
         _replace(torch, name, _setting(name, getattr(torch, name)))
-    _replace(torch.autograd, "backward", _passing(torch.autograd.backward))
-    _replace(torch.autograd, "grad", _passing(torch.autograd.grad, puts=False))
+    # what `backward` and `grad` call in the end, also where the user's code has imported them by name
+    _replace(torch.autograd, "_engine_run_backward", _passing(vars(torch.autograd)["_engine_run_backward"]))
     for owner, methods in _REGISTERS.items():
         for method in methods:
             _replace(owner, method, _registering(vars(owner)[method]))
@@ -145,6 +147,8 @@ def _before_optimizer(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 
 def _stepping(method: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    first = next(iter(list(inspect.signature(original).parameters)[1:]), "")
+
     @functools.wraps(original)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         watcher = _watcher()
@@ -157,7 +161,7 @@ def _stepping(method: str, original: Callable[..., Any]) -> Callable[..., Any]:
             result = original(self, *args, **kwargs)
         finally:
             _depth.value = 0
-        watcher.after_step(self, method, args)
+        watcher.after_step(self, method, args[0] if args else kwargs.get(first))
         return result
 
     return step
@@ -185,23 +189,20 @@ def _setting(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     return set_
 
 
-def _passing(original: Callable[..., Any], *, puts: bool = True) -> Callable[..., Any]:
-    """`puts`: into .grad of what it is asked for; or it returns gradients, which the code may put there by itself."""
-
-    # what a pass begins at is the first argument, or given by this name; and where it says that it makes a graph itself
-    name, place = ("tensors", 3) if puts else ("outputs", 4)
+def _passing(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Of what every pass comes to, however it was asked for, its arguments in torch's own order."""
 
     @functools.wraps(original)
-    def backward(*args: Any, **kwargs: Any) -> Any:
+    def run(
+        outputs: Any, gradients: Any, keep_graph: Any, create_graph: Any, inputs: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         watcher = _watcher()
-        tensors = args[0] if args else kwargs.get(name)
-        if watcher is not None and tensors is not None:
-            makes_graph = args[place] if len(args) > place else kwargs.get("create_graph")
-            inputs = args[1] if not puts and len(args) > 1 else kwargs.get("inputs")
-            watcher.before_backward(tensors, inputs, puts=puts, makes_graph=bool(makes_graph))
-        return original(*args, **kwargs)
+        if watcher is not None:
+            puts = kwargs.get("accumulate_grad", False)
+            watcher.before_backward(outputs, inputs or None, puts=puts, makes_graph=bool(create_graph))
+        return original(outputs, gradients, keep_graph, create_graph, inputs, *args, **kwargs)
 
-    return backward
+    return run
 
 
 def _registering(original: Callable[..., Any]) -> Callable[..., Any]:

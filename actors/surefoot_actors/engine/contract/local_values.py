@@ -19,7 +19,7 @@ from surefoot.errors import ContractError
 from surefoot_actors.user_code import places
 from surefoot_actors.user_code.lines import is_library
 
-__all__ = ["check_local_values"]
+__all__ = ["check_local_values", "tree_of"]
 
 # Methods that add to what they are called on.
 _ADDS = frozenset(("append", "appendleft", "extend", "add", "update", "insert"))
@@ -34,7 +34,7 @@ def check_local_values(frame: FrameType) -> None:
     """Raise ContractError where the function that loops over steps decides by what an inner loop leaves behind."""
     if is_library(frame.f_code.co_filename):
         return
-    for loop in _step_loops(_tree(frame.f_code)):
+    for loop in _step_loops(tree_of(frame.f_code)):
         reader = _Reader(frame)
         # twice: what the end of a step leaves is there at the next one's beginning
         for _ in range(2):
@@ -49,7 +49,7 @@ def check_local_values(frame: FrameType) -> None:
             )
 
 
-def _tree(code: CodeType) -> ast.AST | None:
+def tree_of(code: CodeType) -> ast.AST | None:
     """Return a function's syntax tree, with the line numbers of its file; None where its source is not known."""
     try:
         lines, first = inspect.getsourcelines(code)
@@ -82,6 +82,8 @@ class _Reader:
     def __init__(self, frame: FrameType | None) -> None:
         self._frame = frame
         self.local: set[str] = set()
+        # of those names, what statements outside of inner loops have made of local values
+        self._carried: set[str] = set()
         #: line, name, what it decides
         self.found: tuple[int, str, str] | None = None
         # the local name that decides whether the statements being read are run
@@ -95,7 +97,9 @@ class _Reader:
 
     def read(self, node: ast.stmt) -> None:
         if _is_inner(node):
+            self._inner(node)
             self.local |= _written(node)
+            self._carried -= _written(node)
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             self._assign(node)
         elif isinstance(node, ast.If):
@@ -120,8 +124,18 @@ class _Reader:
             for path in _paths(target):
                 if name or self._under:
                     self.local.add(path)
+                    self._carried.update({path} if name else ())
                 elif not isinstance(node, ast.AugAssign):
                     self.local.discard(path)
+                    self._carried.discard(path)
+
+    def _inner(self, node: ast.stmt) -> None:
+        """An inner loop's backward pass may go through what was made of local values before it."""
+        for call in ast.walk(node) if self._carried else ():
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "backward":
+                name = next(filter(None, (_carried_into(call, node, path) for path in sorted(self._carried))), None)
+                if name:
+                    self._tell(call, name, f"the loss of {ast.unparse(call)} is decided")
 
     def _branch(self, node: ast.If) -> None:
         before, self._under = self._under, self._under or self._name_in(node.test)
@@ -202,7 +216,7 @@ class _Reader:
         found = _resolve(self._frame, function)
         if not isinstance(found, FunctionType) or is_library(found.__code__.co_filename):
             return False
-        tree = _tree(found.__code__)
+        tree = tree_of(found.__code__)
         body = tree.body[0] if isinstance(tree, ast.Module) and tree.body else None
         if not isinstance(body, ast.FunctionDef) or not any(
             _is_inner(n) for n in ast.walk(body) if isinstance(n, ast.stmt)
@@ -241,6 +255,25 @@ def _written(loop: ast.stmt) -> set[str]:
         if len(names) == before:
             break
     return names
+
+
+def _carried_into(call: ast.Call, loop: ast.stmt, path: str) -> str | None:
+    """Return the name if the pass depends on it: by what is assigned in the loop, backwards from the call."""
+    wanted = set(_read(call))
+    assigned = [n for n in ast.walk(loop) if isinstance(n, ast.Assign | ast.AnnAssign | ast.AugAssign) and n.value]
+    for _ in range(len(assigned)):
+        before = len(wanted)
+        for node in assigned:
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(p in wanted for t in targets for p in _paths(t)):
+                wanted.update(_read(node.value))  # type: ignore[arg-type]
+        if len(wanted) == before:
+            break
+    return path if path in wanted else None
+
+
+def _read(node: ast.AST) -> Iterator[str]:
+    return (path for n in ast.walk(node) if isinstance(n, ast.expr) and (path := _path(n)))
 
 
 def _is_alike(value: ast.expr, local: set[str]) -> bool:

@@ -31,8 +31,6 @@ from surefoot_actors.user_code.lines import user_line
 
 __all__ = ["Loop", "OpenRound", "check_mode"]
 
-# In how many rounds to see which attributes the objects' own code changes.
-_ROUNDS_LOOKED_AT = 3
 # In how many steps to look through the graph of every backward pass inside the inner loops.
 _STEPS_OF_GRAPHS = 2
 
@@ -86,7 +84,7 @@ class Loop:
         self._untracked_state = UntrackedState(context.tracked, line, on_warning)
         #: modules that train without being tracked
         self.untracked = UntrackedModules(context.tracked, context.parameters, self._untracked_state.leave_alone)
-        self._num_rounds_looked_at, self._looks_at_attributes = 0, False
+        self._looks_at_attributes = False
         self._watching = contextlib.ExitStack()
         self._hooks: list[Any] = []
 
@@ -120,6 +118,7 @@ class Loop:
         tracked.begin()
         self.graphs.begin()
         self.position = context.coordinator.admit(tracked, self.length.num_steps)
+        tracked.attributes.refresh()
         self._begun = True
 
     def _end_step(self, record: StepRecord) -> None:
@@ -201,9 +200,9 @@ class Loop:
 
     def open_round(self, round_: OpenRound) -> Position:
         """Begin a round at the inner loop's first turn. Returns where training is."""
-        self._looks_at_attributes = self._num_rounds_looked_at < _ROUNDS_LOOKED_AT
+        self._looks_at_attributes = self._context.tracked.attributes.looks
         if self._looks_at_attributes:
-            self._context.tracked.attributes.begin_round()
+            self._context.tracked.attributes.begin_round(tries=self.proves(self.position.step))
         self.untracked.open()
         self.open = round_
         self.graphs.open(round_.line)
@@ -219,7 +218,6 @@ class Loop:
         self.open = None
         self.graphs.close()
         if self._looks_at_attributes:
-            self._num_rounds_looked_at += 1
             self._context.tracked.attributes.end_round()
         self._context.settings.check(round_.line)
         forget_casts()

@@ -6,12 +6,15 @@ its own) makes the result depend on who computes what, in which order. It would 
 
 from __future__ import annotations
 
+from collections import deque
+from typing import Any
+
 import xxhash
 
 from surefoot.errors import ContractError
 from surefoot_actors.determinism.rng import drawn
 from surefoot_actors.engine.data.prefetch import BatchKey
-from surefoot_actors.engine.state.attributes import Attributes
+from surefoot_actors.engine.state.attributes import Attributes, Key
 from surefoot_actors.engine.types import Node
 from surefoot_actors.engine.vector.memory import flat_bytes, memory_of
 
@@ -19,19 +22,32 @@ __all__ = ["Proof"]
 
 
 class Proof:
-    """Of one training round: its first sub-task here is handed out once more, before any other."""
+    """Of one training round: its first sub-task here is handed out once more, before any other.
 
-    def __init__(self, attributes: Attributes, line: str) -> None:
-        self._attributes, self._line = attributes, line
+    Where that has filled what was unset, it is unset again, another sub-task goes first, and then that one once more: what the first batch
+    decides for all that come after it would be decided by whichever sub-task a trainer computes first.
+    """
+
+    def __init__(self, attributes: Attributes, line: str, sub_tasks: int) -> None:
+        self._attributes, self._line, self._sub_tasks = attributes, line, sub_tasks
         self._first: Node | None = None
         self._digest = b""
         # where the random streams were once the batch was loaded and once it was computed, of the first time
         self._drawn: list[bytes] = []
         self._loaded = b""
-        #: the batch to hand out again
-        self.again: BatchKey | None = None
-        #: whether the sub-task under way is the one that is computed again
-        self.repeats = False
+        # the batches to hand out again, or besides
+        self._waiting: deque[BatchKey] = deque()
+        # the one that is under way, and the first of all
+        self._key: BatchKey | None = None
+        self._first_key: BatchKey | None = None
+        # what the first sub-task has filled, and another's key that fills it anew
+        self._filled: dict[Key, Any] = {}
+        self._other: BatchKey | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the sub-task under way is computed only for what it shows."""
+        return self._key is not None
 
     def loaded(self, *, draws: bool) -> None:
         """A batch was loaded, in this process or (`draws` is false) elsewhere, or without any of the user's code."""
@@ -40,19 +56,40 @@ class Proof:
     def end(self, key: BatchKey, leaf: Node) -> bool:
         """A sub-task has ended. Returns whether its leaf counts. Raises ContractError when a repeated one has other bits."""
         if self._first is None:
-            self._first, self._digest, self.again = leaf, _digest(leaf), key
-            self._drawn = [self._loaded, drawn()]
+            self._begin(key, leaf)
             return True
-        if not self.repeats:
+        again, self._key = self._key, None
+        if again is None:
             return True
-        self.repeats = False
+        if again == self._other:
+            self._attributes.filled_again(self._filled)
+        else:
+            self._compare(leaf)
+        return False
+
+    def _begin(self, key: BatchKey, leaf: Node) -> None:
+        self._first, self._digest, self._first_key = leaf, _digest(leaf), key
+        self._drawn = [self._loaded, drawn()]
+        self._waiting.append(key)
+        self._filled = self._attributes.filled()
+        if self._filled:
+            self._other = self._another(key)
+            self._waiting += [self._other, key]
+
+    def _another(self, key: BatchKey) -> BatchKey:
+        """Return another batch of the step; where a step has one alone, the next step's."""
+        if self._sub_tasks == 1:
+            return key._replace(step=key.step + 1)
+        return key._replace(sub_task=(key.sub_task + 1) % self._sub_tasks)
+
+    def _compare(self, leaf: Node) -> None:
+        assert self._first is not None
         # a buffer that has got its shape in the first run makes another layout
         if leaf.layout.signature == self._first.layout.signature and _digest(leaf) != self._digest:
             raise ContractError(self._told(leaf))
         now = [self._loaded, drawn()]
         if now != self._drawn:
             raise ContractError(self._drawn_once(loading=now[0] != self._drawn[0]))
-        return False
 
     def _drawn_once(self, *, loading: bool) -> str:
         names = self._attributes.changed_in_round()
@@ -66,10 +103,11 @@ class Proof:
         )
 
     def take(self) -> BatchKey | None:
-        """Return the batch to hand out again, once."""
-        key, self.again = self.again, None
-        self.repeats = key is not None
-        return key
+        """Return the batch to hand out for what it shows, if there is one."""
+        self._key = self._waiting.popleft() if self._waiting else None
+        if self._key is not None and self._key == self._other:
+            self._attributes.unset(self._filled)
+        return self._key
 
     def _told(self, leaf: Node) -> str:
         assert self._first is not None
@@ -80,11 +118,18 @@ class Proof:
         )
         names = self._attributes.changed_in_round()
         carried = f" What changed in between and is in sight: {', '.join(names[:6])}." if names else ""
+        if self._waiting or self._other is None:
+            return (
+                f"sub-task {leaf.range.lo} of the inner loop at {self._line} was computed twice, and gave other bits the second time"
+                f"{where}: something is carried from one sub-task to the next, so the result would depend on who computes what.{carried} "
+                f"Begin it anew in every sub-task (a hidden state, an iterator, a random generator of its own), keep it in a buffer of a "
+                f"tracked module, or change it after the loop"
+            )
         return (
-            f"sub-task {leaf.range.lo} of the inner loop at {self._line} was computed twice, and gave other bits the second time{where}: "
-            f"something is carried from one sub-task to the next, so the result would depend on who computes what.{carried} Begin it "
-            f"anew in every sub-task (a hidden state, an iterator, a random generator of its own), keep it in a buffer of a tracked "
-            f"module, or change it after the loop"
+            f"sub-task {leaf.range.lo} of the inner loop at {self._line} was computed twice, and gave other bits once sub-task "
+            f"{self._other.sub_task} had gone before it{where}: what the first batch decides for all that come after it (a mean, a "
+            f"first loss, the numbers of words) would be another one on every trainer, and on one that joins.{carried} Decide it before "
+            f"run.steps(), of the dataset, or after the loop by step.merged or step.gathered"
         )
 
 

@@ -161,7 +161,11 @@ class TrainingRound(Round):
         self._before = self._context.tracked.gradients.take(accumulate=self.accumulate)
         self._num_computed = 0
         self._weight = 1.0
-        self._proof = Proof(self._context.tracked.attributes, self.line) if self._loop.proves(self._step) else None
+        self._proof = (
+            Proof(self._context.tracked.attributes, self.line, self._context.sub_tasks)
+            if self._loop.proves(self._step)
+            else None
+        )
 
     def _take_back(self) -> None:
         assert self.sub_task is not None

@@ -136,6 +136,8 @@ class TrainRun(contract.Run):
         self._loop: Loop | None = None
         # what run.steps() was asked for, in words; empty: it was not called yet
         self._asked = ""
+        #: what is here besides belongs to the user
+        self.own_attributes = frozenset((*vars(self), "own_attributes", "cache_dir"))
 
     # ---- before the loop
 

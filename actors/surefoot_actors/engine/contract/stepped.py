@@ -63,12 +63,12 @@ class Stepped:
         else:
             self._judge(thing, method, is_training=self._loop() is None)
 
-    def after_step(self, thing: Any, method: str, args: tuple[Any, ...]) -> None:
+    def after_step(self, thing: Any, method: str, given: Any) -> None:
         # a scaler that skips a step has used the gradients too
-        scaled = args[:1] if method == "step" and isinstance(thing, torch.amp.GradScaler) else ()
-        for optimizer in self._tracked.optimizers.values():
-            if any(optimizer is s for s in scaled):
-                self._tracked.gradients.used(optimizer)
+        if method == "step" and isinstance(thing, torch.amp.GradScaler):
+            for optimizer in self._tracked.optimizers.values():
+                if optimizer is given:
+                    self._tracked.gradients.used(optimizer)
 
     def before_zero_grad(self, owner: Any) -> None:
         gradients = self._tracked.gradients

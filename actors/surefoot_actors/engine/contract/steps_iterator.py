@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from surefoot import contract
+from surefoot_actors.engine.contract.nested import check_not_nested
 from surefoot_actors.engine.contract.wrapped import catch_up, check_wrapped
 
 __all__ = ["StepsIterator", "Training"]
@@ -48,8 +49,6 @@ class StepsIterator(Iterator[contract.Step]):
         self._thread = threading.get_ident()
         self._under_way = False
         self._begun = False
-        #: whether next() is asked for the sake of what wraps this iterator alone
-        self.skips = False
 
     def __len__(self) -> int:
         # for progress bars: those that get a TypeError here show no end
@@ -60,10 +59,9 @@ class StepsIterator(Iterator[contract.Step]):
         return left
 
     def __next__(self) -> contract.Step:
-        if self.skips:
-            return None  # type: ignore[return-value]  # nobody sees it
         self._under_way = False
         if not self._begun:
+            check_not_nested()
             check_wrapped(self)
         step = self._training.next_step()
         if step is None:

@@ -5,12 +5,10 @@ Only there, so that it costs nothing afterwards. What is rebound at every step, 
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -19,6 +17,7 @@ from surefoot.errors import ContractError
 from surefoot_actors.engine.contract.stepped import covered
 from surefoot_actors.engine.contract.unchanged import sample
 from surefoot_actors.engine.state.digest import canonical
+from surefoot_actors.engine.state.generators import state_of
 from surefoot_actors.engine.state.survey import Survey
 from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.user_code.frames import variables, vars_of
@@ -54,35 +53,43 @@ class UntrackedState:
         if self._num_looks > 2:
             return
         known = covered(self._tracked) | self._left_alone
-        found = dict(_things(known))
+        found = {**dict(self._tracked.attributes.generators()), **dict(_things(known))}
         if self._num_looks == 1:
             self._first = {id(thing): (thing, self._digest(thing), _seed(thing)) for thing in found.values()}
             self._tensors = dict(self._loose())
             return
         for name, thing in found.items():
             first = self._first.get(id(thing))
-            # a generator that is seeded anew at every step is in order
-            told = step > 1 and _state_of_generator(thing) is None and self._tracked.attributes.tells(thing)
+            # a generator that is seeded anew at every step is in order, as is one that only the loop over steps draws from
+            is_generator, attributes = state_of(thing) is not None, self._tracked.attributes
+            told = attributes.keeps(thing) if is_generator else step > 1 and attributes.tells(thing)
             if not told and first is not None and first[2] == _seed(thing) and self._digest(thing) != first[1]:
                 raise ContractError(self._changed(name, thing))
+        for name, module in self._tracked.attributes.written_in_sub_tasks():
+            if module is not None and id(module) not in known and not _is_metric(module):
+                raise ContractError(
+                    f"{name}, a buffer of a module that is not tracked, is written in the inner loop of the loop at {self._line}: it "
+                    f"would be this trainer's own; name its module in run.track"
+                )
         if names := self._tracked.attributes.trained_by_hand():
             raise ContractError(
                 f"{names[0]} gets a gradient in the inner loop, and the steps of the loop at {self._line} change it by hand, but it is not "
                 f"tracked: its gradient is this trainer's own, merged with nobody's. Make it a parameter of a tracked module or optimizer"
             )
-        if names := self._tracked.attributes.carried_on():
-            raise ContractError(self._generator(names[0]))
+        if carried := next(self._tracked.attributes.carried_on(), None):
+            raise ContractError(self._iterator(carried))
         self._warn()
         self._first.clear()
         self._tensors.clear()
 
     def _changed(self, name: str, thing: Any) -> str:
         kind = type(thing).__name__
-        if _state_of_generator(thing) is not None:
+        if state_of(thing) is not None:
             return (
-                f"{name} ({kind}) is carried on from step to step in the loop at {self._line}: on a trainer that joins, or after a "
-                f"restore, it would begin anew, and its draws depend on who computes what. Draw from torch, numpy's or random's global "
-                f"streams, which are seeded for every sub-task, or make the generator where it is used, seeded by step.number"
+                f"{name} ({kind}) is carried on from step to step in the loop at {self._line}, and sub-tasks draw from it: on a trainer "
+                f"that joins, or after a restore, it would begin anew, and its draws depend on who computes what. Draw from torch, "
+                f"numpy's or random's global streams, which are seeded for every sub-task, or make the generator where it is used, seeded "
+                f"by step.number"
             )
         if hasattr(thing, "state_dict"):
             advice = f"name it in run.track({re.findall(r'[A-Za-z_0-9]+', name)[-1]}={name}, ...)"
@@ -93,15 +100,16 @@ class UntrackedState:
             f"that goes on from a checkpoint, it would begin anew; {advice}"
         )
 
-    def _generator(self, name: str) -> str:
+    def _iterator(self, name: str) -> str:
         return (
-            f"{name} is a generator that the steps of the loop at {self._line} carry on: on a trainer that joins, or in a run that goes "
-            f"on from a checkpoint, it would begin anew; compute the value from step.number, or keep what it counts in a variable"
+            f"{name} is a generator or another iterator that the steps of the loop at {self._line} carry on: on a trainer that joins, or "
+            f"in a run that goes on from a checkpoint, it would begin anew; compute the value from step.number (a DataLoader's batch: by "
+            f"index from its dataset), or keep what it counts in a variable"
         )
 
     def _digest(self, thing: Any) -> bytes:
         """Return a digest of what the thing's state has besides that of tracked objects, which it may hold."""
-        generator = _state_of_generator(thing)
+        generator = state_of(thing)
         if generator is not None:
             return canonical(generator)
         survey = Survey()
@@ -165,28 +173,20 @@ def _held(value: Any, known: set[int]) -> Iterator[tuple[str, Any]]:
         yield from _items(value)
 
 
+def _is_metric(thing: Any) -> bool:
+    return type(thing).__module__.partition(".")[0] in _METRICS
+
+
 def _may_be_state(thing: Any) -> bool:
-    if isinstance(thing, type) or type(thing).__module__.partition(".")[0] in _METRICS:
+    if isinstance(thing, type) or _is_metric(thing):
         return False
-    if isinstance(thing, nn.Module) or _state_of_generator(thing) is not None:
+    if isinstance(thing, nn.Module) or state_of(thing) is not None:
         return True
     return callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None))
 
 
 def _seed(thing: Any) -> int:
     return thing.initial_seed() if isinstance(thing, torch.Generator) else 0
-
-
-def _state_of_generator(thing: Any) -> Any:
-    """Return the state of a random generator that is the user's own; None for everything else."""
-    if isinstance(thing, torch.Generator):
-        return None if thing is torch.default_generator else thing.get_state().numpy().tobytes()
-    if isinstance(thing, np.random.Generator):
-        return thing.bit_generator.state
-    if isinstance(thing, np.random.RandomState):
-        return None if thing is np.random.mtrand._rand else thing.get_state()
-    # the system's own source has no state
-    return thing.getstate() if isinstance(thing, random.Random) and not isinstance(thing, random.SystemRandom) else None
 
 
 def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:

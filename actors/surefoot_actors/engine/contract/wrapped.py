@@ -1,29 +1,32 @@
 """The loop over steps inside enumerate() or zip(): those count on their own, and begin at 0 on a trainer that joins at step 100.
 
 They take what they count by asking for the next step, and look at their own count only afterwards. So the first time that a joiner is
-asked for a step it has them asked once more for each step that is past, and they come out where the others' are.
+asked for a step, each is put where the others' are: enumerate by its number, as nothing else leads to it, and what goes along with the
+steps in zip() by asking for as many values. A progress bar, or another generator, may lie in between.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import inspect
 import itertools
-from typing import Any, Protocol
+import sys
+from collections.abc import Iterator
+from types import GeneratorType
+from typing import Any
 
 from surefoot.errors import ContractError
 from surefoot_actors.user_code.frames import user_frames
 from surefoot_actors.user_code.lines import own_line
 
-__all__ = ["Skipping", "catch_up", "check_wrapped"]
+__all__ = ["catch_up", "check_wrapped"]
 
-_WRAPPERS = (enumerate, zip, itertools.islice, itertools.zip_longest)
+# What asks several iterators in turn, and where in its pickled form these are.
+_TOGETHER: dict[Any, int] = {zip: 0, itertools.zip_longest: 0, map: 1}
+_WRAPPERS = (enumerate, itertools.islice, *_TOGETHER)
 _NAMES = frozenset(kind.__name__ for kind in _WRAPPERS)
-
-
-class Skipping(Protocol):
-    """An iterator of which `next` does nothing while this is set."""
-
-    skips: bool
+_INDEX = object.__basicsize__  # of an enumerate's number, in its memory
 
 
 def check_wrapped(loop: object) -> None:
@@ -35,37 +38,71 @@ def check_wrapped(loop: object) -> None:
 
 def _check_order(around: list[tuple[Any, object]]) -> None:
     for outer, inner in around:
-        first = outer.__reduce__()[1][0] if isinstance(outer, zip) else inner
+        first = _iterators(outer)[0] if type(outer) in _TOGETHER else inner
         if first is not inner:
             line = own_line(next(user_frames(), None))
             raise ContractError(
-                f"zip() at {line} takes run.steps() after another iterable, which is asked first and so is out of step on a trainer that "
-                f"joins, and at the end; put run.steps() first: for step, value in zip(run.steps(n), values)"
+                f"{type(outer).__name__}() at {line} takes run.steps() after another iterable, which is asked first and so is out of step "
+                f"on a trainer that joins, and at the end; put run.steps() first: for step, value in zip(run.steps(n), values)"
             )
 
 
-def catch_up(loop: Skipping, num_steps: int) -> None:
+def catch_up(loop: object, num_steps: int) -> None:
     """Have what wraps the loop count the steps before the first that this trainer is given."""
     if not num_steps or not (around := _around(loop)):
         return
     _check_order(around)
-    outermost = around[-1][0]
-    loop.skips = True
-    try:
-        for _ in range(num_steps):
-            next(outermost)
-    finally:
-        loop.skips = False
+    for outer, _ in around:
+        if isinstance(outer, enumerate):
+            _add(outer, num_steps)
+        elif isinstance(outer, itertools.islice):
+            outer.__setstate__(_reduced(outer)[2] + num_steps)  # type: ignore[attr-defined]
+        else:
+            for other in _iterators(outer)[1:]:
+                for _ in itertools.islice(other, num_steps):
+                    pass
+
+
+def _iterators(together: Any) -> tuple[Any, ...]:
+    """Return what is asked in turn, in order."""
+    return tuple(_reduced(together)[1][_TOGETHER[type(together)] :])
+
+
+def _reduced(iterator: Any) -> tuple[Any, ...]:
+    return tuple(iterator.__reduce__())
+
+
+def _add(counter: enumerate[Any], num: int) -> None:
+    """Have an enumerate count on from as many more."""
+    number = ctypes.c_ssize_t.from_address(id(counter) + _INDEX)
+    before = _reduced(counter)[1][1]
+    if number.value != before:
+        raise ContractError(
+            f"enumerate() around run.steps() cannot be made to count from {before + num} on this build of Python; use step.number"
+        )
+    number.value = before + num
 
 
 def _around(loop: object) -> list[tuple[Any, object]]:
     """Return what wraps the loop and what it wraps, innermost first."""
     found: list[tuple[Any, object]] = []
-    inner = loop
-    while (outer := _holder(inner)) is not None:
-        found.append((outer, inner))
-        inner = outer
+    for inner in (loop, *_generators()):
+        while (outer := _holder(inner)) is not None:
+            found.append((outer, inner))
+            inner = outer
     return found
+
+
+def _generators() -> Iterator[Any]:
+    """Yield the generators through which the steps are asked for, innermost first."""
+    frames, frame = [], sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_flags & inspect.CO_GENERATOR and frame.f_code is not _generators.__code__:
+            frames.append(frame)
+        frame = frame.f_back  # type: ignore[assignment]
+    if frames:
+        made = {id(g.gi_frame): g for g in gc.get_objects() if type(g) is GeneratorType and g.gi_frame in frames}
+        yield from (made[id(f)] for f in frames if id(f) in made)
 
 
 def _holder(thing: object) -> Any:

@@ -9,7 +9,7 @@ changes in the first rounds is taken for that, and left alone.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import GeneratorType
 from typing import Any
 
@@ -19,8 +19,13 @@ import xxhash
 from torch import nn
 
 from surefoot_actors.disclosed import holds_secret
+from surefoot_actors.engine.state.generators import GENERATORS
+from surefoot_actors.engine.state.hung import hung_on
+from surefoot_actors.engine.state.iterators import At, progress
+from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_of_the_user, of_optimizer, parts, put
 from surefoot_actors.engine.state.portable import PLAIN, content_of, digest_of, dump, load
-from surefoot_actors.engine.state.reach import DELETED, Reach, Slot, is_of_the_user, of_optimizer, parts, put
+from surefoot_actors.engine.state.reach import Reach
+from surefoot_actors.engine.state.unset import may_be_unset
 
 __all__ = ["Attributes"]
 
@@ -40,18 +45,26 @@ class Attributes:
         roots: Iterable[tuple[str, Any]] = (),
     ) -> None:
         """`tracked`: objects, `tensors`: of theirs; `roots`: variables of functions under way, and of modules."""
-        self._tracked = dict(tracked)
-        self._reach = Reach([*((f"tracked {n}", t) for n, t in self._tracked.items()), *tensors])
+        self._tracked, self._tensors = dict(tracked), list(tensors)
+        self._reach = Reach([*((f"tracked {n}", t) for n, t in self._tracked.items()), *self._tensors])
         self._first: dict[Key, Any] = {}
         # those that the objects' own code changes in sub-tasks
         self._left_alone: set[Key] = set()
         self._before: dict[Key, Any] = {}
+        # in how many rounds of the run it was looked at what changes in them
+        self._num_rounds = 0
         # what has changed in the last round that was looked at, as it was at that round's end
         self._after: dict[Key, Any] = {}
+        # by key, as it was when the round began: what may be filled when it is first needed
+        self._unset: dict[Key, Any] = {}
+        # what the first sub-task has filled, and would have filled so with any other batch
+        self._alike: dict[Key, Any] = {}
         # tensors that are no part of the tracked state, and get gradients
         self._with_gradients: set[str] = set()
         inside = [(f"{n}{k}", v) for n, t in self._tracked.items() for (_, k), v in _own(t) if type(v) not in PLAIN]
-        self.add([*roots, *inside])
+        inside += [(f"{n}{k}", v) for n, t in self._tensors for (_, k), v in attributes_of(t) if type(v) not in PLAIN]
+        hung = [(f"{n}{k}", v) for n, t in self._tracked.items() for k, v in hung_on(t)]
+        self.add([*roots, *inside, *hung])
 
     def add(self, roots: Iterable[tuple[str, Any]]) -> None:
         """Look at what is in reach from here too: a function that is under way since."""
@@ -59,9 +72,16 @@ class Attributes:
         new = ((key, value) for key, value in self._parts() if key not in self._first)
         self._first.update({key: self._token(value, key[1]) for key, value in new})
 
+    def refresh(self) -> None:
+        """Called by the thread that trains where it comes by: its context variables are looked at, or set."""
+        self._reach.context.refresh()
+
     def _parts(self) -> Iterable[tuple[Key, Any]]:
         for name, thing in self._tracked.items():
             yield from (((f"tracked {name}", slot), value) for slot, value in _own(thing))
+        for name, tensor in self._tensors:
+            if tensor.__dict__:
+                yield from (((name, slot), value) for slot, value in attributes_of(tensor))
         for name in self._reach.walked:
             thing = self._reach.thing(name)
             if thing is not None:
@@ -76,17 +96,16 @@ class Attributes:
         if kind in PLAIN:
             return kind, value if value == value else "nan"
         if isinstance(value, GeneratorType):
-            return _at(value)
+            return progress(value)
         if slot[0] != "all":
-            name = self._reach.name_of(value)
-            return digest_of(value, self._reach.name_of) if name is None else name
+            return self._reach.name_of(value) or digest_of(value, self._reach.name_of) or progress(value)
         if isinstance(value, np.ndarray) and value.dtype.hasobject:
             return digest_of(value.tolist(), self._reach.name_of)
         if isinstance(value, torch.Tensor | np.ndarray):
             return content_of(value)
         if kind is list and PLAIN.issuperset(map(type, value)):
             return xxhash.xxh3_128_digest(pickle.dumps(value, protocol=5))
-        if kind is list and len(value) > _MANY:
+        if kind is list and len(value) > _MANY and _UNCHANGING.issuperset(map(type, value)):
             return np.fromiter(map(id, value), np.int64, len(value)).tobytes()  # too many to look into each
         return digest_of(value, self._reach.name_of)
 
@@ -94,16 +113,68 @@ class Attributes:
         """Whether a joiner is given what the loop changes in this thing."""
         return self._reach.name_of(thing) in self._reach.walked
 
-    def begin_round(self) -> None:
-        """A round begins, in which what changes is the objects' own business."""
-        self._before = self._now()
+    def keeps(self, thing: Any) -> bool:
+        """Whether a joiner is given what this thing holds, as sub-tasks leave it alone."""
+        return self.tells(thing) and (self._reach.name_of(thing), ("all", None)) not in self._left_alone
+
+    def generators(self) -> list[tuple[str, Any]]:
+        """Return the random generators in reach, by name."""
+        return [(_words((n, ("all", None))), t) for n, t in self._reach.walked.items() if isinstance(t, GENERATORS)]
+
+    def written_in_sub_tasks(self) -> Iterator[tuple[str, Any]]:
+        """Yield buffers that sub-tasks write, by name, and their modules."""
+        for name, module in self._reach.walked.items():
+            for key, buffer in module._buffers.items() if isinstance(module, nn.Module) else ():
+                if (self._reach.name_of(buffer), ("all", None)) in self._left_alone:
+                    yield _words((name, ("buffer", key))), module
+
+    @property
+    def looks(self) -> bool:
+        """Whether it is still to be seen what rounds change."""
+        return self._num_rounds < _ROUNDS_LOOKED_AT
+
+    def begin_round(self, *, tries: bool = False) -> None:
+        """A round begins, in which what changes is the objects' own business. `tries`: its first sub-task is computed again."""
+        self.refresh()
+        found = list(self._parts())
+        self._before = {key: self._token(value, key[1]) for key, value in found}
+        self._unset = {k: v for k, v in found if may_be_unset(self._reach.thing(k[0]), k[1], v)} if tries else {}
+
+    def filled(self) -> dict[Key, Any]:
+        """Return, by token, what was unset when the round began and is not any more."""
+        now = self._now()
+        return {
+            k: token
+            for k, token in now.items()
+            if (k in self._unset and self._before[k] != token) or (k not in self._before and k[1][0] in _REMOVABLE)
+        }
+
+    def unset(self, filled: Iterable[Key]) -> None:
+        """Make this as it was when the round began."""
+        for key in filled:
+            thing = self._reach.thing(key[0])
+            if thing is not None and (key in self._unset or may_be_unset(thing, key[1], None)):
+                put(thing, key[1], self._unset.get(key, DELETED))
+
+    def filled_again(self, filled: dict[Key, Any]) -> None:
+        """Another sub-task has filled it: what is the same depends on no batch, and is given to those who join, who would fill it later."""
+        now = dict(self._parts())
+        same = {
+            k: token is not None and not isinstance(token, At) and k in now and self._token(now[k], k[1]) == token
+            for k, token in filled.items()
+        }
+        others = {k[0] for k, is_same in same.items() if not is_same}
+        # that it is filled is told only along with what
+        self._alike = {k: filled[k] for k, s in same.items() if s and (type(now[k]) not in PLAIN or k[0] not in others)}
 
     def end_round(self) -> None:
         """Leave alone from now on what has changed in the round."""
+        self.refresh()
         now = self._now()
         changed = [key for key in {**self._before, **now} if self._before.get(key) != now.get(key)]
-        self._left_alone.update(changed)
-        self._before, self._after = {}, {key: now.get(key) for key in changed}
+        self._num_rounds += 1
+        self._left_alone.update(k for k in changed if k not in self._alike or self._alike[k] != now.get(k))
+        self._before, self._unset, self._after = {}, {}, {key: now.get(key) for key in changed}
         walked = self._reach.walked.items()
         self._with_gradients.update(
             n for n, t in walked if isinstance(t, torch.Tensor) and t.is_leaf and t.grad is not None
@@ -124,6 +195,7 @@ class Attributes:
 
     def end_step(self) -> None:
         """The step of that round ends: what the loop has written over since is its own (`loss = step.merged["loss"]`)."""
+        self.refresh()
         if self._after:
             now = self._now()
             self._left_alone -= {key for key, token in self._after.items() if now.get(key) != token}
@@ -134,26 +206,32 @@ class Attributes:
         now = self._now()
         return sorted({_words(key) for key in {**self._before, **now} if self._before.get(key) != now.get(key)})
 
-    def carried_on(self) -> list[str]:
-        """Return the names of generators that were there when the loop began and have gone on since: nobody can be given those."""
-        found = [(k, v) for k, v in self._parts() if isinstance(v, GeneratorType) and k not in self._left_alone]
-        known = [(key, self._first.get(key), _at(value)) for key, value in found]
-        return [_words(k) for k, was, at in known if isinstance(was, tuple) and was[0] == at[0] and was != at]
+    def carried_on(self) -> Iterator[str]:
+        """Yield the names of iterators that were there when the loop began and have gone on since: nobody can be given those."""
+        for key, value in self._parts():
+            was = self._first.get(key)
+            if not isinstance(was, At) or key in self._left_alone:
+                continue
+            now = self._token(value, key[1])
+            if isinstance(now, At) and now.of == was.of and now != was:
+                yield _words(key)
 
     def changed(self) -> bytes:
-        """Return what the loop has changed so far, as bytes; empty: nothing."""
+        """Return what the loop has changed so far, and what rounds have, as bytes."""
         now: dict[Key, Any] = {key: value for key, value in self._parts() if key not in self._left_alone}
         tokens = {key: self._token(value, key[1]) for key, value in now.items()}
         changed = {
             k: v
             for k, v in now.items()
-            if tokens[k] is not None and tokens[k] != self._first.get(k) and not isinstance(v, GeneratorType)
+            if tokens[k] is not None and tokens[k] != self._first.get(k) and not isinstance(tokens[k], At)
         }
         # keys and attributes; a variable that has lost its value is of no use any more
         gone = [k for k in self._first if k not in now and k not in self._left_alone and k[1][0] in _REMOVABLE]
         gone = [k for k in gone if (k[0], ("all", None)) not in now]
         changed.update(dict.fromkeys(gone, DELETED))
-        found = self._dump(changed) if changed else b""
+        if not changed and not self._num_rounds:
+            return b""
+        found = self._dump(changed)
         # a secret is each trainer's own, from its environment: it is given to nobody, and not stored with a checkpoint
         return self._dump(self._without_secrets(changed)) if holds_secret(found) else found
 
@@ -162,24 +240,39 @@ class Attributes:
 
     def _dump(self, changed: dict[Key, Any]) -> bytes:
         # a container's own content is in a copy, so that it is not told by the container's name
+        told = {k: _untold(k, v) for k, v in changed.items()}
+        base_of = self._reach.bases()
         try:
-            return dump({k: _untold(k, v) for k, v in changed.items()}, self._reach.name_of)
+            return dump((self._num_rounds, self._left_alone, told), self._reach.name_of, base_of)
         except Exception:  # noqa: BLE001  the edge to the user's objects: leave out those that cannot be pickled
-            told = {k: v for k, v in changed.items() if _is_told(_untold(k, v), self._reach)}
-            return dump({k: _untold(k, v) for k, v in told.items()}, self._reach.name_of)
+            told = {k: v for k, v in told.items() if self._is_told(v)}
+            return dump((self._num_rounds, self._left_alone, told), self._reach.name_of, base_of)
+
+    def _is_told(self, value: Any) -> bool:
+        try:
+            dump(value, self._reach.name_of)
+        except Exception:  # noqa: BLE001  as above
+            return False
+        return True
 
     def restore(self, changed: bytes | None) -> None:
         """Give everything the values that it has elsewhere."""
         if not changed:
             return
-        for (name, slot), value in load(changed, self._reach.thing).items():
+        told = load(changed, self._reach.thing)
+        if isinstance(told, tuple):  # a checkpoint of an earlier version has nothing of rounds
+            self._num_rounds, self._left_alone, told = told
+        for (name, slot), value in told.items():
             thing = self._reach.thing(name)
             if thing is not None:
                 put(thing, slot, value)
 
 
+# In how many rounds to see what the objects' own code changes.
+_ROUNDS_LOOKED_AT = 3
 # Lists of more values than this, of other kinds than numbers and texts, are compared by which values they hold.
 _MANY = 4096
+_UNCHANGING = PLAIN | {tuple, frozenset}
 _REMOVABLE = ("key", "attribute")
 
 
@@ -196,27 +289,10 @@ def _untold(key: Key, value: Any) -> Any:
     )
 
 
-def _at(generator: GeneratorType[Any, Any, Any]) -> tuple[Any, ...]:
-    """Return where a generator is."""
-    frame = generator.gi_frame
-    if frame is None:
-        return (id(generator), -1)
-    plain = [(k, v) for k, v in frame.f_locals.items() if type(v) in PLAIN and v == v]
-    return (id(generator), frame.f_lasti, *plain)
-
-
-def _is_told(value: Any, reach: Reach) -> bool:
-    try:
-        dump(value, reach.name_of)
-    except Exception:  # noqa: BLE001  as above
-        return False
-    return True
-
-
 def _own(thing: Any) -> Iterable[tuple[Slot, Any]]:
     """Yield what of a tracked object is looked at."""
     if isinstance(thing, nn.Module):
-        yield from (part for part in parts(thing) if part[0][0] != "buffer")
+        yield from (part for part in parts(thing) if part[0][0] != "buffer" and part[0][1] != "training")
     elif isinstance(thing, torch.optim.Optimizer):
         yield from of_optimizer(thing)
     elif not isinstance(thing, dict):

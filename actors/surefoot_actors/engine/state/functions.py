@@ -1,4 +1,7 @@
-"""Functions that no name leads to, lambdas and those that functions make: told by their code, defaults and what they close over."""
+"""Functions that no name leads to, lambdas and those that functions make: told by their code, defaults and what they close over.
+
+A variable that a function under way has in sight too is told by its name, so that both go on to share it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sys
 from types import CellType, FunctionType
 from typing import Any
 
-__all__ = ["is_found", "reduced_function"]
+__all__ = ["is_found", "reduced_cell", "reduced_function"]
 
 # Of marshal's formats the last one whose bytes depend on the code alone. All trainers have the same Python.
 _MARSHAL = 2
@@ -23,15 +26,31 @@ def is_found(function: FunctionType) -> bool:
 
 
 def reduced_function(function: FunctionType) -> tuple[Any, ...]:
-    """Return how such a function is made again. Raises ValueError for one that closes over a variable without a value."""
-    cells = None if function.__closure__ is None else tuple(cell.cell_contents for cell in function.__closure__)
+    """Return how such a function is made again."""
     return (
         _made,
         (
             marshal.dumps(function.__code__, _MARSHAL), function.__globals__["__name__"], function.__name__, function.__qualname__,
-            function.__defaults__, function.__kwdefaults__, cells, dict(vars(function)),
+            function.__defaults__, function.__kwdefaults__, function.__closure__, dict(vars(function)),
         ),
     )  # fmt: skip
+
+
+def reduced_cell(cell: CellType) -> tuple[Any, ...]:
+    """Return how a variable that functions close over is made again: first it, then its value, which may be one of those functions."""
+    try:
+        value = (cell.cell_contents,)
+    except ValueError:  # it has none yet
+        return _new_cell, ()
+    return _new_cell, (), value, None, None, _set_cell
+
+
+def _new_cell() -> CellType:
+    return CellType()
+
+
+def _set_cell(cell: CellType, value: tuple[Any]) -> None:
+    cell.cell_contents = value[0]
 
 
 def _made(
@@ -41,12 +60,11 @@ def _made(
     qualname: str,
     defaults: tuple[Any, ...] | None,
     keywords: dict[str, Any] | None,
-    cells: tuple[Any, ...] | None,
+    cells: tuple[CellType, ...] | None,
     attributes: dict[str, Any],
 ) -> FunctionType:
     values = vars(sys.modules.get(module) or importlib.import_module(module))
-    closure = None if cells is None else tuple(map(CellType, cells))
-    made = FunctionType(marshal.loads(code), values, name, defaults, closure)
+    made = FunctionType(marshal.loads(code), values, name, defaults, cells)
     made.__kwdefaults__, made.__qualname__ = keywords, qualname
     vars(made).update(attributes)
     return made

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 import pickle
+import threading
 from collections.abc import Callable
-from types import FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import xxhash
 from torch import nn
 
 from surefoot.config import Config
-from surefoot_actors.engine.state.functions import is_found, reduced_function
+from surefoot_actors.engine.state.functions import is_found, reduced_cell, reduced_function
 from surefoot_actors.engine.state.survey import Survey
 from surefoot_actors.engine.vector.memory import Spec, flat_bytes, make_like, memory_of, write_into
 
@@ -28,7 +29,7 @@ PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
 # Values that take more bytes than this are not looked into.
 _MOST_BYTES = 1 << 28
 # Tensors and arrays above this are compared by a sample, and by torch's own count of writes.
-_MOST_COMPARED = 1 << 26
+_MOST_COMPARED = _MOST_BYTES
 _SAMPLES = 1 << 16
 
 
@@ -49,21 +50,43 @@ class _Digest:
         self.state.update(data)
 
 
+BaseOf = Callable[[torch.Tensor], torch.Tensor | None]
+"""Returns the tensor with a name in whose memory a tensor lies; None: there is none."""
+
+# Nobody holds one that is made anew.
+_LOCKS: dict[type, Callable[[], Any]] = {
+    type(threading.Lock()): threading.Lock,
+    type(threading.RLock()): threading.RLock,
+}
+
+
+def _no_base(_: torch.Tensor) -> None:
+    return None
+
+
 class _Writer(pickle.Pickler):
     """Pickles by reference what has a name; tensors by layout and content."""
 
-    def __init__(self, into: Any, name_of: Callable[[Any], str | None]) -> None:
+    def __init__(self, into: Any, name_of: Callable[[Any], str | None], base_of: BaseOf) -> None:
         super().__init__(into, protocol=5)
-        self._name_of = name_of
+        self._name_of, self._base_of = name_of, base_of
 
     def persistent_id(self, value: Any) -> str | None:
         return None if type(value) in PLAIN else self._name_of(value)
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
-            return _reduced(value)
+            base = self._base_of(value)
+            return _reduced(value) if base is None else _reduced_view(value, base)
+        if isinstance(value, np.ndarray) and self._lies_in_another(value):
+            start = value.__array_interface__["data"][0] - value.base.__array_interface__["data"][0]  # type: ignore[union-attr]
+            return np.ndarray, (value.shape, value.dtype, value.base, start, value.strides)
         if isinstance(value, FunctionType) and not is_found(value):
             return reduced_function(value)
+        if isinstance(value, CellType):
+            return reduced_cell(value)
+        if type(value) in _LOCKS:
+            return _LOCKS[type(value)], ()
         if isinstance(value, MethodType):
             return _method, (value.__func__, value.__self__)
         if isinstance(value, ModuleType):
@@ -71,6 +94,13 @@ class _Writer(pickle.Pickler):
         if type(value) is not Config and type(value).__module__.startswith(("surefoot.", "surefoot_actors.")):
             raise pickle.PicklingError(f"{type(value).__name__} is the run's own")
         return NotImplemented
+
+    def _lies_in_another(self, value: np.ndarray[Any, Any]) -> bool:
+        """Whether it is a part of an array with a name, so that what is written into one is there in the other."""
+        base = value.base
+        if type(value) is not np.ndarray or type(base) is not np.ndarray or value.dtype.hasobject:
+            return False
+        return base.flags.c_contiguous and min(value.strides, default=0) >= 0 and bool(self._name_of(base))
 
 
 class _Reader(pickle.Unpickler):
@@ -82,10 +112,10 @@ class _Reader(pickle.Unpickler):
         return self._thing(name)
 
 
-def dump(value: Any, name_of: Callable[[Any], str | None]) -> bytes:
+def dump(value: Any, name_of: Callable[[Any], str | None], base_of: BaseOf = _no_base) -> bytes:
     """Return a value as bytes. Raises whatever the user's objects raise when they are pickled."""
     into = io.BytesIO()
-    _Writer(into, name_of).dump(value)
+    _Writer(into, name_of, base_of).dump(value)
     return into.getvalue()
 
 
@@ -98,7 +128,7 @@ def digest_of(value: Any, name_of: Callable[[Any], str | None]) -> bytes | None:
     """Return a digest of a value's content; None for what cannot be told by its content."""
     into = _Digest()
     try:
-        _Writer(into, name_of).dump(value)
+        _Writer(into, name_of, _no_base).dump(value)
     except Exception:  # noqa: BLE001  the edge to the user's objects: whatever their pickling raises
         return None
     return into.state.digest()
@@ -142,6 +172,15 @@ def _reduced(tensor: torch.Tensor) -> Any:
         torch.save(tensor.detach(), into)
         return _saved, (into.getvalue(), tensor.requires_grad)
     return _tensor, (type(tensor), _spec(tensor), tensor.device.type, bytes(memory_of(flat_bytes(tensor))))
+
+
+def _reduced_view(tensor: torch.Tensor, base: torch.Tensor) -> Any:
+    """Return how a tensor is made again that lies in the memory of another one: what is written into one is there in the other."""
+    return _view, (base, tuple(tensor.shape), tensor.stride(), tensor.storage_offset() - base.storage_offset())
+
+
+def _view(base: torch.Tensor, shape: tuple[int, ...], stride: tuple[int, ...], offset: int) -> torch.Tensor:
+    return base.detach().as_strided(shape, stride, base.storage_offset() + offset)
 
 
 def _saved(data: bytes, requires_grad: bool) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -102,7 +103,7 @@ class Tracked:
         self.attributes = Attributes(
             tracked=[*parts, *others, *self._inner.items()],
             tensors=[(entry.name, entry.tensor) for entry in self.survey().entries],
-            roots=variables_in_sight(),
+            roots=[*variables_in_sight(), ("os.environ", os.environ)],
         )
         self._num_in_groups = self._count_in_groups()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import inspect
 import sys
 import threading
@@ -10,6 +11,16 @@ import types
 from typing import Any
 
 __all__ = ["Globals", "Variables"]
+
+
+class _Mark:
+    """Lies in a variable for a moment, so that what holds the variable's value is found."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+_UNSET = object()
 
 
 class Variables:
@@ -38,8 +49,34 @@ class Variables:
         """Give a variable a value. Only while the frame waits in a call."""
         frame, code = self._frame(), self._code
         if frame is not None and name in code.co_varnames + code.co_cellvars + code.co_freevars:
-            frame.f_locals[name] = value
-            ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+            _write(frame, {name: value})
+
+    def cells(self) -> dict[str, types.CellType]:
+        """Return what holds the values of those variables that functions inside close over; nothing else tells.
+
+        Each gets another value for a moment, which what holds it is then found by.
+        """
+        frame, names = self._frame(), self._code.co_cellvars + self._code.co_freevars
+        if frame is None or not names:
+            return {}
+        before = {name: frame.f_locals.get(name, _UNSET) for name in names}
+        marks = [_Mark(name) for name in names]
+        _write(frame, {mark.name: mark for mark in marks})
+        found = {}
+        for holder in gc.get_referrers(*marks):
+            if type(holder) is types.CellType and isinstance(mark := holder.cell_contents, _Mark):
+                found[mark.name] = holder
+        for name, cell in found.items():
+            if before[name] is _UNSET:
+                del cell.cell_contents
+            else:
+                cell.cell_contents = before[name]
+        return found
+
+
+def _write(frame: types.FrameType, values: dict[str, Any]) -> None:
+    frame.f_locals.update(values)
+    ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 
 
 class Globals:

@@ -1,0 +1,73 @@
+"""Where iterators are: that one has gone on can be seen, though nothing can put it there on another trainer."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from types import GeneratorType
+from typing import Any, NamedTuple
+
+from surefoot_actors.engine.state.portable import PLAIN
+
+__all__ = ["At", "progress"]
+
+
+class At(NamedTuple):
+    """Which iterator, and how far it is."""
+
+    of: Any
+    place: tuple[Any, ...]
+
+
+class _OwnError(Exception):
+    """It goes through the steps: where that is, every trainer knows."""
+
+
+def progress(value: Any) -> At | None:
+    """Return where an iterator is; None for what is none, or shows nothing of it."""
+    if not hasattr(type(value), "__next__"):
+        return None
+    try:
+        return At(_itself(value), tuple(_place(value)))
+    except _OwnError:
+        return None
+    except Exception:  # noqa: BLE001  the edge to objects of others, that may not like to be looked at
+        return None
+
+
+def _itself(value: Any) -> Any:
+    """Return what is equal for one object alone, without keeping it."""
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return id(value)
+
+
+def _place(value: Any) -> Iterator[Any]:
+    if isinstance(value, GeneratorType):
+        frame = value.gi_frame
+        yield -1 if frame is None else frame.f_lasti
+        yield from _plain(frame.f_locals.items() if frame is not None else ())
+    elif type(value).__module__.startswith("surefoot_actors."):
+        raise _OwnError
+    elif type(value).__module__ in ("builtins", "itertools"):
+        yield from _inside(value.__reduce__()[1:])
+    else:
+        yield from _plain(vars(value).items())
+
+
+def _inside(values: Iterable[Any]) -> Iterator[Any]:
+    """What an iterator of Python's own goes through, and its own count."""
+    for value in values:
+        if type(value) in PLAIN:
+            yield value
+        elif isinstance(value, tuple):
+            yield from _inside(value)
+        elif isinstance(value, list):
+            yield len(value)
+        elif hasattr(type(value), "__next__"):
+            yield from _place(value)
+
+
+def _plain(items: Iterable[tuple[str, Any]]) -> Iterator[Any]:
+    return ((name, value) for name, value in items if type(value) in PLAIN and value == value)
