@@ -47,8 +47,7 @@ def scaled(**how):
                 optimizer.step()
 
         train.__name__ = train.__qualname__ = begin.__name__
-        program(**how)(train)
-        return begin
+        return program(**how)(train)
 
     return listed
 

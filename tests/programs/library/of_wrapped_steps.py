@@ -44,19 +44,19 @@ def enumerate_around_a_progress_bar(run: surefoot.Run) -> None:
 
     training = Training(run)
     for i, step in enumerate(tqdm(run.steps(run.config["steps"]), file=io.StringIO())):
-        training.step(step, RATES[i])
+        training.step(step, RATES[i % 6])
 
 
 @program(steps=6)
 def zip_and_enumerate_around_generators(run: surefoot.Run) -> None:
     training = Training(run)
-    for i, (step, lr) in enumerate(zip(bar(printed(run.steps(run.config["steps"]))), RATES, strict=True), 1):
+    for i, (step, lr) in enumerate(zip(bar(printed(run.steps(run.config["steps"]))), itertools.cycle(RATES), strict=False), 1):
         training.step(step, lr / i)
 
 
 @program(steps=6)
 def map_over_the_steps(run: surefoot.Run) -> None:
-    list(map(Training(run).step, run.steps(run.config["steps"]), RATES))
+    list(map(Training(run).step, run.steps(run.config["steps"]), itertools.cycle(RATES)))
 
 
 @program(refused="counts on its own")
@@ -65,7 +65,7 @@ def epochs_over_a_kept_iterator(run: surefoot.Run) -> None:
     steps = run.steps(6)
     for epoch in range(3):
         for step in itertools.islice(steps, 2):
-            training.step(step, RATES[epoch])
+            training.step(step, RATES[epoch % 6])
 
 
 @program(refused="counts on its own")
@@ -73,4 +73,4 @@ def next_in_a_loop_over_a_range(run: surefoot.Run) -> None:
     training = Training(run)
     steps = iter(run.steps(6))
     for i in range(6):
-        training.step(next(steps), RATES[i])
+        training.step(next(steps), RATES[i % 6])

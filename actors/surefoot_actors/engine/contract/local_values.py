@@ -3,7 +3,7 @@
 `running_loss += loss.item()` in the inner loop and `schedule.step(running_loss)` after it give every number of trainers other bits, and
 on trainers with equally many sub-tasks nothing drifts apart that could be compared. So the source is read once, as the loop begins. What
 is told is certain: a name that an inner loop writes, not written since by anything merged, that decides a learning rate, is given to a
-schedule's step(), or decides whether training ends or an optimizer steps. What cannot be read is let pass.
+schedule's step(), decides whether training ends or an optimizer steps, or goes into a later loss. What cannot be read is let pass.
 """
 
 from __future__ import annotations
@@ -99,7 +99,6 @@ class _Reader:
         if _is_inner(node):
             self._inner(node)
             self.local |= _written(node)
-            self._carried -= _written(node)
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             self._assign(node)
         elif isinstance(node, ast.If):
@@ -131,9 +130,10 @@ class _Reader:
 
     def _inner(self, node: ast.stmt) -> None:
         """An inner loop's backward pass may go through what was made of local values before it."""
-        for call in ast.walk(node) if self._carried else ():
+        carried = sorted(self._carried - _assigned(node))
+        for call in ast.walk(node) if carried else ():
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "backward":
-                name = next(filter(None, (_carried_into(call, node, path) for path in sorted(self._carried))), None)
+                name = next((path for path in carried if _goes_into(call, node, path)), None)
                 if name:
                     self._tell(call, name, f"the loss of {ast.unparse(call)} is decided")
 
@@ -257,19 +257,26 @@ def _written(loop: ast.stmt) -> set[str]:
     return names
 
 
-def _carried_into(call: ast.Call, loop: ast.stmt, path: str) -> str | None:
-    """Return the name if the pass depends on it: by what is assigned in the loop, backwards from the call."""
+def _assigned(loop: ast.stmt) -> set[str]:
+    """Return the names that an inner loop gives values of their own, by whatever it has before."""
+    kinds = (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For)
+    targets = [t for n in ast.walk(loop) if isinstance(n, kinds) for t in getattr(n, "targets", None) or [n.target]]  # type: ignore[union-attr]
+    return {path for target in targets for path in _paths(target)}
+
+
+def _goes_into(call: ast.Call, loop: ast.stmt, path: str) -> bool:
+    """Whether a pass depends on a name: by what is assigned in the loop, backwards from the call."""
     wanted = set(_read(call))
     assigned = [n for n in ast.walk(loop) if isinstance(n, ast.Assign | ast.AnnAssign | ast.AugAssign) and n.value]
     for _ in range(len(assigned)):
         before = len(wanted)
         for node in assigned:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if any(p in wanted for t in targets for p in _paths(t)):
-                wanted.update(_read(node.value))  # type: ignore[arg-type]
+            if node.value is not None and any(p in wanted for t in targets for p in _paths(t)):
+                wanted.update(_read(node.value))
         if len(wanted) == before:
             break
-    return path if path in wanted else None
+    return path in wanted
 
 
 def _read(node: ast.AST) -> Iterator[str]:

@@ -18,6 +18,7 @@ from surefoot_actors.engine.contract.stepped import covered
 from surefoot_actors.engine.contract.unchanged import sample
 from surefoot_actors.engine.state.digest import canonical
 from surefoot_actors.engine.state.generators import state_of
+from surefoot_actors.engine.state.parts import is_of_the_user
 from surefoot_actors.engine.state.survey import Survey
 from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.user_code.frames import variables, vars_of
@@ -66,7 +67,8 @@ class UntrackedState:
             if not told and first is not None and first[2] == _seed(thing) and self._digest(thing) != first[1]:
                 raise ContractError(self._changed(name, thing))
         for name, module in self._tracked.attributes.written_in_sub_tasks():
-            if module is not None and id(module) not in known and not _is_metric(module):
+            # one of the user's own may be a meter
+            if id(module) not in known and not _is_metric(module) and not is_of_the_user(type(module)):
                 raise ContractError(
                     f"{name}, a buffer of a module that is not tracked, is written in the inner loop of the loop at {self._line}: it "
                     f"would be this trainer's own; name its module in run.track"

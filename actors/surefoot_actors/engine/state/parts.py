@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import threading
 import types
@@ -108,8 +107,6 @@ def parts(thing: Any, *, inside: bool = False) -> Iterator[tuple[Slot, Any]]:
         yield from (
             ((("", i), each) for i, pair in enumerate(thing.items()) for each in pair) if inside else _all_of(thing)
         )
-    elif isinstance(thing, type(os.environ)):
-        yield from () if inside else ((("key", name), value) for name, value in thing.items())
     else:
         yield from attributes_of(thing)
         if inside:

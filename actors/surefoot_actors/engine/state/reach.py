@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import queue
 import sys
 import threading
@@ -60,7 +59,6 @@ _WALKED = (
     weakref.WeakKeyDictionary,
     weakref.WeakValueDictionary,
     InContext,
-    type(os.environ),
     *GENERATORS,
     *_CONTAINERS,
     *_BYTES,

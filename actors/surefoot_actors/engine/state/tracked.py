@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,7 +102,7 @@ class Tracked:
         self.attributes = Attributes(
             tracked=[*parts, *others, *self._inner.items()],
             tensors=[(entry.name, entry.tensor) for entry in self.survey().entries],
-            roots=[*variables_in_sight(), ("os.environ", os.environ)],
+            roots=variables_in_sight(),
         )
         self._num_in_groups = self._count_in_groups()
 
