@@ -22,7 +22,7 @@ __all__ = ["LeafMaker", "Logged"]
 
 
 # Of buckets up to this size, so many keep their views: making them takes as long as filling them. The pool keeps the buckets anyway.
-_KNOWN_NUMEL = 256 * 1024
+_KNOWN_NUMEL = 1024 * 1024
 _MOST_KNOWN = 16
 
 # What torch aligns its own CPU memory to; a device's is aligned to more.
