@@ -249,6 +249,8 @@ class LeafMaker:
         if plan is None:
             if len(self._plans) > 64:  # code whose layout never settles
                 self._plans.clear()
+            for other in self._plans.values():
+                other.known.clear()  # its buckets may not come round again
             plan = self._plans[key] = self._make_plan(logged)
         return plan
 
