@@ -105,8 +105,8 @@ class Gradients:
         if not self.unused:
             if self.is_first_step and self.without and all(p.grad is None for p in self._parameters):
                 raise ContractError(
-                    f"optimizer.step() at {user_line()} finds no gradients: the inner loop at {self.without} has left none. Call backward() "
-                    f"in the body of the inner loop, for each batch by itself"
+                    f"optimizer.step() at {user_line()} finds no gradients: the inner loop at {self.without} has left none. Call "
+                    f"backward() in the body of the inner loop, for each batch by itself"
                 )
             return
         for group in optimizer.param_groups:
