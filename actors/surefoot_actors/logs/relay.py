@@ -25,7 +25,7 @@ log = structlog.get_logger()
 # Frames travel together for so long: a body a second and not one a trainer. And for longer after a body with so much text, which nobody
 # reads as it comes, unless there is a body's worth of it before.
 _TOGETHER_S = 0.5
-_LONG_TOGETHER_S, _MUCH_TEXT_BYTES = 1.0, 256 * 1024
+_LONG_TOGETHER_S, _MUCH_TEXT_BYTES = 2.0, 256 * 1024
 # Of a body. What is refused is lost, and the control plane takes no more than ten times as much text, and five times as many frames.
 _BODY_BYTES = 512 * 1024
 _BODY_FRAMES = 200
@@ -57,7 +57,8 @@ class LogRelay:
         self._sink = sink
         self._arrived: deque[_Arrived] = deque()
         self._work, self._enough, self._quiet = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._bytes = 0
+        # of frames that wait to travel; whether they wait for no others, as the attempt ends
+        self._bytes, self._hurry = 0, False
         # names of the processes whose collectors are connected, and have not said that all is told
         self._open: dict[asyncio.StreamWriter, str] = {}
         self._quiet.set()
@@ -92,7 +93,7 @@ class LogRelay:
         self._arrived.append(frame)
         self._bytes += len(frame.content)
         self._work.set()
-        if self._bytes >= _BODY_BYTES:
+        if self._hurry or self._bytes >= _BODY_BYTES:
             self._enough.set()
 
     @staticmethod
@@ -101,6 +102,8 @@ class LogRelay:
 
     async def settle(self, within_s: float) -> None:
         """Wait, so long at most, until every collector has told all and hung up."""
+        self._hurry = True
+        self._enough.set()
         try:
             async with asyncio.timeout(within_s):
                 await self._quiet.wait()
