@@ -7,7 +7,7 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,14 +66,14 @@ class Elected:
 
 
 @pytest.fixture
-def elected(tmp_path: Path) -> Callable[..., Elected]:
+def elected(tmp_path: Path) -> Iterator[Callable[..., Elected]]:
     made: list[Elected] = []
 
     def make(trainer: str = "t0", generation: int = 1, most: int = 2**40, place: Path | None = None) -> Elected:
         made.append(Elected(place or tmp_path / "job", trainer, generation, most))
         return made[-1]
 
-    yield make  # type: ignore[misc]
+    yield make
     for one in made:
         one.sync.close()
 
@@ -288,7 +288,7 @@ def test_small_files_that_are_unchanged_are_not_read_again_however_many(
     read: list[Path] = []
     take = looking.take
     for module in (looking, uploading):
-        monkeypatch.setattr(module, "take", lambda path: read.append(path) or take(path))  # type: ignore[func-returns-value]
+        monkeypatch.setattr(module, "take", lambda path: read.append(path) or take(path))
     assert first.keep(step := step + 1)
     assert read == []
     assert first.files == kept(tmp_path / "job") == elected("t1", 2).begin(step).files

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
@@ -513,7 +514,7 @@ def test_a_run_that_begins_from_another_jobs_checkpoint_makes_that_durable_befor
     state, _ = after(state, no("own", "damaged"))
     state, _ = apply(state, MessageReceived(Restored(trainer="t0", url="other", round=7, step=3)))
     _, commands = apply(state, Reserved(1, "n1"))
-    told = {"step": 3, "url": "other", "trainer": "t0", "first_step": 3}
+    told: dict[str, JsonValue] = {"step": 3, "url": "other", "trainer": "t0", "first_step": 3}
     assert commands[:2] == (BeginFrom("other", 3), Emit(EventKind.RESTORED, told))
     assert isinstance(commands[2], Record)
 
