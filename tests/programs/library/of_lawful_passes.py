@@ -43,22 +43,30 @@ def penalty_by_keywords(run: surefoot.Run) -> None:
         optimizer.step()
 
 
-@program(steps=4)
-def penalty_that_is_compiled(run: surefoot.Run) -> None:
-    """A pass inside of what torch compiles, whole."""
-    model, optimizer = begun(run)
+def _compiled(name, whole):
+    def train(run: surefoot.Run) -> None:
+        model, optimizer = begun(run)
 
-    @torch.compile(backend="eager", fullgraph=True)
-    def penalty(x):
-        (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
-        return gradient.pow(2).mean()
+        @torch.compile(backend="eager", fullgraph=whole)
+        def penalty(x):
+            (gradient,) = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+            return gradient.pow(2).mean()
 
-    for step in run.steps(run.config["steps"]):
-        for x, y in step.batches(POINTS):
-            loss = F.cross_entropy(model(x), y) + penalty(x.clone().requires_grad_())
-            loss.backward()
-            step.log(loss=loss)
-        optimizer.step()
+        # without this, torch itself compiles what is before the pass and what is after it
+        with torch._dynamo.config.patch(trace_autograd_ops=whole):
+            for step in run.steps(run.config["steps"]):
+                for x, y in step.batches(POINTS):
+                    loss = F.cross_entropy(model(x), y) + penalty(x.clone().requires_grad_())
+                    loss.backward()
+                    step.log(loss=loss)
+                optimizer.step()
+
+    train.__name__ = train.__qualname__ = name
+    program(steps=4)(train)
+
+
+_compiled("penalty_that_is_compiled", False)
+_compiled("penalty_that_is_compiled_whole", True)
 
 
 @program(steps=4)

@@ -50,7 +50,9 @@ def enumerate_around_a_progress_bar(run: surefoot.Run) -> None:
 @program(steps=6)
 def zip_and_enumerate_around_generators(run: surefoot.Run) -> None:
     training = Training(run)
-    for i, (step, lr) in enumerate(zip(bar(printed(run.steps(run.config["steps"]))), itertools.cycle(RATES), strict=False), 1):
+    for i, (step, lr) in enumerate(
+        zip(bar(printed(run.steps(run.config["steps"]))), itertools.cycle(RATES), strict=False), 1
+    ):
         training.step(step, lr / i)
 
 

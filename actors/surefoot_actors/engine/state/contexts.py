@@ -32,8 +32,10 @@ class InContext:
 
     def read(self) -> dict[str, Any]:
         """Return {"value": the value}; nothing where it was never set."""
-        now = self._context.now
-        return {"value": now[self.variable]} if self.variable in now else {}
+        for values in (self._context.pending, self._context.now):
+            if self.variable in values:
+                return {"value": values[self.variable]}
+        return {}
 
     def write(self, _name: str, value: Any) -> None:
         self._context.pending[self.variable] = value

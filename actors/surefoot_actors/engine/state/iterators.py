@@ -45,15 +45,28 @@ def _itself(value: Any) -> Any:
 
 def _place(value: Any) -> Iterator[Any]:
     if isinstance(value, GeneratorType):
-        frame = value.gi_frame
+        frame, held = value.gi_frame, _held(value)
+        if any(_asks_for_steps(each) for each in held.values()):
+            raise _OwnError
         yield -1 if frame is None else frame.f_lasti
-        yield from _plain(frame.f_locals.items() if frame is not None else ())
+        yield from _plain(held.items())
     elif type(value).__module__.startswith("surefoot_actors."):
         raise _OwnError
     elif type(value).__module__ in ("builtins", "itertools"):
         yield from _inside(value.__reduce__()[1:])
     else:
         yield from _plain(vars(value).items())
+
+
+def _held(generator: GeneratorType[Any, Any, Any]) -> dict[str, Any]:
+    return generator.gi_frame.f_locals if generator.gi_frame is not None else {}
+
+
+def _asks_for_steps(value: Any, deep: int = 4) -> bool:
+    """Whether it is the loop over steps, or a generator around it."""
+    if isinstance(value, GeneratorType):
+        return deep > 0 and any(_asks_for_steps(each, deep - 1) for each in _held(value).values())
+    return hasattr(type(value), "__next__") and type(value).__module__.startswith("surefoot_actors.")
 
 
 def _inside(values: Iterable[Any]) -> Iterator[Any]:
