@@ -44,9 +44,14 @@ _SECRET = frozenset({"PGPASSWORD", *(f"SUREFOOT_{name}" for name in _OUR_OWN)})
 # Ray's name for what it does on a laptop of another kind: the node's address is the loopback, on which all of its processes then listen.
 # (`--node-ip-address=127.0.0.1` does not: Ray takes another address of the machine for it.)
 _LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-# What Ray would do first that is of no use here: try three times, each time with a copy of the whole Python environment, to install
-# requirements that pip refuses; start a worker a core that no trainer can be, as those have an environment of their own.
-_AT_ONCE = {"RUNTIME_ENV_RETRY_TIMES": "1", "RAY_prestart_worker_first_driver": "0"}
+# What Ray would do first that is of no use here: wait, when it is told to end, till the actors that end with it have moved to other nodes;
+# try three times, each time with a copy of the whole Python environment, to install requirements that pip refuses; start a worker a core
+# that no trainer can be, as those have an environment of their own.
+_AT_ONCE = {
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    "RUNTIME_ENV_RETRY_TIMES": "1",
+    "RAY_prestart_worker_first_driver": "0",
+}
 # Linux ends the head when whoever started it is gone, however that came.
 _EXEC = """\
 import ctypes, os, sys
