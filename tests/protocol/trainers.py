@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from surefoot_actors.protocol.member import machine as member
@@ -27,7 +26,7 @@ from surefoot_actors.protocol.member.machine import (
     Tell,
     VectorCame,
 )
-from surefoot_actors.protocol.messages import End, Generation, NotRestored, Raised, Report, Restore, Restored, Returned
+from surefoot_actors.protocol.messages import End, Generation, NotRestored, Raised, Restore, Restored, Returned
 from surefoot_actors.protocol.tree import bits
 
 from .machines import Machines
