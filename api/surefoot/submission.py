@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from pydantic import ValidationError
-from typing_extensions import Required, TypedDict
+from typing_extensions import Required, TypedDict, Unpack
 
 from surefoot._paths import folder_at
 from surefoot._requests import spec_error
@@ -30,6 +30,9 @@ __all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "changes_of", "pre
 
 # Set in the environment of every trainer.
 INSIDE_A_TRAINER = "SUREFOOT_TRAINER"
+
+# options that are parts of the spec's resources
+_RESOURCES = ("cpus", "gpus")
 
 # So many names are told of what was left out.
 _MOST_TOLD = 4
@@ -92,24 +95,16 @@ class Submission:
     key: str
 
 
-def prepare(
-    train: str | Callable[..., Any],
-    *,
-    batch_size: int,
-    folder: str | os.PathLike[str] | None = None,
-    name: str | None = None,
-    cpus: float = 1.0,
-    gpus: float = 0.0,
-    config: Mapping[str, Any] | None = None,
-    env: Mapping[str, str] | None = None,
-    **spec: Any,
-) -> Submission:
+def prepare(train: str | Callable[..., Any], **options: Unpack[SubmitOptions]) -> Submission:
     """Check everything that can be checked here, and pack the code.
 
-    `spec`: further fields of JobSpec, by name. Raises EntrypointError, PackageError and SpecError.
+    Raises EntrypointError, PackageError and SpecError; TypeError for an option that there is not.
     """
+    _check_names(options)
     try:
-        return _prepared(train, batch_size, folder, name, cpus, gpus, config, env, spec)
+        _refuse_inside_a_trainer()
+        with _located(train, options.get("folder")) as (entrypoint, more):
+            return _packed(entrypoint, more, _fields(entrypoint, {**options}))
     except UserError:
         raise
     except (OSError, ValueError) as error:
@@ -119,23 +114,12 @@ def prepare(
         raise PackageError("the code cannot be read: the entrypoint's file is nested too deeply") from error
 
 
-def _prepared(
-    train: str | Callable[..., Any],
-    batch_size: int,
-    folder: str | os.PathLike[str] | None,
-    name: str | None,
-    cpus: float,
-    gpus: float,
-    config: Mapping[str, Any] | None,
-    env: Mapping[str, str] | None,
-    spec: dict[str, Any],
-) -> Submission:
-    unknown = sorted(set(spec) - set(SubmitOptions.__annotations__))
-    if unknown:
-        raise TypeError(f"submit() takes no {', '.join(unknown)}; it takes {', '.join(SubmitOptions.__annotations__)}")
-    _refuse_inside_a_trainer()
-    with _located(train, folder) as (entrypoint, more):
-        return _made(entrypoint, more, batch_size, name, cpus, gpus, config, env, spec)
+def _check_names(options: Mapping[str, object]) -> None:
+    known = SubmitOptions.__annotations__
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(f"submit() takes no {', '.join(unknown)}; it takes {', '.join(known)}")
+    if "batch_size" not in options:
+        raise TypeError("submit() takes batch_size: how many samples a step has")
 
 
 @contextmanager
@@ -154,28 +138,26 @@ def _located(
         yield replace(found, folder=folder_at(folder or ".", PackageError)), {file.name: file}
 
 
-def _made(
-    entrypoint: Entrypoint,
-    more: dict[str, Path],
-    batch_size: int,
-    name: str | None,
-    cpus: float,
-    gpus: float,
-    config: Mapping[str, Any] | None,
-    env: Mapping[str, str] | None,
-    spec: dict[str, Any],
-) -> Submission:
-    fields = spec | {
-        "name": name or _name_of(entrypoint),
+def _fields(entrypoint: Entrypoint, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the job's spec that its options say."""
+    given = {name: value for name, value in options.items() if name not in ("folder", *_RESOURCES)}
+    return given | {
+        "name": options.get("name") or _name_of(entrypoint),
         "entrypoint": entrypoint.name,
-        "batch_size": batch_size,
-        "config": dict(config or {}),
-        "env": dict(env or {}),
-        "resources": {"cpus": cpus, "gpus": gpus},
-        "pip": tuple(spec.get("pip", ())),
-        "secrets": by_variable(spec.get("secrets") or ()),
-        "data": found_here(spec.get("data") or {}, Path()),
+        "config": dict(options.get("config") or {}),
+        "env": dict(options.get("env") or {}),
+        "resources": _resources(options),
+        "pip": tuple(options.get("pip", ())),
+        "secrets": by_variable(options.get("secrets") or ()),
+        "data": found_here(options.get("data") or {}, Path()),
     }
+
+
+def _resources(options: Mapping[str, Any]) -> dict[str, float]:
+    return {name: options[name] for name in _RESOURCES if name in options}
+
+
+def _packed(entrypoint: Entrypoint, more: Mapping[str, Path], fields: dict[str, Any]) -> Submission:
     # The spec is checked before the folder is read: its mistakes are the commoner and the quicker to find.
     _spec(fields | {"package": "0" * 64})
     package = pack(entrypoint.folder, more)
@@ -191,8 +173,8 @@ def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
     wrong = sorted(set(options) - (set(SubmitOptions.__annotations__) - {"folder"}))
     if wrong:
         raise TypeError(f"submit_from() takes no {', '.join(wrong)}")
-    changes = {name: value for name, value in options.items() if name not in ("cpus", "gpus")}
-    if resources := {name: options[name] for name in ("cpus", "gpus") if name in options}:
+    changes = {name: value for name, value in options.items() if name not in _RESOURCES}
+    if resources := _resources(options):
         changes["resources"] = resources
     if "secrets" in changes:
         changes["secrets"] = by_variable(changes["secrets"] or ())

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pydantic_core
 import zstandard
 
 from surefoot.logs import LogLine
@@ -58,7 +59,8 @@ def pack(attempt: int, frames: Sequence[Told]) -> Chunk:
         {"a": attempt, "w": source.rpartition("-")[0], "t": t, "s": run.s, "f": str(run.f), "x": run.x}
         for t, source, run in runs
     ]
-    text = b"".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for row in rows)
+    # four times as fast as the standard library's
+    text = b"".join(pydantic_core.to_json(row) + b"\n" for row in rows)
     return Chunk(
         content=zstandard.ZstdCompressor(level=_LEVEL).compress(text),
         lines=sum(told.count for told in frames),

@@ -122,7 +122,7 @@ class _RayTrainer(TrainerHandle):
         return (
             ""
             if self._liveness.is_linked(self._trainer)
-            else f"{self._trainer} has no helper that could do it at present"
+            else f"{self._trainer} has no watchdog that could do it at present"
         )
 
     async def inject(self, fault: FaultKind) -> None:

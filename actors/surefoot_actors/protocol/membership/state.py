@@ -114,8 +114,8 @@ class MembershipState:
     newest_round: int = 0
     newest_step: int = 0
     newest_row: int = -1
-    # groups that broke since then
-    num_broken: int = 0
+    # groups that failed since then
+    num_failed_groups: int = 0
     why: str = ""
 
     @property
