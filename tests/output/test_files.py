@@ -15,7 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot.errors import CheckpointError, NodeError
-from surefoot.output import AFTER_ALL, OutputManifest, as_of, load_output, manifest_names, path_fault
+from surefoot.output import (
+    AFTER_ALL,
+    OutputManifest,
+    as_of,
+    counted,
+    load_output,
+    manifest_names,
+    path_fault,
+    writer_names,
+)
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.output import look as looking
 from surefoot_actors.output import restore as restoring
@@ -75,7 +84,9 @@ def objects(place: Path) -> dict[str, int]:
 
 
 def manifests(place: Path) -> list[str]:
-    return [n.name for n in manifest_names(p.name for p in (place / "files" / "manifests").iterdir())]
+    """Those that count, the newest first."""
+    there, writers = (sorted(p.name for p in (place / "files" / f).glob("*")) for f in ("manifests", "writers"))
+    return [n.name for n in counted(manifest_names(there), writer_names(writers))]
 
 
 def kept(place: Path) -> dict[str, bytes]:

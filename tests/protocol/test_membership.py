@@ -793,6 +793,17 @@ def test_names_are_not_used_again() -> None:
     assert commands == (StartTrainer("t5"),)
 
 
+def test_who_died_before_it_was_a_member_while_no_supervisor_lived_is_told_gone() -> None:
+    """Until then it counts among those that are there, and costs."""
+    fresh = MembershipState(num_sub_tasks=4, target=3, min_trainers=1, incarnation=2)
+    found = Survivors(("t0", "t3"), 5, ("t0", "t1"), None, num_started=5, waiting=("t3", "t4"))
+    _, commands = resume(fresh, found)
+    gone = {c.data["trainer"]: c.kind for c in commands if isinstance(c, Emit) and "trainer" in c.data}
+    assert gone == {"t1": EventKind.TRAINER_LOST, "t3": EventKind.TRAINER_LEFT, "t4": EventKind.TRAINER_LEFT}
+    _, commands = resume(fresh, Survivors((), 0, (), None, num_started=1, waiting=("t0",)))
+    assert [c.data["trainer"] for c in commands if isinstance(c, Emit) and c.kind is EventKind.TRAINER_LEFT] == ["t0"]
+
+
 def test_a_recorded_pause_stays_one() -> None:
     _, commands = resumed(("t0",), ("t0", "t1"), finished=JobState.PAUSED)
     assert [c.outcome for c in commands if isinstance(c, Finish)] == ["paused"]
