@@ -111,8 +111,8 @@ def test_who_waits_for_another_process_waits_no_longer_than_it_is_to(
     copy = node.copy(source)
     waits: list[str] = []
 
-    def wait(text: str = "") -> None:
-        waits.append(text)
+    def wait(what: str = "") -> None:
+        waits.append(what)
         if len(waits) == 3:
             raise _Stopped
 
@@ -136,7 +136,7 @@ def test_who_waits_for_another_process_waits_no_longer_than_it_is_to(
         wants()
     assert len(waits) >= 3
     assert not what.startswith("the copy") or "which copies data train" in waits[0]
-    other.told.waits = lambda text: None  # type: ignore[method-assign]
+    other.told.waits = lambda what: None  # type: ignore[method-assign]
     assert other.copy(source) == copy
 
 
