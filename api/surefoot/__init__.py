@@ -25,6 +25,7 @@ __all__ = [
     "Job",
     "JobSpec",
     "JobState",
+    "LocalResult",
     "Resources",
     "Run",
     "Step",

@@ -66,7 +66,10 @@ def up(
 
 
 def check(
-    entrypoint: Annotated[str, typer.Argument(help="The train function, as MODULE:FUNCTION.", metavar="ENTRYPOINT")],
+    entrypoint: Annotated[
+        str,
+        typer.Argument(help="The train function, as MODULE:FUNCTION or FILE.py:FUNCTION.", metavar="ENTRYPOINT"),
+    ],
     batch_size: Annotated[int, BATCH_SIZE],
     sub_tasks: SubTasks = 8,
     steps: Annotated[
