@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,18 +16,19 @@ from uuid import uuid4
 from pydantic import ValidationError
 from typing_extensions import Required, TypedDict
 
+from surefoot._given import a_mapping, a_path, texts
 from surefoot._paths import folder_at
 from surefoot._requests import spec_error
 from surefoot.budget import Budget
 from surefoot.data import DataSource, found_here
 from surefoot.entrypoint import Entrypoint, locate
-from surefoot.errors import PackageError, SpecError, UserError
+from surefoot.errors import OptionError, PackageError, SpecError, UserError
 from surefoot.notebook import MODULE, is_of_a_notebook, source_of
 from surefoot.package import CodePackage, LeftOut, pack
 from surefoot.secret_rules import by_variable
 from surefoot.spec import MAX_LEFT_OUT, CheckpointPolicy, JobSpec
 
-__all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "changes_of", "prepare", "tell_left_out"]
+__all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "changes_of", "prepare", "spec_of", "tell_left_out"]
 
 # Set in the environment of every trainer.
 INSIDE_A_TRAINER = "SUREFOOT_TRAINER"
@@ -95,7 +97,7 @@ class Submission:
 def prepare(
     train: str | Callable[..., Any],
     *,
-    batch_size: int,
+    batch_size: int | None = None,
     folder: str | os.PathLike[str] | None = None,
     name: str | None = None,
     cpus: float = 1.0,
@@ -106,7 +108,7 @@ def prepare(
 ) -> Submission:
     """Check everything that can be checked here, and pack the code.
 
-    `spec`: further fields of JobSpec, by name. Raises EntrypointError, PackageError and SpecError.
+    `spec`: further fields of JobSpec, by name. Raises OptionError, EntrypointError, PackageError and SpecError.
     """
     try:
         return _prepared(train, batch_size, folder, name, cpus, gpus, config, env, spec)
@@ -121,7 +123,7 @@ def prepare(
 
 def _prepared(
     train: str | Callable[..., Any],
-    batch_size: int,
+    batch_size: int | None,
     folder: str | os.PathLike[str] | None,
     name: str | None,
     cpus: float,
@@ -130,12 +132,21 @@ def _prepared(
     env: Mapping[str, str] | None,
     spec: dict[str, Any],
 ) -> Submission:
-    unknown = sorted(set(spec) - set(SubmitOptions.__annotations__))
-    if unknown:
-        raise TypeError(f"submit() takes no {', '.join(unknown)}; it takes {', '.join(SubmitOptions.__annotations__)}")
+    _check_options("submit", spec, SubmitOptions.__annotations__)
+    if batch_size is None:
+        raise OptionError("batch_size is missing: how many samples a step has, as batch_size=64")
+    folder = None if folder is None else a_path(folder, "folder")
     _refuse_inside_a_trainer()
     with _located(train, folder) as (entrypoint, more):
         return _made(entrypoint, more, batch_size, name, cpus, gpus, config, env, spec)
+
+
+def _check_options(function: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+    names = list(known)
+    if unknown := sorted(set(given) - set(names)):
+        meant = get_close_matches(unknown[0], names, 1, 0.6)
+        hint = f"did you mean {meant[0]}?" if meant else f"it takes {', '.join(names)}"
+        raise OptionError(f"{function}() takes no {', '.join(unknown)}; {hint}")
 
 
 @contextmanager
@@ -157,7 +168,7 @@ def _located(
 def _made(
     entrypoint: Entrypoint,
     more: dict[str, Path],
-    batch_size: int,
+    batch_size: int | None,
     name: str | None,
     cpus: float,
     gpus: float,
@@ -169,35 +180,38 @@ def _made(
         "name": name or _name_of(entrypoint),
         "entrypoint": entrypoint.name,
         "batch_size": batch_size,
-        "config": dict(config or {}),
-        "env": dict(env or {}),
+        "config": a_mapping(config, "config", '{"lr": 0.1}'),
+        "env": a_mapping(env, "env", '{"NAME": "value"}'),
         "resources": {"cpus": cpus, "gpus": gpus},
-        "pip": tuple(spec.get("pip", ())),
-        "secrets": by_variable(spec.get("secrets") or ()),
-        "data": found_here(spec.get("data") or {}, Path()),
+        "pip": texts(spec.get("pip"), "pip", '["einops==0.8"]'),
+        "secrets": by_variable(() if (secrets := spec.get("secrets")) is None else secrets),
+        "data": found_here(a_mapping(spec.get("data"), "data", '{"train": "s3://bucket/cifar"}'), Path()),
     }
     # The spec is checked before the folder is read: its mistakes are the commoner and the quicker to find.
-    _spec(fields | {"package": "0" * 64})
+    spec_of(fields | {"package": "0" * 64})
     package = pack(entrypoint.folder, more)
     inside = entrypoint.file.name if more else entrypoint.file.relative_to(entrypoint.folder).as_posix()
     if inside not in package.files:
         raise PackageError(f"{inside}, which holds the entrypoint, {_why_out(inside, package.left_out)}")
     made = fields | {"package": package.sha256, "left_out": _bounded(package.left_out)}
-    return Submission(spec=_spec(made), package=package, key=uuid4().hex)
+    return Submission(spec=spec_of(made), package=package, key=uuid4().hex)
 
 
 def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of `submit` as changes of a job's spec. Raises TypeError for one that the code of that job decides, or none."""
-    wrong = sorted(set(options) - (set(SubmitOptions.__annotations__) - {"folder"}))
-    if wrong:
-        raise TypeError(f"submit_from() takes no {', '.join(wrong)}")
+    """Return options of `submit` as changes of a job's spec. Raises OptionError for one that the code of that job decides, or none."""
+    _check_options("submit_from", options, (name for name in SubmitOptions.__annotations__ if name != "folder"))
     changes = {name: value for name, value in options.items() if name not in ("cpus", "gpus")}
     if resources := {name: options[name] for name in ("cpus", "gpus") if name in options}:
         changes["resources"] = resources
     if "secrets" in changes:
-        changes["secrets"] = by_variable(changes["secrets"] or ())
+        changes["secrets"] = by_variable(() if changes["secrets"] is None else changes["secrets"])
+    for name, example in (("config", '{"lr": 0.1}'), ("env", '{"NAME": "value"}')):
+        if name in changes:
+            changes[name] = a_mapping(changes[name], name, example)
+    if "pip" in changes:
+        changes["pip"] = texts(changes["pip"], "pip", '["einops==0.8"]')
     if "data" in changes:
-        sources = found_here(changes["data"] or {}, Path()).items()
+        sources = found_here(a_mapping(changes["data"], "data", '{"train": "s3://bucket/cifar"}'), Path()).items()
         changes["data"] = {n: s.model_dump(mode="json") if isinstance(s, DataSource) else s for n, s in sources}
     for name, kind in (("checkpoint", CheckpointPolicy), ("budget", Budget)):
         if isinstance(part := changes.get(name), kind):
@@ -239,7 +253,8 @@ def tell_left_out(left_out: Mapping[str, str]) -> str:
     return f"left out of the package: {named}{more}"
 
 
-def _spec(fields: Mapping[str, Any]) -> JobSpec:
+def spec_of(fields: Mapping[str, Any]) -> JobSpec:
+    """Return the spec of these fields. Raises SpecError, field by field."""
     try:
         return JobSpec.model_validate(fields)
     except ValidationError as error:

@@ -20,7 +20,7 @@ import xxhash
 from surefoot._paths import why_not
 from surefoot.contract import TrainFunction
 from surefoot.data import sources_of
-from surefoot.errors import SpecError, UserError
+from surefoot.errors import OptionError, SpecError, UserError
 from surefoot.events import LedgerRow
 from surefoot.local import LocalResult
 from surefoot.target import Target, parse_target
@@ -214,7 +214,7 @@ def run_local(
         batch_size=batch_size,
         sub_tasks=sub_tasks,
         data_workers=data_workers,
-        device=torch.device(device),
+        device=_device(device),
         target=_target(target),
         data=Copier(cache, Printed()).data(sources),
         cache_dir=lambda: cache.code_dir(f"local-{xxhash.xxh3_128_hexdigest(folders[0].encode())}"),
@@ -244,6 +244,13 @@ def run_local(
 def _copied(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """The tensors of a state_dict, as they are now; extra state that a module keeps beside them is its own."""
     return {name: value.detach().clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def _device(named: str | torch.device) -> torch.device:
+    try:
+        return torch.device(named)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise OptionError(f"device is none of torch's, as 'cpu' and 'cuda' are: {error}") from None
 
 
 def _target(text: str | None) -> Target | None:
