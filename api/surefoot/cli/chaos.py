@@ -15,8 +15,9 @@ import typer
 from surefoot.chaos import ChaosReport, percentile, report
 from surefoot.cli.format import describe, duration
 from surefoot.cli.references import AsJson, JobRef
-from surefoot.cli.session import Session, say, say_words
+from surefoot.cli.session import Session, say, say_error, say_words
 from surefoot.cli.tables import print_pairs
+from surefoot.cli.watch import DETACHED
 from surefoot.client import Client, Job
 from surefoot.errors import ServiceError, UserError
 from surefoot.events import Event, EventKind, FaultKind, LedgerRow
@@ -64,6 +65,8 @@ class ChaosRun:
     rows: list[LedgerRow] = field(default_factory=list)
     # why faults could not be asked for
     refused: list[str] = field(default_factory=list)
+    # Ctrl-C: what was done until then is reported
+    interrupted: bool = False
 
     def run(self, *, show: bool = True) -> ChaosReport:
         """Inject until the time is over or the job has ended. What was told before is not part of the report."""
@@ -81,6 +84,8 @@ class ChaosRun:
                         say_words(f"{update.at.timestamp() - began:+9.2f} s  {describe(update)}")
         except TimeoutError:
             pass  # it goes on, as it should
+        except KeyboardInterrupt:
+            self.interrupted = True
         finally:
             stop.set()
             injector.join(30)
@@ -119,10 +124,13 @@ def chaos(
         told = run.run(show=not as_json)
     if as_json:
         say(json.dumps(_document(told) | {"refused": run.refused}, indent=1))
-        return
-    print_pairs(chaos_pairs(told))
-    if run.refused:
-        say_words(f"{len(run.refused)} faults could not be asked for, at last: {run.refused[-1]}")
+    else:
+        print_pairs(chaos_pairs(told))
+        if run.refused:
+            say_words(f"{len(run.refused)} faults could not be asked for, at last: {run.refused[-1]}")
+    if run.interrupted:
+        say_error(f"interrupted: there are no more faults; job {found.id} goes on")
+        raise typer.Exit(DETACHED)
 
 
 def _document(told: ChaosReport) -> dict[str, object]:

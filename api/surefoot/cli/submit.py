@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from surefoot.cli.given import check_names, given_alone, merged
+from surefoot.cli.given import check_names, given_alone, merged, tell_unlike
 from surefoot.cli.logs import watch_logs
 from surefoot.cli.references import AsJson
 from surefoot.cli.session import Session, pairs, read_config, say, say_error
@@ -208,7 +208,10 @@ def submit(
     given = given_alone(context, options)
     with Session.of(context).client() as client:
         if from_job is not None:
-            job = client.submit_from(from_job, **_changes(entrypoint, given))
+            changes = _changes(entrypoint, given)
+            before = client.job(from_job)
+            tell_unlike(pairs(settings or [], "--set"), before.spec.config)
+            job = client.submit_from(before, **changes)
         else:
             train, named = _named(entrypoint, given)
             check_names(locate(train, named.get("folder")), pairs(settings or [], "--set"))
