@@ -266,7 +266,8 @@ def _show_troubles(view: JobView, events: list[NumberedEvent]) -> None:
     if not found:
         return
     cost = sum(trouble.seconds or 0.0 for trouble in found)
-    say_words(f"\nfailures: {len(found)}, which cost {duration(cost)} in all")
+    known = any(trouble.seconds is not None for trouble in found)
+    say_words(f"\nfailures: {len(found)}{f', which cost {duration(cost)} in all' if known else ''}")
     for trouble in found:
         since = (trouble.at - view.created_at).total_seconds()
         seconds = "" if trouble.seconds is None else f"  ({duration(trouble.seconds)})"
