@@ -34,7 +34,7 @@ from surefoot_actors.determinism.fingerprint import make_deterministic
 from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Position
-from surefoot_actors.local_run.run_local import LocalCoordinator
+from surefoot_actors.local_run.coordinator import LocalCoordinator
 from surefoot_actors.protocol.messages import Saved
 from surefoot_actors.trainer.checkpoints.saver import Saver
 

@@ -1,4 +1,4 @@
-"""Write what is made of values.py: the chart's values.yaml, values.schema.json, and the table in its README.
+"""Write what is made of values/: the chart's values.yaml, values.schema.json, and the table in its README.
 
 python helm/generate.py            write them
 python helm/generate.py --check    say what differs, and fail
@@ -33,12 +33,12 @@ def main() -> int:
             path.write_text(made[path])
         return 0
     for path in differing:
-        sys.stderr.write(f"{path} is not what helm/values.py says: run python helm/generate.py\n")
+        sys.stderr.write(f"{path} is not what helm/values/ says: run python helm/generate.py\n")
     return bool(differing)
 
 
 def values_yaml() -> str:
-    head = "# Made of helm/values.py by helm/generate.py: change it there.\n"
+    head = "# Made of helm/values/ by helm/generate.py: change it there.\n"
     return head + "\n".join(_lines(Values(), "")) + "\n"
 
 

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from surefoot._given import a_text
 from surefoot._requests import Call, Flow, ask, model_of
-from surefoot.errors import OptionError, SpecError
+from surefoot.errors import SpecError
 from surefoot.secret_rules import SECRET_PATTERN, check_value
 from surefoot.secrets import KeyRotated, SecretList, SecretView
 
@@ -38,10 +38,10 @@ def _path(name: str) -> str:
 
 
 def _value(value: str) -> bytes:
+    if not isinstance(value, str):
+        a_text(value, "value", "...")
     try:
-        return json.dumps({"value": check_value(a_text(value, "value", "..."))}).encode()
-    except OptionError:
-        raise
+        return json.dumps({"value": check_value(value)}).encode()
     except ValueError as error:
         raise SpecError(f"{error}") from None
 

@@ -332,9 +332,9 @@ class AsyncJob:
         self.view = await self._client._run(ask(set_budget(self.id, max_cost, max_hours)))
         return self
 
-    async def inject_fault(self, kind: FaultKind | FaultName) -> Self:
+    async def inject_fault(self, kind: FaultKind | FaultName, *, leave: int = 1) -> Self:
         """As `Job.inject_fault`."""
-        self.view = await self._client._run(ask(inject_fault(self.id, a_fault(kind))))
+        self.view = await self._client._run(ask(inject_fault(self.id, a_fault(kind), leave)))
         return self
 
     async def download_model(self, path: str | os.PathLike[str], *, module: str | None = None) -> Path:

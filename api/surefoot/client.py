@@ -346,9 +346,12 @@ class Job:
         self.view = self._client._run(ask(set_budget(self.id, max_cost, max_hours)))
         return self
 
-    def inject_fault(self, kind: FaultKind | FaultName) -> Self:
-        """Do the job a fault, for real: see FaultKind. An event tells when it is done."""
-        self.view = self._client._run(ask(inject_fault(self.id, a_fault(kind))))
+    def inject_fault(self, kind: FaultKind | FaultName, *, leave: int = 1) -> Self:
+        """Do the job a fault, for real: see FaultKind. An event tells when it is done, or a warning why it is not.
+
+        At least `leave` trainers that hold the run's state live on; with 0 the last may be hit: the job goes back to a checkpoint.
+        """
+        self.view = self._client._run(ask(inject_fault(self.id, a_fault(kind), leave)))
         return self
 
     def download_model(self, path: str | os.PathLike[str], *, module: str | None = None) -> Path:

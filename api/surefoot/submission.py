@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from pydantic import ValidationError
-from typing_extensions import Required, TypedDict
+from typing_extensions import Required, TypedDict, Unpack
 
 from surefoot._given import a_mapping, a_path, texts
 from surefoot._paths import folder_at
@@ -32,6 +32,9 @@ __all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "changes_of", "pre
 
 # Set in the environment of every trainer.
 INSIDE_A_TRAINER = "SUREFOOT_TRAINER"
+
+# options that are parts of the spec's resources
+_RESOURCES = ("cpus", "gpus")
 
 # So many names are told of what was left out.
 _MOST_TOLD = 4
@@ -94,24 +97,19 @@ class Submission:
     key: str
 
 
-def prepare(
-    train: str | Callable[..., Any],
-    *,
-    batch_size: int | None = None,
-    folder: str | os.PathLike[str] | None = None,
-    name: str | None = None,
-    cpus: float = 1.0,
-    gpus: float = 0.0,
-    config: Mapping[str, Any] | None = None,
-    env: Mapping[str, str] | None = None,
-    **spec: Any,
-) -> Submission:
+def prepare(train: str | Callable[..., Any], **options: Unpack[SubmitOptions]) -> Submission:
     """Check everything that can be checked here, and pack the code.
 
-    `spec`: further fields of JobSpec, by name. Raises OptionError, EntrypointError, PackageError and SpecError.
+    Raises OptionError, EntrypointError, PackageError and SpecError.
     """
+    _check_names("submit", options, SubmitOptions.__annotations__)
+    if options.get("batch_size") is None:
+        raise OptionError("batch_size is missing: how many samples a step has, as batch_size=64")
+    folder = None if (named := options.get("folder")) is None else a_path(named, "folder")
     try:
-        return _prepared(train, batch_size, folder, name, cpus, gpus, config, env, spec)
+        _refuse_inside_a_trainer()
+        with _located(train, folder) as (entrypoint, more):
+            return _packed(entrypoint, more, _fields(entrypoint, {**options}))
     except UserError:
         raise
     except (OSError, ValueError) as error:
@@ -121,27 +119,7 @@ def prepare(
         raise PackageError("the code cannot be read: the entrypoint's file is nested too deeply") from error
 
 
-def _prepared(
-    train: str | Callable[..., Any],
-    batch_size: int | None,
-    folder: str | os.PathLike[str] | None,
-    name: str | None,
-    cpus: float,
-    gpus: float,
-    config: Mapping[str, Any] | None,
-    env: Mapping[str, str] | None,
-    spec: dict[str, Any],
-) -> Submission:
-    _check_options("submit", spec, SubmitOptions.__annotations__)
-    if batch_size is None:
-        raise OptionError("batch_size is missing: how many samples a step has, as batch_size=64")
-    folder = None if folder is None else a_path(folder, "folder")
-    _refuse_inside_a_trainer()
-    with _located(train, folder) as (entrypoint, more):
-        return _made(entrypoint, more, batch_size, name, cpus, gpus, config, env, spec)
-
-
-def _check_options(function: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
+def _check_names(function: str, given: Iterable[str], known: Iterable[str]) -> None:
     names = list(known)
     if unknown := sorted(set(given) - set(names)):
         meant = get_close_matches(unknown[0], names, 1, 0.6)
@@ -165,28 +143,57 @@ def _located(
         yield replace(found, folder=folder_at(folder or ".", PackageError)), {file.name: file}
 
 
-def _made(
-    entrypoint: Entrypoint,
-    more: dict[str, Path],
-    batch_size: int | None,
-    name: str | None,
-    cpus: float,
-    gpus: float,
-    config: Mapping[str, Any] | None,
-    env: Mapping[str, str] | None,
-    spec: dict[str, Any],
-) -> Submission:
-    fields = spec | {
-        "name": name or _name_of(entrypoint),
+def _fields(entrypoint: Entrypoint, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the job's spec that its options say."""
+    given = {name: value for name, value in options.items() if name not in ("folder", *_RESOURCES)}
+    return given | {
+        "name": options.get("name") or _name_of(entrypoint),
         "entrypoint": entrypoint.name,
-        "batch_size": batch_size,
-        "config": a_mapping(config, "config", '{"lr": 0.1}'),
-        "env": a_mapping(env, "env", '{"NAME": "value"}'),
-        "resources": {"cpus": cpus, "gpus": gpus},
-        "pip": texts(spec.get("pip"), "pip", '["einops==0.8"]'),
-        "secrets": by_variable(() if (secrets := spec.get("secrets")) is None else secrets),
-        "data": found_here(a_mapping(spec.get("data"), "data", '{"train": "s3://bucket/cifar"}'), Path()),
+        "config": _config(options.get("config")),
+        "env": _env(options.get("env")),
+        "resources": _resources(options),
+        "pip": _pip(options.get("pip")),
+        "secrets": _secrets(options.get("secrets")),
+        "data": _data(options.get("data")),
     }
+
+
+def _config(given: object) -> dict[str, Any]:
+    return a_mapping(given, "config", '{"lr": 0.1}')
+
+
+def _env(given: object) -> dict[str, str]:
+    return a_mapping(given, "env", '{"NAME": "value"}')
+
+
+def _pip(given: object) -> tuple[str, ...]:
+    return texts(given, "pip", '["einops==0.8"]')
+
+
+def _secrets(given: Any) -> dict[str, str]:
+    return by_variable(() if given is None else given)
+
+
+def _data(given: object) -> dict[str, Any]:
+    found: dict[str, Any] = found_here(a_mapping(given, "data", '{"train": "s3://bucket/cifar"}'), Path())
+    return found
+
+
+# options that are read alike for a new job and for one that is changed
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "config": _config,
+    "env": _env,
+    "pip": _pip,
+    "secrets": _secrets,
+    "data": _data,
+}
+
+
+def _resources(options: Mapping[str, Any]) -> dict[str, float]:
+    return {name: options[name] for name in _RESOURCES if name in options}
+
+
+def _packed(entrypoint: Entrypoint, more: Mapping[str, Path], fields: dict[str, Any]) -> Submission:
     # The spec is checked before the folder is read: its mistakes are the commoner and the quicker to find.
     spec_of(fields | {"package": "0" * 64})
     package = pack(entrypoint.folder, more)
@@ -199,19 +206,13 @@ def _made(
 
 def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return options of `submit` as changes of a job's spec. Raises OptionError for one that the code of that job decides, or none."""
-    _check_options("submit_from", options, (name for name in SubmitOptions.__annotations__ if name != "folder"))
-    changes = {name: value for name, value in options.items() if name not in ("cpus", "gpus")}
-    if resources := {name: options[name] for name in ("cpus", "gpus") if name in options}:
+    _check_names("submit_from", options, (name for name in SubmitOptions.__annotations__ if name != "folder"))
+    changes = {name: value for name, value in options.items() if name not in _RESOURCES}
+    if resources := _resources(options):
         changes["resources"] = resources
-    if "secrets" in changes:
-        changes["secrets"] = by_variable(() if changes["secrets"] is None else changes["secrets"])
-    for name, example in (("config", '{"lr": 0.1}'), ("env", '{"NAME": "value"}')):
-        if name in changes:
-            changes[name] = a_mapping(changes[name], name, example)
-    if "pip" in changes:
-        changes["pip"] = texts(changes["pip"], "pip", '["einops==0.8"]')
+    changes |= {name: read(changes[name]) for name, read in _READ.items() if name in changes}
     if "data" in changes:
-        sources = found_here(a_mapping(changes["data"], "data", '{"train": "s3://bucket/cifar"}'), Path()).items()
+        sources = changes["data"].items()
         changes["data"] = {n: s.model_dump(mode="json") if isinstance(s, DataSource) else s for n, s in sources}
     for name, kind in (("checkpoint", CheckpointPolicy), ("budget", Budget)):
         if isinstance(part := changes.get(name), kind):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import tempfile
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,17 @@ class Stage:
             computed=_computed(computed),
             logs=uplink.told_logs,
         )
+
+
+@contextlib.contextmanager
+def staged(code: Sequence[Path] = (), libraries: Sequence[str] = ()) -> Iterator[Stage]:
+    """A Stage in a folder of its own, whose path is short, as those of sockets must be; nothing of it stays."""
+    with tempfile.TemporaryDirectory(prefix="sf-", ignore_cleanup_errors=True) as folder:
+        stage = Stage(Path(folder), code, libraries)
+        try:
+            yield stage
+        finally:
+            stage.close()
 
 
 def _tale(uplink: MemoryUplink) -> str:

@@ -12,9 +12,13 @@ from surefoot.events import EventKind
 from surefoot.spec import JobState
 from surefoot_actors.cluster.ports import SetupFailedError, TrainerGoneError
 from surefoot_actors.cluster.ray.cluster import gone
+from surefoot_actors.liveness.server import Condition, LivenessServer
 from surefoot_actors.liveness.watchdog import crash
 from surefoot_actors.protocol.death_cause import DeathCause
+from surefoot_actors.protocol.membership.machine import Event, Suspected, SuspicionCleared
 from surefoot_actors.supervisor.death_reasons import explained
+from surefoot_actors.supervisor.deaths import Deaths
+from surefoot_actors.tasks import Tasks
 
 from .harness import Stage
 
@@ -78,6 +82,17 @@ def test_what_the_watchdog_saw_is_added_to_what_the_cluster_says_once() -> None:
     )
     assert explained("killed by signal 9 (SIGKILL)", "") == "killed by signal 9 (SIGKILL)"
     assert explained(told, "killed by SIGBUS, at train.py:12") == told
+
+
+def test_a_stop_that_is_over_does_not_date_a_later_loss() -> None:
+    told: list[Event] = []
+    deaths = Deaths(LivenessServer("a1"), told.append, Tasks("deaths"), ())
+    deaths.liveness_changed("t1", Condition.STOPPED, "process state T")
+    deaths.liveness_changed("t1", Condition.RUNNING, "")
+    assert deaths.unhealthy_since("t1") is None
+    deaths.liveness_changed("t1", Condition.SILENT, "")
+    assert deaths.unhealthy_since("t1") is not None
+    assert [type(event) for event in told] == [Suspected, SuspicionCleared, Suspected]
 
 
 def test_a_mapped_file_that_is_truncated_is_told_with_signal_and_advice(stage: Stage, tmp_path: Path) -> None:

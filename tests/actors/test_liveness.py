@@ -424,7 +424,7 @@ async def test_faults_are_done_for_real(server: LivenessServer) -> None:
         await server.inject("t1", FaultKind.TRAINER)
         assert await asyncio.to_thread(trainer.wait, LIVENESS_S) == -signal.SIGKILL
         await told.wait("t1", Condition.GONE)
-    with pytest.raises(FaultRefusedError, match="no helper"):
+    with pytest.raises(FaultRefusedError, match="no watchdog"):
         await server.inject("t2", FaultKind.TRAINER)
 
 

@@ -26,7 +26,7 @@ def test_the_cheaper_group_is_asked_first_of_those_that_hold_the_trainer() -> No
     assert order(ALL, GPU) == ["spot", "owned", "big"]
     assert order(ALL, Resources(cpus=8)) == ["cpu", "big"]
     assert order(ALL, GPU, "L4") == ["spot", "owned"]
-    assert order({**ALL, "spot": SPOT.model_copy(update={"max_nodes": 0})}, GPU, "L4") == ["owned"]
+    assert order({**ALL, "spot": SPOT.model_copy(update={"max_nodes": 0})}, GPU, "L4") == ["owned", "spot"]
 
 
 @pytest.mark.parametrize("each", [GPU, Resources(cpus=1), Resources(cpus=64, gpus=8)])
@@ -100,13 +100,14 @@ resources = st.builds(Resources, cpus=st.sampled_from([0.5, 1, 3]), gpus=st.samp
 def test_what_holds_for_every_table(groups: dict[str, NodeGroup], each: Resources, device: str) -> None:
     names = order(groups, each, device)
     assert set(names) <= set(groups)
-    assert all(groups[name].max_nodes != 0 for name in names)
+    grow = [name for name in names if groups[name].max_nodes != 0]
+    assert names[: len(grow)] == grow, "of those that get no nodes what is there is taken last"
     if each.gpus:
         assert all(groups[name].gpus >= each.gpus or not groups[name].cpus for name in names)
         assert not device or all(groups[name].device in ("", device) for name in names)
     prices = [groups[name].price_per_hour for name in names]
     if None not in prices:
-        assert prices == sorted(price or 0.0 for price in prices)
+        assert prices[: len(grow)] == sorted(price or 0.0 for price in prices[: len(grow)])
 
 
 @given(names=st.lists(st.sampled_from("abcdef"), unique=True))

@@ -19,7 +19,7 @@ from surefoot_actors.uplink.memory import MemoryUplink
 
 from ..disk import fill_up, small_disk
 from ..s3 import BUCKET, Wire, s3_wire
-from .harness import Keep, Stage, Story
+from .harness import Keep, Stage, Story, staged
 from .test_matrix import assert_same, told
 
 STEPS = 40
@@ -77,13 +77,10 @@ def wire() -> Iterator[Wire]:
 
 
 @pytest.fixture(scope="module")
-def stage(wire: Wire, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(wire: Wire) -> Iterator[Stage]:
     """One of this module's own, since its trainers find the object store by their environment."""
-    made = Stage(tmp_path_factory.mktemp("stage"))
-    try:
+    with staged() as made:
         yield made
-    finally:
-        made.close()
 
 
 @pytest.fixture(scope="module")

@@ -228,7 +228,7 @@ def test_a_clone_s_typo_is_told_too(cli: Cli, fake: FakeService) -> None:  # noq
     assert (told.exit_code, "that job's config has no 'lrr'; did you mean 'lr'?" in told.stderr) == (0, True), (
         told.output
     )
-    for name in ("lr", "depth"):
+    for name in ("lr", "momentum"):
         assert "--set" not in cli(*submit, "--set", f"{name}=3").stderr
 
 

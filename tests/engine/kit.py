@@ -11,13 +11,15 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from surefoot.contract import Run
+from surefoot.local import LocalResult
 from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.exchange.contribution import Contribution
 from surefoot_actors.engine.exchange.merge import merge_round
 from surefoot_actors.engine.types import Node, Range, StateImage
 from surefoot_actors.engine.vector.exact_buffers import Rule, header
 from surefoot_actors.engine.vector.folding import NodeStore
-from surefoot_actors.local_run.run_local import LocalCoordinator, LocalResult, run_local
+from surefoot_actors.local_run.coordinator import LocalCoordinator
+from surefoot_actors.local_run.run_local import run_local
 from surefoot_actors.protocol.tree import mask
 
 
@@ -86,7 +88,7 @@ def run_scripted(
     finally:
         torch.use_deterministic_algorithms(deterministic)
         torch.set_num_threads(threads)
-    return LocalResult(rows=tuple(coordinator.rows), digest=coordinator.digest.hex(), state=coordinator.state)
+    return coordinator.result()
 
 
 def pack(buffers: Sequence[tuple[Rule, bool, torch.Tensor]]) -> bytes:

@@ -17,7 +17,7 @@ from surefoot.contract import Run, Step
 from surefoot.errors import ContractError
 from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.ports import TrainerExit
-from surefoot_actors.local_run.run_local import LocalCoordinator
+from surefoot_actors.local_run.coordinator import LocalCoordinator
 
 from .kit import points, results, run_local, run_scripted, same
 

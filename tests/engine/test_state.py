@@ -20,9 +20,9 @@ from torch.nn.utils import prune
 
 from surefoot.contract import Run
 from surefoot.errors import ContractError
+from surefoot.local import LocalResult
 from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.engine.vector.memory import ALIGNMENT
-from surefoot_actors.local_run.run_local import LocalResult
 
 from .kit import points, run_local, same
 

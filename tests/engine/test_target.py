@@ -15,10 +15,11 @@ from torch.utils.data import TensorDataset
 
 from surefoot.contract import Run
 from surefoot.errors import ContractError, SpecError
+from surefoot.local import LocalResult
 from surefoot.spec import JobSpec
 from surefoot.target import Target, parse_target
 from surefoot_actors.engine.contract.run import RunOptions, run_training
-from surefoot_actors.local_run.run_local import LocalResult, run_local
+from surefoot_actors.local_run.run_local import run_local
 
 from .kit import ScriptedCoordinator, results
 

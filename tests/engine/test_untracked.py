@@ -27,7 +27,7 @@ from torch.optim.swa_utils import SWALR, AveragedModel
 from surefoot.contract import Run
 from surefoot.errors import ContractError
 from surefoot_actors.engine.contract.run import RunOptions, run_training
-from surefoot_actors.local_run.run_local import LocalCoordinator
+from surefoot_actors.local_run.coordinator import LocalCoordinator
 
 from .kit import Net, points, run_local
 

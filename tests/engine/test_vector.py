@@ -19,7 +19,7 @@ from surefoot_actors.determinism.fingerprint import fingerprint, make_determinis
 from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.vector.buckets import Part, cut_buckets
 from surefoot_actors.engine.vector.buffers import BufferWatch
-from surefoot_actors.local_run.run_local import LocalCoordinator
+from surefoot_actors.local_run.coordinator import LocalCoordinator
 
 from .kit import Net, classify, points, run_local
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import surefoot
-from surefoot_actors.local_run.run_local import LocalResult
+from surefoot.local import LocalResult
 
 
 def run(train: Any, *, batch_size: int = 64, sub_tasks: int = 8, **config: Any) -> LocalResult:

@@ -28,7 +28,7 @@ from surefoot.contract import Run
 from surefoot.errors import ContractError
 from surefoot.integrations import huggingface
 from surefoot.integrations._arguments import ARGUMENTS, OPTIMIZERS, SCHEDULES
-from surefoot_actors.local_run.run_local import LocalResult
+from surefoot.local import LocalResult
 
 from ..engine.kit import run_local, run_scripted, same
 

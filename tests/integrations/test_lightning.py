@@ -18,7 +18,7 @@ from surefoot.contract import Run
 from surefoot.errors import ContractError
 from surefoot.integrations import lightning
 from surefoot.integrations._lightning_options import HOOKS, OPTIONS
-from surefoot_actors.local_run.run_local import LocalResult
+from surefoot.local import LocalResult
 
 from ..engine.kit import points, run_local, run_scripted, same
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from surefoot.spec import JobState
 
-from ..actors.harness import EXAMPLES, Stage
+from ..actors.harness import EXAMPLES, Stage, staged
 from ..engine.kit import results, run_local
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -35,13 +32,8 @@ LIBRARIES = (
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    folder = Path(tempfile.mkdtemp(prefix="sf-"))
-    made = Stage(folder, libraries=LIBRARIES)
-    try:
+    with staged(libraries=LIBRARIES) as made:
         yield made
-    finally:
-        made.close()
-        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -7,8 +7,7 @@ put over it. A story takes milliseconds, so that a joiner can be tried at every 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 
 from surefoot.contract import Run
 from surefoot.events import LedgerRow
-from surefoot_actors.determinism.fingerprint import make_deterministic
+from surefoot.local import LocalResult
 from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.exchange.alone import merge_alone
 from surefoot_actors.engine.exchange.contribution import Contribution
@@ -24,7 +23,7 @@ from surefoot_actors.engine.exchange.transfer import _image_digest
 from surefoot_actors.engine.ports import StateOwner, TrainerExit
 from surefoot_actors.engine.types import Merged, Node, Position, Range, StateImage
 from surefoot_actors.engine.vector.folding import NodeStore
-from surefoot_actors.local_run.run_local import LocalResult, _settings
+from surefoot_actors.local_run.settings import process_settings
 
 from .fiber import Ended, Fiber
 
@@ -287,21 +286,13 @@ def act(
         config=dict(config or {}), seed=seed, batch_size=batch_size, sub_tasks=sub_tasks, data_workers=data_workers
     )
     cluster = Cluster(train, options, story)
-    with settings():
+    with process_settings(1):
         try:
             cluster.run()
         finally:
             for member in cluster.members:
                 member.end()
     return LocalResult(rows=tuple(cluster.rows), digest=cluster.digest)
-
-
-@contextmanager
-def settings() -> Iterator[None]:
-    """As `run_local` sets this process up, and back."""
-    with _settings(1):
-        make_deterministic(1)
-        yield
 
 
 @torch.no_grad()

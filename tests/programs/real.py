@@ -8,10 +8,8 @@ the program is to be refused, the error must say so with line and advice. Prints
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +20,15 @@ for _place in (HERE.parents[1], HERE.parent):
     if str(_place) not in sys.path:
         sys.path.insert(0, str(_place))
 
-from tests.actors.harness import Keep, Stage, Story  # noqa: E402
+from tests.actors.harness import Keep, Stage, Story, staged  # noqa: E402
 from tests.actors.test_matrix import told  # noqa: E402
 from tests.programs.runner import LIBRARY, Program, difference, load_library  # noqa: E402
 
 from surefoot.events import Command, CommandKind  # noqa: E402
+from surefoot.local import LocalResult  # noqa: E402
 from surefoot.spec import JobState  # noqa: E402
 from surefoot_actors.checkpoint.store import CheckpointStore  # noqa: E402
-from surefoot_actors.local_run.run_local import LocalResult, run_local  # noqa: E402
+from surefoot_actors.local_run.run_local import run_local  # noqa: E402
 from surefoot_actors.uplink.memory import MemoryUplink  # noqa: E402
 
 SEED = 7
@@ -167,16 +166,12 @@ def problems(stage: Stage, program: Program, place: Path) -> Iterator[str]:
 def main() -> int:
     warnings.simplefilter("ignore")
     programs = load_library()
-    folder, failing = Path(tempfile.mkdtemp(prefix="sf-")), 0
-    stage = Stage(folder, code=[LIBRARY])
-    try:
+    failing = 0
+    with staged(code=[LIBRARY]) as stage:
         for name in sys.argv[1:]:
-            found = list(problems(stage, programs[name], folder / name))
+            found = list(problems(stage, programs[name], stage.folder / name))
             failing += bool(found)
             print(f"{'PARTS' if found else 'well '} {name}", *(f"\n      {line}" for line in found), flush=True)
-    finally:
-        stage.close()
-        shutil.rmtree(folder, ignore_errors=True)
     print(f"{len(sys.argv) - 1} programs, {failing} with findings")
     return 1 if failing else 0
 

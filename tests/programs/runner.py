@@ -29,8 +29,9 @@ import kinds  # noqa: E402
 from kinds import CATALOGUE, Program  # noqa: E402
 
 from surefoot.errors import SurefootError  # noqa: E402
+from surefoot.local import LocalResult  # noqa: E402
 from surefoot_actors.checkpoint.store import CheckpointStore  # noqa: E402
-from surefoot_actors.local_run.run_local import LocalResult, run_local  # noqa: E402
+from surefoot_actors.local_run.run_local import run_local  # noqa: E402
 
 if __package__:
     from .joiner import Loss, Parted, Story, act

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +9,12 @@ from typing import Any
 import pytest
 
 from surefoot.events import Command, CommandKind, EventKind
+from surefoot.local import LocalResult
 from surefoot.spec import JobState
-from surefoot_actors.local_run.run_local import LocalResult, run_local
+from surefoot_actors.local_run.run_local import run_local
 from surefoot_actors.uplink.memory import MemoryUplink
 
-from ..actors.harness import Keep, Stage, Story
+from ..actors.harness import Keep, Stage, Story, staged
 from ..actors.test_matrix import told
 from .runner import LIBRARY, Program, load_library
 
@@ -40,13 +39,8 @@ STEPS = 300
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    folder = Path(tempfile.mkdtemp(prefix="sf-"))
-    made = Stage(folder, code=[LIBRARY])
-    try:
+    with staged(code=[LIBRARY]) as made:
         yield made
-    finally:
-        made.close()
-        shutil.rmtree(folder)
 
 
 def alone(program: Program, steps: int) -> LocalResult:

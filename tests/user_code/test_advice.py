@@ -16,7 +16,8 @@ from surefoot.errors import ContractError
 from surefoot.package import pack
 from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.engine.contract.run import RunOptions, run_training
-from surefoot_actors.local_run.run_local import LocalCoordinator, run_local
+from surefoot_actors.local_run.coordinator import LocalCoordinator
+from surefoot_actors.local_run.run_local import run_local
 from surefoot_actors.user_code import places, tracebacks
 from surefoot_actors.user_code.advice import advice, with_advice
 from surefoot_actors.user_code.train_function import load

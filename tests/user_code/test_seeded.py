@@ -17,7 +17,8 @@ from surefoot import Run
 from surefoot.events import LedgerRow
 from surefoot_actors.determinism.rng import Purpose, Streams
 from surefoot_actors.engine.contract.run import RunOptions, run_training
-from surefoot_actors.local_run.run_local import LocalCoordinator, run_local
+from surefoot_actors.local_run.coordinator import LocalCoordinator
+from surefoot_actors.local_run.run_local import run_local
 from surefoot_actors.user_code.finder import finding
 
 from .child import calling, in_child, lay

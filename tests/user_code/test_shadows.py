@@ -16,7 +16,7 @@ import torch
 
 from surefoot.spec import refused_module
 from surefoot_actors.engine.contract.run import RunOptions, run_training
-from surefoot_actors.local_run.run_local import LocalCoordinator
+from surefoot_actors.local_run.coordinator import LocalCoordinator
 
 from .child import calling, in_child, lay
 

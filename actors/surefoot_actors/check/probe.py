@@ -29,7 +29,7 @@ from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Position, StateImage
-from surefoot_actors.local_run.run_local import LocalCoordinator
+from surefoot_actors.local_run.coordinator import LocalCoordinator
 from surefoot_actors.node_data import places
 from surefoot_actors.user_code import tracebacks, train_function
 from surefoot_actors.user_code.advice import with_advice

@@ -195,6 +195,7 @@ def _write_local(at: str, chunks: Iterator[Any]) -> None:
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
+            _leave_memory(file.fileno())
         os.replace(part, at)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -205,3 +206,9 @@ def _write_local(at: str, chunks: Iterator[Any]) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _leave_memory(file: int) -> None:
+    """Have the system forget its copy of a durable file: memory is for what training reads, and taking more of it costs time."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)

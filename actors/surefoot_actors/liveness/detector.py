@@ -85,7 +85,7 @@ class TrainerHealth:
             return Condition.STOPPED
         return Condition.RUNNING
 
-    def ill_s(self, now: float) -> float:
+    def unhealthy_s(self, now: float) -> float:
         """For how long it has not been seen running."""
         return max(0.0, now - (self.heard if self.stopped_since is None else self.stopped_since))
 

@@ -126,10 +126,10 @@ class LivenessServer:
         health = self._detector.health.get(trainer)
         return None if health is None else health.condition(self._clock())
 
-    def ill_s(self, trainer: str) -> float:
+    def unhealthy_s(self, trainer: str) -> float:
         """For how long a trainer has not been seen running."""
         health = self._detector.health.get(trainer)
-        return 0.0 if health is None else health.ill_s(self._clock())
+        return 0.0 if health is None else health.unhealthy_s(self._clock())
 
     async def fence(self, trainer: str) -> bool:
         """Kill the trainer's process through its watchdog. True: it is confirmed gone; False: nobody could confirm it.
@@ -160,14 +160,14 @@ class LivenessServer:
         """Have the trainer's watchdog do this to it, or to its node. Raises FaultRefusedError where it cannot be done."""
         link = self._links.get(trainer)
         if link is None:
-            raise FaultRefusedError(f"{trainer} has no helper that could do it at present")
+            raise FaultRefusedError(f"{trainer} has no watchdog that could do it at present")
         answer = self._injecting[trainer] = asyncio.get_running_loop().create_future()
         link.write(f"inject {fault}\n".encode())
         try:
             async with asyncio.timeout(INJECT_S):
                 refused = await answer
         except TimeoutError:
-            refused = "its helper does not answer"
+            refused = "its watchdog does not answer"
         finally:
             del self._injecting[trainer]
         if refused:

@@ -186,7 +186,7 @@ class Parent(Process):
             case "node":
                 return self._node.kill()
             case _:
-                return f"a helper knows no fault {fault!r}"
+                return f"a watchdog knows no fault {fault!r}"
         return ""
 
     def marks(self) -> str:

@@ -7,6 +7,7 @@ collector has one window of frames on their way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections import deque
 from dataclasses import dataclass
@@ -21,8 +22,10 @@ __all__ = ["LogRelay", "LogSink"]
 
 log = structlog.get_logger()
 
-# Frames travel together for so long: a body a second and not one a trainer.
+# Frames travel together for so long: a body a second and not one a trainer. And for longer after a body with so much text, which nobody
+# reads as it comes, unless there is a body's worth of it before.
 _TOGETHER_S = 0.5
+_LONG_TOGETHER_S, _MUCH_TEXT_BYTES = 2.0, 256 * 1024
 # Of a body. What is refused is lost, and the control plane takes no more than ten times as much text, and five times as many frames.
 _BODY_BYTES = 512 * 1024
 _BODY_FRAMES = 200
@@ -53,7 +56,9 @@ class LogRelay:
     def __init__(self, sink: LogSink) -> None:
         self._sink = sink
         self._arrived: deque[_Arrived] = deque()
-        self._work, self._quiet = asyncio.Event(), asyncio.Event()
+        self._work, self._enough, self._quiet = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        # of frames that wait to travel; whether they wait for no others, as the attempt ends
+        self._bytes, self._hurry = 0, False
         # names of the processes whose collectors are connected, and have not said that all is told
         self._open: dict[asyncio.StreamWriter, str] = {}
         self._quiet.set()
@@ -74,8 +79,7 @@ class LogRelay:
                         if head.bytes > _LONGEST_FRAME:
                             return
                         content = await reader.readexactly(head.bytes)
-                        self._arrived.append(_Arrived(head, content, int(text_bytes), writer))
-                        self._work.set()
+                        self._add(_Arrived(head, content, int(text_bytes), writer))
                     case ["over"]:
                         return
                     case _:
@@ -85,12 +89,21 @@ class LogRelay:
             if not self._open:
                 self._quiet.set()
 
+    def _add(self, frame: _Arrived) -> None:
+        self._arrived.append(frame)
+        self._bytes += len(frame.content)
+        self._work.set()
+        if self._hurry or self._bytes >= _BODY_BYTES:
+            self._enough.set()
+
     @staticmethod
     def _is_of(source: str, name: str) -> bool:
         return _SOURCE.match(source) is not None and source.rpartition("-")[0] == name
 
     async def settle(self, within_s: float) -> None:
         """Wait, so long at most, until every collector has told all and hung up."""
+        self._hurry = True
+        self._enough.set()
         try:
             async with asyncio.timeout(within_s):
                 await self._quiet.wait()
@@ -101,10 +114,15 @@ class LogRelay:
         self._tasks.cancel()
 
     async def _send(self) -> None:
+        together_s = _TOGETHER_S
         while True:
             await self._work.wait()
-            await asyncio.sleep(_TOGETHER_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._enough.wait(), together_s)
             self._work.clear()
+            self._enough.clear()
+            self._bytes, text_bytes = 0, sum(frame.text_bytes for frame in self._arrived)
+            together_s = _LONG_TOGETHER_S if text_bytes >= _MUCH_TEXT_BYTES else _TOGETHER_S
             while self._arrived:
                 frames = self._some()
                 body = b"".join(part for f in frames for part in (f.head.model_dump_json().encode(), b"\n", f.content))

@@ -1,4 +1,4 @@
-"""Who is ill, who is dead, and of what: the cluster's word and the watchdogs' together, told as events."""
+"""Who is unhealthy, who is dead, and of what: the cluster's word and the watchdogs' together, told as events."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ class Deaths:
     def liveness_changed(self, trainer: str, condition: Condition, detail: str) -> None:
         """Make an event of what a watchdog sees."""
         if condition is Condition.RUNNING:
+            self._unhealthy_since.pop(trainer, None)
             self._happen(SuspicionCleared(trainer))
         elif condition in (Condition.STOPPED, Condition.SILENT):
-            self._unhealthy_since[trainer] = time.time() - self._liveness.ill_s(trainer)
+            self._unhealthy_since[trainer] = time.time() - self._liveness.unhealthy_s(trainer)
             self._happen(Suspected(trainer, f"{condition}: {detail}"))
         elif condition is Condition.GONE:
             self._died.add(trainer)

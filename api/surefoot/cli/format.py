@@ -110,7 +110,8 @@ def describe(event: Event) -> str:
         case EventKind.RESTORED:
             return f"restored step {data.get('step', '?')} from {data.get('url', '?')}"
         case EventKind.FAULT:
-            return f"fault injected: {data.get('kind', '?')} {trainer}"
+            last = ", the last that held the state" if data.get("left") == 0 else ""
+            return f"fault injected: {data.get('kind', '?')} {trainer}{last}"
         case EventKind.WARNING:
             return f"warning: {data.get('message', '')}"
         case EventKind.FAILED:

@@ -48,8 +48,8 @@ def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def ledger(
     context: typer.Context,
     job: JobRef,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
 ) -> None:
     """Print a job's ledger: a row a step, with the digest of what was merged, the logged values, and who computed it.
 

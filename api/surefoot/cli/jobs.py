@@ -56,11 +56,11 @@ def ls(
 def show(
     context: typer.Context,
     job: JobRef,
-    as_json: AsJson = False,
     debug: Annotated[
         bool,
         typer.Option("--debug", help="Print what a maintainer of Surefoot asks for: attempts, last events, stories."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a job: its spec, state and reason, its traceback if it failed, and all that happened.
 

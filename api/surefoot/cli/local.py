@@ -12,6 +12,18 @@ import typer
 
 from surefoot._transport import version_here
 from surefoot.cli.given import check_names, given_alone, merged
+from surefoot.cli.options import (
+    BATCH_SIZE,
+    ConfigFile,
+    Data,
+    DataWorkers,
+    Env,
+    Folder,
+    Seed,
+    Settings,
+    SubTasks,
+    Threads,
+)
 from surefoot.cli.references import AsJson
 from surefoot.cli.session import FAILED, pairs, read_config, say, say_error, say_words
 from surefoot.config_files import is_job_file
@@ -67,34 +79,22 @@ def check(
             metavar="ENTRYPOINT|FILE",
         ),
     ],
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", "-b", help="Samples a step; a multiple of --sub-tasks.")
-    ] = None,
-    folder: Annotated[Path, typer.Option("--folder", "-f", help="The folder that MODULE is importable from.")] = Path(
-        "."
-    ),
-    sub_tasks: Annotated[int, typer.Option(help="Equal pieces of a step's batch.")] = 8,
+    batch_size: Annotated[int | None, BATCH_SIZE] = None,
+    sub_tasks: SubTasks = 8,
     steps: Annotated[
         int | None,
         typer.Option(
             min=5, help="So many steps are compared; without it, those of an epoch and a few more, within bounds."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="One value of the config. May be repeated.", metavar="KEY=VALUE")
-    ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A YAML, TOML or JSON file with the config; --set goes over it.")
-    ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads a trainer.")] = 1,
-    data_workers: Annotated[int, typer.Option(help="Data-loading processes a trainer.")] = 0,
-    env: Annotated[
-        list[str] | None, typer.Option(help="A variable of the trainers' environment.", metavar="KEY=VALUE")
-    ] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(help="Data of the code's, as `submit` takes it.", metavar="NAME=URL")
-    ] = None,
+    seed: Seed = 0,
+    settings: Settings = None,
+    config: ConfigFile = None,
+    threads: Threads = 1,
+    data_workers: DataWorkers = 0,
+    folder: Folder = Path("."),
+    env: Env = None,
+    data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Find out whether training code keeps the promise, before it is submitted. Needs no control plane.
@@ -122,10 +122,9 @@ def check(
     few = "a few" if steps is None else steps
     say_error(f"training {few} steps of {found.name} in every way; this takes a minute or more")
     report = load("check")(entrypoint=found.name, steps=steps, **options)
-    if as_json:
-        say(json.dumps(asdict(report) | {"ok": report.ok}))
-    else:
-        say_words("\n".join(report.render()), indent="  ")
+    say(json.dumps(asdict(report) | {"ok": report.ok})) if as_json else say_words(
+        "\n".join(report.render()), indent="  "
+    )
     if not report.ok:
         raise typer.Exit(FAILED)
 

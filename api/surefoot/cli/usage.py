@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from surefoot.cli.format import duration, number
+from surefoot.cli.options import MaxCost, MaxHours
 from surefoot.cli.references import AsJson, JobRef, tell
 from surefoot.cli.session import Session
 from surefoot.cli.tables import print_table
@@ -20,8 +21,8 @@ __all__ = ["budget", "print_forecast", "usage_rows"]
 def budget(
     context: typer.Context,
     job: JobRef,
-    max_cost: Annotated[float | None, typer.Option(help="What its trainers may cost in all.")] = None,
-    max_hours: Annotated[float | None, typer.Option(help="How many hours it may be on the cluster in all.")] = None,
+    max_cost: MaxCost = None,
+    max_hours: MaxHours = None,
     none: Annotated[bool, typer.Option("--none", help="Take its budget away.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -113,18 +113,37 @@ def add(
     the job is deleted.
     """
     lock(session, job)
-    if stored(session, job, before) != dict(before):
+    query = select(LogSourceRow).where(LogSourceRow.job == job, LogSourceRow.source.in_(list(after)))
+    rows = {row.source: row for row in session.scalars(query)}
+    if any(below != (rows[source].below if source in rows else 1) for source, below in before.items()):
         raise MovedOnError
-    if (session.scalar(select(func.count()).where(LogSourceRow.job == job)) or 0) > _MOST_SOURCES:
-        raise OverError(f"more than {_MOST_SOURCES} processes of job {job} have printed")
-    ended = set(over)
-    for source, below in after.items():
-        session.merge(LogSourceRow(job=job, source=source, below=below, over=source in ended))
-    gone = _make_room(session, job, max_bytes - chunk.num_bytes)
-    first = kept(session, job).end
-    session.add(_row(job, first, chunk))
+    _note_sources(session, job, rows, after, set(over))
+    total, end = _size(session, job)
+    gone = _make_room(session, job, total, max_bytes - chunk.num_bytes)
+    session.add(_row(job, end, chunk))
     session.flush()
     return gone
+
+
+def _note_sources(
+    session: Session, job: str, rows: Mapping[str, LogSourceRow], after: Mapping[str, int], ended: set[str]
+) -> None:
+    new = after.keys() - rows.keys()
+    if new and (session.scalar(select(func.count()).where(LogSourceRow.job == job)) or 0) > _MOST_SOURCES:
+        raise OverError(f"more than {_MOST_SOURCES} processes of job {job} have printed")
+    for source, below in after.items():
+        if source in new:
+            session.add(LogSourceRow(job=job, source=source, below=below, over=source in ended))
+        else:
+            # what an ended process has printed may be told once more
+            rows[source].below, rows[source].over = below, rows[source].over or source in ended
+
+
+def _size(session: Session, job: str) -> tuple[int, int]:
+    """Return how many bytes a job's files have, and the number after their last line."""
+    sums = select(func.sum(LogChunkRow.num_bytes), func.max(LogChunkRow.first + LogChunkRow.lines))
+    total, end = session.execute(sums.where(LogChunkRow.job == job)).one()
+    return total or 0, end or 0
 
 
 def _row(job: str, first: int, chunk: NewChunk) -> LogChunkRow:
@@ -139,9 +158,8 @@ def _row(job: str, first: int, chunk: NewChunk) -> LogChunkRow:
     )
 
 
-def _make_room(session: Session, job: str, room: int) -> list[str]:
-    """Take the oldest files out of the index, all but the newest, until no more than `room` bytes are left. Return their names."""
-    total = session.scalar(select(func.sum(LogChunkRow.num_bytes)).where(LogChunkRow.job == job)) or 0
+def _make_room(session: Session, job: str, total: int, room: int) -> list[str]:
+    """Take the oldest of `total` bytes of files out of the index, all but the newest, until they fit. Return their names."""
     gone: list[str] = []
     while total > room and len(some := chunks(session, job, 0, 100)) > 1:
         for row in some[:-1]:

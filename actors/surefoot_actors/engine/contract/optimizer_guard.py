@@ -69,5 +69,5 @@ class OptimizerGuard:
                 f"optimizer.step() at {user_line()}, but no merge was delivered in this step: run an inner loop first, "
                 f"`for batch in step.batches(dataset): ...; loss.backward()`, and call optimizer.step() after it"
             )
-        self._gradients.check_there(optimizer, user_line())
+        self._gradients.check_there(optimizer)
         self._gradients.used(optimizer)

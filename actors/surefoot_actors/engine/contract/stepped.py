@@ -83,10 +83,12 @@ class Stepped:
         self._settings.called(name, user_line())
 
     def before_backward(self, tensors: Any, inputs: Any, *, puts: bool, makes_graph: bool) -> None:
+        inside = self._loop() is not None
+        if inside and not makes_graph and not self._graphs.thorough:
+            return  # nearly always
         self._graphs.before_pass(tensors, makes_graph=makes_graph)
         if puts and inputs is not None:
             return
-        inside = self._loop() is not None
         if not inside and self._tracked.gradients.without and self._trains(tensors, inputs):
             self._tracked.gradients.check_backward(user_line(3))
         self._graphs.before_backward(tensors, inside=inside)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from surefoot.errors import ContractError
+from surefoot_actors.user_code.lines import user_line
 
 __all__ = ["Gradients"]
 
@@ -99,21 +100,23 @@ class Gradients:
 
     # ---- what becomes of a merge
 
-    def check_there(self, optimizer: torch.optim.Optimizer, line: str) -> None:
+    def check_there(self, optimizer: torch.optim.Optimizer) -> None:
         """Raise ContractError when all that was delivered for this optimizer was cleared before it steps."""
         if not self.unused:
             if self.is_first_step and self.without and all(p.grad is None for p in self._parameters):
                 raise ContractError(
-                    f"optimizer.step() at {line} finds no gradients: the inner loop at {self.without} has left none. Call backward() "
-                    f"in the body of the inner loop, for each batch by itself"
+                    f"optimizer.step() at {user_line()} finds no gradients: the inner loop at {self.without} has left none. Call "
+                    f"backward() in the body of the inner loop, for each batch by itself"
                 )
             return
-        own = {id(p): p for group in optimizer.param_groups for p in group["params"]}
-        if any(p.grad is not None and i not in self._cleared for i, p in own.items()):
-            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:  # nearly always the first
+                if parameter.grad is not None and id(parameter) not in self._cleared:
+                    return
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
         if any(id(p) in own for p in self._present):
             raise ContractError(
-                f"optimizer.step() at {line} finds no gradients: those that the inner loop at {self._loop} delivered were cleared "
+                f"optimizer.step() at {user_line()} finds no gradients: those that the inner loop at {self._loop} delivered were cleared "
                 f"in between; clear gradients after optimizer.step(), or before the inner loop"
             )
 

@@ -22,7 +22,7 @@ __all__ = ["LeafMaker", "Logged"]
 
 
 # Of buckets up to this size, so many keep their views: making them takes as long as filling them. The pool keeps the buckets anyway.
-_KNOWN_NUMEL = 256 * 1024
+_KNOWN_NUMEL = 1024 * 1024
 _MOST_KNOWN = 16
 
 # What torch aligns its own CPU memory to; a device's is aligned to more.
@@ -249,6 +249,8 @@ class LeafMaker:
         if plan is None:
             if len(self._plans) > 64:  # code whose layout never settles
                 self._plans.clear()
+            for other in self._plans.values():
+                other.known.clear()  # its buckets may not come round again
             plan = self._plans[key] = self._make_plan(logged)
         return plan
 

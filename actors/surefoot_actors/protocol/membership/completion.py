@@ -19,7 +19,7 @@ __all__ = [
     "elect",
     "parked",
     "pause_if_all_left",
-    "pause_wanted",
+    "pause_requested",
     "returned",
     "save",
     "state_saved",
@@ -86,7 +86,7 @@ def parked(state: MembershipState, message: Parked) -> Outcome:
     return (state, commands) if commands else start_over(state, "a planned change")
 
 
-def pause_wanted(state: MembershipState) -> Outcome:
+def pause_requested(state: MembershipState) -> Outcome:
     """Stop at the next step boundary; at once, if nobody has anything that is not saved."""
     if state.pausing:
         return state, ()

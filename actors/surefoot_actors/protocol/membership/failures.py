@@ -15,7 +15,7 @@ from surefoot_actors.protocol.membership.common import end, fail
 from surefoot_actors.protocol.membership.events import Lost
 from surefoot_actors.protocol.membership.state import MembershipState
 
-__all__ = ["committed", "count", "give_up_if_hopeless", "poison", "progressed", "stepped"]
+__all__ = ["committed", "count", "give_up_if_hopeless", "poison", "progressed", "row_recorded"]
 
 
 def count(state: MembershipState, trainers: Iterable[str]) -> MembershipState:
@@ -46,7 +46,7 @@ def progressed(state: MembershipState, round_number: int, step: int) -> Membersh
     return _fruitful(replace(state, newest_round=round_number, newest_step=step, deaths=deaths, raises=raises))
 
 
-def stepped(state: MembershipState, step: int) -> MembershipState:
+def row_recorded(state: MembershipState, step: int) -> MembershipState:
     """Take note of the newest ledger row."""
     return _fruitful(replace(state, newest_row=step)) if step > state.newest_row else state
 
@@ -58,7 +58,7 @@ def committed(state: MembershipState, url: str) -> MembershipState:
 
 
 def _fruitful(state: MembershipState) -> MembershipState:
-    return replace(state, failures_in_row=0, failure_chain={}, num_broken=0)
+    return replace(state, failures_in_row=0, failure_chain={}, num_failed_groups=0)
 
 
 def poison(state: MembershipState, lost: Lost) -> Outcome:

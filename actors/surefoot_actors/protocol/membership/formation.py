@@ -24,6 +24,7 @@ from surefoot_actors.protocol.messages import Generation, Member, NotRestored, R
 from surefoot_actors.protocol.spans import spans
 
 __all__ = [
+    "checkpoints_found",
     "cut_short",
     "everyone_lost",
     "form_if_enough",
@@ -31,7 +32,6 @@ __all__ = [
     "may_begin_anew",
     "not_restored",
     "restored",
-    "searched",
     "source_missing",
 ]
 
@@ -65,7 +65,7 @@ def form_if_enough(state: MembershipState) -> Outcome:
     return _restore(state) if _enough(state) else (state, ())
 
 
-def searched(state: MembershipState, found: CheckpointsFound) -> Outcome:
+def checkpoints_found(state: MembershipState, found: CheckpointsFound) -> Outcome:
     """Take over the checkpoints that were there before this supervisor."""
     older = tuple(u for u in found.urls if u not in state.checkpoints)
     return form_if_enough(
@@ -75,7 +75,7 @@ def searched(state: MembershipState, found: CheckpointsFound) -> Outcome:
 
 def source_missing(state: MembershipState, reason: str) -> Outcome:
     """There is nothing to begin with, which matters to nobody if the run began long ago: peers hold the state."""
-    return fail(state, "", reason) if state.generation is None else searched(state, CheckpointsFound(()))
+    return fail(state, "", reason) if state.generation is None else checkpoints_found(state, CheckpointsFound(()))
 
 
 def _enough(state: MembershipState) -> bool:

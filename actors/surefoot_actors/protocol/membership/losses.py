@@ -18,10 +18,10 @@ from surefoot_actors.protocol.membership.scaling import fill, flag_if_wanted
 from surefoot_actors.protocol.membership.state import MembershipState, Phase
 from surefoot_actors.protocol.messages import End
 
-__all__ = ["broken", "lost", "noticed", "suspected", "trusted"]
+__all__ = ["group_failed", "lost", "noticed", "suspected", "suspicion_cleared"]
 
-# Groups that break one after the other without a round in between, before the attempt is given up.
-MAX_BROKEN_GROUPS = 20
+# Groups that fail one after the other without a round in between, before the attempt is given up.
+MAX_FAILED_GROUPS = 20
 
 
 # ---- lost
@@ -97,7 +97,7 @@ def suspected(state: MembershipState, trainer: str, reason: str) -> Outcome:
     return state, ()
 
 
-def trusted(state: MembershipState, trainer: str) -> Outcome:
+def suspicion_cleared(state: MembershipState, trainer: str) -> Outcome:
     state = replace(state, suspected=state.suspected - {trainer})
     others = state.suspected.intersection(state.members)
     running = state.phase in (Phase.RUNNING, Phase.SAVING, Phase.CONCLUDING)
@@ -110,14 +110,14 @@ def trusted(state: MembershipState, trainer: str) -> Outcome:
 # ---- neither lost nor well
 
 
-def broken(state: MembershipState, trainer: str, generation: int, reason: str) -> Outcome:
-    """Form another group, unless they break one after the other and nothing comes of it."""
+def group_failed(state: MembershipState, trainer: str, generation: int, reason: str) -> Outcome:
+    """Form another group, unless they fail one after the other and nothing comes of it."""
     if state.phase is not Phase.RUNNING or generation != common.number(state) or trainer not in state.members:
         return state, ()
     reason = f"{trainer}'s process group failed: {reason}"
-    state = replace(state, num_broken=state.num_broken + 1)
-    if state.num_broken > MAX_BROKEN_GROUPS:
-        why = f"{state.num_broken} process groups failed without a step in between; the last: {reason}"
+    state = replace(state, num_failed_groups=state.num_failed_groups + 1)
+    if state.num_failed_groups > MAX_FAILED_GROUPS:
+        why = f"{state.num_failed_groups} process groups failed without a step in between; the last: {reason}"
         return common.end(state, JobState.FAILED, why)
     return start_over(state, reason)
 

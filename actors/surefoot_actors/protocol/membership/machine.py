@@ -6,7 +6,7 @@
        ▲  └──enough are ready, there is no checkpoint──────────────┐      │
        │                                                           ▼      ▼
        │                                   ┌──────────────────▶ RESERVING ──number is durable──▶ COLLECTING
-       │                 a member lost, suspected, broken;         │                              │      │
+       │                 a member lost, suspected; a group failed; │                              │      │
        │                 all have left                       the first generation   all live members     │
        │                                   │                       ▼                    reported │       │
        │                                   └──────────────────── RUNNING ◀───────────────────────┘       │
@@ -148,8 +148,13 @@ def resume(state: MembershipState, found: Survivors) -> Outcome:
         return replace(state, phase=Phase.ENDED), (finish,)
     strangers = tuple(t for t in found.trainers if not adopts(found, t))
     reason = "not a member of the newest generation"
-    # told too: until then they count among those that are there, and cost
-    gone = tuple(Emit(EventKind.TRAINER_LEFT, {"trainer": t, "reason": reason}) for t in strangers)
+    # all are told: until then they count among those that are there, and cost
+    missing = (t for t in found.waiting if t not in (*found.trainers, *found.members))
+    left = {
+        **dict.fromkeys(missing, "it was gone when the supervisor was restarted"),
+        **dict.fromkeys(strangers, reason),
+    }
+    gone = tuple(Emit(EventKind.TRAINER_LEFT, {"trainer": t, "reason": why}) for t, why in left.items())
     kills: tuple[Command, ...] = (*gone, *(Kill(t, reason) for t in strangers))
     seen = (trainer_number(t) + 1 for t in (*found.trainers, *found.members))
     state = replace(state, num_started=max(found.num_started, *seen, 0), number=found.number)
@@ -182,13 +187,13 @@ def apply(state: MembershipState, event: Event) -> Outcome:
 def _applied(state: MembershipState, event: Event) -> Outcome:
     match event:
         case MessageReceived(message=message):
-            return _came(state, message)
+            return _received(state, message)
         case Lost():
             return losses.lost(state, event)
         case Suspected(trainer=trainer, reason=reason):
             return losses.suspected(state, trainer, reason)
         case SuspicionCleared(trainer=trainer):
-            return losses.trusted(state, trainer)
+            return losses.suspicion_cleared(state, trainer)
         case Reserved(number=number, nonce=nonce):
             return regrouping.reserved(state, number, nonce)
         case Resized(target=target):
@@ -200,13 +205,13 @@ def _applied(state: MembershipState, event: Event) -> Outcome:
         case Committed(url=url):
             return failures.committed(state, url), ()
         case CheckpointsFound():
-            return formation.searched(state, event)
+            return formation.checkpoints_found(state, event)
         case RestoreSourceMissing(reason=reason):
             return formation.source_missing(state, reason)
         case RowRecorded(step=newest):
-            return failures.stepped(state, newest), ()
+            return failures.row_recorded(state, newest), ()
         case PauseRequested():
-            return completion.pause_wanted(state)
+            return completion.pause_requested(state)
         case StateSaved(error=error):
             return completion.state_saved(state, error)
         case Started(trainer=trainer):
@@ -217,7 +222,7 @@ def _applied(state: MembershipState, event: Event) -> Outcome:
             assert_never(event)
 
 
-def _came(state: MembershipState, message: FromTrainer) -> Outcome:
+def _received(state: MembershipState, message: FromTrainer) -> Outcome:
     match message:
         case Hello():
             return _hello(state, message)
@@ -236,7 +241,7 @@ def _came(state: MembershipState, message: FromTrainer) -> Outcome:
         case Raised():
             return raising.raised(state, message)
         case GroupFailed(trainer=trainer, generation=number, reason=reason):
-            return losses.broken(state, trainer, number, reason)
+            return losses.group_failed(state, trainer, number, reason)
         case Restored():
             return formation.restored(state, message)
         case NotRestored():

@@ -114,8 +114,8 @@ class MembershipState:
     newest_round: int = 0
     newest_step: int = 0
     newest_row: int = -1
-    # groups that broke since then
-    num_broken: int = 0
+    # groups that failed since then
+    num_failed_groups: int = 0
     why: str = ""
 
     @property
@@ -124,6 +124,15 @@ class MembershipState:
         if self.generation is None:
             return ()
         return tuple(m.trainer for m in self.generation.members if m.trainer not in self.lost)
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Members that hold the run's state and stay, as far as is known: one that joined does once a step of its generation is done."""
+        if self.generation is None:
+            return ()
+        stepped, gone = self.newest_row >= self.newest_step, self.lost | self.suspected | self.leaving.keys()
+        members = self.generation.members
+        return tuple(m.trainer for m in members if (stepped or m.role != "joining") and m.trainer not in gone)
 
     @property
     def ended(self) -> bool:
