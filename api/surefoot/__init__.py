@@ -26,6 +26,7 @@ __all__ = [
     "Job",
     "JobSpec",
     "JobState",
+    "LocalResult",
     "Resources",
     "Run",
     "Step",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -51,14 +51,14 @@ def frozen_before(monkeypatch: pytest.MonkeyPatch, act: str, folder: str, then: 
 
 
 @pytest.fixture
-def elected(tmp_path: Path) -> elected_of:
+def elected(tmp_path: Path) -> Iterator[elected_of]:
     made: list[Elected] = []
 
     def make(trainer: str = "t0", generation: int = 1) -> Elected:
         made.append(Elected(tmp_path / "job", trainer, generation))
         return made[-1]
 
-    yield make  # type: ignore[misc]
+    yield make
     for one in made:
         one.sync.close()
 

@@ -75,7 +75,7 @@ def check(
     entrypoint: Annotated[
         str,
         typer.Argument(
-            help="The train function, as MODULE:FUNCTION; or a job's file, as `submit` takes it.",
+            help="The train function, as MODULE:FUNCTION or FILE.py:FUNCTION; or a job's file, as `submit` takes it.",
             metavar="ENTRYPOINT|FILE",
         ),
     ],

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from surefoot import contract
-from surefoot_actors.engine.contract.wrapped import catch_up, check_wrapped
+from surefoot_actors.engine.contract.wrapped import catch_up, check_wrapped, may_wrap
 
 __all__ = ["StepsIterator", "Training"]
 
@@ -48,6 +48,8 @@ class StepsIterator(Iterator[contract.Step]):
         self._thread = threading.get_ident()
         self._under_way = False
         self._begun = False
+        # whether it may be inside of enumerate(), zip() or the like
+        self._may_be_wrapped = False
         #: whether next() is asked for the sake of what wraps this iterator alone
         self.skips = False
 
@@ -59,11 +61,15 @@ class StepsIterator(Iterator[contract.Step]):
             )
         return left
 
+    def __iter__(self) -> Iterator[contract.Step]:
+        self._may_be_wrapped = self._may_be_wrapped or may_wrap(sys._getframe(1))
+        return self
+
     def __next__(self) -> contract.Step:
         if self.skips:
             return None  # type: ignore[return-value]  # nobody sees it
         self._under_way = False
-        if not self._begun:
+        if not self._begun and self._may_be_wrapped:
             check_wrapped(self)
         step = self._training.next_step()
         if step is None:
@@ -71,7 +77,8 @@ class StepsIterator(Iterator[contract.Step]):
             raise StopIteration
         if not self._begun:
             self._begun = True
-            catch_up(self, step.number)
+            if self._may_be_wrapped:
+                catch_up(self, step.number)
         self._under_way = True
         return step
 

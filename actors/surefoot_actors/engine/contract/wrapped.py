@@ -6,18 +6,21 @@ asked for a step it has them asked once more for each step that is past, and the
 
 from __future__ import annotations
 
+import dis
 import gc
 import itertools
+from types import FrameType
 from typing import Any, Protocol
 
 from surefoot.errors import ContractError
 from surefoot_actors.user_code.frames import user_frames
 from surefoot_actors.user_code.lines import own_line
 
-__all__ = ["Skipping", "catch_up", "check_wrapped"]
+__all__ = ["Skipping", "catch_up", "check_wrapped", "may_wrap"]
 
 _WRAPPERS = (enumerate, zip, itertools.islice, itertools.zip_longest)
-_NAMES = frozenset(kind.__name__ for kind in _WRAPPERS)
+# What a `for` executes to get an iterator: those above get theirs by a call.
+_GET_ITER = dis.opmap["GET_ITER"]
 
 
 class Skipping(Protocol):
@@ -26,11 +29,17 @@ class Skipping(Protocol):
     skips: bool
 
 
+def may_wrap(frame: FrameType) -> bool:
+    """Whether a frame that asks for an iterator just now may put it into another one: all do but a `for`.
+
+    So that what wraps a loop is only looked for where something may, as that search goes through all objects that there are.
+    """
+    return frame.f_code.co_code[frame.f_lasti] != _GET_ITER
+
+
 def check_wrapped(loop: object) -> None:
     """Raise ContractError where something else is asked for its next value before the steps are: it would be one ahead."""
-    # the search costs some milliseconds, so the names come first
-    if any(_NAMES.intersection(frame.f_code.co_names) for frame in user_frames()):
-        _check_order(_around(loop))
+    _check_order(_around(loop))
 
 
 def _check_order(around: list[tuple[Any, object]]) -> None:
