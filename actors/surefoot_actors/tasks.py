@@ -1,13 +1,15 @@
-"""Background tasks with an owner, who has all of them end with it."""
+"""What is done in the background: tasks with an owner, who has all of them end with it, and a thread that does one job after the other."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import queue
+import threading
+from collections.abc import Callable, Coroutine
 
 import structlog
 
-__all__ = ["Tasks"]
+__all__ = ["JobThread", "Tasks"]
 
 log = structlog.get_logger()
 
@@ -45,3 +47,28 @@ class Tasks:
         tasks = tuple(self._running)
         self.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class JobThread:
+    """Does one job after the other, on a thread that begins with the first and ends with the process. `put` may be called on any thread."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def put(self, job: Callable[[], None]) -> None:
+        """Have this done. What it raises is logged, and the next job is done all the same."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                self._thread.start()
+        self._jobs.put(job)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._jobs.get()()
+            except Exception as error:  # noqa: BLE001  the thread's edge: whoever waits for a later job waits for this thread
+                log.warning("job_failed", thread=self._name, error=repr(error))

@@ -73,7 +73,6 @@ __all__ = [
     "inject_fault",
     "list_jobs",
     "model_of",
-    "model_path",
     "pause_job",
     "put_package",
     "receive",
@@ -180,12 +179,18 @@ def get_job(job_id: str) -> Call[JobView]:
 
 
 def resize_job(job_id: str, trainers: int) -> Call[JobView]:
+    return _told(job_id, "resize", lambda: ResizeRequest(trainers=trainers))
+
+
+def _told(job_id: str, what: str, make: Callable[[], BaseModel]) -> Call[JobView]:
+    """Tell a job something. Raises SpecError naming the fields that cannot be as they are."""
     try:
-        body = ResizeRequest(trainers=trainers).model_dump_json().encode()
+        # what is as by default an older service need not know
+        body = make().model_dump_json(exclude_defaults=True).encode()
     except ValidationError as error:
-        raise SpecError(field_by_field("this resize is not possible", _located(error))) from None
+        raise SpecError(field_by_field(f"this {what.removesuffix('s')} is not possible", _located(error))) from None
     headers = {"content-type": "application/json"}
-    return Call(method="POST", path=f"/v1/jobs/{job_id}/resize", parse=_job, headers=headers, body=body)
+    return Call(method="POST", path=f"/v1/jobs/{job_id}/{what}", parse=_job, headers=headers, body=body)
 
 
 def cancel_job(job_id: str) -> Call[JobView]:
@@ -204,10 +209,8 @@ def checkpoint_job(job_id: str) -> Call[JobView]:
     return Call(method="POST", path=f"/v1/jobs/{job_id}/checkpoint", parse=_job)
 
 
-def inject_fault(job_id: str, kind: FaultKind) -> Call[JobView]:
-    body = FaultRequest(kind=kind).model_dump_json().encode()
-    headers = {"content-type": "application/json"}
-    return Call(method="POST", path=f"/v1/jobs/{job_id}/faults", parse=_job, headers=headers, body=body)
+def inject_fault(job_id: str, kind: FaultKind, leave: int) -> Call[JobView]:
+    return _told(job_id, "faults", lambda: FaultRequest(kind=kind, leave=leave))
 
 
 def get_checkpoints(job_id: str) -> Call[CheckpointList]:
@@ -224,12 +227,7 @@ def get_usage(job_id: str) -> Call[JobUsage]:
 
 
 def set_budget(job_id: str, max_cost: float | None, max_hours: float | None) -> Call[JobView]:
-    try:
-        body = Budget(max_cost=max_cost, max_hours=max_hours).model_dump_json().encode()
-    except ValidationError as error:
-        raise SpecError(field_by_field("this budget is not possible", _located(error))) from None
-    headers = {"content-type": "application/json"}
-    return Call(method="POST", path=f"/v1/jobs/{job_id}/budget", parse=_job, headers=headers, body=body)
+    return _told(job_id, "budget", lambda: Budget(max_cost=max_cost, max_hours=max_hours))
 
 
 def delete_job(job_id: str, *, checkpoints: bool) -> Call[None]:
@@ -239,11 +237,6 @@ def delete_job(job_id: str, *, checkpoints: bool) -> Call[None]:
         parse=lambda _answer: None,
         params=_params(checkpoints=str(checkpoints).lower()),
     )
-
-
-def model_path(job_id: str) -> str:
-    """Where the final model is, as a stream of bytes."""
-    return f"/v1/jobs/{job_id}/model"
 
 
 def get_events(job_id: str, *, after: int = 0, limit: int = EVENTS_PAGE) -> Call[EventPage]:

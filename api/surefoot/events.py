@@ -102,7 +102,7 @@ class Command(BaseModel):
     kind: Annotated[CommandKind | UnknownWord, Field(union_mode="left_to_right")]
     """What is asked; one that only a newer version knows is kept as its bare name."""
     trainers: int | None = None
-    """Of a resize: how many trainers are wanted from now on."""
+    """Of a resize: how many trainers are wanted from now on. Of a fault: how many that hold the state live on; null: one."""
     fault: Annotated[FaultKind | UnknownWord | None, Field(union_mode="left_to_right")] = None
     """Of a fault: which one."""
 

@@ -250,6 +250,8 @@ class FaultData(Payload):
     """The trainer that it hits, if it is one."""
     node: Name | None = None
     """The node that it hits, or that the trainer is on."""
+    left: Count | None = None
+    """How many trainers that hold the run's state it leaves alive; 0: the job goes on from its newest checkpoint, or from step 0."""
 
 
 class WarningData(Payload):
@@ -260,6 +262,8 @@ class WarningData(Payload):
 
     message: Text | None = None
     """What it is, and what to do, in a sentence or two."""
+    fault: Name | None = None
+    """The FaultKind that was asked for and not done, where it is about one."""
 
 
 class FailedData(Payload):

@@ -172,6 +172,9 @@ class FaultRequest(BaseModel):
 
     kind: FaultKind
     """The fault."""
+    leave: Annotated[int, Field(ge=0, le=4096)] = 1
+    """How many trainers that hold the run's state it leaves alive at the least: it is not done, and a warning says so, where fewer would
+    be left. 0: it may end the last, and the job goes on from its newest checkpoint, or from step 0."""
 
 
 class CheckpointView(View):

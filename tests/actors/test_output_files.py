@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_paused_and_resumed(stage: Stage, tmp_path: Path) -> None:
     assert first.outcome.state is JobState.PAUSED, first.outcome
     assert rows(place) == list(range(len(first.rows)))
     # both attempts have the same name here, and so do not come one after the other
-    (place / "files" / "writer").unlink()
+    shutil.rmtree(place / "files" / "writers")
     second = stage.run(
         entrypoint="keeps_files:train", trainers=1, checkpoints=place, stored_below=len(first.rows), config=config
     )

@@ -10,6 +10,7 @@ from surefoot.node_groups import NodeGroup
 from surefoot.spec import JobSpec, Resources
 from surefoot_actors.cluster.placement import device_for, next_waited, order, selectors, to_ask
 from surefoot_actors.cluster.ports import TrainerSetup
+from surefoot_actors.cluster.ray import cluster as clusters
 from surefoot_actors.cluster.ray.cluster import RayCluster
 from surefoot_actors.cluster.ray.waiting import Entry
 
@@ -26,7 +27,7 @@ def test_the_cheaper_group_is_asked_first_of_those_that_hold_the_trainer() -> No
     assert order(ALL, GPU) == ["spot", "owned", "big"]
     assert order(ALL, Resources(cpus=8)) == ["cpu", "big"]
     assert order(ALL, GPU, "L4") == ["spot", "owned"]
-    assert order({**ALL, "spot": SPOT.model_copy(update={"max_nodes": 0})}, GPU, "L4") == ["owned"]
+    assert order({**ALL, "spot": SPOT.model_copy(update={"max_nodes": 0})}, GPU, "L4") == ["owned", "spot"]
 
 
 @pytest.mark.parametrize("each", [GPU, Resources(cpus=1), Resources(cpus=64, gpus=8)])
@@ -100,13 +101,14 @@ resources = st.builds(Resources, cpus=st.sampled_from([0.5, 1, 3]), gpus=st.samp
 def test_what_holds_for_every_table(groups: dict[str, NodeGroup], each: Resources, device: str) -> None:
     names = order(groups, each, device)
     assert set(names) <= set(groups)
-    assert all(groups[name].max_nodes != 0 for name in names)
+    grow = [name for name in names if groups[name].max_nodes != 0]
+    assert names[: len(grow)] == grow, "of those that get no nodes what is there is taken last"
     if each.gpus:
         assert all(groups[name].gpus >= each.gpus or not groups[name].cpus for name in names)
         assert not device or all(groups[name].device in ("", device) for name in names)
     prices = [groups[name].price_per_hour for name in names]
     if None not in prices:
-        assert prices == sorted(price or 0.0 for price in prices)
+        assert prices[: len(grow)] == sorted(price or 0.0 for price in prices[: len(grow)])
 
 
 @given(names=st.lists(st.sampled_from("abcdef"), unique=True))
@@ -147,3 +149,27 @@ async def test_a_job_whose_first_model_never_comes_asks_for_another(monkeypatch:
     with pytest.raises(EOFError):
         await cluster.start_trainer(TrainerSetup(attempt="a", trainer="t1", spec=spec, liveness=("", 0)))
     assert asked == [["spot", "owned"], ["owned"], ["big"], ["spot", "owned"], ["owned"], ["big"], ["spot", "owned"]]
+
+
+async def test_what_was_asked_for_in_vain_is_withdrawn_again_until_its_name_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A head that is started anew may have lost that it was to end it."""
+    withdrawn: list[object] = []
+
+    class Trainer:
+        trainer = "t1"
+
+        def __init__(self, actor: object) -> None:
+            self.actor = actor
+
+        async def withdraw(self) -> None:
+            withdrawn.append(self.actor)
+
+    there: list[object] = [1, 2, None]
+    monkeypatch.setattr(clusters, "find_actor", lambda attempt, trainer: there.pop(0))
+    monkeypatch.setattr(clusters, "_RETRY_S", 0.001)
+    cluster = RayCluster("a", None)  # type: ignore[arg-type]
+    monkeypatch.setattr(cluster, "_handle", lambda trainer, actor: Trainer(actor))
+    await cluster._withdraw(Trainer(0))  # type: ignore[arg-type]
+    assert withdrawn == [0, 1, 2]

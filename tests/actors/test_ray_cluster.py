@@ -258,7 +258,7 @@ async def test_a_free_node_is_taken_at_once_although_a_cheaper_group_is_asked_fi
 
 
 async def test_who_was_asked_for_in_vain_is_withdrawn_by_the_next_supervisor(liveness: LivenessServer) -> None:
-    groups = {**HERE_ALONE, "gpu-spot": NodeGroup(cpus=4, max_nodes=0)}
+    groups = {**HERE_ALONE, "gpu-spot": NodeGroup(cpus=0.01, max_nodes=0)}
     cluster = RayCluster("a-6", liveness, service="fake_trainer:Fake", groups=groups)
     told: list[str] = []
     cluster.on_waiting = told.append
@@ -276,7 +276,7 @@ async def test_a_node_of_the_cheaper_group_that_comes_after_all_is_taken(head: H
     groups = {
         "late": NodeGroup(cpus=1, price_per_hour=0.1),
         "never": NodeGroup(cpus=4, price_per_hour=1.0),
-        "gpu-spot": NodeGroup(cpus=4, max_nodes=0),
+        "gpu-spot": NodeGroup(cpus=0.01, max_nodes=0),
     }
     cluster = RayCluster("a-7", liveness, service="fake_trainer:Fake", groups=groups, node_wait_s=0.1)
     starting = asyncio.create_task(cluster.start_trainer(setup(liveness)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 
 from structlog.testing import capture_logs
 
-from surefoot_actors.tasks import Tasks
+from surefoot_actors.tasks import JobThread, Tasks
 
 
 async def test_tasks_end_with_their_owner() -> None:
@@ -47,3 +48,20 @@ async def _fails(tasks: Tasks, fail: Callable[[], Coroutine[None, None, None]], 
     await tasks.settle()
     assert isinstance(task.exception(), ValueError)
     await tasks.settle()
+
+
+def test_a_thread_does_one_job_after_the_other_whatever_they_raise() -> None:
+    thread, done, over = JobThread("mine"), list[tuple[int, str]](), threading.Event()
+
+    def do(n: int) -> None:
+        done.append((n, threading.current_thread().name))
+        if n % 2:
+            raise ValueError("as told")
+
+    with capture_logs() as told:
+        for n in range(5):
+            thread.put(lambda n=n: do(n))  # type: ignore[misc]
+        thread.put(over.set)
+        assert over.wait(60)
+    assert done == [(n, "mine") for n in range(5)]
+    assert [entry["event"] for entry in told] == ["job_failed", "job_failed"]

@@ -103,7 +103,8 @@ class Stubborn:
     def __init__(self) -> None:
         self.asked, self.taken = 0, threading.Event()
 
-    def inject_fault(self, kind: FaultKind) -> None:
+    def inject_fault(self, kind: FaultKind, *, leave: int) -> None:
+        assert leave == 2
         self.asked += 1
         if self.asked % 2:
             raise ServiceUnavailableError("the control plane is away", status=503)
@@ -118,7 +119,7 @@ class Stubborn:
 
 def test_chaos_goes_on_after_a_refusal_and_ends_when_nothing_is_heard() -> None:
     job = Stubborn()
-    run = ChaosRun(None, job, (FaultKind.TRAINER,), per_minute=60_000, seconds=7.0)  # type: ignore[arg-type]
+    run = ChaosRun(None, job, (FaultKind.TRAINER,), per_minute=60_000, seconds=7.0, leave=2)  # type: ignore[arg-type]
     told = run.run()
     assert (told.steps, dict(told.faults)) == (0, {})
     assert run.refused[0] == "the control plane is away"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,7 @@ class Awkward(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm(self.embed(x)) * self.scale * self.phase.abs().sum()
-        return self.head(self.narrow(y.bfloat16()).float())
+        return cast(torch.Tensor, self.head(self.narrow(y.bfloat16()).float()))
 
 
 def build(seed: int, steps: int = 0, **shape: int) -> dict[str, Any]:

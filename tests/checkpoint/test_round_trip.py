@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -71,7 +72,7 @@ def test_a_dtype_that_the_format_does_not_know(tmp_path: Path) -> None:
     st.integers(1, 6),
     st.sampled_from([1, 40, 10_000]),
 )
-def test_every_row_of_every_tensor_is_in_one_share(kinds: list, of: int, cut_bytes: int) -> None:
+def test_every_row_of_every_tensor_is_in_one_share(kinds: list[Any], of: int, cut_bytes: int) -> None:
     before, shares.CUT_BYTES = shares.CUT_BYTES, cut_bytes
     try:
         specs = [TensorSpec("t", dtype, tuple(shape)) for dtype, shape in kinds]

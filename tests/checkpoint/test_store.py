@@ -16,6 +16,7 @@ from surefoot_actors.checkpoint.capture import Facts, Place
 from surefoot_actors.checkpoint.manifest import ShareEntry
 from surefoot_actors.checkpoint.read import read_checkpoint
 from surefoot_actors.checkpoint.store import CheckpointStore, read_manifest
+from surefoot_actors.checkpoint.write import write_share
 from surefoot_actors.protocol.messages import Saved
 from surefoot_actors.trainer.checkpoints.saver import Parked, Saver
 
@@ -164,7 +165,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
     """Have writes wait until the gate is opened."""
     from surefoot_actors.trainer.checkpoints import saver
 
-    gate, write_share = threading.Event(), saver.write_share
+    gate = threading.Event()
 
     def waiting(*args: object) -> ShareEntry:
         assert gate.wait(60)

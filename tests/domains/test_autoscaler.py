@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -15,13 +16,13 @@ from .world import LIVENESS_S, Attempt, attempt, until, upload_package
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 # of the cheaper ones none ever comes, as spot nodes that nobody has
-GROUPS = {
+GROUPS: dict[str, Any] = {
     "spot": {"resources": {"CPU": 1}, "max_workers": 4, "node_config": {"never": True}},
     "owned": {"resources": {"CPU": 1}, "max_workers": 2},
 }
 PRICES = {"spot": 0.1, "owned": 1.0}
 NODE_GROUPS = {
-    name: NodeGroup(cpus=1, max_nodes=group["max_workers"], price_per_hour=PRICES[name])  # type: ignore[arg-type]
+    name: NodeGroup(cpus=1, max_nodes=group["max_workers"], price_per_hour=PRICES[name])
     for name, group in GROUPS.items()
 }
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -85,7 +86,7 @@ def test_a_node_that_is_away_holds_up_nobody_and_comes_back_to_end(
         run.succeed()
         assert [event.data["trainer"] for event in run.lost()] == [lost]
         _, *later = run.control.of(EventKind.GENERATION)
-        assert not [event for event in later if lost in event.data["trainers"]], "it was taken back"
+        assert not [event for event in later if lost in cast(list[str], event.data["trainers"])], "it was taken back"
         run.assert_ledger(undisturbed)
 
 

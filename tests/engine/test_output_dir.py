@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -47,6 +48,28 @@ def test_the_folder_is_the_one_that_is_named_as_it_is(tmp_path: Path) -> None:
         result = surefoot.run_local(loop, batch_size=8, output_dir=tmp_path / "deep" / "out")
         assert result.output_dir == tmp_path / "deep" / "out"
         assert (tmp_path / "deep" / "out" / "rows.csv").read_text() == "0\n1\n2\n" * times
+
+
+def moving(run: Run) -> None:
+    os.chdir(run.config["to"])
+    loop(run)
+
+
+def test_relative_folders_are_those_that_they_were_when_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    for more in ({"checkpoint": "saved"}, {"restore": "saved", "checkpoint": "again"}):
+        monkeypatch.chdir(tmp_path / "here")
+        config = {"to": str(tmp_path / "there")}
+        result = surefoot.run_local(moving, batch_size=8, output_dir="out", config=config, checkpoint_every=2, **more)
+        assert result.output_dir == tmp_path / "here" / "out"
+        monkeypatch.chdir(tmp_path / "here")
+        for folder in (tmp_path / "here" / "saved").glob("step-000000003"):
+            shutil.rmtree(folder)  # the second begins before the end
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["again", "out", "saved"]
+    assert list((tmp_path / "there").iterdir()) == []
 
 
 def test_or_a_new_one_that_the_result_names() -> None:

@@ -126,8 +126,8 @@ def test_the_ray_node_in_an_environment_with_its_wheel(wheel: Path, tmp_path: Pa
     command = [*container["command"], *container["args"]]
     said = run(*command, env={**clean, "KUBERAY_GEN_RAY_START_CMD": "ray start --help"}).stdout
     assert "--num-cpus" in said
-    said = run(env / "bin" / "python", "-c", IMPORTS, env=clean).stdout.splitlines()
-    assert [Path(path).is_relative_to(env) for path in said] == [True, True]
+    places = run(env / "bin" / "python", "-c", IMPORTS, env=clean).stdout.splitlines()
+    assert [Path(path).is_relative_to(env) for path in places] == [True, True]
     done = run(env / "bin" / "python", "-P", "-m", "surefoot_actors.launch.launcher", env=clean, check=False)
     assert done.returncode != 0
     assert "SUREFOOT_" in done.stderr

@@ -17,7 +17,7 @@ import pytest
 import surefoot
 from surefoot import Client
 from surefoot.client import Job
-from surefoot.words import EventKind
+from surefoot.words import EventKind, UnknownWord
 
 from ..domains.relay import Relay
 from ..service.postgres import postgres_server
@@ -107,10 +107,10 @@ class Watched:
             if row.circumstances.trainers == 2 and row.result.step >= step:
                 return
 
-    def succeeds_undisturbed(self, folder: Path) -> set[EventKind]:
+    def succeeds_undisturbed(self, folder: Path) -> set[EventKind | UnknownWord]:
         """The same bits as alone, nothing computed twice, no trainer lost, one attempt. Returns what kinds of events there were."""
         view = self.job.wait(timeout=LIMIT_S)
-        kinds = [event.kind for event in self.job.events()]
+        kinds = {event.kind for event in self.job.events()}
         assert (view.steps_done, view.attempts) == (self._steps, 1), kinds
         assert [row.result.canonical() for row in self.job.rows()] == undisturbed(folder, self._steps)
         assert EventKind.TRAINER_LOST not in kinds, kinds
@@ -118,7 +118,7 @@ class Watched:
         # the first sub-task of a run is computed twice, to prove that it can be
         lines = [line for some in self.notes() for line in some if not line.startswith("0 ")]
         assert len(lines) == len(set(lines)) == (self._steps - 1) * SPEC["sub_tasks"]
-        return set(kinds)
+        return kinds
 
 
 def supervisors(job: Job) -> set[str]:

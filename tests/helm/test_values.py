@@ -124,7 +124,7 @@ OTHER = {
     "controlPlane.settings": {"max_connections": 7},
 }
 # With what else it matters.
-WITH = {
+WITH: dict[str, list[tuple[str, Any]]] = {
     "ingress.": [("ingress", {"enabled": True, "host": "h", "tlsSecret": "t"}), ("networkPolicy.clients", [{}])],
     "httpRoute.": [("httpRoute", {"enabled": True, "parentRefs": [{"name": "g"}]}), ("networkPolicy.clients", [{}])],
     "metrics.serviceMonitor.": [("metrics.enabled", True), ("metrics.serviceMonitor.enabled", True)],

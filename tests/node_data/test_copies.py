@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -20,7 +21,7 @@ from surefoot.errors import DataError, NodeError
 from surefoot_actors.node_data import cache, copying, places
 from surefoot_actors.node_data.cache import NodeCache, cache_root
 from surefoot_actors.node_data.listing import Listing, list_place
-from surefoot_actors.node_data.locks import Holds
+from surefoot_actors.node_data.locks import Holds, locked
 from surefoot_actors.node_data.places import Copier
 
 FILES = {"a.bin": b"a" * 1000, "deep/b.bin": b"b" * 20, "deep/empty": b""}
@@ -32,9 +33,10 @@ class Told:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.on_progress: Callable[[int], None] = lambda num_bytes: None
+        self.on_wait: Callable[[str], None] = lambda what: None
 
     def waits(self, what: str) -> None:
-        pass
+        self.on_wait(what)
 
     def copying(self, name: str, listing: Listing) -> None:
         self.said.append(f"copying {name} {listing.bytes} {len(listing.items)}")
@@ -96,6 +98,64 @@ def test_it_is_copied_once_and_read_only(node: Node, other: Node, source: DataSo
     assert not os.stat(first.path / "a.bin").st_mode & 0o222
     assert not os.stat(first.path / "deep").st_mode & 0o222
     assert first.digest == second.digest == other.copy(source, first.digest).digest
+
+
+class _Stopped(BaseException):
+    """The trainer is to end."""
+
+
+@pytest.mark.parametrize("what", ["the copy", "the agreed copy", "its use", "the folder for code"])
+def test_who_waits_for_another_process_waits_no_longer_than_it_is_to(
+    node: Node, other: Node, source: DataSource, what: str
+) -> None:
+    """It may hang, or be frozen: nobody else can end that waiting but who waits."""
+    copy = node.copy(source)
+    waits: list[str] = []
+
+    def wait(what: str = "") -> None:
+        waits.append(what)
+        if len(waits) == 3:
+            raise _Stopped
+
+    other.told.on_wait = wait
+    other.holds.on_wait = wait
+    node.holds.close()
+    place = {
+        "the copy": next(copy.folder.parent.glob("*.lock")),
+        "the agreed copy": next(copy.folder.parent.glob("*.lock")),
+        "its use": copy.folder.with_name(f"{copy.folder.name}.use"),
+        "the folder for code": other.cache.root / "code" / "package.use",
+    }[what]
+    place.parent.mkdir(exist_ok=True)
+    agreed = copy.digest if what == "the agreed copy" else None
+    wants = (
+        partial(other.cache.code_dir, "package")
+        if what == "the folder for code"
+        else partial(other.copy, source, agreed)
+    )
+    with locked(place), pytest.raises(_Stopped):
+        wants()
+    assert len(waits) >= 3
+    assert not what.startswith("the copy") or "which copies data train" in waits[0]
+    other.told.on_wait = lambda what: None
+    assert other.copy(source) == copy
+
+
+def test_links_that_lead_round_or_nowhere_are_named(node: Node, source: DataSource) -> None:
+    """Two that lead to their own folder are a million paths twenty folders down."""
+    place = Path(source.url)
+    (place / "deep" / "to nothing").symlink_to(place / "gone")
+    with pytest.raises(DataError, match="to nothing is a link to what is not there"):
+        node.copy(source)
+    (place / "deep" / "to nothing").unlink()
+    (place / "one").symlink_to(place)
+    (place / "two").symlink_to(place)
+    with pytest.raises(DataError, match="is a link to a folder that it lies in"):
+        node.copy(source)
+    (place / "one").unlink()
+    (place / "two").unlink()
+    (place / "beside").symlink_to(place / "deep")
+    assert set(node.copy(source).files) == {*FILES, "beside/b.bin", "beside/empty"}
 
 
 def test_one_file_is_given_as_a_file(node: Node, source: DataSource) -> None:
@@ -170,7 +230,7 @@ from pathlib import Path
 from surefoot.data import DataSource
 from surefoot_actors.node_data import places
 from surefoot_actors.node_data.cache import NodeCache
-from surefoot_actors.node_data.locks import Holds
+from surefoot_actors.node_data.locks import Holds, locked
 from surefoot_actors.node_data.places import Copier, Printed
 
 class Teller(Printed):

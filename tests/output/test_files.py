@@ -7,7 +7,7 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surefoot.errors import CheckpointError, NodeError
-from surefoot.output import AFTER_ALL, OutputManifest, as_of, load_output, manifest_names, path_fault
+from surefoot.output import (
+    AFTER_ALL,
+    OutputManifest,
+    as_of,
+    counted,
+    load_output,
+    manifest_names,
+    path_fault,
+    writer_names,
+)
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.output import look as looking
 from surefoot_actors.output import restore as restoring
@@ -57,14 +66,14 @@ class Elected:
 
 
 @pytest.fixture
-def elected(tmp_path: Path) -> Callable[..., Elected]:
+def elected(tmp_path: Path) -> Iterator[Callable[..., Elected]]:
     made: list[Elected] = []
 
     def make(trainer: str = "t0", generation: int = 1, most: int = 2**40, place: Path | None = None) -> Elected:
         made.append(Elected(place or tmp_path / "job", trainer, generation, most))
         return made[-1]
 
-    yield make  # type: ignore[misc]
+    yield make
     for one in made:
         one.sync.close()
 
@@ -75,7 +84,9 @@ def objects(place: Path) -> dict[str, int]:
 
 
 def manifests(place: Path) -> list[str]:
-    return [n.name for n in manifest_names(p.name for p in (place / "files" / "manifests").iterdir())]
+    """Those that count, the newest first."""
+    there, writers = (sorted(p.name for p in (place / "files" / f).glob("*")) for f in ("manifests", "writers"))
+    return [n.name for n in counted(manifest_names(there), writer_names(writers))]
 
 
 def kept(place: Path) -> dict[str, bytes]:
@@ -277,7 +288,7 @@ def test_small_files_that_are_unchanged_are_not_read_again_however_many(
     read: list[Path] = []
     take = looking.take
     for module in (looking, uploading):
-        monkeypatch.setattr(module, "take", lambda path: read.append(path) or take(path))  # type: ignore[func-returns-value]
+        monkeypatch.setattr(module, "take", lambda path: read.append(path) or take(path))
     assert first.keep(step := step + 1)
     assert read == []
     assert first.files == kept(tmp_path / "job") == elected("t1", 2).begin(step).files

@@ -12,9 +12,9 @@ import secrets
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-if __package__:
+if __package__ or TYPE_CHECKING:
     from .explore import Explorer, walk
     from .world import Bounds, Violation
 else:

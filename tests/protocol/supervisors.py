@@ -412,7 +412,9 @@ class Supervisors:
             return False
         state = self._machines.membership(supervisor.machine)
         if state.phase is Phase.ENDED:
-            return world.journal.finished and not any(t.life in ("live", "starting", "raised") for t in world.trainers)
+            return bool(world.journal.finished) and not any(
+                t.life in ("live", "starting", "raised") for t in world.trainers
+            )
         # waits for the cluster to have room; everything else that is waited for has an end
         return state.phase is Phase.FORMING and len(state.ready) < state.min_trainers
 

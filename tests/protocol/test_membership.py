@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
@@ -513,7 +514,7 @@ def test_a_run_that_begins_from_another_jobs_checkpoint_makes_that_durable_befor
     state, _ = after(state, no("own", "damaged"))
     state, _ = apply(state, MessageReceived(Restored(trainer="t0", url="other", round=7, step=3)))
     _, commands = apply(state, Reserved(1, "n1"))
-    told = {"step": 3, "url": "other", "trainer": "t0", "first_step": 3}
+    told: dict[str, JsonValue] = {"step": 3, "url": "other", "trainer": "t0", "first_step": 3}
     assert commands[:2] == (BeginFrom("other", 3), Emit(EventKind.RESTORED, told))
     assert isinstance(commands[2], Record)
 
@@ -790,6 +791,17 @@ def test_names_are_not_used_again() -> None:
     fresh = MembershipState(num_sub_tasks=4, target=1, min_trainers=1, incarnation=2)
     _, commands = resume(fresh, Survivors((), 0, (), None, num_started=5))
     assert commands == (StartTrainer("t5"),)
+
+
+def test_who_died_before_it_was_a_member_while_no_supervisor_lived_is_told_gone() -> None:
+    """Until then it counts among those that are there, and costs."""
+    fresh = MembershipState(num_sub_tasks=4, target=3, min_trainers=1, incarnation=2)
+    found = Survivors(("t0", "t3"), 5, ("t0", "t1"), None, num_started=5, waiting=("t3", "t4"))
+    _, commands = resume(fresh, found)
+    gone = {c.data["trainer"]: c.kind for c in commands if isinstance(c, Emit) and "trainer" in c.data}
+    assert gone == {"t1": EventKind.TRAINER_LOST, "t3": EventKind.TRAINER_LEFT, "t4": EventKind.TRAINER_LEFT}
+    _, commands = resume(fresh, Survivors((), 0, (), None, num_started=1, waiting=("t0",)))
+    assert [c.data["trainer"] for c in commands if isinstance(c, Emit) and c.kind is EventKind.TRAINER_LEFT] == ["t0"]
 
 
 def test_a_recorded_pause_stays_one() -> None:

@@ -14,7 +14,7 @@ import pytest
 from surefoot.spec import JobState
 from surefoot_actors.protocol.member import machine as member
 from surefoot_actors.protocol.member.machine import At, MemberState, Stage
-from surefoot_actors.protocol.membership import completion, deadlines, formation, raising, regrouping
+from surefoot_actors.protocol.membership import completion, deadlines, formation, generation, raising, regrouping
 from surefoot_actors.protocol.membership import machine as membership
 from surefoot_actors.protocol.membership.common import end
 from surefoot_actors.protocol.membership.machine import MembershipState, Phase, Record
@@ -39,7 +39,7 @@ def record_last(*args: Any, **kwargs: Any) -> membership.Outcome:
     return state, tuple(sorted(commands, key=lambda command: isinstance(command, Record)))
 
 
-_enact = regrouping.enact
+_enact = generation.enact
 
 
 def always(*_: Any) -> bool:

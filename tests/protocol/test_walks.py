@@ -11,7 +11,7 @@ import pytest
 
 from . import explore
 from .fuzz import fresh_seed, go
-from .world import Bounds, Violation, World
+from .world import Bounds, Move, Violation, World
 
 FIXED = 20_261_126
 WORLDS = 125
@@ -26,7 +26,7 @@ def test_every_way_comes_to_its_end(seed: int, capsys: pytest.CaptureFixture[str
 
 
 def test_a_violation_says_how_to_see_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def break_at_once(self: explore.Explorer, world: World) -> list[explore.Move]:
+    def break_at_once(self: explore.Explorer, world: World) -> list[Move]:
         raise Violation("I0: as told")
 
     monkeypatch.setattr(explore.Explorer, "moves", break_at_once)

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -361,6 +362,38 @@ async def test_files_that_cannot_be_joined_do_not_keep_later_ones_from_it(
     for _ in range(40):
         await tell(attempt, frame(next(numbers), ["small"]))
     assert len(await service.database.read(index.chunks, attempt.job, 0, 1000)) < 20
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other bytes", "gone", "no JSON", "no rows"])
+async def test_a_damaged_file_hides_no_line_of_others(
+    client: httpx.AsyncClient, attempt: Attempt, service: Service, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    """A disk that was full, or lost power. What is joined behind it could not be read either, so it is not joined."""
+    monkeypatch.setattr(keeping, "_MANY", 8)
+    for n in range(1, 13):
+        await tell(attempt, frame(n, [f"line {n} {secrets.token_hex(50)}"]))
+    rows = await service.database.read(index.chunks, attempt.job, 0, 1000)
+    file = service.logs._files._folder / attempt.job / rows[4].name  # type: ignore[operator]
+    match damage:
+        case "gone":
+            file.unlink()
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-20])
+        case _:
+            made = {"empty": b"", "other bytes": b"?" * 50}
+            made |= {"no JSON": zstandard.compress(b"{\n"), "no rows": zstandard.compress(b"[]\n")}
+            file.write_bytes(made[damage])
+    whole = [f"line {n}" for n in range(1, 13) if n != 5]
+
+    async def check() -> None:
+        assert [" ".join(text.split()[:2]) for text in texts(await read(client, attempt.job))] == whole
+        assert [" ".join(text.split()[:2]) for text in texts(await read(client, attempt.job, tail=100))] == whole
+        assert len(texts(await read(client, attempt.job, contains="line 1 "))) == 1
+
+    await check()
+    assert await service.logs.tidy(attempt.job)
+    assert len(await service.database.read(index.chunks, attempt.job, 0, 1000)) == 6
+    await check()
 
 
 async def test_of_lines_that_come_while_their_job_is_deleted_no_file_stays(

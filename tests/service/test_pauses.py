@@ -157,8 +157,14 @@ async def test_faults_are_told_once_and_states_again_to_a_restarted_supervisor(
     ]
     # it killed itself, and Ray has restarted it
     assert await kinds(attempt) == ["resize", "checkpoint"]
-    await post(client, attempt.job, "faults", kind="node")
-    assert await kinds(attempt, after=4) == ["fault"]
+    await post(client, attempt.job, "faults", kind="node", leave=0)
+    last = (await attempt.commands(after=4)).json()["commands"]
+    assert [(c["kind"], c["fault"], c["trainers"]) for c in (*first[2:], *last)] == [
+        ("fault", "supervisor", 1),
+        ("fault", "trainer", 1),
+        ("fault", "node", 0),
+    ]
+    assert (await post(client, attempt.job, "faults", kind="node", leave=-1)).status_code == 422
 
 
 @pytest.mark.parametrize("kind", ["meteor", "", 3])

@@ -7,16 +7,20 @@ import pickle
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ray._private.runtime_env.packaging import unzip_package
 
+from surefoot.contract import Run
 from surefoot.package import pack
 from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.user_code import places
 from surefoot_actors.user_code.train_function import load
 from surefoot_service.packages.archive import for_ray
+
+# for train functions that ask for nothing of it
+NO_RUN = cast(Run, None)
 
 __all__ = ["calling", "in_child", "lay", "unpacked"]
 
@@ -71,6 +75,6 @@ def calling(folder: Path, entrypoint: str = "train:train", *, seed: int = 3, the
         os.chdir(folder)
         places.set_folders([])
         train = load(entrypoint, Streams(seed, torch.device("cpu")))
-        return train(None) if then is None else then(train)  # type: ignore[func-returns-value]
+        return train(NO_RUN) if then is None else then(train)
 
     return in_child(call)

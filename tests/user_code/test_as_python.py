@@ -17,7 +17,7 @@ from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.user_code import places
 from surefoot_actors.user_code.train_function import load
 
-from .child import in_child, lay, unpacked
+from .child import NO_RUN, in_child, lay, unpacked
 
 # Each ends with `report`, what the program sees, as JSON values.
 _MAIN = "\ndef train(run):\n    return report()\n\nif __name__ == '__main__':\n    import json\n    print(json.dumps(train(None)))\n"
@@ -160,7 +160,7 @@ def test_a_trainer_sees_what_python_sees(case: str, tmp_path: Path, monkeypatch:
     def in_trainer() -> Any:
         os.chdir(node)
         places.set_folders([])
-        return load(found.name, Streams(1, torch.device("cpu")))(None)  # type: ignore[func-returns-value]
+        return load(found.name, Streams(1, torch.device("cpu")))(NO_RUN)
 
     seen = in_child(in_trainer)
     assert json.loads(json.dumps(seen)) == plain(program, script, {**os.environ})
@@ -174,7 +174,7 @@ def test_both_ways_of_naming_a_module_of_a_package(tmp_path: Path) -> None:
         def in_trainer(name: str = found.name) -> Any:
             os.chdir(tmp_path)
             places.set_folders([])
-            return load(name, Streams(1, torch.device("cpu")))(None)  # type: ignore[func-returns-value]
+            return load(name, Streams(1, torch.device("cpu")))(NO_RUN)
 
         assert in_child(in_trainer) == "net"
 
@@ -192,6 +192,6 @@ def test_a_module_in_a_plain_folder_finds_what_lies_beside_it_too(tmp_path: Path
     def in_trainer() -> Any:
         os.chdir(tmp_path)
         places.set_folders([])
-        return load("scripts.train:train", Streams(1, torch.device("cpu")))(None)  # type: ignore[func-returns-value]
+        return load("scripts.train:train", Streams(1, torch.device("cpu")))(NO_RUN)
 
     assert in_child(in_trainer) == 1

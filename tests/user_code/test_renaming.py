@@ -25,7 +25,7 @@ def modules() -> Iterator[None]:
         for name in (*([PACKAGE] if prefix else []), *(prefix + m for m in MODULES)):
             made[name] = sys.modules[name] = types.ModuleType(name)
             made[name].__path__ = []
-            made[name].plain = name.removeprefix(f"{PACKAGE}.")
+            vars(made[name])["plain"] = name.removeprefix(f"{PACKAGE}.")
             above, _, last = name.rpartition(".")
             if above:
                 setattr(made[above], last, made[name])
@@ -57,7 +57,7 @@ def test_the_same_names_are_bound_to_the_same_modules_of_the_other_kind(texts: l
             assert name in ("__builtins__", "annotations", "f") or value == other
             continue
         assert isinstance(other, types.ModuleType)
-        mine = value.plain.partition(".")[0] in names  # type: ignore[attr-defined]
+        mine = value.plain.partition(".")[0] in names
         assert other.__name__ == (f"{PACKAGE}." if mine else "") + value.__name__
 
 

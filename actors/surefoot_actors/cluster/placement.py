@@ -21,15 +21,16 @@ Selector = Mapping[str, str]
 def order(groups: Mapping[str, NodeGroup], each: Resources, device: str = "") -> list[str]:
     """Return the groups whose nodes hold such a trainer, the one to ask first at the head.
 
-    The cheaper comes first; where not all prices are known, the one of the higher priority. With a `device`, groups that are known to
-    have another are left out: the trainers of a job are of one model.
+    The cheaper comes first; where not all prices are known, the one of the higher priority. One that gets no nodes comes last: those that
+    it has all the same are as good as others, and the scheduler counts them. With a `device`, groups that are known to have another are
+    left out: the trainers of a job are of one model.
     """
     fits = [name for name, group in groups.items() if _holds(group, each, device)]
     priced = all(groups[name].price_per_hour is not None for name in fits)
 
-    def key(name: str) -> tuple[float, int, str]:
+    def key(name: str) -> tuple[bool, float, int, str]:
         price = groups[name].price_per_hour if priced else None
-        return price or 0.0, -groups[name].priority, name
+        return groups[name].max_nodes == 0, price or 0.0, -groups[name].priority, name
 
     return sorted(fits, key=key)
 
@@ -48,7 +49,7 @@ def next_waited(names: Sequence[str], waited: frozenset[str]) -> frozenset[str]:
 def _holds(group: NodeGroup, each: Resources, device: str) -> bool:
     if each.gpus and device and group.device and group.device != device:
         return False
-    return group.max_nodes != 0 and _places(group, each) > 0
+    return _places(group, each) > 0
 
 
 def _places(group: NodeGroup, each: Resources) -> int:
@@ -72,7 +73,7 @@ def device_for(
 
 
 def _models(groups: Mapping[str, NodeGroup], each: Resources, least: int) -> list[str]:
-    names = order(groups, each)
+    names = [name for name in order(groups, each) if groups[name].max_nodes != 0]
     if not each.gpus or any(not groups[name].device for name in names):
         return []
     found = []

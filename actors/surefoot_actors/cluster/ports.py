@@ -130,6 +130,9 @@ class TrainerService(Protocol):
 class TrainerHandle(Protocol):
     """The supervisor's end. All methods raise TrainerGoneError once the process is dead, within ~50 ms of its death even mid-call."""
 
+    # id of its node; empty: not known
+    node: str
+
     @property
     def trainer(self) -> str: ...
 

@@ -26,6 +26,8 @@ class Inherited:
     # the newest generation: its number and members
     recorded: tuple[int, tuple[str, ...]] | None
     num_started: int
+    # trainers that were no members when the last one was asked for, that one too
+    waiting: tuple[str, ...]
     # checkpoint and step of another job that the run has begun from
     begun: tuple[str, int] | None
     expected: int | None
@@ -68,6 +70,7 @@ class Journal(ABC):
             run_id=self.run_id(),
             recorded=self.recorded(),
             num_started=self.num_started(),
+            waiting=self.waiting(),
             begun=self.begun(),
             expected=self.expected(),
             finished=self.finished(),
@@ -94,9 +97,14 @@ class Journal(ABC):
         found = self._get("generation")
         return None if found is None else (found[0], tuple(found[1]))
 
-    def start(self, num_started: int) -> None:
-        """Note how many trainers were ever asked for, before the last of them is: names are not used again."""
+    def start(self, num_started: int, waiting: Sequence[str] = ()) -> None:
+        """Note how many trainers were ever asked for, before the last of them is: names are not used again. And which are no members."""
+        self._note("waiting", list(waiting))
         self._note("started", num_started)
+
+    def waiting(self) -> tuple[str, ...]:
+        """Those that were no members then."""
+        return tuple(self._get("waiting") or ())
 
     def num_started(self) -> int:
         """The number noted last; 0: none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,9 @@ class LocalCheckpoints:
         every: int | None = None,
         restore: str | None = None,
     ) -> None:
-        self._identity, self._device, self._every, self._restore = identity, device, every, restore
+        self._identity, self._device, self._every = identity, device, every
+        # whole: it is read when the code comes to `steps()`, which may have gone to another folder by then
+        self._restore = os.path.abspath(restore) if restore and "://" not in restore else restore
         self._store = CheckpointStore(url) if url else None
         self._memory = HostMemory(device)
         #: how long the run is, None while that is not known

@@ -84,7 +84,7 @@ class NodeCache:
     def have(self, key: str, make: Callable[[Path], Copy], on_wait: Callable[[], None]) -> Copy:
         """Return this node's copy, held; `make` fills the folder that it is given if there is none, while others wait here.
 
-        `on_wait` is called before this process does.
+        `on_wait` is called again and again while this process does, and may raise to end that.
         """
         _own(self.root, self._data)
         with self._locked(key, on_wait):
@@ -120,8 +120,8 @@ class NodeCache:
                 remove()
         return self._free()
 
-    def _locked(self, key: str, on_wait: Callable[[], None] = lambda: None) -> contextlib.AbstractContextManager[None]:
-        return locked(self._data / f"{key}.lock", on_wait)
+    def _locked(self, key: str, on_wait: Callable[[], None] | None = None) -> contextlib.AbstractContextManager[None]:
+        return locked(self._data / f"{key}.lock", on_wait or self._holds.on_wait)
 
     # ---- what is there
 

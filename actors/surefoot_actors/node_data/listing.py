@@ -122,18 +122,29 @@ def _local(root: str) -> Iterator[Item]:
     if not stat.S_ISDIR(os.stat(root).st_mode):
         yield _local_item(root, "")
         return
-    for folder, _, names in os.walk(root, followlinks=True, onerror=_raise):
-        for name in names:
-            file = os.path.join(folder, name)
-            yield _local_item(file, os.path.relpath(file, root))
-
-
-def _raise(error: OSError) -> None:
-    raise error
+    folders: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    while folders:
+        folder, above = folders.pop()
+        here = os.stat(os.path.join(root, folder))
+        if (here.st_dev, here.st_ino) in above:
+            raise DataError(f"{os.path.join(root, folder)} is a link to a folder that it lies in")
+        within = above | {(here.st_dev, here.st_ino)}
+        with os.scandir(os.path.join(root, folder)) as entries:
+            for entry in entries:
+                path = os.path.join(folder, entry.name)
+                if entry.is_dir():
+                    folders.append((path, within))
+                else:
+                    yield _local_item(entry.path, path)
 
 
 def _local_item(file: str, path: str) -> Item:
-    found = os.stat(file)
+    try:
+        found = os.stat(file)
+    except FileNotFoundError as error:
+        if path and os.path.islink(file):
+            raise DataError(f"{file} is a link to what is not there") from error
+        raise
     if not stat.S_ISREG(found.st_mode):
         raise DataError(f"{file} is neither a file nor a folder")
     return Item(path, found.st_size, str(found.st_mtime_ns))

@@ -29,7 +29,7 @@ class Teller(Protocol):
     """Who is told of what takes its time. Every call may raise, to end that."""
 
     def waits(self, what: str) -> None:
-        """It waits for this; empty: no more."""
+        """It waits for this, as it does since it was told before; empty: no more."""
 
     def copying(self, name: str, listing: Listing) -> None:
         """It begins to copy."""
@@ -47,9 +47,13 @@ class Teller(Protocol):
 class Printed:
     """Tells a person at a terminal."""
 
+    def __init__(self) -> None:
+        self._waits = ""
+
     def waits(self, what: str) -> None:
-        if what:
+        if what and what != self._waits:
             _say(f"waiting for {what}")
+        self._waits = what
 
     def copying(self, name: str, listing: Listing) -> None:
         _say(f"copying data {name}: {size_words(listing.bytes)}, {len(listing.items)} files")

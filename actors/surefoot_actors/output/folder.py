@@ -8,9 +8,11 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from surefoot.errors import NodeError
+from surefoot_actors.node_data.locks import locked, try_locked
 
 __all__ = ["LocalFolder"]
 
@@ -20,27 +22,39 @@ _LOCK, _FILES = "lock", "files"
 class LocalFolder:
     """A new, empty folder. What processes that were killed have left on this node is removed by whoever comes next.
 
-    Raises NodeError where somebody else has taken its place.
+    Raises NodeError where somebody else has taken its place, or the disk has none.
     """
 
-    def __init__(self) -> None:
-        base = Path(tempfile.gettempdir()) / f"surefoot-output-{os.getuid()}"
-        _own(base)
-        with _locked(base / _LOCK):
-            self._root = Path(tempfile.mkdtemp(dir=base))
+    def __init__(self, on_wait: Callable[[], None] = lambda: None) -> None:
+        """`on_wait` is called again and again while another process makes one, and may raise to end that."""
+        self._base, self._on_wait = Path(tempfile.gettempdir()) / f"surefoot-output-{os.getuid()}", on_wait
+        try:
+            self._make()
+        except OSError as error:
+            raise NodeError(
+                f"there can be no folder for run.output_dir at {self._base}, below TMPDIR: {error.strerror or error}"
+            ) from error
+        self.path = self._root / _FILES
+
+    def _make(self) -> None:
+        _own(self._base)
+        with self._alone():
+            self._root = Path(tempfile.mkdtemp(dir=self._base))
             # held until this process ends, whatever ends it
             self._lock = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self._base = base
-        self.path = self._root / _FILES
-        self.path.mkdir()
+        (self._root / _FILES).mkdir()
 
     def remove_leftovers(self) -> None:
         """Remove the folders of processes that have ended."""
-        with _locked(self._base / _LOCK):
-            for root in self._base.iterdir():
-                if root != self._root and root.is_dir() and _is_nobodys(root / _LOCK):
-                    shutil.rmtree(root, ignore_errors=True)
+        with self._alone():  # one that is being made has no lock yet
+            others = [root for root in self._base.iterdir() if root != self._root and root.is_dir()]
+            leftovers = [root for root in others if _is_nobodys(root / _LOCK)]
+        for root in leftovers:
+            shutil.rmtree(root, ignore_errors=True)
+
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return locked(self._base / _LOCK, self._on_wait)
 
     def remove(self) -> None:
         """Remove it: nothing of it is needed any more."""
@@ -60,28 +74,10 @@ def _own(base: Path) -> None:
         base.chmod(0o700)
 
 
-@contextlib.contextmanager
-def _locked(path: Path):  # type: ignore[no-untyped-def]
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _is_nobodys(lock: Path) -> bool:
-    """Whether nobody holds this lock. One that cannot be opened is of a folder that is half removed."""
+    """Whether nobody holds this lock. One that cannot be opened is of a folder that is gone, or no folder of ours."""
     try:
-        handle = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return True
+        with try_locked(lock) as free:
+            return free
     except OSError:
         return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(handle)
-    return True

@@ -38,7 +38,7 @@ def _restore(
 ) -> dict[str, Known]:
     """`made`: gets what is written to, and whether it was there before."""
     places: dict[str, list[tuple[KeptFile, int, int, int]]] = defaultdict(list)
-    parts: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    parts: dict[str, dict[int, tuple[str, int]]] = defaultdict(dict)
     for file in manifest.files:
         made.append((folder / file.path, os.path.lexists(folder / file.path)))
         _make(folder / file.path, file.bytes)
@@ -46,15 +46,17 @@ def _restore(
         for name, start, size in file.pieces:
             places[name].append((file, at, start, size))
             at += size
+    old = {file.path for file, (_, was_there) in zip(manifest.files, made, strict=True) if was_there}
     for name, data in store.get(places):
         for file, at, start, size in places[name]:
-            _write(folder / file.path, data[start : start + size], at)
-            if len(file.pieces) == 1:
-                parts[file.path].append((xxhash.xxh3_128_hexdigest(data[start : start + size]), size))
-    for file in manifest.files:
-        if len(file.pieces) > 1:
-            parts[file.path] = [(name, size) for name, _, size in file.pieces]
-    return {file.path: _known(folder, file, tuple(parts[file.path])) for file in manifest.files}
+            piece = data[start : start + size]
+            if file.path in old or piece.lstrip(b"\0"):  # what is not written is zeros, and takes no room
+                _write(folder / file.path, piece, at)
+            parts[file.path][at] = (xxhash.xxh3_128_hexdigest(piece), size)
+    return {
+        file.path: _known(folder, file, tuple(p for _, p in sorted(parts[file.path].items())))
+        for file in manifest.files
+    }
 
 
 def _make(path: Path, size: int) -> None:

@@ -7,7 +7,7 @@ that is written again is there twice. What was written since the last time is lo
 
 from __future__ import annotations
 
-import queue
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ from surefoot_actors.output.look import Look, look
 from surefoot_actors.output.restore import restore
 from surefoot_actors.output.store import FencedError, OutputStore, WriterId
 from surefoot_actors.output.upload import Uploader
+from surefoot_actors.tasks import JobThread
 
 __all__ = ["OutputSync", "Pending"]
 
@@ -34,6 +35,8 @@ _LOOKS = 300.0
 AWAY_S = 600.0
 # Between two tries of a storage that is away.
 _TRY_AGAIN_S = 2.0
+# How long training is held in all, once this trainer was given notice, so that it leaves nothing behind at whichever boundary it leaves.
+_LEAVING_S = 20.0
 # While training goes on the thread rests so many times as long as it computes.
 _RESTS = 3.0
 
@@ -77,8 +80,7 @@ class OutputSync:
         self._uploader: Uploader | None = None
         # a later trainer writes now; what there was could not be restored, and stays untouched
         self._fenced, self._keeps_all = False, False
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._thread = JobThread("output-files")
         self._last: Pending | None = None
         self._due, self._hurry = 0.0, False
         self._newest: object = None
@@ -86,6 +88,7 @@ class OutputSync:
         self._told: set[str] = set()
         #: this trainer was given notice: it may leave at any boundary
         self.leaving = False
+        self._leaving_s = _LEAVING_S
 
     @property
     def is_used(self) -> bool:
@@ -99,8 +102,10 @@ class OutputSync:
     def folder(self) -> Path:
         """The folder; it is made when it is asked for first."""
         if self._local is None:
-            self._local = LocalFolder()
-            self._put(self._local.remove_leftovers)
+            self._local = LocalFolder(self._check)
+            self._thread.put(self._local.remove_leftovers)
+        with contextlib.suppress(OSError):  # code may have removed it, to begin with an empty one
+            self._local.path.mkdir(exist_ok=True)
         return self._local.path
 
     def ready(self, step: int) -> None:
@@ -115,6 +120,10 @@ class OutputSync:
                 return
             except FencedError:
                 self._fence()
+                self._tell(
+                    f"a later trainer than this one ({self._me().name}) has begun to keep the job's files: nothing of what is written to "
+                    "run.output_dir here is kept; if the control plane's database was put back to an earlier state, submit the job anew"
+                )
                 return
             except CheckpointError as error:
                 away_s = time.monotonic() - began
@@ -128,12 +137,18 @@ class OutputSync:
     def _begin(self, folder: Path, step: int) -> Uploader:
         """Take over, and restore. Raises FencedError, and CheckpointError where the storage is away."""
         store = OutputStore(self._url, self._me())
-        store.take_over()
+        try:
+            store.take_over()
+        except CheckpointError:
+            if not store.is_empty():
+                raise
+            # there is nothing to wait for: it is tried again when there is something to be kept
         uploader = Uploader(store, folder, self._most_bytes, self._rest)
         for name in as_of(store.names, step):
             try:
                 manifest = store.read(name.name)
                 uploader.known = restore(store, manifest, folder)
+                store.count_on(uploader.puts())
                 # gone back, what is kept is to be the newest, though nothing is new
                 self._newest = manifest.files if name == store.names[0] else None
                 break
@@ -168,12 +183,19 @@ class OutputSync:
         if not self._works:
             return None
         self.ready(step)
-        if self.leaving:
-            self.sync(step, 20.0)
-            return None
-        if not checkpoint and (time.monotonic() < self._due or (self._last is not None and not self._last.is_over)):
+        if self.leaving and self._leaving_s > 0:
+            return self._before_leaving(step)
+        under_way = self._last is not None and not self._last.is_over
+        if not checkpoint and (under_way or time.monotonic() < self._due):
             return None
         return self._look(step, step)
+
+    def _before_leaving(self, step: int) -> Pending | None:
+        """Leave nothing behind, as far as the time goes that training is held for that; after it, files are kept in the background."""
+        began = time.monotonic()
+        self.sync(step, self._leaving_s)
+        self._leaving_s -= time.monotonic() - began
+        return self._last
 
     def sync(self, step: int, within_s: float, *, ended: bool = False, in_step: bool = False) -> bool:
         """Have everything uploaded, and wait for it; return whether it is there. The training thread stands still meanwhile.
@@ -196,25 +218,12 @@ class OutputSync:
         began = time.monotonic()
         seen = look(self._local.path, uploader.is_known)
         now = time.monotonic()
-        self._due = now + max(SYNC_S, _LOOKS * (now - began))
+        self._due = now + max(0.0 if self.leaving else SYNC_S, _LOOKS * (now - began))
         pending = self._last = Pending()
-        self._put(lambda: self._upload(uploader, seen, step, at, ended, pending))
+        self._thread.put(lambda: self._upload(uploader, seen, step, at, ended, pending))
         return pending
 
     # ---- on the thread
-
-    def _put(self, job: Callable[[], None]) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="output-files", daemon=True)
-            self._thread.start()
-        self._jobs.put(job)
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self._jobs.get()()
-            except Exception as error:  # noqa: BLE001  the thread's edge: training goes on
-                log.warning("output_files_failed", error=repr(error))
 
     def _upload(self, uploader: Uploader, seen: Look, step: int, at: int, ended: bool, pending: Pending) -> None:
         error = "a fault of Surefoot's own"
@@ -229,6 +238,7 @@ class OutputSync:
         if store is None or self._fenced:
             return "a later trainer writes now"
         try:
+            store.begin_if_not_yet()
             manifest = uploader.upload(seen, step, ended=ended)
             self._tell_of(manifest.left_out)
             if self._fenced:  # closed meanwhile: files have gone from under the look

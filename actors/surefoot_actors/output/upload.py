@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import xxhash
 
-from surefoot.output import MAX_FILES, KeptFile, OutputManifest
+from surefoot.output import (
+    MAX_FILES,
+    MAX_MANIFEST_BYTES,
+    MAX_MANIFEST_VALUES,
+    MAX_MODIFIED_NS,
+    KeptFile,
+    OutputManifest,
+    manifest_cost,
+)
 from surefoot_actors.output.look import SMALL_BYTES, Look, Seen, take
-from surefoot_actors.output.store import OutputStore
+from surefoot_actors.output.store import OutputStore, Put
 
 __all__ = ["Known", "Uploader"]
 
@@ -22,6 +30,8 @@ PART_BYTES = 4 * 1024 * 1024
 _MOST_WASTE = 64 * 1024 * 1024
 # A file that was being changed each time it was read, so many times in a row, is told of.
 _RESTLESS = 4
+# What all files may take of a manifest; the rest of it says what is left out.
+_MOST_LISTED = MAX_MANIFEST_BYTES - 1024 * 1024, MAX_MANIFEST_VALUES - 100_000
 _MOST_TOLD = 20
 
 Piece = tuple[str, int, int]
@@ -62,6 +72,14 @@ class Uploader:
         self.known: dict[str, Known] = {}
         self._buffer = bytearray(PART_BYTES)
 
+    def puts(self) -> Iterator[Put]:
+        """Objects that begin with what is in a file, or a part of it."""
+        for known in self.known.values():
+            pieces = known.kept.pieces if known.kept else ()
+            for (name, start, _), (digest, _) in zip(pieces, known.parts, strict=False):  # an empty file has no piece
+                if not start:
+                    yield Put(name, digest)
+
     def is_known(self, seen: Seen) -> bool:
         """Whether what is kept of this file is what it holds."""
         known = self.known.get(seen.path)
@@ -91,11 +109,13 @@ class Uploader:
     def _chosen(self, look: Look, left_out: list[str]) -> list[Seen]:
         """Those within the bounds: what was kept before comes first."""
         chosen: list[Seen] = []
-        size, beyond = 0, []
+        left: tuple[int, ...] = (MAX_FILES, self._most_bytes, *_MOST_LISTED)
+        beyond: list[str] = []
         for seen in sorted(look.files, key=lambda s: (s.path not in self.known, s.path)):
-            if len(chosen) < MAX_FILES and size + seen.bytes <= self._most_bytes:
+            cost = (1, seen.bytes, *manifest_cost(seen.path, 1 + seen.bytes // PART_BYTES))
+            if all(a <= b for a, b in zip(cost, left, strict=True)):
                 chosen.append(seen)
-                size += seen.bytes
+                left = tuple(b - a for a, b in zip(cost, left, strict=True))
             else:
                 beyond.append(seen.path)
         if beyond:
@@ -140,7 +160,7 @@ class Uploader:
         return data if unchanged and len(data) == seen.bytes else None
 
     def _close(self, pack: _Pack, look: Look) -> None:
-        name = self._put(memoryview(pack.data)) if pack.data else ""
+        name = self._put(memoryview(pack.data)).name if pack.data else ""
         for seen, start in pack.files:
             pieces = ((name, start, seen.bytes),) if seen.bytes else ()
             digest = xxhash.xxh3_128_hexdigest(memoryview(pack.data)[start : start + seen.bytes])
@@ -160,7 +180,7 @@ class Uploader:
     def _upload_big(self, seen: Seen, look: Look, left_out: list[str]) -> None:
         known = self.known[seen.path]
         try:
-            pieces = self._parts(seen, known)
+            puts = self._parts(seen, known)
         except _ChangedError:
             known.restless += 1
             if known.restless >= _RESTLESS:
@@ -173,23 +193,25 @@ class Uploader:
         except OSError as error:
             left_out.append(f"{seen.path!r}: it cannot be read: {error.strerror}")
             return
-        self._keep(seen, pieces, tuple((name, size) for name, _, size in pieces), look)
+        pieces = tuple((put.name, 0, size) for put, size in puts)
+        self._keep(seen, pieces, tuple((put.digest, size) for put, size in puts), look)
 
     def _keep(self, seen: Seen, pieces: tuple[Piece, ...], parts: tuple[tuple[str, int], ...], look: Look) -> None:
-        kept = KeptFile(path=seen.path, bytes=seen.bytes, modified_ns=max(0, seen.modified_ns), pieces=pieces)
+        modified_ns = min(max(0, seen.modified_ns), MAX_MODIFIED_NS)
+        kept = KeptFile(path=seen.path, bytes=seen.bytes, modified_ns=modified_ns, pieces=pieces)
         self.known[seen.path] = Known(seen if look.is_settled(seen) else None, kept, seen.inode, parts)
 
-    def _parts(self, seen: Seen, known: Known) -> tuple[Piece, ...]:
+    def _parts(self, seen: Seen, known: Known) -> list[tuple[Put, int]]:
         """Upload the file's first bytes, as many as it had. Raises _ChangedError where they are not those that it had."""
         handle = take(self._folder / seen.path)
         try:
             if os.fstat(handle).st_ino != seen.inode:
                 raise _ChangedError
-            goes_on, pieces = known.inode == seen.inode and bool(known.parts), []
+            goes_on, puts = known.inode == seen.inode and bool(known.parts), []
             for at in range(0, seen.bytes, PART_BYTES):
                 part = self._read(handle, at, min(PART_BYTES, seen.bytes - at))
                 goes_on = goes_on and _begins(part, known.parts[at // PART_BYTES :][:1])
-                pieces.append((self._put(part), 0, len(part)))
+                puts.append((self._put(part), len(part)))
             now = os.fstat(handle)
         finally:
             os.close(handle)
@@ -197,7 +219,7 @@ class Uploader:
         # only appended to: what it had when the step began are its first bytes still
         if not unchanged and not (goes_on and now.st_size > seen.bytes):
             raise _ChangedError
-        return tuple(pieces)
+        return puts
 
     def _read(self, handle: int, at: int, size: int) -> memoryview:
         part = memoryview(self._buffer)[:size]
@@ -205,11 +227,11 @@ class Uploader:
             raise _ChangedError
         return part
 
-    def _put(self, part: memoryview) -> str:
+    def _put(self, part: memoryview) -> Put:
         began = time.thread_time()
-        name = self._store.put(part)
+        put = self._store.put(part)
         self._pause(time.thread_time() - began)
-        return name
+        return put
 
 
 def _is_in(path: str, folder: str) -> bool:

@@ -11,6 +11,7 @@ from surefoot.spec import JobState
 from surefoot.words import UnknownWord
 from surefoot_actors.journal.journal import Journal
 from surefoot_actors.protocol.membership.machine import Cancelled, Event, PauseRequested, Resized
+from surefoot_actors.protocol.membership.state import MembershipState
 from surefoot_actors.supervisor.checkpoints import CheckpointCoordinator
 from surefoot_actors.supervisor.fault_injection import Injector
 from surefoot_actors.supervisor.status import Status
@@ -29,11 +30,11 @@ class Commands:
         keeper: CheckpointCoordinator,
         injector: Injector,
         status: Status,
-        members: Callable[[], tuple[str, ...]],
+        state: Callable[[], MembershipState],
         happen: Callable[[Event], None],
     ) -> None:
         self._uplink, self._journal, self._keeper, self._injector = uplink, journal, keeper, injector
-        self._status, self._members, self._happen = status, members, happen
+        self._status, self._state, self._happen = status, state, happen
 
     async def obey_all(self) -> None:
         """Obey one command after the other, until cancelled."""
@@ -63,7 +64,8 @@ class Commands:
                 self._happen(PauseRequested())
             case CommandKind.FAULT:
                 if command.fault is not None:
-                    await self._injector.inject(command.fault, self._members())
+                    leave = 1 if command.trainers is None else command.trainers
+                    await self._injector.inject(command.fault, self._state(), leave)
             case UnknownWord():
                 self._uplink.event(
                     EventKind.WARNING,

@@ -155,7 +155,7 @@ class Supervisor:
             attempt=attempt_number(attempt),
         )
         self._commands = Commands(
-            uplink, journal, self._keeper, self._injector, self._status, lambda: self._state.members, happen
+            uplink, journal, self._keeper, self._injector, self._status, lambda: self._state, happen
         )
         self._stalls = StallTeller(
             lambda: self._state, self._trainers.links, self._rows, liveness, tell, self._trainers.news
@@ -213,14 +213,12 @@ class Supervisor:
     async def _resume(self, handles: list[TrainerHandle], inherited: Inherited) -> None:
         for handle in handles:
             self._trainers.adopt(handle)
-        number, members = inherited.recorded or (0, ())
-        found = Survivors(
+        there, finished = (
             tuple(h.trainer for h in handles),
-            number,
-            members,
             JobState(inherited.finished) if inherited.finished else None,
-            num_started=inherited.num_started,
         )
+        number, members = inherited.recorded or (0, ())
+        found = Survivors(there, number, members, finished, inherited.num_started, inherited.waiting)
         outcome = membership.resume(self._state, found)
         self._story.note(found, outcome[1])
         await self._apply(outcome)
@@ -325,7 +323,8 @@ class Supervisor:
     async def _perform(self, command: membership.Command) -> None:
         match command:
             case StartTrainer(trainer=trainer):
-                await asyncio.to_thread(self._journal.start, trainer_number(trainer) + 1)
+                waiting = (*self._state.starting, *self._state.ready)
+                await asyncio.to_thread(self._journal.start, trainer_number(trainer) + 1, waiting)
                 self._trainers.start(command, self._setup(command))
             case SaveState():
                 self._keeper.save(command, self._state)

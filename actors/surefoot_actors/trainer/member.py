@@ -75,7 +75,11 @@ class Member:
         self.sub_task_s = 0.0
         #: the job's data, which is a part of the fingerprint
         self.data = TrainerData(
-            setup, NodeCache(cache_root(os.environ), Holds()), self.mailbox.tell, self._await_data, time.monotonic
+            setup,
+            NodeCache(cache_root(os.environ), Holds(self.check_stopped)),
+            self.mailbox.tell,
+            self._await_data,
+            time.monotonic,
         )
 
     def feed(self, event: Event) -> None:

@@ -15,8 +15,9 @@ import typer
 from surefoot.chaos import ChaosReport, percentile, report
 from surefoot.cli.format import describe, duration
 from surefoot.cli.references import AsJson, JobRef
-from surefoot.cli.session import Session, say, say_words
+from surefoot.cli.session import Session, say, say_error, say_words
 from surefoot.cli.tables import print_pairs
+from surefoot.cli.watch import DETACHED
 from surefoot.client import Client, Job
 from surefoot.errors import ServiceError, UserError
 from surefoot.events import Event, EventKind, FaultKind, LedgerRow
@@ -60,10 +61,19 @@ class ChaosRun:
     per_minute: float
     seconds: float
     seed: int = 0
+    leave: int = 1
     events: list[Event] = field(default_factory=list)
     rows: list[LedgerRow] = field(default_factory=list)
     # why faults could not be asked for
     refused: list[str] = field(default_factory=list)
+    # Ctrl-C: what was done until then is reported
+    interrupted: bool = False
+
+    @property
+    def not_done(self) -> list[tuple[str, str]]:
+        """Faults that were asked for and not done: which, and why."""
+        warnings = (event.data for event in self.events if event.kind is EventKind.WARNING)
+        return [(str(data["fault"]), str(data.get("message", ""))) for data in warnings if data.get("fault")]
 
     def run(self, *, show: bool = True) -> ChaosReport:
         """Inject until the time is over or the job has ended. What was told before is not part of the report."""
@@ -81,6 +91,8 @@ class ChaosRun:
                         say_words(f"{update.at.timestamp() - began:+9.2f} s  {describe(update)}")
         except TimeoutError:
             pass  # it goes on, as it should
+        except KeyboardInterrupt:
+            self.interrupted = True
         finally:
             stop.set()
             injector.join(30)
@@ -90,7 +102,7 @@ class ChaosRun:
         chance = random.Random(self.seed)
         while not stop.wait(chance.expovariate(self.per_minute / 60)):
             try:
-                self.job.inject_fault(chance.choice(self.kinds))
+                self.job.inject_fault(chance.choice(self.kinds), leave=self.leave)
             except (
                 ServiceError
             ) as error:  # not training just now, or the control plane is away: the next one may be taken
@@ -104,6 +116,14 @@ def chaos(
     kinds: Annotated[str, typer.Option(help="Which: trainer, freeze, supervisor, node; with commas.")] = "trainer",
     duration_: Annotated[str, typer.Option("--for", help='How long: "90s", "10m", "1h".')] = "10m",
     seed: Annotated[int, typer.Option(help="Of the moments and kinds.")] = 0,
+    leave: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=4096,
+            help="How many trainers that hold the run's state are spared. 0: none; it may go back to a checkpoint.",
+        ),
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Kill and freeze what a job runs on, for real, while it trains; then report what that cost.
@@ -115,12 +135,22 @@ def chaos(
         found = client.job(job)
         if found.view.ended or found.state is JobState.PAUSED:
             raise UserError(f"job {found.id} is {found.state.value}: there is nothing to disturb")
-        run = ChaosRun(client, found, chosen, kills_per_minute, seconds, seed)
+        run = ChaosRun(client, found, chosen, kills_per_minute, seconds, seed, leave)
         told = run.run(show=not as_json)
     if as_json:
-        say(json.dumps(_document(told) | {"refused": run.refused}, indent=1))
-        return
+        not_done = [{"kind": kind, "reason": reason} for kind, reason in run.not_done]
+        say(json.dumps(_document(told) | {"not_done": not_done, "refused": run.refused}, indent=1))
+    else:
+        _print(told, run)
+    if run.interrupted:
+        say_error(f"interrupted: there are no more faults; job {found.id} goes on")
+        raise typer.Exit(DETACHED)
+
+
+def _print(told: ChaosReport, run: ChaosRun) -> None:
     print_pairs(chaos_pairs(told))
+    if run.not_done:
+        say_words(f"{len(run.not_done)} faults were not done, at last: {run.not_done[-1][1]}")
     if run.refused:
         say_words(f"{len(run.refused)} faults could not be asked for, at last: {run.refused[-1]}")
 

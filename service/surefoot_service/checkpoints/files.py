@@ -20,11 +20,14 @@ from surefoot.output import (
     MANIFESTS,
     MAX_MANIFEST_BYTES,
     OBJECTS,
+    WRITERS,
     KeptFile,
     ManifestName,
     OutputManifest,
+    counted,
     load_output,
     manifest_names,
+    writer_names,
 )
 from surefoot_service.checkpoints.models import LINKED, STORAGE_S, open_folder, open_plain, said
 from surefoot_service.checkpoints.places import RefusedUrlError, read_place
@@ -98,7 +101,7 @@ def _find(
     place: str, protocols: tuple[str, ...], asked: list[ManifestName] | None
 ) -> tuple[str, OutputManifest] | None:
     with_version = asked is not None
-    for name in asked or manifest_names(_names(place, protocols)):
+    for name in asked or _counted(place, protocols):
         try:
             return name.name, _manifest(place, protocols, name.name)
         except FileNotFoundError as error:
@@ -128,17 +131,22 @@ def _pieces(file: KeptFile, span: Span) -> Iterator[tuple[str, int, int]]:
 # ---- the storage: blocks
 
 
-def _names(place: str, protocols: tuple[str, ...]) -> list[str]:
+def _counted(place: str, protocols: tuple[str, ...]) -> list[ManifestName]:
+    there = manifest_names(_names(place, protocols, MANIFESTS))
+    return counted(there, writer_names(_names(place, protocols, WRITERS))) if there else []
+
+
+def _names(place: str, protocols: tuple[str, ...], inner: str) -> list[str]:
     with _telling(place):
         try:
             base, below = _local(place, protocols)
             if base:
-                with open_folder(base, [*below, FOLDER, MANIFESTS]) as folder:
+                with open_folder(base, [*below, FOLDER, inner]) as folder:
                     return os.listdir(folder)
             system, root = _remote(place)
             return [
                 str(f["name"]).rstrip("/").rpartition("/")[2]
-                for f in system.ls(f"{root}/{FOLDER}/{MANIFESTS}", detail=True)
+                for f in system.ls(f"{root}/{FOLDER}/{inner}", detail=True)
             ]
         except FileNotFoundError:
             return []

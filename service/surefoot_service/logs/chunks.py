@@ -18,9 +18,15 @@ import zstandard
 from surefoot.logs import LogLine
 from surefoot_service.logs.told import Told
 
-__all__ = ["Chunk", "Wanted", "lines_of", "pack"]
+__all__ = ["Chunk", "DamagedLogError", "Wanted", "check", "lines_of", "pack"]
 
 _LEVEL = 3
+# of a row: attempt, who printed, when, at which step, by which stream, and what
+_KEYS = frozenset("awtsfx")
+
+
+class DamagedLogError(Exception):
+    """A file is not what was written: a disk was full, or lost power or bits. Nothing behind that place can be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,16 +78,31 @@ def pack(attempt: int, frames: Sequence[Told]) -> Chunk:
 def lines_of(content: bytes, first: int, wanted: Wanted, start: int = 0) -> Iterator[LogLine]:
     """Yield the lines of a file that are looked for, from number `start` on; `first` is the number of its first line.
 
-    Raises ZstdError for what is none.
+    Raises DamagedLogError, once the lines before that place are yielded.
     """
     number = first
-    reader = zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True)
-    for row in io.BufferedReader(reader):
-        run = json.loads(row)
+    for run in _runs_of(content):
         end = number + run["x"].count("\n")
         if end > start and wanted.matches(run):
             yield from _lines(run, number, wanted, start)
         number = end
+
+
+def check(content: bytes, lines: int) -> None:
+    """Raise DamagedLogError for a file that does not have so many lines."""
+    if sum(run["x"].count("\n") for run in _runs_of(content)) != lines:
+        raise DamagedLogError(f"it has not the {lines} lines that were written")
+
+
+def _runs_of(content: bytes) -> Iterator[dict[str, Any]]:
+    try:
+        for row in io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(content, read_across_frames=True)):
+            run = json.loads(row)
+            if not isinstance(run, dict) or not run.keys() >= _KEYS:
+                raise ValueError("a row of it is none")
+            yield run
+    except (zstandard.ZstdError, ValueError) as error:
+        raise DamagedLogError(str(error)) from error
 
 
 def _lines(run: dict[str, Any], number: int, wanted: Wanted, start: int) -> Iterator[LogLine]:

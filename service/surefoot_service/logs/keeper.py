@@ -15,7 +15,7 @@ import structlog
 
 from surefoot.logs import LogLine, LogPage
 from surefoot_service.errors import NotFoundError, OverError
-from surefoot_service.logs.chunks import Chunk, Wanted, lines_of, pack
+from surefoot_service.logs.chunks import Chunk, DamagedLogError, Wanted, check, lines_of, pack
 from surefoot_service.logs.files import LogFolder
 from surefoot_service.logs.told import Told, read_body
 from surefoot_service.store import logs as index
@@ -109,11 +109,11 @@ class LogKeeper:
         small = await self._database.read(index.small_chunks, job, _SMALL_BYTES, _JOINED_TEXT // 2, _MANY)
         if len(small) < _MANY:
             return False
-        run = _neighbours(small)
+        contents = {row.first: await self._on_a_thread(self._read_whole, job, row) for row in _neighbours(small)}
+        run = _neighbours([row for row in small if contents.get(row.first)])
         if len(run) < 2:
             return False
-        contents = [await self._on_a_thread(self._files.read, job, row.name) for row in run]
-        name = await self._on_a_thread(self._files.write, job, b"".join(contents))
+        name = await self._on_a_thread(self._files.write, job, b"".join(contents[row.first] for row in run))
         joined = NewChunk(
             name=name,
             lines=sum(row.lines for row in run),
@@ -187,8 +187,22 @@ class LogKeeper:
         return await self._on_a_thread(self._search, job, row, wanted, start, most)
 
     def _search(self, job: str, row: LogChunkRow, wanted: Wanted, start: int, most: int) -> list[LogLine]:
-        found = lines_of(self._files.read(job, row.name), row.first, wanted, max(0, start))
-        return list(deque(found, most) if start < 0 else islice(found, most))
+        found: deque[LogLine] = deque(maxlen=most if start < 0 else None)
+        try:
+            lines = lines_of(self._files.read(job, row.name), row.first, wanted, max(0, start))
+            found.extend(lines if start < 0 else islice(lines, most))
+        except DamagedLogError as error:
+            log.warning("log_file_damaged", job=job, name=row.name, error=str(error))
+        return list(found)
+
+    def _read_whole(self, job: str, row: LogChunkRow) -> bytes:
+        """Return what is in a file; nothing where it is gone or damaged: what is joined behind such a one could not be read either."""
+        try:
+            check(content := self._files.read(job, row.name), row.lines)
+            return content
+        except (FileNotFoundError, DamagedLogError) as error:
+            log.warning("log_file_not_joined", job=job, name=row.name, error=str(error))
+            return b""
 
     async def _is_missing(self, job: str, row: LogChunkRow) -> bool:
         """Whether the index still has a file that is not there."""
@@ -220,7 +234,7 @@ def _indexed(name: str, chunk: Chunk) -> NewChunk:
 
 
 def _neighbours(small: Sequence[LogChunkRow]) -> list[LogChunkRow]:
-    """Return the first files that follow each other without a gap, and make no more text together than a file may have."""
+    """Return the most files that follow each other without a gap, and make no more text together than a file may have."""
     return max(_runs(small), key=len)
 
 

@@ -111,10 +111,11 @@ def checkpoint(session: Session, job: str, *, now: datetime) -> JobView:
     return view(session, row)
 
 
-def inject(session: Session, job: str, fault: FaultKind, *, now: datetime) -> JobView:
-    """Have a fault done to the job, for real. Raises ConflictError for a job that does not train."""
+def inject(session: Session, job: str, fault: FaultKind, leave: int, *, now: datetime) -> JobView:
+    """Have a fault done to the job, for real, so that so many holders of its state live on. Raises ConflictError for one that does not
+    train."""
     row = _training(session, job, "there is nothing to break")
-    _command(session, job, CommandKind.FAULT, now, fault=fault)
+    _command(session, job, CommandKind.FAULT, now, trainers=leave, fault=fault)
     return view(session, row)
 
 

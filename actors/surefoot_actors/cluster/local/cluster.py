@@ -124,6 +124,8 @@ def _reason(status: int) -> str:
 class _LocalTrainer(TrainerHandle):
     """The supervisor's end of one trainer process."""
 
+    node = ""
+
     def __init__(
         self,
         trainer: str,

@@ -287,9 +287,11 @@ class RayCluster:
                 starting.cancel()
 
     async def _withdraw(self, trainer: _RayTrainer) -> None:
+        """Return when another of its name may be asked for. What is asked of Ray may be lost with its head: so it is asked again."""
         await trainer.withdraw()
-        while await asyncio.to_thread(find_actor, self._attempt, trainer.trainer) is not None:  # noqa: ASYNC110 (Ray tells no event)
-            await asyncio.sleep(_RETRY_S)
+        while (left := await asyncio.to_thread(find_actor, self._attempt, trainer.trainer)) is not None:
+            await asyncio.sleep(_RETRY_S)  # Ray tells no event
+            await self._handle(trainer.trainer, left).withdraw()
 
     def _create(self, setup: TrainerSetup, groups: Sequence[str] = ()) -> _RayTrainer:
         resources = setup.spec.resources

@@ -110,6 +110,8 @@ class Survivors:
     finished: JobState | None
     # of the trainers that earlier supervisors asked for: their names are not used again
     num_started: int = 0
+    # those of them that were no members when the last one was asked for
+    waiting: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

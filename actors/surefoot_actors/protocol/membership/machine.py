@@ -148,8 +148,13 @@ def resume(state: MembershipState, found: Survivors) -> Outcome:
         return replace(state, phase=Phase.ENDED), (finish,)
     strangers = tuple(t for t in found.trainers if not adopts(found, t))
     reason = "not a member of the newest generation"
-    # told too: until then they count among those that are there, and cost
-    gone = tuple(Emit(EventKind.TRAINER_LEFT, {"trainer": t, "reason": reason}) for t in strangers)
+    # all are told: until then they count among those that are there, and cost
+    missing = (t for t in found.waiting if t not in (*found.trainers, *found.members))
+    left = {
+        **dict.fromkeys(missing, "it was gone when the supervisor was restarted"),
+        **dict.fromkeys(strangers, reason),
+    }
+    gone = tuple(Emit(EventKind.TRAINER_LEFT, {"trainer": t, "reason": why}) for t, why in left.items())
     kills: tuple[Command, ...] = (*gone, *(Kill(t, reason) for t in strangers))
     seen = (trainer_number(t) + 1 for t in (*found.trainers, *found.members))
     state = replace(state, num_started=max(found.num_started, *seen, 0), number=found.number)

@@ -126,5 +126,14 @@ class MembershipState:
         return tuple(m.trainer for m in self.generation.members if m.trainer not in self.lost)
 
     @property
+    def holders(self) -> tuple[str, ...]:
+        """Members that hold the run's state and stay, as far as is known: one that joined does once a step of its generation is done."""
+        if self.generation is None:
+            return ()
+        stepped, gone = self.newest_row >= self.newest_step, self.lost | self.suspected | self.leaving.keys()
+        members = self.generation.members
+        return tuple(m.trainer for m in members if (stepped or m.role != "joining") and m.trainer not in gone)
+
+    @property
     def ended(self) -> bool:
         return self.phase is Phase.ENDED

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import structlog
 import torch
 from torch import nn
 
@@ -21,10 +19,9 @@ from surefoot_actors.engine.state.survey import Survey
 from surefoot_actors.faults import points as faults
 from surefoot_actors.output.sync import Pending
 from surefoot_actors.protocol.messages import Saved
+from surefoot_actors.tasks import JobThread
 
 __all__ = ["Parked", "Saver"]
-
-log = structlog.get_logger()
 
 # A write that takes so long is told of; it may be storage that hangs.
 SLOW_S = 600.0
@@ -55,9 +52,8 @@ class Saver:
     def __init__(self, url: str, trainer: str, device: torch.device, tell: Callable[[Saved], None]) -> None:
         self._url, self._trainer, self._tell = url, trainer, tell
         self._memory = HostMemory(device)
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread = JobThread("checkpoint-writer")
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
         # of the snapshot that is being written, since when (monotonic), and whether it was told that this takes long
         self._writing: Place | None = None
         self._since, self._told_slow = 0.0, False
@@ -85,7 +81,7 @@ class Saver:
         stall_s = time.monotonic() - began
         self._prepared = (place.share, place.of)
         self._writing, self._since, self._told_slow = place, began, False
-        self._put(lambda: self._write_snapshot(captured, stall_s, files))
+        self._thread.put(lambda: self._write_snapshot(captured, stall_s, files))
 
     @property
     def busy(self) -> bool:
@@ -105,7 +101,7 @@ class Saver:
             return
         self._prepared = (share, of)
         num_bytes = sum(part.nbytes for part in parts_of(specs_of(survey()), share, of))
-        self._put(lambda: self._memory.prepare(num_bytes))
+        self._thread.put(lambda: self._memory.prepare(num_bytes))
 
     # ---- on any thread
 
@@ -115,23 +111,9 @@ class Saver:
             if parked.place in self._saving:
                 return
             self._saving.add(parked.place)
-        self._put(lambda: self._save(parked))
-
-    def _put(self, job: Callable[[], None]) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="checkpoint-writer", daemon=True)
-                self._thread.start()
-        self._jobs.put(job)
+        self._thread.put(lambda: self._save(parked))
 
     # ---- on the writing thread
-
-    def _run(self) -> None:
-        while True:
-            try:
-                self._jobs.get()()
-            except Exception as error:  # noqa: BLE001  the thread's edge: whoever waits for an answer waits for this thread
-                log.warning("checkpoint_writer_failed", error=repr(error))
 
     def _write_snapshot(self, captured: Captured, stall_s: float, files: Pending | None) -> None:
         try:

@@ -213,7 +213,7 @@ async def checkpoint_job(job: JobId, service: ServiceDep) -> JobView:
 @router.post("/{job}/faults", status_code=202, responses=documented(401, 404, 408, 409, 415))
 async def inject_fault(job: JobId, body: FaultRequest, service: ServiceDep) -> JobView:
     """Do a job a fault, for real; an event tells when it is done, or a warning why it cannot be. `surefoot chaos` uses it."""
-    view = await service.database.write(commands.inject, job, body.kind, now=service.now())
+    view = await service.database.write(commands.inject, job, body.kind, body.leave, now=service.now())
     _ring(service, job)
     return view
 
