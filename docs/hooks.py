@@ -36,7 +36,7 @@ def commands() -> Iterator[str]:
 
     root: Any = typer.main.get_command(app)
     yield from ("## Before any command", "", *_parameters(root), "")
-    for name, command in root.commands.items():
+    for name, command in _named("", root):
         yield from (
             f"## surefoot {name}",
             "",
@@ -48,6 +48,15 @@ def commands() -> Iterator[str]:
             "",
         )
         yield from (*_parameters(command), "")
+
+
+def _named(before: str, group: Any) -> Iterator[tuple[str, Any]]:
+    """Yield commands by name, those of commands of commands by both names."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _named(f"{before}{name} ", command)
+        else:
+            yield f"{before}{name}", command
 
 
 def _usage(name: str, command: Any) -> str:

@@ -98,6 +98,9 @@ class Head(Node):
 def head_env() -> dict[str, str]:
     """The environment of a head, its raylets and its drivers: with a token of their own."""
     env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # as `surefoot up` has it
+    env |= {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0", "RUNTIME_ENV_RETRY_TIMES": "1"}
+    env |= {"RAY_prestart_worker_first_driver": "0"}
     env |= {"RAY_DISABLE_IMPORT_WARNING": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_metrics_collection": "0"}
     return env | {"PYTHONWARNINGS": "ignore"}
 

@@ -10,6 +10,7 @@ from surefoot.node_groups import NodeGroup
 from surefoot.spec import JobSpec, Resources
 from surefoot_actors.cluster.placement import device_for, next_waited, order, selectors, to_ask
 from surefoot_actors.cluster.ports import TrainerSetup
+from surefoot_actors.cluster.ray import cluster as clusters
 from surefoot_actors.cluster.ray.cluster import RayCluster
 from surefoot_actors.cluster.ray.waiting import Entry
 
@@ -148,3 +149,27 @@ async def test_a_job_whose_first_model_never_comes_asks_for_another(monkeypatch:
     with pytest.raises(EOFError):
         await cluster.start_trainer(TrainerSetup(attempt="a", trainer="t1", spec=spec, liveness=("", 0)))
     assert asked == [["spot", "owned"], ["owned"], ["big"], ["spot", "owned"], ["owned"], ["big"], ["spot", "owned"]]
+
+
+async def test_what_was_asked_for_in_vain_is_withdrawn_again_until_its_name_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A head that is started anew may have lost that it was to end it."""
+    withdrawn: list[object] = []
+
+    class Trainer:
+        trainer = "t1"
+
+        def __init__(self, actor: object) -> None:
+            self.actor = actor
+
+        async def withdraw(self) -> None:
+            withdrawn.append(self.actor)
+
+    there: list[object] = [1, 2, None]
+    monkeypatch.setattr(clusters, "find_actor", lambda attempt, trainer: there.pop(0))
+    monkeypatch.setattr(clusters, "_RETRY_S", 0.001)
+    cluster = RayCluster("a", None)  # type: ignore[arg-type]
+    monkeypatch.setattr(cluster, "_handle", lambda trainer, actor: Trainer(actor))
+    await cluster._withdraw(Trainer(0))  # type: ignore[arg-type]
+    assert withdrawn == [0, 1, 2]

@@ -79,6 +79,7 @@ async def test_a_control_plane_that_refuses_everything_is_not_told_for_ever(monk
     # the first, empty, post is of nobody's making: it is tried again
     uplink.event(EventKind.WARNING, message="x")
     assert await uplink.flush(60)
+    assert posts < 100
     await uplink.close()
 
 

@@ -385,6 +385,7 @@ def test_the_surface_of_the_package() -> None:
         "Job",
         "JobSpec",
         "JobState",
+        "LocalResult",
         "Resources",
         "Run",
         "Step",

@@ -47,7 +47,7 @@ WHOLE = {
 }
 
 
-def a_service(fake: FakeService, state: JobState) -> None:
+def a_service(fake: FakeService, state: JobState) -> FakeService:
     spec = make_spec(
         name="a-name-that-people-gave-it",
         config={"path": "/data/somewhere/that/is/long/enough/to/be/no/fun", "lr": 0.1},
@@ -89,6 +89,7 @@ def a_service(fake: FakeService, state: JobState) -> None:
         "forecast": [{"trainers": n, "measured": n == 2, "step_s_low": 0.1, "step_s_high": 0.2, "remaining_s_low": 100.0,
                       "remaining_s_high": 2000.0, "cost_low": 1.25, "cost_high": 12.75} for n in (1, 2, 4)],
     }  # fmt: skip
+    return fake
 
 
 def the_rest(fake: FakeService, request: httpx.Request) -> httpx.Response:
@@ -147,7 +148,7 @@ JSON = [
 def run(fake: FakeService, command: str, columns: int, tmp_path: Path, code: Path) -> Result:
     (tmp_path / "file.json").write_text(dump([make_row(0, loss=2.0)]))
     out = tmp_path / "a-folder-with-a-long-name" / "and-another-one-below-it"
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     places = {"OUT": str(out / "model.safetensors"), "CODE": str(code), "FILE": str(tmp_path / "file.json")}
     transport = httpx.MockTransport(lambda request: the_rest(fake, request))
     arguments = [places.get(word, word) for word in command.split()]
@@ -186,10 +187,12 @@ def test_every_command_can_be_read(
 # the report of `check` is another's here
 @pytest.mark.parametrize("command", [command for command in JSON if not command.startswith("check ")])
 def test_json_is_the_same_however_narrow(command: str, fake: FakeService, tmp_path: Path, code: Path) -> None:
-    a_service(fake, JobState.SUCCEEDED)
-    result = run(fake, f"{command} --json", 20, tmp_path, code)
-    if result.exit_code != 2:
-        json.loads(result.stdout)
+    narrow, wide = (
+        run(a_service(fake, JobState.SUCCEEDED), f"{command} --json", columns, tmp_path, code) for columns in (20, 400)
+    )
+    assert (narrow.exit_code, narrow.stdout) == (wide.exit_code, wide.stdout)
+    if narrow.exit_code != 2:  # a mistake for a job that has ended
+        json.loads(narrow.stdout)
 
 
 def test_help_can_be_read_too(fake: FakeService) -> None:

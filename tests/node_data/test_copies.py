@@ -33,9 +33,10 @@ class Told:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.on_progress: Callable[[int], None] = lambda num_bytes: None
+        self.on_wait: Callable[[str], None] = lambda what: None
 
     def waits(self, what: str) -> None:
-        pass
+        self.on_wait(what)
 
     def copying(self, name: str, listing: Listing) -> None:
         self.said.append(f"copying {name} {listing.bytes} {len(listing.items)}")
@@ -111,12 +112,12 @@ def test_who_waits_for_another_process_waits_no_longer_than_it_is_to(
     copy = node.copy(source)
     waits: list[str] = []
 
-    def wait(text: str = "") -> None:
-        waits.append(text)
+    def wait(what: str = "") -> None:
+        waits.append(what)
         if len(waits) == 3:
             raise _Stopped
 
-    other.told.waits = wait  # type: ignore[method-assign]
+    other.told.on_wait = wait
     other.holds.on_wait = wait
     node.holds.close()
     place = {
@@ -136,7 +137,7 @@ def test_who_waits_for_another_process_waits_no_longer_than_it_is_to(
         wants()
     assert len(waits) >= 3
     assert not what.startswith("the copy") or "which copies data train" in waits[0]
-    other.told.waits = lambda text: None  # type: ignore[method-assign]
+    other.told.on_wait = lambda what: None
     assert other.copy(source) == copy
 
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,6 @@ import pytest
 from surefoot.errors import CheckpointError, NodeError
 from surefoot.output import MAX_MANIFEST_BYTES, MAX_MANIFEST_VALUES, load_output, manifest_names
 from surefoot_actors.checkpoint.storage import Storage
-from surefoot_actors.output import folder as folders
 from surefoot_actors.output import look as looking
 from surefoot_actors.output import sync as syncing
 from surefoot_actors.output import upload as uploading
@@ -153,7 +153,7 @@ def test_a_disk_that_has_no_room_for_a_folder_is_this_nodes_loss(monkeypatch: py
     def refuse(*arguments: object, **named: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(folders.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     with pytest.raises(NodeError, match=f"{os.strerror(number)}"):
         LocalFolder()
 
@@ -184,7 +184,7 @@ def test_nobody_waits_while_leftovers_are_removed(tmp_path: Path, monkeypatch: p
 
     with monkeypatch.context() as slow:
         rmtree = shutil.rmtree
-        slow.setattr(folders.shutil, "rmtree", lambda path, **n: remove(path) if path == left else rmtree(path, **n))
+        slow.setattr(shutil, "rmtree", lambda path, **n: remove(path) if path == left else rmtree(path, **n))
         first.remove_leftovers()
     assert removed == [left]
 

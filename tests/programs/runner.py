@@ -12,7 +12,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,15 +82,27 @@ def problems(program: Program, seed: int = 0, *, everything: bool = True) -> Ite
     if program.refused:
         yield from _not_refused(program)
         return
-    try:
-        whole = _local(replace(program, data_workers=0))
-    except Exception as error:  # noqa: BLE001  a program may fail in any way: that is what is told
-        yield f"run_local fails: {_words(error)}"
-        return
+    with tempfile.TemporaryDirectory(prefix="sf-programs-", dir=MEMORY) as place:
+        saved_at = random.Random(seed).randrange(1, program.steps)
+        try:
+            # saves on its way, for the run that goes on from there; that saving changes nothing is seen by the stories, which do not
+            whole = _local(program, checkpoint=place, checkpoint_every=saved_at)
+        except Exception as error:  # noqa: BLE001  a program may fail in any way: that is what is told
+            yield f"run_local fails: {_words(error)}"
+            return
+        yield from _compared(program, whole, seed, everything=everything)
+        yield from _gone_on(saved_at, lambda: _from(program.train, whole, place, saved_at, _fields(program)))
+    last = program.steps - 1
+    if everything and saved_at != last:
+        yield from _gone_on(last, lambda: restored_apart(program.train, whole, last, _fields(program)))
+
+
+def _compared(program: Program, whole: LocalResult, seed: int, *, everything: bool) -> Iterator[str]:
+    """Tell what differs from one undisturbed run: without data workers, and in stories."""
     if [row.result.step for row in whole.rows] != list(range(program.steps)):
         yield "run_local: not every step has a row"
     if program.data_workers:
-        apart = difference(whole, _local(program))
+        apart = difference(_local(replace(program, data_workers=0)), whole)
         if apart:
             yield f"data workers: {apart}"
     told: set[str] = set()
@@ -100,7 +112,6 @@ def problems(program: Program, seed: int = 0, *, everything: bool = True) -> Ite
         if trouble and kind not in told:  # the same at another step is not told again
             told.add(kind)
             yield f"{story}: {trouble}"
-    yield from _restored(program, whole, seed, everything=everything)
 
 
 def _local(program: Program, **how: Any) -> LocalResult:
@@ -134,16 +145,13 @@ def difference(whole: LocalResult, told: LocalResult) -> str:
     return "" if whole.digest == told.digest else "another final state"
 
 
-def _restored(program: Program, whole: LocalResult, seed: int, *, everything: bool) -> Iterator[str]:
-    """Go on from a checkpoint of a random step; if everything is asked for, from the last but one as well."""
-    steps = {random.Random(seed).randrange(1, program.steps)}
-    for step in sorted(steps | {program.steps - 1} if everything else steps):
-        try:
-            apart = restored_apart(program.train, whole, step, _fields(program))
-        except Exception as error:  # noqa: BLE001  as above
-            apart = _words(error)
-        if apart:
-            yield f"restored at step {step}: {apart}"
+def _gone_on(step: int, compare: Callable[[], str]) -> Iterator[str]:
+    try:
+        apart = compare()
+    except Exception as error:  # noqa: BLE001  as above
+        apart = _words(error)
+    if apart:
+        yield f"restored at step {step}: {apart}"
 
 
 def restored_apart(train: Any, whole: LocalResult, step: int, fields: dict[str, Any]) -> str:
@@ -152,8 +160,12 @@ def restored_apart(train: Any, whole: LocalResult, step: int, fields: dict[str, 
         apart = difference(whole, run_local(train, checkpoint=place, checkpoint_every=step, **fields))
         if apart:
             return f"with checkpoints: {apart}"
-        (url,) = [c.url for c in CheckpointStore(place).found() if c.step == step]
-        return difference(whole, run_local(train, restore=url, **fields))
+        return _from(train, whole, place, step, fields)
+
+
+def _from(train: Any, whole: LocalResult, place: str, step: int, fields: dict[str, Any]) -> str:
+    (url,) = [c.url for c in CheckpointStore(place).found() if c.step == step]
+    return difference(whole, run_local(train, restore=url, **fields))
 
 
 def _not_refused(program: Program) -> Iterator[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from surefoot_actors.protocol.member import machine as member
@@ -31,8 +33,9 @@ class Explored(NamedTuple):
 class Explorer:
     """All that can happen within bounds."""
 
-    def __init__(self, bounds: Bounds) -> None:
-        self.bounds, self.machines = bounds, Machines()
+    def __init__(self, bounds: Bounds, machines: Machines | None = None) -> None:
+        """`machines`: with what they have answered before, within other bounds."""
+        self.bounds, self.machines = bounds, machines or Machines()
         self._trainers = Trainers(bounds, self.machines)
         self._supervisors = Supervisors(bounds, self.machines)
 
@@ -147,8 +150,7 @@ class Explorer:
 
     def _is_quiet(self, world: World) -> bool:
         """Nothing can go wrong any more and nothing is under way: the order in which trainers go on makes no difference."""
-        quiet = world.budget[:-1] == (0,) * (len(world.budget) - 1) and not world.control and not world.frozen
-        if not quiet or not world.supervisor.up:
+        if world.control or world.frozen or any(world.budget[:-1]) or not world.supervisor.up:
             return False
         state = self.machines.membership(world.supervisor.machine)
         if state.phase is not Phase.RUNNING or state.pausing != world.journal.pause:
@@ -171,10 +173,10 @@ class Explorer:
     def _canonical(self, draft: Draft) -> World:
         """Drop what nobody heeds, now and ever."""
         trainers = draft.trainers
-        if draft.control:
-            draft.control = frozenset(m for m in draft.control if self._counts(draft, *m))
-        if draft.data:
-            draft.data = frozenset(m for m in draft.data if self._may_arrive(trainers[m[3]], m[0]))
+        if dropped := [m for m in draft.control if not self._counts(draft, *m)]:
+            draft.control = draft.control.difference(dropped)
+        if dropped_data := [m for m in draft.data if not self._may_arrive(trainers[m[3]], m[0])]:
+            draft.data = draft.data.difference(dropped_data)
         told = draft.supervisor.told
         if told or draft.frozen:
             live = sum(1 << i for i, t in enumerate(trainers) if t.life == "live")
@@ -257,9 +259,25 @@ def _killed(draft: Draft, i: int) -> Draft:
     return draft
 
 
-def explore(bounds: Bounds, limit: int = 2_000_000) -> Explored:
+def explore(bounds: Bounds, limit: int = 2_000_000, machines: Machines | None = None) -> Explored:
     """Visit every world within bounds, the nearest first. Raises Violation with the shortest story."""
-    explorer = Explorer(bounds)
+    with _uncollected():
+        return _explore(Explorer(bounds, machines), limit)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Worlds are many, live to the end, and hold no cycle: looking for cycles among them would take a part of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _explore(explorer: Explorer, limit: int) -> Explored:
     first = explorer.first()
     came_from: dict[World, tuple[World, Label] | None] = {first: None}
     todo = deque([first])
@@ -274,8 +292,8 @@ def explore(bounds: Bounds, limit: int = 2_000_000) -> Explored:
         ends += not any(move.certain for move in found)
         for label, _, after in found:
             moves += 1
-            if after not in came_from:
-                came_from[after] = (world, label)
+            came = (world, label)
+            if came_from.setdefault(after, came) is came:
                 todo.append(after)
         assert len(came_from) < limit, f"more than {limit} worlds"
     return Explored(len(came_from), moves, ends)

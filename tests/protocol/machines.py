@@ -14,7 +14,7 @@ from surefoot_actors.protocol.member.machine import MemberState
 from surefoot_actors.protocol.membership import machine as membership
 from surefoot_actors.protocol.membership.machine import MembershipState, MessageReceived
 from surefoot_actors.protocol.membership.machine import Outcome as MembershipOutcome
-from surefoot_actors.protocol.messages import Generation
+from surefoot_actors.protocol.messages import Generation, Report
 
 __all__ = ["Machines", "Outcome"]
 
@@ -48,6 +48,11 @@ class Machines:
     def __init__(self) -> None:
         self.members, self.memberships = Table(), Table()
         self.messages, self.generations = Table(), Table()
+        # by the identity of messages and generations, which are kept for it
+        self._told: dict[tuple[int, int], tuple[Any, int]] = {}
+        self._known: dict[int, tuple[Generation, int]] = {}
+        # the trainers of each generation
+        self._trainers: dict[int, tuple[int, ...]] = {}
         self._member_steps: dict[tuple[int, Hashable], Outcome] = {}
         self._membership_steps: dict[tuple[int, Hashable], Outcome] = {}
 
@@ -62,6 +67,29 @@ class Machines:
     def generation(self, number: int) -> Generation:
         generation: Generation = self.generations.values[number]
         return generation
+
+    def told(self, message: Any, i: int = -1) -> int:
+        """The number of a message of a machine's command; of a report, as trainer i tells it."""
+        found = self._told.get((id(message), i))
+        if found is None:
+            whole = replace(message, store=("host", i)) if isinstance(message, Report) else message
+            found = self._told[id(message), i] = message, self.messages.number(whole)
+        return found[1]
+
+    def decided(self, generation: Generation) -> int:
+        """The number of a generation of a machine's command."""
+        found = self._known.get(id(generation))
+        if found is None:
+            found = self._known[id(generation)] = generation, self.generations.number(generation)
+        return found[1]
+
+    def trainers_of(self, generation: int) -> tuple[int, ...]:
+        """The members of a generation, by rank."""
+        found = self._trainers.get(generation)
+        if found is None:
+            members = self.generation(generation).members
+            found = self._trainers[generation] = tuple(int(m.trainer[1:]) for m in members)
+        return found
 
     def add_membership(self, outcome: MembershipOutcome) -> Outcome:
         state, commands = outcome

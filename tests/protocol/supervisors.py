@@ -201,8 +201,8 @@ class Supervisors:
         machine, commands = self._machines.step_membership(before, event)
         if (machine, commands) == (before, ()) and not even_if_ignored:
             return
-        patient = event != TimerFired(Timer.PATIENCE)
-        self._check_not_given_up(world, before, machine, () if patient else self._given_up(world, before))
+        given_up = self._given_up(world, before) if event == TimerFired(Timer.PATIENCE) else ()
+        self._check_not_given_up(world, before, machine, given_up)
         *partly, whole = self._performed(Draft(world), machine, commands)
         # acknowledged when all is performed: what a dead supervisor left half done is told again
         whole.control -= {acknowledged}
@@ -240,7 +240,7 @@ class Supervisors:
     # ---- commands
 
     def _performed(self, draft: Draft, machine: int, commands: tuple[Any, ...]) -> Iterator[Draft]:
-        """The world before the first command, and after each one."""
+        """The world after the last command; before it, where a supervisor may crash, the world before each of them."""
         draft.supervisor = draft.supervisor._replace(machine=machine)
         if draft.supervisor.saving and self._machines.membership(machine).phase is not Phase.SAVING:
             draft.supervisor = draft.supervisor._replace(saving=())
@@ -248,7 +248,8 @@ class Supervisors:
             draft.supervisor = draft.supervisor._replace(timers=frozenset())
         todo = list(commands)
         while todo:
-            yield Draft(draft.world())
+            if draft.budget.supervisor_crashes:
+                yield Draft(draft.world())
             command = todo.pop(0)
             match command:
                 case Reserve():
@@ -279,7 +280,7 @@ class Supervisors:
                 draft.send("kill", int(trainer[1:]), 0)
             case Record(generation=generation):
                 self._decided(draft, generation)
-                number = self._machines.generations.number(generation)
+                number = self._machines.decided(generation)
                 draft.journal = draft.journal._replace(recorded=number)
             case SetTimer(timer=timer):
                 draft.supervisor = draft.supervisor._replace(timers=draft.supervisor.timers | {timer})
@@ -304,7 +305,7 @@ class Supervisors:
         if draft.trainers[i].life == "raised" and isinstance(message, End):
             draft.put(i, Trainer(life="ended", machine=draft.trainers[i].machine))
         if draft.trainers[i].life == "live":
-            draft.send("to", i, self._machines.messages.number(message))
+            draft.send("to", i, self._machines.told(message))
 
     def _told(self, draft: Draft, number: int) -> None:
         """I6: a supervisor tells no number that an earlier one may have told."""
@@ -315,7 +316,7 @@ class Supervisors:
         draft.told = number * 1000 + draft.journal.incarnation
 
     def _decided(self, draft: Draft, generation: Any) -> None:
-        number = self._machines.generations.number(generation)
+        number = self._machines.decided(generation)
         if number == draft.latest:
             return
         self._told(draft, generation.number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from surefoot_actors.protocol.member import machine as member
@@ -27,7 +26,7 @@ from surefoot_actors.protocol.member.machine import (
     Tell,
     VectorCame,
 )
-from surefoot_actors.protocol.messages import End, Generation, NotRestored, Raised, Report, Restore, Restored, Returned
+from surefoot_actors.protocol.messages import End, Generation, NotRestored, Raised, Restore, Restored, Returned
 from surefoot_actors.protocol.tree import bits
 
 from .machines import Machines
@@ -52,6 +51,8 @@ class Trainers:
 
     def __init__(self, bounds: Bounds, machines: Machines) -> None:
         self._bounds, self._machines = bounds, machines
+        # by group, operation and trainer
+        self._sources_of: dict[tuple[int, str, int], tuple[int, ...]] = {}
 
     # ---- moves
 
@@ -159,13 +160,19 @@ class Trainers:
         """Whom the open group's operation waits for."""
         if trainer.group < 0:
             return ()
-        members = self._machines.generation(trainer.group).members
-        numbers = [int(m.trainer[1:]) for m in members]
-        mine = members[numbers.index(i)]
-        match trainer.op:
+        key = (trainer.group, trainer.op, i)
+        found = self._sources_of.get(key)
+        if found is None:
+            found = self._sources_of[key] = self._find_sources(*key)
+        return found
+
+    def _find_sources(self, group: int, op: str, i: int) -> tuple[int, ...]:
+        members, numbers = self._machines.generation(group).members, self._machines.trainers_of(group)
+        match op:
             case "miss":
-                assert mine.source is not None
-                return (numbers[mine.source],)
+                source = members[numbers.index(i)].source
+                assert source is not None
+                return (numbers[source],)
             case "take":
                 return tuple(j for j, m in zip(numbers, members, strict=True) if m.role == "settled")
             case "exchange" | "gather":
@@ -181,6 +188,8 @@ class Trainers:
         if trainer.op == "give":
             return StateServed(number), frozenset(), None
         sources = self._sources(i, trainer)
+        if len(world.data) < len(sources):
+            return None
         group, op = trainer.group, trainer.op
         taken = frozenset(m for m in world.data if m[0] == group and m[3] == i and m[1] == op and m[2] in sources)
         if len(taken) < len(sources):
@@ -241,7 +250,7 @@ class Trainers:
             raise Violation(f"I3: {name(i)} commits in generation {state.number}, though {newest.number} is decided")
 
     def _others(self, i: int, group: int) -> list[int]:
-        return [int(m.trainer[1:]) for m in self._machines.generation(group).members if m.trainer != name(i)]
+        return [j for j in self._machines.trainers_of(group) if j != i]
 
     def _send_data(self, draft: Draft, i: int, kind: str, to: list[int], what: Any) -> None:
         group = draft.trainers[i].group
@@ -296,9 +305,7 @@ class Trainers:
         trainer = draft.trainers[i]
         match command:
             case Tell(message=message):
-                if isinstance(message, Report):
-                    message = replace(message, store=("host", i))
-                draft.send("from", i, self._machines.messages.number(message))
+                draft.send("from", i, self._machines.told(message, i))
             case Close():
                 self._close(draft, i)
             case Form():
@@ -315,9 +322,9 @@ class Trainers:
     def _form(self, draft: Draft, i: int, form: Form) -> None:
         trainer = draft.trainers[i]
         state = self._machines.member(trainer.machine)
-        numbers = [int(m.trainer[1:]) for m in form.generation.members]
         op = {"behind": "miss", "joining": "take", "settled": "give" if form.state_to else "-"}[form.role]
-        group = self._machines.generations.number(form.generation)
+        group = self._machines.decided(form.generation)
+        numbers = self._machines.trainers_of(group)
         draft.put(i, trainer._replace(group=group, op=op, piece=None))
         if form.role == "settled" and trainer.half:
             raise Violation(f"I7: {name(i)} founds the run, though it holds part of a state that is lost")

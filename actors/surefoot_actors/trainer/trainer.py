@@ -52,7 +52,7 @@ from surefoot_actors.trainer.member import Member
 from surefoot_actors.trainer.once import OnceRequests
 from surefoot_actors.trainer.output import output_of
 from surefoot_actors.trainer.raised import lose_if_device, raised
-from surefoot_actors.trainer.training_side import TrainingSide
+from surefoot_actors.trainer.training_side import FILES_S, TrainingSide
 from surefoot_actors.user_code import train_function
 from surefoot_actors.user_code.advice import told_exit
 from surefoot_actors.user_code.left_files import WorkingFolder, advice
@@ -60,8 +60,8 @@ from surefoot_actors.user_code.lines import own_line
 
 __all__ = ["TrainerProcess"]
 
-# How long a trainer whose train function has returned waits for its files to be kept; and one whose function was left otherwise.
-_FILES_S, _LAST_FILES_S = 300.0, 5.0
+# How long a trainer whose train function was left otherwise than by its return waits for its files to be kept.
+_LAST_FILES_S = 5.0
 
 
 class TrainerProcess:
@@ -79,7 +79,7 @@ class TrainerProcess:
         self._schedule = CheckpointSchedule(setup, device, member.mailbox, member.fingerprint, member)
         self._onces = OnceRequests(setup.trainer, setup.run_id, member.commit_lock, member.mailbox.tell)
         self._output = output_of(setup, member)
-        self._schedule.keep_files = lambda step: self._output.sync(step, _FILES_S)
+        self._schedule.keep_files = lambda step: self._output.sync(step, FILES_S)
         self._coordinator = self._training_side()
         self._host = GenerationSide(member, self._schedule)
         self._plane: DataPlane | None = None
@@ -224,7 +224,7 @@ class TrainerProcess:
             folder = WorkingFolder(Path.cwd())
             run = run_training(train, self._options(), self._coordinator)
             left = folder.left()
-            self._output.sync(self._member.position.step, _FILES_S, ended=True)
+            self._output.sync(self._member.position.step, FILES_S, ended=True)
         except TrainerExit:
             self._output.sync(self._member.position.step, _LAST_FILES_S, in_step=True)
         except BaseException as error:  # noqa: BLE001  the thread's edge: user code may raise anything, even SystemExit

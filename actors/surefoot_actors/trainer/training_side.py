@@ -26,10 +26,10 @@ from surefoot_actors.trainer.member import Member
 from surefoot_actors.trainer.once import OnceRequests
 from surefoot_actors.user_code.lines import user_line
 
-__all__ = ["TrainingSide"]
+__all__ = ["FILES_S", "TrainingSide"]
 
 # How long the end of training waits for files to be kept, before it goes on.
-_FILES_S = 300.0
+FILES_S = 300.0
 # How much a new measurement of the seconds a sub-task takes weighs against the earlier ones.
 _PACE = 0.2
 
@@ -186,7 +186,7 @@ class TrainingSide:
         digest = member.owner.digest().hex()
         if self._output.is_used and member.is_elected:
             self._have_files(num_steps)
-            self._output.sync(num_steps, _FILES_S)
+            self._output.sync(num_steps, FILES_S)
         with member.commit_lock:
             member.check_stopped()
             member.feed(machine.AtEnd(num_steps, digest))

@@ -18,7 +18,7 @@ from pathlib import Path
 from surefoot._loopback import keep_loopback_direct
 from surefoot.errors import SurefootError
 from surefoot_service.cluster.jobs_api import RayError, open_ray_jobs
-from surefoot_service.cluster.processes import MARK, kill_marked, marked, wait_for_marked
+from surefoot_service.cluster.processes import MARK, end_marked, kill_marked, marked
 from surefoot_service.keys import new_token, private_file
 from surefoot_service.settings import Settings
 
@@ -44,6 +44,14 @@ _SECRET = frozenset({"PGPASSWORD", *(f"SUREFOOT_{name}" for name in _OUR_OWN)})
 # Ray's name for what it does on a laptop of another kind: the node's address is the loopback, on which all of its processes then listen.
 # (`--node-ip-address=127.0.0.1` does not: Ray takes another address of the machine for it.)
 _LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# What Ray would do first that is of no use here: wait, when it is told to end, till the actors that end with it have moved to other nodes;
+# try three times, each time with a copy of the whole Python environment, to install requirements that pip refuses; start a worker a core
+# that no trainer can be, as those have an environment of their own.
+_AT_ONCE = {
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    "RUNTIME_ENV_RETRY_TIMES": "1",
+    "RAY_prestart_worker_first_driver": "0",
+}
 # Linux ends the head when whoever started it is gone, however that came.
 _EXEC = """\
 import ctypes, os, sys
@@ -125,7 +133,7 @@ class RayHead:
                 async with asyncio.timeout(_GRACE_S):
                     await self._process.wait()
             # Its processes go when it goes, and tidy up after themselves (semaphores, sockets) if they are let.
-            await asyncio.to_thread(wait_for_marked, self._traces.mark, _TIDY_S)
+            await asyncio.to_thread(end_marked, self._traces.mark, _TIDY_S)
         await asyncio.to_thread(self.kill)
         if self._process is not None:
             await self._process.wait()
@@ -167,6 +175,7 @@ class RayHead:
             "RAY_AUTH_TOKEN_PATH": str(self._temp / _TOKEN_FILE),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_enable_metrics_collection": "0",
+            **_AT_ONCE,
             **_LOOPBACK_ONLY,
         }
 

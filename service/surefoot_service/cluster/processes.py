@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import psutil
 
-__all__ = ["MARK", "kill_marked", "marked", "wait_for_marked"]
+__all__ = ["MARK", "end_marked", "kill_marked", "marked"]
 
 # Inherited by whatever a head starts, and by whatever that starts: workers, drivers, trainers, their helpers.
 MARK = "SUREFOOT_HEAD"
@@ -12,6 +14,8 @@ MARK = "SUREFOOT_HEAD"
 # how often the sweep is repeated: a dying process may have started another just before
 _SWEEPS = 20
 _SWEEP_S = 1.0
+# how long a process is given to end before it is told to
+_BY_ITSELF_S = 1.0
 
 
 def marked(mark: str) -> list[psutil.Process]:
@@ -26,9 +30,16 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-def wait_for_marked(mark: str, timeout_s: float) -> None:
-    """Wait until the processes that carry the mark now have ended by themselves, or the time is over."""
-    psutil.wait_procs(marked(mark), timeout=timeout_s)
+def end_marked(mark: str, timeout_s: float) -> None:
+    """See the processes that carry the mark now to their ends: those of themselves, and those of whoever is told to end.
+
+    A trainer's collector goes on for minutes with lines that nobody will take any more. Returns once they have ended, or the time is over.
+    """
+    _, left = psutil.wait_procs(marked(mark), timeout=min(_BY_ITSELF_S, timeout_s))
+    for process in left:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    psutil.wait_procs(left, timeout=max(0.0, timeout_s - _BY_ITSELF_S))
 
 
 def kill_marked(mark: str) -> list[int]:

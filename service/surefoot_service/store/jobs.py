@@ -28,7 +28,6 @@ from surefoot_service.store.tables import AttemptRow, JobRow, PackageRow
 from surefoot_service.tracing.context import Asked, context_of
 
 __all__ = [
-    "LIVE",
     "UnknownStateError",
     "change_state",
     "create",
@@ -46,8 +45,6 @@ __all__ = [
     "view_of",
     "with_states",
 ]
-
-LIVE = (JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.RECOVERING)
 
 # no 0, 1, l, o: ids are read aloud and typed
 _ALPHABET = "23456789abcdefghijkmnpqrstuvwxyz"

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from surefoot import contract
 from surefoot_actors.engine.contract.nested import check_not_nested
-from surefoot_actors.engine.contract.wrapped import catch_up, check_wrapped
+from surefoot_actors.engine.contract.wrapped import catch_up, check_wrapped, may_wrap
 
 __all__ = ["StepsIterator", "Training"]
 
@@ -49,6 +49,8 @@ class StepsIterator(Iterator[contract.Step]):
         self._thread = threading.get_ident()
         self._under_way = False
         self._begun = False
+        # whether it may be inside of enumerate(), zip() or the like
+        self._may_be_wrapped = False
 
     def __len__(self) -> int:
         # for progress bars: those that get a TypeError here show no end
@@ -58,18 +60,24 @@ class StepsIterator(Iterator[contract.Step]):
             )
         return left
 
+    def __iter__(self) -> Iterator[contract.Step]:
+        self._may_be_wrapped = self._may_be_wrapped or may_wrap(sys._getframe(1))
+        return self
+
     def __next__(self) -> contract.Step:
         self._under_way = False
         if not self._begun:
             check_not_nested()
-            check_wrapped(self)
+            if self._may_be_wrapped:
+                check_wrapped(self)
         step = self._training.next_step()
         if step is None:
             self._training.finish()
             raise StopIteration
         if not self._begun:
             self._begun = True
-            catch_up(self, step.number)
+            if self._may_be_wrapped:
+                catch_up(self, step.number)
         self._under_way = True
         return step
 

@@ -8,32 +8,41 @@ steps in zip() by asking for as many values. A progress bar, or another generato
 from __future__ import annotations
 
 import ctypes
+import dis
 import gc
 import inspect
 import itertools
 import sys
 from collections.abc import Iterator
-from types import GeneratorType
+from types import FrameType, GeneratorType
 from typing import Any
 
 from surefoot.errors import ContractError
 from surefoot_actors.user_code.frames import user_frames
 from surefoot_actors.user_code.lines import own_line
 
-__all__ = ["catch_up", "check_wrapped"]
+__all__ = ["catch_up", "check_wrapped", "may_wrap"]
 
 # What asks several iterators in turn, and where in its pickled form these are.
 _TOGETHER: dict[Any, int] = {zip: 0, itertools.zip_longest: 0, map: 1}
 _WRAPPERS = (enumerate, itertools.islice, *_TOGETHER)
-_NAMES = frozenset(kind.__name__ for kind in _WRAPPERS)
+# What a `for` executes to get an iterator: those above get theirs by a call.
+_GET_ITER = dis.opmap["GET_ITER"]
 _INDEX = object.__basicsize__  # of an enumerate's number, in its memory
+
+
+def may_wrap(frame: FrameType) -> bool:
+    """Whether a frame that asks for an iterator just now may put it into another one: all do but a `for`, if not of a generator.
+
+    So that what wraps a loop is only looked for where something may, as that search goes through all objects that there are.
+    """
+    is_generator = bool(frame.f_code.co_flags & inspect.CO_GENERATOR)
+    return is_generator or frame.f_code.co_code[frame.f_lasti] != _GET_ITER
 
 
 def check_wrapped(loop: object) -> None:
     """Raise ContractError where something else is asked for its next value before the steps are: it would be one ahead."""
-    # the search costs some milliseconds, so the names come first
-    if any(_NAMES.intersection(frame.f_code.co_names) for frame in user_frames()):
-        _check_order(_around(loop))
+    _check_order(_around(loop))
 
 
 def _check_order(around: list[tuple[Any, object]]) -> None:
