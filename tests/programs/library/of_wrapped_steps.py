@@ -38,7 +38,7 @@ def printed(steps):
 RATES = [0.1, 0.08, 0.06, 0.04, 0.02, 0.01]
 
 
-@program(steps=6)
+@program(steps=6, in_suite=False)
 def enumerate_around_a_progress_bar(run: surefoot.Run) -> None:
     from tqdm import tqdm
 

@@ -109,9 +109,12 @@ def _generators() -> Iterator[Any]:
         if frame.f_code.co_flags & inspect.CO_GENERATOR and frame.f_code is not _generators.__code__:
             frames.append(frame)
         frame = frame.f_back  # type: ignore[assignment]
-    if frames:
-        made = {id(g.gi_frame): g for g in gc.get_objects() if type(g) is GeneratorType and g.gi_frame in frames}
-        yield from (made[id(f)] for f in frames if id(f) in made)
+    made: dict[int, Any] = {}
+    for generation in range(3):  # the youngest objects first: these were made a moment ago
+        if len(made) < len(frames):
+            young = gc.get_objects(generation)
+            made.update((id(g.gi_frame), g) for g in young if type(g) is GeneratorType and g.gi_frame in frames)
+    yield from (made[id(f)] for f in frames if id(f) in made)
 
 
 def _holder(thing: object) -> Any:
