@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from surefoot._given import a_function, a_mapping, a_place, a_text, a_whole_number
 from surefoot.contract import Run, Step, TrainFunction
 from surefoot.errors import SurefootError
 from surefoot.local import LocalResult
@@ -75,21 +76,39 @@ def run_local(
     """
     from surefoot.plugins import load
 
+    a_function(train, "train")
+
+    bounds = {
+        "batch_size": (1, 2**31),
+        "sub_tasks": (1, 4096),
+        "seed": (0, 2**63 - 1),
+        "data_workers": (0, 256),
+        "threads": (1, 1024),
+    }
+    given = {
+        "batch_size": batch_size,
+        "sub_tasks": sub_tasks,
+        "seed": seed,
+        "data_workers": data_workers,
+        "threads": threads,
+    }
+    for name, value in given.items():
+        a_whole_number(value, name, *bounds[name])
     result: LocalResult = load("run_local")(
         train,
         batch_size=batch_size,
-        config=config,
+        config=a_mapping(config, "config", '{"lr": 0.1}'),
         sub_tasks=sub_tasks,
         seed=seed,
         data_workers=data_workers,
         device=device,
         threads=threads,
-        checkpoint=None if checkpoint is None else os.fspath(checkpoint),
-        checkpoint_every=checkpoint_every,
-        restore=None if restore is None else os.fspath(restore),
+        checkpoint=None if checkpoint is None else a_place(checkpoint, "checkpoint"),
+        checkpoint_every=None if checkpoint_every is None else a_whole_number(checkpoint_every, "checkpoint_every", 1),
+        restore=None if restore is None else a_place(restore, "restore"),
         keep_state=keep_state,
-        target=target,
-        output_dir=output_dir,
-        data=data,
+        target=None if target is None else a_text(target, "target", "accuracy>=0.97"),
+        output_dir=None if output_dir is None else a_place(output_dir, "output_dir"),
+        data=a_mapping(data, "data", '{"train": "data"}'),
     )
     return result

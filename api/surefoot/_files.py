@@ -1,4 +1,4 @@
-"""Files that training wrote: listed page by page, and fetched. No network here."""
+"""Files that training wrote, listed page by page and fetched, and the final model. No network here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+from surefoot._given import a_text
 from surefoot._paths import why_not
 from surefoot._requests import Call, Flow, ask, model_of
 from surefoot.errors import NotFoundError, ServiceError, UserError
 from surefoot.output import FileList, FileView, path_fault
 
-__all__ = ["Fetching", "all_files", "content_path", "targets", "windows_fault"]
+__all__ = ["Fetching", "all_files", "content_path", "model_path", "module_named", "targets", "windows_fault"]
 
 _PAGE = 1000
 # lists one after the other of which not one file could be fetched
@@ -31,6 +32,7 @@ def _get_files(job_id: str, prefix: str, after: str, version: str) -> Call[FileL
 
 def all_files(job_id: str, prefix: str = "") -> Flow[FileList]:
     """All files whose paths begin with the prefix, of one synchronisation."""
+    a_text(prefix, "prefix", "plots/")
     found = yield from ask(_get_files(job_id, prefix, "", ""))
     files, more = list(found.files), found.more
     while more:
@@ -44,6 +46,16 @@ def all_files(job_id: str, prefix: str = "") -> Flow[FileList]:
     return found.model_copy(update={"files": tuple(files), "more": False})
 
 
+def model_path(job_id: str) -> str:
+    """Where the final model is, as a stream of bytes."""
+    return f"/v1/jobs/{job_id}/model"
+
+
+def module_named(module: str | None) -> dict[str, str]:
+    """Which module's model it is, as a query."""
+    return {"module": a_text(module, "module", "model")} if module else {}
+
+
 def content_path(job_id: str) -> str:
     """Where a file is, as a stream of bytes."""
     return f"/v1/jobs/{job_id}/files/content"
@@ -53,7 +65,7 @@ class Fetching:
     """What is fetched of a job's files, while it may train on and keep others: in the end all of it is of one synchronisation."""
 
     def __init__(self, path: str, to: Path) -> None:
-        self._path, self._to = path, to
+        self._path, self._to = a_text(path, "path", "plots"), to
         self._fetched: dict[Path, FileView] = {}
         self._chosen: list[Path] = []
         self._before, self._in_vain = 0, 0

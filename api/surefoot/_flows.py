@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from surefoot._given import a_text, a_whole_number
 from surefoot._requests import (
     JOBS_PAGE,
     ROWS_PAGE,
@@ -31,7 +32,18 @@ from surefoot.spec import JobState
 from surefoot.submission import Submission, changes_of
 from surefoot.views import JobView, NumberedEvent
 
-__all__ = ["RowPages", "all_events", "all_rows", "conclude", "jobs", "resolve", "rests", "submit", "submit_from"]
+__all__ = [
+    "RowPages",
+    "all_events",
+    "all_rows",
+    "conclude",
+    "id_of",
+    "jobs",
+    "resolve",
+    "rests",
+    "submit",
+    "submit_from",
+]
 
 
 def submit(submission: Submission) -> Flow[JobView]:
@@ -46,6 +58,18 @@ def submit(submission: Submission) -> Flow[JobView]:
     return (yield from ask(create_job(submission.spec, submission.key)))
 
 
+def id_of(job: object) -> str:
+    """The id of a job that is given as one, or by its id. Raises UserError."""
+    ref = a_text(getattr(job, "id", job), "job", "3f2a")
+    if not is_job(ref):
+        raise _no_job(ref)
+    return ref
+
+
+def _no_job(ref: str) -> UserError:
+    return UserError(f'{ref[:200]!r} is no job id: `surefoot ls` lists them, and "last" is the newest')
+
+
 def submit_from(ref: str, options: Mapping[str, Any]) -> Flow[JobView]:
     """Submit the job that `ref` means again, with these options of `submit` changed."""
     changes = changes_of(options)
@@ -56,6 +80,7 @@ def submit_from(ref: str, options: Mapping[str, Any]) -> Flow[JobView]:
 def jobs(state: JobState | None, limit: int) -> Flow[list[JobView]]:
     """List jobs, newest first, at most `limit`."""
     found: list[JobView] = []
+    a_whole_number(limit, "limit")
     while len(found) < limit:
         asked = min(JOBS_PAGE, limit - len(found))
         page = (yield from ask(list_jobs(state=state, limit=asked, before=found[-1].id if found else None))).jobs
@@ -70,13 +95,13 @@ def resolve(ref: str) -> Flow[JobView]:
 
     Raises NotFoundError, and UserError for a beginning that several jobs share.
     """
-    if ref == "last":
+    if a_text(ref, "job", "last") == "last":
         newest = (yield from ask(list_jobs(limit=1))).jobs
         if not newest:
             raise NotFoundError("there is no job yet", status=404, detail="submit one with `surefoot submit`")
         return newest[0]
     if not is_job(ref):
-        raise UserError(f'{ref!r} is no job id: `surefoot ls` lists them, and "last" is the newest')
+        raise _no_job(ref)
     try:
         return (yield from ask(get_job(ref)))
     except NotFoundError:
@@ -112,6 +137,9 @@ class RowPages:
     from_step: int = 0
     page: int = ROWS_PAGE
     done: bool = False
+
+    def __post_init__(self) -> None:
+        a_whole_number(self.from_step, "from_step")
 
     def next(self) -> Flow[list[bytes]]:
         """The next rows, by step."""

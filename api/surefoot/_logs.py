@@ -9,8 +9,9 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from surefoot._follow import PATIENCE_S
+from surefoot._given import a_moment, a_text, a_whole_number
 from surefoot._requests import Flow, ask, check_goes_on, get_logs
-from surefoot.errors import ServiceUnavailableError
+from surefoot.errors import OptionError, ServiceUnavailableError
 from surefoot.logs import LogLine, LogPage, LogStream
 
 __all__ = ["LogOptions", "LogPages", "OneTrainer"]
@@ -46,14 +47,17 @@ class LogPages:
         #: lines with lower numbers are not kept any more
         self.first = 0
         self._follow, self._start = follow, 0
-        self._tail = wanted.get("tail")
-        since = wanted.get("since")
-        # a time without a zone is this machine's
+        given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        if unknown := sorted(set(given) - set(LogOptions.__annotations__)):
+            raise OptionError(f"logs() takes no {', '.join(unknown)}; it takes {', '.join(LogOptions.__annotations__)}")
+        self._tail = a_whole_number(given["tail"], "tail") if "tail" in given else None
         self._wanted: dict[str, Any] = {
-            "trainer": wanted.get("trainer"),
-            "contains": wanted.get("contains"),
-            "since": since.astimezone().isoformat() if since is not None else None,
+            name: a_text(given[name], name, example)
+            for name, example in (("trainer", "t0"), ("contains", "loss"))
+            if name in given
         }
+        if "since" in given:
+            self._wanted["since"] = a_moment(given["since"], "since").isoformat()
         self._silent_since: float | None = None
 
     def next(self) -> Flow[tuple[LogLine, ...]]:

@@ -73,7 +73,6 @@ __all__ = [
     "inject_fault",
     "list_jobs",
     "model_of",
-    "model_path",
     "pause_job",
     "put_package",
     "receive",
@@ -238,11 +237,6 @@ def delete_job(job_id: str, *, checkpoints: bool) -> Call[None]:
         parse=lambda _answer: None,
         params=_params(checkpoints=str(checkpoints).lower()),
     )
-
-
-def model_path(job_id: str) -> str:
-    """Where the final model is, as a stream of bytes."""
-    return f"/v1/jobs/{job_id}/model"
 
 
 def get_events(job_id: str, *, after: int = 0, limit: int = EVENTS_PAGE) -> Call[EventPage]:

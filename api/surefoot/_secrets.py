@@ -7,6 +7,7 @@ import re
 from collections.abc import Awaitable
 from typing import Protocol, TypeVar
 
+from surefoot._given import a_text
 from surefoot._requests import Call, Flow, ask, model_of
 from surefoot.errors import SpecError
 from surefoot.secret_rules import SECRET_PATTERN, check_value
@@ -31,12 +32,14 @@ class AsyncRuns(Protocol):
 
 
 def _path(name: str) -> str:
-    if not re.fullmatch(SECRET_PATTERN, name):
+    if not re.fullmatch(SECRET_PATTERN, a_text(name, "name", "WANDB_API_KEY")):
         raise SpecError(f"{name[:100]!r} is no name of a secret: letters, digits and _, at most 64, no digit first")
     return f"/v1/secrets/{name}"
 
 
 def _value(value: str) -> bytes:
+    if not isinstance(value, str):
+        a_text(value, "value", "...")
     try:
         return json.dumps({"value": check_value(value)}).encode()
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import httpx
 from tenacity import retry_if_exception_type, stop_after_attempt, wait_exponential, wait_random
 
 from surefoot._follow import QUIET_S
+from surefoot._given import a_number
 from surefoot._requests import Call
 from surefoot._where import Where
 from surefoot.errors import ServiceError, ServiceUnavailableError, SurefootError, UnauthorizedError, UserError
@@ -25,7 +27,7 @@ __all__ = [
     "TRANSIENT",
     "Body",
     "Deadline",
-    "check_whole",
+    "Download",
     "client_options",
     "part_of",
     "request_options",
@@ -46,6 +48,9 @@ RETRY: dict[str, Any] = {
     "reraise": True,
 }
 
+# Nothing came of a connection: whatever else fails fails on one that stood.
+_NOBODY = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+
 # Generous for an upload of 100 MiB; a connection that cannot be made is known soon.
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 
@@ -55,6 +60,8 @@ AS_IT_IS = {"accept-encoding": "identity"}
 # An answer that is larger, or comes for longer, is none of a control plane's.
 _MOST_BYTES = 128 * 1024 * 1024
 _LONGEST_S = 300.0
+
+_LENGTH = re.compile(r"[0-9]{1,18}")
 
 # Below this much time left, a read is not cut shorter.
 _SHORTEST_READ_S = 0.2
@@ -66,6 +73,10 @@ class Deadline:
 
     timeout_s: float | None
     _begun: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        if self.timeout_s is not None:
+            a_number(self.timeout_s, "timeout")
 
     @property
     def left_s(self) -> float | None:
@@ -202,21 +213,50 @@ def part_of(to: Path) -> Iterator[BinaryIO]:
         raise UserError(f"{to} cannot be written: {why}; name another file") from None
 
 
-def check_whole(where: Where, response: httpx.Response) -> None:
-    """Raise ServiceError unless it can be seen of this answer's body whether all of it came."""
-    headers = response.headers
-    ends = "content-length" in headers or headers.get("transfer-encoding", "").lower() == "chunked"
-    if not ends or headers.get("content-encoding", "identity") != "identity":
-        detail = "it does not say how long it is, or was packed on the way: it could be cut without a trace"
-        raise ServiceError(f"the answer of {where.url} cannot be read", status=502, detail=detail)
+class Download:
+    """The bytes of a file that is downloaded: as many as were listed, or as the answer itself says, and no more."""
+
+    def __init__(self, where: Where, response: httpx.Response, num_bytes: int | None) -> None:
+        """Raises ServiceError for an answer of which it cannot be seen whether all of it came, or of another length than was listed."""
+        self._where, self._came = where, 0
+        told = response.headers.get("content-length", "")
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise self._unreadable("it was packed on the way: it could be cut without a trace")
+        if not _LENGTH.fullmatch(told) and (num_bytes is None or told):
+            raise self._unreadable("it does not say how long it is: it could be cut without a trace")
+        self._num_bytes = int(told) if num_bytes is None else num_bytes
+        if told and int(told) != self._num_bytes:
+            raise self._unreadable(f"it has {int(told)} bytes, and was listed with {self._num_bytes}")
+
+    def take(self, chunk: bytes) -> bytes:
+        """Count what came. Raises ServiceError for more than there is to come."""
+        self._came += len(chunk)
+        if self._came > self._num_bytes:
+            raise self._unreadable(f"it is longer than the {self._num_bytes} bytes that it is to have")
+        return chunk
+
+    def end(self) -> None:
+        """Raise ServiceError where not all has come."""
+        if self._came < self._num_bytes:
+            raise self._unreadable(f"it ends after {self._came} of {self._num_bytes} bytes")
+
+    def _unreadable(self, why: str) -> ServiceError:
+        return ServiceError(f"the answer of {self._where.url} cannot be read", status=502, detail=why)
 
 
 def unreachable(where: Where, error: Exception) -> ServiceUnavailableError:
-    """Return the error for a control plane that does not answer."""
+    """Return the error for a control plane that does not answer, or stops in the midst of it."""
     if isinstance(error, ServiceUnavailableError):
         return error
+    if not isinstance(error, _NOBODY):
+        detail = f"its answer did not come whole: try again ({_named(error)})"
+        return ServiceUnavailableError(f"the connection to {where.url} broke off", status=503, detail=detail)
     again = "jobs, logs and files of an earlier one are there again then"
     detail = f"start one with `surefoot up` ({again}), or name another by --url or SUREFOOT_URL"
     return ServiceUnavailableError(
-        f"no control plane answers at {where.url}", status=503, detail=f"{detail} ({type(error).__name__}: {error})"
+        f"no control plane answers at {where.url}", status=503, detail=f"{detail} ({_named(error)})"
     )
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")

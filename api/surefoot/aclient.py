@@ -14,9 +14,10 @@ import httpx
 from tenacity import AsyncRetrying
 from typing_extensions import Self, Unpack
 
-from surefoot._files import Fetching, all_files, content_path
-from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
+from surefoot._files import Fetching, all_files, content_path, model_path, module_named
+from surefoot._flows import RowPages, all_events, all_rows, conclude, id_of, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
+from surefoot._given import a_path
 from surefoot._logs import LogOptions, LogPages
 from surefoot._network import open_async_client
 from surefoot._requests import (
@@ -34,7 +35,6 @@ from surefoot._requests import (
     get_system,
     get_usage,
     inject_fault,
-    model_path,
     pause_job,
     receive,
     resize_job,
@@ -48,7 +48,7 @@ from surefoot._transport import (
     TRANSIENT,
     Body,
     Deadline,
-    check_whole,
+    Download,
     client_options,
     part_of,
     request_options,
@@ -95,7 +95,7 @@ class AsyncClient:
 
     async def submit_from(self, job: AsyncJob | str, **changes: Any) -> AsyncJob:
         """As `Client.submit_from`."""
-        return AsyncJob(self, await self._run(submit_from(job if isinstance(job, str) else job.id, changes)))
+        return AsyncJob(self, await self._run(submit_from(id_of(job), changes)))
 
     async def job(self, ref: str) -> AsyncJob:
         """As `Client.job`."""
@@ -107,7 +107,7 @@ class AsyncClient:
 
     async def delete(self, job: AsyncJob | str, *, checkpoints: bool = False) -> None:
         """As `Client.delete`."""
-        await self._run(ask(delete_job(job if isinstance(job, str) else job.id, checkpoints=checkpoints)))
+        await self._run(ask(delete_job(id_of(job), checkpoints=checkpoints)))
 
     async def health(self) -> Health:
         """As `Client.health`."""
@@ -157,16 +157,17 @@ class AsyncClient:
             body.take(chunk)
         return Answer(status=response.status_code, body=body.content, location=response.headers.get("location", ""))
 
-    async def _download(self, path: str, params: dict[str, str], to: Path) -> Path:
-        """Stream to a file, which is there whole or not at all."""
+    async def _download(self, path: str, params: dict[str, str], to: Path, num_bytes: int | None = None) -> Path:
+        """As `Client._download`."""
         try:
             with telling(self.where, self._http), part_of(to) as file:
                 async with self._http.stream("GET", path, params=params, headers=AS_IT_IS) as response:
                     if not response.is_success:
                         raise error_of(await self._read(response))
-                    check_whole(self.where, response)
+                    download = Download(self.where, response, num_bytes)
                     async for chunk in response.aiter_bytes():
-                        file.write(chunk)
+                        file.write(download.take(chunk))
+                    download.end()
         except TRANSIENT as error:
             raise unreachable(self.where, error) from error
         return to
@@ -338,7 +339,7 @@ class AsyncJob:
 
     async def download_model(self, path: str | os.PathLike[str], *, module: str | None = None) -> Path:
         """As `Job.download_model`."""
-        return await self._client._download(model_path(self.id), {"module": module} if module else {}, Path(path))
+        return await self._client._download(model_path(self.id), module_named(module), a_path(path, "path"))
 
     async def files(self, prefix: str = "") -> FileList:
         """As `Job.files`."""
@@ -346,12 +347,13 @@ class AsyncJob:
 
     async def download_files(self, to: str | os.PathLike[str], *, path: str = "") -> list[Path]:
         """As `Job.download_files`."""
-        fetching, where = Fetching(path, Path(to)), content_path(self.id)
+        fetching, where = Fetching(path, a_path(to, "to")), content_path(self.id)
         while True:
             try:
                 found = await self.files()
                 for file, target in fetching.missing(found):
-                    await self._client._download(where, {"path": file.path, "version": found.version}, target)
+                    asked = {"path": file.path, "version": found.version}
+                    await self._client._download(where, asked, target, file.bytes)
                     fetching.fetched(file, target)
                 return fetching.files
             except ConflictError:  # the job has kept others since

@@ -13,9 +13,10 @@ import httpx
 from tenacity import Retrying
 from typing_extensions import Self, Unpack
 
-from surefoot._files import Fetching, all_files, content_path
-from surefoot._flows import RowPages, all_events, all_rows, conclude, jobs, resolve, rests, submit, submit_from
+from surefoot._files import Fetching, all_files, content_path, model_path, module_named
+from surefoot._flows import RowPages, all_events, all_rows, conclude, id_of, jobs, resolve, rests, submit, submit_from
 from surefoot._follow import Follower, Update
+from surefoot._given import a_path
 from surefoot._logs import LogOptions, LogPages
 from surefoot._network import open_client
 from surefoot._requests import (
@@ -33,7 +34,6 @@ from surefoot._requests import (
     get_system,
     get_usage,
     inject_fault,
-    model_path,
     pause_job,
     receive,
     resize_job,
@@ -47,7 +47,7 @@ from surefoot._transport import (
     TRANSIENT,
     Body,
     Deadline,
-    check_whole,
+    Download,
     client_options,
     part_of,
     request_options,
@@ -104,7 +104,7 @@ class Client:
 
         Of `config`, `env`, `secrets` and `checkpoint` what is given goes over that job's, name by name. Raises as `submit` does.
         """
-        return Job(self, self._run(submit_from(job if isinstance(job, str) else job.id, changes)))
+        return Job(self, self._run(submit_from(id_of(job), changes)))
 
     def job(self, ref: str) -> Job:
         """Return the job with this id, this unique beginning of an id, or "last". Raises NotFoundError."""
@@ -120,7 +120,7 @@ class Client:
         `checkpoints`: its checkpoints and its final model too, which are removed in the background. Deleting again changes nothing.
         Raises ConflictError for one that has not ended, NotFoundError for one that never was.
         """
-        self._run(ask(delete_job(job if isinstance(job, str) else job.id, checkpoints=checkpoints)))
+        self._run(ask(delete_job(id_of(job), checkpoints=checkpoints)))
 
     def health(self) -> Health:
         """Ask whether the service answers."""
@@ -170,8 +170,8 @@ class Client:
             body.take(chunk)
         return Answer(status=response.status_code, body=body.content, location=response.headers.get("location", ""))
 
-    def _download(self, path: str, params: dict[str, str], to: Path) -> Path:
-        """Stream to a file, which is there whole or not at all."""
+    def _download(self, path: str, params: dict[str, str], to: Path, num_bytes: int | None = None) -> Path:
+        """Stream to a file, which is there whole or not at all; `num_bytes`: as it was listed."""
         try:
             with (
                 telling(self.where, self._http),
@@ -180,9 +180,10 @@ class Client:
             ):
                 if not response.is_success:
                     raise error_of(self._read(response))
-                check_whole(self.where, response)
+                download = Download(self.where, response, num_bytes)
                 for chunk in response.iter_bytes():
-                    file.write(chunk)
+                    file.write(download.take(chunk))
+                download.end()
         except TRANSIENT as error:
             raise unreachable(self.where, error) from error
         return to
@@ -355,7 +356,7 @@ class Job:
 
     def download_model(self, path: str | os.PathLike[str], *, module: str | None = None) -> Path:
         """Write the final model, a safetensors file, to `path`; `module` names it where several are tracked. Raises NotFoundError."""
-        return self._client._download(model_path(self.id), {"module": module} if module else {}, Path(path))
+        return self._client._download(model_path(self.id), module_named(module), a_path(path, "path"))
 
     def files(self, prefix: str = "") -> FileList:
         """Return the files that training wrote to `run.output_dir`, as they were synchronised last; only those under `prefix`."""
@@ -366,12 +367,13 @@ class Job:
 
         All are of one synchronisation. Raises NotFoundError.
         """
-        fetching, where = Fetching(path, Path(to)), content_path(self.id)
+        fetching, where = Fetching(path, a_path(to, "to")), content_path(self.id)
         while True:
             try:
                 found = self.files()
                 for file, target in fetching.missing(found):
-                    self._client._download(where, {"path": file.path, "version": found.version}, target)
+                    asked = {"path": file.path, "version": found.version}
+                    self._client._download(where, asked, target, file.bytes)
                     fetching.fetched(file, target)
                 return fetching.files
             except ConflictError:  # the job has kept others since

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from surefoot._paths import why_not
 from surefoot.errors import MissingExtraError, UserError
 
 __all__ = ["is_job_file", "read_file"]
@@ -37,7 +38,7 @@ def read_file(file: Path, what: str) -> dict[str, Any]:
             raise UserError(f"{what} {file} has more than {_MOST_BYTES} bytes")
         loaded = _reader(file)(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{what} {file} cannot be read: {error}") from None
+        raise UserError(f"{what} {file} cannot be read: {why_not(error)}") from None
     if not isinstance(loaded, dict):
         raise UserError(f"{what} {file} must hold names with values, not {type(loaded).__name__}")
     if wrong := [key for key in loaded if not isinstance(key, str)]:

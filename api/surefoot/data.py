@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from surefoot.config import near
 from surefoot.errors import ContractError, MissingExtraError, SpecError
+from surefoot.secret_rules import refuse_secrets_in
 
 __all__ = [
     "MAX_DATA",
@@ -33,8 +34,6 @@ MAX_DATA = 32
 _NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")
 # "NAME=URL", "NAME:copy=URL", "NAME:in-place=URL"
 _WAYS = {"copy": True, "in-place": False}
-# Azure's own way to write an account behind a container is none of these.
-_PASSWORD = re.compile(r"^[^/]*://[^/@]*:[^/@]*@")
 
 
 class DataSource(BaseModel):
@@ -55,11 +54,7 @@ class DataSource(BaseModel):
     def _url_is_plain(cls, value: str) -> str:
         if any(ord(c) < 32 or ord(c) == 127 for c in value):
             raise ValueError("a URL has no control characters")
-        if _PASSWORD.match(value):
-            raise ValueError(
-                "leave the password out of the URL, which is shown to whoever may see jobs: hand it over as a secret, in the variable that "
-                "the storage reads (`--secret AWS_SECRET_ACCESS_KEY`)"
-            )
+        refuse_secrets_in(value)
         return value
 
     @property

@@ -6,6 +6,7 @@ SurefootError
 │   ├── PackageError                   a code package that cannot be accepted
 │   ├── EntrypointError                "module:function" that cannot be imported
 │   ├── DataError                      data of a job that cannot be had, or is no longer what it was
+│   ├── OptionError (also a TypeError) an option that there is not, that is missing, or of a type that is not taken
 │   ├── ContractError                  training code that breaks a rule of the contract
 │   └── MissingExtraError (also an ImportError) a part of Surefoot that is not installed here
 ├── NodeError                          what is wrong on one node alone, and is tried on another
@@ -37,6 +38,7 @@ __all__ = [
     "MissingExtraError",
     "NodeError",
     "NotFoundError",
+    "OptionError",
     "PackageError",
     "RefusedError",
     "ServiceError",
@@ -59,6 +61,10 @@ class UserError(SurefootError, ValueError):
 
 class SpecError(UserError):
     """A job spec that cannot be run."""
+
+
+class OptionError(UserError, TypeError):
+    """An argument that a function does not take, that is missing, or of a type that cannot be taken; the message says what can."""
 
 
 class PackageError(UserError):

@@ -115,13 +115,18 @@ def _refuse_the_wrong_folder(root: Path) -> None:
 
 def _walk(folder: Path, prefix: str, trail: tuple[Path, ...], rules: Rules) -> Iterator[_File | LeftOut]:
     """Yield what lies below `folder`, and what stays out of it; `trail` is the folders from the root to it, links resolved."""
-    rules, children, empty = rules.entering(folder), _children(folder), bool(prefix)
+    rules, children = rules.entering(folder), _children(folder)
+    # a folder whose own .gitignore leaves out that too is none of the code's; any other is there, though empty
+    own = bool(prefix) and any(
+        path.name == ".gitignore" and rules.ignored_by(path, is_folder=False) for path in children
+    )
+    empty = bool(prefix) and not own
     for path in children:
         name, is_folder = prefix + path.name, path.is_dir()
         by = rules.ignored_by(path, is_folder=is_folder)
         why = f"by {by}" if by else _unfit(path, trail)
         if why is not None:
-            if path.name not in UNTOLD and not _is_compiled(path):
+            if not own and path.name not in UNTOLD and not _is_compiled(path):
                 yield LeftOut(path=_printable(name) + "/" * is_folder, why=why)
             continue
         empty = False

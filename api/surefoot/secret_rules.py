@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from urllib.parse import unquote
 
+from surefoot._given import texts
 from surefoot.errors import SpecError
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "by_variable",
     "check_value",
     "check_variables",
+    "refuse_secrets_in",
 ]
 
 # a secret is called as the environment variable is that it is usually read from
@@ -59,6 +62,52 @@ def check_variables(secrets: Mapping[str, str]) -> None:
             raise ValueError(f"the variable {variable} is Surefoot's own: name another one, as in {name}=MY_VARIABLE")
 
 
+# Of a query or a fragment: what lets in whoever has it, by the names that storages and services have for it.
+_LETS_IN = re.compile(
+    r".*(?:signature|token|secret|password|passwd|credentials?|authorization|api[-_]?key|access[-_]?key(?:[-_]?id)?|account[-_]?key)"
+    r"|(?:.*[-_.])?(?:sig|sas|pwd|auth|jwt)",
+    re.IGNORECASE,
+)
+# between the links of a chain ("zip://x::s3://b"), but not within the address of a host ("[::1]"); and before a URL in a longer text
+_LINKS = re.compile(r"::(?![^/]*\])|\s+(?=\S*://)")
+_INSTEAD = "hand it over as a secret, in the variable that the storage reads (`--secret AWS_SECRET_ACCESS_KEY`)"
+
+
+def refuse_secrets_in(url: str, instead: str = _INSTEAD) -> None:
+    """Raise ValueError, which has nothing of it, for a URL with a password, a token or a signature in it, in whichever link of a chain."""
+    for link in _LINKS.split(url):
+        scheme, is_url, rest = link.partition("://")
+        if not is_url:
+            continue
+        if _has_password(scheme.lower(), rest):
+            raise ValueError(f"leave the password out of the URL, which is shown to whoever may see jobs: {instead}")
+        if name := _signature(rest):
+            raise ValueError(f"leave {name}=... out of the URL, which is shown to whoever may see jobs: {instead}")
+
+
+def _has_password(scheme: str, rest: str) -> bool:
+    """Whether a password or token stands before the host; Azure's container before its account is neither, nor GitHub's "org:repo@"."""
+    user, at, _ = re.sub(r"^\[[^]]*\]", "host", rest).partition("@")
+    if not at or "?" in user or "#" in user or scheme == "github":
+        return False
+    name, colon, password = user.partition(":")
+    if "/" in name:
+        return False  # the "@" is of a path
+    if colon:
+        # "host:8020/a@b" is a path behind a port; a password may have a slash that nobody has escaped
+        return not re.match(r"\d*/", password)
+    return scheme in ("http", "https", "git+http", "git+https")
+
+
+def _signature(rest: str) -> str:
+    """The name of what in a query or a fragment lets in whoever has it; empty: nothing does."""
+    for part in re.split(r"[?&;#]", rest)[1:]:
+        name, equals, value = part.partition("=")
+        if equals and value and _LETS_IN.fullmatch(unquote(name)):
+            return unquote(name)[:50]
+    return ""
+
+
 def by_variable(secrets: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
     """Read what a job is to be given, as variable -> name: such a mapping, or "NAME" and "NAME=VARIABLE" one by one.
 
@@ -67,7 +116,7 @@ def by_variable(secrets: Mapping[str, str] | Iterable[str]) -> dict[str, str]:
     if isinstance(secrets, Mapping):
         return dict(secrets)
     found: dict[str, str] = {}
-    for each in [secrets] if isinstance(secrets, str) else secrets:
+    for each in texts(secrets, "secrets", '["WANDB_API_KEY"]'):
         name, _, variable = each.partition("=")
         if (variable or name) in found:
             raise SpecError(

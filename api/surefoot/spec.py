@@ -22,7 +22,7 @@ from pydantic import (
 from surefoot._compat import StrEnum
 from surefoot.budget import Budget
 from surefoot.data import MAX_DATA, AnyDataSource, check_names
-from surefoot.secret_rules import MAX_SECRETS, check_variables
+from surefoot.secret_rules import MAX_SECRETS, check_variables, refuse_secrets_in
 from surefoot.target import parse_target
 
 __all__ = [
@@ -82,6 +82,15 @@ def _plain(text: str) -> str:
 
 # text that ends up in paths, URLs and command lines
 Plain = AfterValidator(_plain)
+
+
+def _without_secrets(url: str) -> str:
+    refuse_secrets_in(url)
+    return url
+
+
+# a URL that whoever sees jobs sees
+Shown = AfterValidator(_without_secrets)
 
 
 def named_file(entrypoint: str) -> str | None:
@@ -162,7 +171,7 @@ class CheckpointPolicy(Strict):
     """The name of a logged value: the checkpoint of the step where it was best so far is kept as well."""
     best_mode: Literal["min", "max"] = "min"
     """Whether the lowest or the highest value of `best` is the best one."""
-    url: Annotated[str, Field(min_length=1, max_length=1000), Plain] | None = None
+    url: Annotated[str, Field(min_length=1, max_length=1000), Plain, Shown] | None = None
     """Where checkpoints lie: a folder that every trainer's node sees, or any fsspec URL ("s3://bucket/runs"). Null: where the service
     puts them."""
     final: bool = True
@@ -210,7 +219,7 @@ class JobSpec(Strict):
     """
     checkpoint: CheckpointPolicy = Field(default_factory=CheckpointPolicy)
     """When durable checkpoints are made, where, and which are kept."""
-    restore: Annotated[str, Field(min_length=1, max_length=2000), Plain] | None = None
+    restore: Annotated[str, Field(min_length=1, max_length=2000), Plain, Shown] | None = None
     """Begin from this checkpoint, or from the newest one below this URL (another job's), instead of from step 0."""
     target: Annotated[str, Field(max_length=300)] | None = None
     """End training at the first step whose merged values meet this, such as "accuracy>=0.97"; null: train to the last step."""
@@ -261,6 +270,9 @@ class JobSpec(Strict):
                 raise ValueError(
                     f"{requirement!r} is no pip requirement: give one a line, such as 'einops==0.8', or leave it out"
                 )
+            refuse_secrets_in(
+                requirement, "have pip's own settings on the nodes hold it, or the image bring the package"
+            )
         return tuple(requirement.strip() for requirement in value)
 
     @field_validator("config")
@@ -304,9 +316,11 @@ class JobSpec(Strict):
         if self.batch_size % self.sub_tasks:
             low = self.batch_size - self.batch_size % self.sub_tasks
             near = " or ".join(str(b) for b in (low, low + self.sub_tasks) if b)
+            divisors = (n for n in range(1, min(self.batch_size, 4096) + 1) if not self.batch_size % n)
+            fitting = min(divisors, key=lambda n: (abs(n - self.sub_tasks), -n))
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of sub_tasks {self.sub_tasks}: "
-                f"every sub-task takes an equal slice of the batch; try batch_size {near}"
+                f"every sub-task takes an equal slice of the batch; try batch_size {near}, or sub_tasks {fitting}"
             )
         top = self.most_trainers
         if top > self.sub_tasks:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,18 +16,19 @@ from uuid import uuid4
 from pydantic import ValidationError
 from typing_extensions import Required, TypedDict, Unpack
 
+from surefoot._given import a_mapping, a_path, texts
 from surefoot._paths import folder_at
 from surefoot._requests import spec_error
 from surefoot.budget import Budget
 from surefoot.data import DataSource, found_here
 from surefoot.entrypoint import Entrypoint, locate
-from surefoot.errors import PackageError, SpecError, UserError
+from surefoot.errors import OptionError, PackageError, SpecError, UserError
 from surefoot.notebook import MODULE, is_of_a_notebook, source_of
 from surefoot.package import CodePackage, LeftOut, pack
 from surefoot.secret_rules import by_variable
 from surefoot.spec import MAX_LEFT_OUT, CheckpointPolicy, JobSpec
 
-__all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "changes_of", "prepare", "tell_left_out"]
+__all__ = ["INSIDE_A_TRAINER", "Submission", "SubmitOptions", "changes_of", "prepare", "spec_of", "tell_left_out"]
 
 # Set in the environment of every trainer.
 INSIDE_A_TRAINER = "SUREFOOT_TRAINER"
@@ -98,12 +100,15 @@ class Submission:
 def prepare(train: str | Callable[..., Any], **options: Unpack[SubmitOptions]) -> Submission:
     """Check everything that can be checked here, and pack the code.
 
-    Raises EntrypointError, PackageError and SpecError; TypeError for an option that there is not.
+    Raises OptionError, EntrypointError, PackageError and SpecError.
     """
-    _check_names(options)
+    _check_names("submit", options, SubmitOptions.__annotations__)
+    if options.get("batch_size") is None:
+        raise OptionError("batch_size is missing: how many samples a step has, as batch_size=64")
+    folder = None if (named := options.get("folder")) is None else a_path(named, "folder")
     try:
         _refuse_inside_a_trainer()
-        with _located(train, options.get("folder")) as (entrypoint, more):
+        with _located(train, folder) as (entrypoint, more):
             return _packed(entrypoint, more, _fields(entrypoint, {**options}))
     except UserError:
         raise
@@ -114,12 +119,12 @@ def prepare(train: str | Callable[..., Any], **options: Unpack[SubmitOptions]) -
         raise PackageError("the code cannot be read: the entrypoint's file is nested too deeply") from error
 
 
-def _check_names(options: Mapping[str, object]) -> None:
-    known = SubmitOptions.__annotations__
-    if unknown := sorted(set(options) - set(known)):
-        raise TypeError(f"submit() takes no {', '.join(unknown)}; it takes {', '.join(known)}")
-    if "batch_size" not in options:
-        raise TypeError("submit() takes batch_size: how many samples a step has")
+def _check_names(function: str, given: Iterable[str], known: Iterable[str]) -> None:
+    names = list(known)
+    if unknown := sorted(set(given) - set(names)):
+        meant = get_close_matches(unknown[0], names, 1, 0.6)
+        hint = f"did you mean {meant[0]}?" if meant else f"it takes {', '.join(names)}"
+        raise OptionError(f"{function}() takes no {', '.join(unknown)}; {hint}")
 
 
 @contextmanager
@@ -144,13 +149,44 @@ def _fields(entrypoint: Entrypoint, options: Mapping[str, Any]) -> dict[str, Any
     return given | {
         "name": options.get("name") or _name_of(entrypoint),
         "entrypoint": entrypoint.name,
-        "config": dict(options.get("config") or {}),
-        "env": dict(options.get("env") or {}),
+        "config": _config(options.get("config")),
+        "env": _env(options.get("env")),
         "resources": _resources(options),
-        "pip": tuple(options.get("pip", ())),
-        "secrets": by_variable(options.get("secrets") or ()),
-        "data": found_here(options.get("data") or {}, Path()),
+        "pip": _pip(options.get("pip")),
+        "secrets": _secrets(options.get("secrets")),
+        "data": _data(options.get("data")),
     }
+
+
+def _config(given: object) -> dict[str, Any]:
+    return a_mapping(given, "config", '{"lr": 0.1}')
+
+
+def _env(given: object) -> dict[str, str]:
+    return a_mapping(given, "env", '{"NAME": "value"}')
+
+
+def _pip(given: object) -> tuple[str, ...]:
+    return texts(given, "pip", '["einops==0.8"]')
+
+
+def _secrets(given: Any) -> dict[str, str]:
+    return by_variable(() if given is None else given)
+
+
+def _data(given: object) -> dict[str, Any]:
+    found: dict[str, Any] = found_here(a_mapping(given, "data", '{"train": "s3://bucket/cifar"}'), Path())
+    return found
+
+
+# options that are read alike for a new job and for one that is changed
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "config": _config,
+    "env": _env,
+    "pip": _pip,
+    "secrets": _secrets,
+    "data": _data,
+}
 
 
 def _resources(options: Mapping[str, Any]) -> dict[str, float]:
@@ -159,27 +195,24 @@ def _resources(options: Mapping[str, Any]) -> dict[str, float]:
 
 def _packed(entrypoint: Entrypoint, more: Mapping[str, Path], fields: dict[str, Any]) -> Submission:
     # The spec is checked before the folder is read: its mistakes are the commoner and the quicker to find.
-    _spec(fields | {"package": "0" * 64})
+    spec_of(fields | {"package": "0" * 64})
     package = pack(entrypoint.folder, more)
     inside = entrypoint.file.name if more else entrypoint.file.relative_to(entrypoint.folder).as_posix()
     if inside not in package.files:
         raise PackageError(f"{inside}, which holds the entrypoint, {_why_out(inside, package.left_out)}")
     made = fields | {"package": package.sha256, "left_out": _bounded(package.left_out)}
-    return Submission(spec=_spec(made), package=package, key=uuid4().hex)
+    return Submission(spec=spec_of(made), package=package, key=uuid4().hex)
 
 
 def changes_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of `submit` as changes of a job's spec. Raises TypeError for one that the code of that job decides, or none."""
-    wrong = sorted(set(options) - (set(SubmitOptions.__annotations__) - {"folder"}))
-    if wrong:
-        raise TypeError(f"submit_from() takes no {', '.join(wrong)}")
+    """Return options of `submit` as changes of a job's spec. Raises OptionError for one that the code of that job decides, or none."""
+    _check_names("submit_from", options, (name for name in SubmitOptions.__annotations__ if name != "folder"))
     changes = {name: value for name, value in options.items() if name not in _RESOURCES}
     if resources := _resources(options):
         changes["resources"] = resources
-    if "secrets" in changes:
-        changes["secrets"] = by_variable(changes["secrets"] or ())
+    changes |= {name: read(changes[name]) for name, read in _READ.items() if name in changes}
     if "data" in changes:
-        sources = found_here(changes["data"] or {}, Path()).items()
+        sources = changes["data"].items()
         changes["data"] = {n: s.model_dump(mode="json") if isinstance(s, DataSource) else s for n, s in sources}
     for name, kind in (("checkpoint", CheckpointPolicy), ("budget", Budget)):
         if isinstance(part := changes.get(name), kind):
@@ -221,7 +254,8 @@ def tell_left_out(left_out: Mapping[str, str]) -> str:
     return f"left out of the package: {named}{more}"
 
 
-def _spec(fields: Mapping[str, Any]) -> JobSpec:
+def spec_of(fields: Mapping[str, Any]) -> JobSpec:
+    """Return the spec of these fields. Raises SpecError, field by field."""
     try:
         return JobSpec.model_validate(fields)
     except ValidationError as error:

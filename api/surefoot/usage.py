@@ -77,6 +77,14 @@ class JobUsage(_View):
     """Seconds that trainers were there meanwhile, added up."""
     lost_cost: float | None = None
     """What these cost; null where no price is known."""
+    again_steps: int = 0
+    """Steps that are made again, since everybody that had the state was lost: from the newest checkpoint, or from the beginning."""
+    again_s: float = 0.0
+    """Seconds that those of them had taken, at most, that are not in `lost_s`: after the loss of an attempt."""
+    again_trainer_s: float = 0.0
+    """Seconds that trainers had trained for them, added up."""
+    again_cost: float | None = None
+    """What these cost, at the mean price of the job's trainers; null where there are none, or no price is known."""
     steps_done: int = 0
     """Steps that are done."""
     remaining_steps: int | None = None

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from surefoot.events import Event, EventKind
 from surefoot.spec import JobState
+from surefoot_actors.cluster.ports import Where
 from surefoot_actors.protocol.membership.machine import MembershipState, Phase
 from surefoot_actors.supervisor import stall_teller, stalls
-from surefoot_actors.supervisor.stalls import Awaited, GoesOn, Stalled, StallWatch, allowed_s, awaited
+from surefoot_actors.supervisor.stall_teller import StallTeller
+from surefoot_actors.supervisor.stalls import THE_JOB, Awaited, GoesOn, Stalled, StallWatch, allowed_s, awaited
 from surefoot_actors.uplink.memory import MemoryUplink
 
 from .harness import Keep, Stage
@@ -125,3 +129,28 @@ def test_native_code_that_holds_the_interpreter_is_told_as_such(stage: Stage, im
         str(e.data["message"]) for e in story.of(EventKind.WARNING) if "not answer" in str(e.data["message"])
     )
     assert "in sub-task 0 of round 3" in message
+
+
+def test_steps_that_are_made_again_are_no_stall() -> None:
+    """After the loss of everybody no new row comes until the run is where it was; it goes on all the same, unless it does not."""
+    told_: list[str] = []
+    at = 584
+
+    class Handle:
+        async def where(self) -> Where:
+            return Where(step=at)
+
+    teller = StallTeller(
+        cast(Any, None),
+        cast(Any, {"t0": SimpleNamespace(handle=Handle())}),
+        cast(Any, SimpleNamespace(newest=850)),
+        cast(Any, SimpleNamespace(last=lambda trainer: None)),
+        lambda kind, **data: told_.append(data["message"]),
+        cast(Any, None),
+    )
+    what = Awaited(token=1, allowed_s=30.0, what="the step after step 850 has not ended", trainers=("t0",))
+    stalled_ = Stalled(name=THE_JOB, seconds=30.0, awaited=what)
+    for at, is_told in ((584, False), (600, False), (600, True), (40, False), (850, True), (851, True)):
+        told_.clear()
+        asyncio.run(teller._tell_stall(stalled_))
+        assert bool(told_) is is_told, at

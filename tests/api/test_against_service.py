@@ -311,20 +311,20 @@ def test_files_are_fetched_while_the_job_keeps_others(
         keep(place, a=b"1", b=b"2", c=b"3")
         download, ask = Client._download, []
 
-        def keeping(self: Client, path: str, params: dict[str, str], to: Path) -> Path:
+        def keeping(self: Client, path: str, params: dict[str, str], to: Path, size: int | None = None) -> Path:
             ask.append(params["path"])
             if len(ask) == 2:
                 shutil.rmtree(place / "files")
                 keep(place, a=b"1", b=b"other", d=b"4")
-            return download(self, path, params, to)
+            return download(self, path, params, to, size)
 
         monkeypatch.setattr(Client, "_download", keeping)
         fetched = job.download_files(tmp_path / "to")
         assert {file.name: file.read_bytes() for file in fetched} == {"a": b"1", "b": b"other", "d": b"4"}
         assert ask == ["a", "b", "b", "d"]
 
-        def refused(self: Client, path: str, params: dict[str, str], to: Path) -> Path:
-            return download(self, path, {**params, "version": f"{9:09d}-{9:012d}-a1g1t0-{'0' * 16}.json"}, to)
+        def refused(self: Client, path: str, params: dict[str, str], to: Path, size: int | None = None) -> Path:
+            return download(self, path, {**params, "version": f"{9:09d}-{9:012d}-a1g1t0-{'0' * 16}.json"}, to, size)
 
         monkeypatch.setattr(Client, "_download", refused)
         with pytest.raises(ConflictError, match="list them again"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import inspect
 import json
 import re
@@ -15,7 +16,7 @@ from tests.api.conftest import FakeService, make_event, make_row, make_spec, mak
 from typer.testing import CliRunner, Result
 
 from surefoot import _transport, plugins
-from surefoot.cli import local
+from surefoot.cli import local, main
 from surefoot.cli.app import app
 from surefoot.cli.session import Session
 from surefoot.errors import MissingExtraError
@@ -161,6 +162,39 @@ def test_ctrl_c_detaches_and_says_so(cli: Cli, fake: FakeService) -> None:
     assert result.exit_code == 130
     assert "detached: job j1 goes on" in result.stderr
     assert fake.jobs["j1"].state is JobState.RUNNING
+
+
+@pytest.mark.parametrize("where", ["builtins.__import__", "typer.main.get_command"])
+def test_ctrl_c_before_any_command_begins_is_no_traceback(
+    where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It takes a second to import what commands need, and to put them together."""
+    real = builtins.__import__
+
+    def interrupted(name: Any, *rest: Any, **more: Any) -> Any:
+        if isinstance(name, str) and name != "surefoot.cli.app":
+            return real(name, *rest, **more)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(where, interrupted)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    told = capsys.readouterr()
+    assert (ended.value.code, told.out, told.err) == (2, "", "surefoot: interrupted\n")
+
+
+def test_chaos_that_is_interrupted_reports_what_it_did(cli: Cli, fake: FakeService) -> None:
+    fake.add(make_view("j1"))
+
+    def interrupt(request: Any) -> Any:
+        raise KeyboardInterrupt
+
+    for more, report in (((), "steps"), (("--json",), '"steps"')):
+        fake.faults = [("/stream", interrupt)]
+        result = cli("chaos", "j1", "--for", "10m", "--kills-per-minute", "0.01", *more)
+        assert (result.exit_code, report in result.stdout) == (130, True), result.output
+        assert "there are no more faults; job j1 goes on" in result.stderr
 
 
 def test_submit_watches_by_default(cli: Cli, fake: FakeService, code: Path) -> None:
@@ -528,7 +562,8 @@ def test_check_and_up_take_what_the_command_line_gives() -> None:
         taken = inspect.signature(plugins.load(name)).parameters
         # a report is printed here, whatever made it
         renamed = {"settings": "config"} | ({"as_json": "config"} if name == "check" else {})
-        assert {renamed.get(option, option) for option in inspect.signature(command).parameters} <= set(taken), name
+        options = {renamed.get(option, option) for option in inspect.signature(command).parameters} - {"context"}
+        assert options <= set(taken), name
 
 
 def test_a_missing_part_names_its_extra(cli: Cli, code: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,11 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
+import httpx
 import pytest
 import typer.main
 from jsonschema_rs import Draft202012Validator
@@ -122,6 +124,34 @@ def test_a_file_that_is_no_job(cli: Cli, code: Path, text: str, told: str) -> No
     assert (result.exit_code, told in result.stderr) == (2, True), result.output
 
 
+def test_a_job_is_checked_by_its_file(cli: Cli, code: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """As it is submitted: nobody writes it all down twice."""
+    given: dict[str, Any] = {}
+
+    def check(**options: Any) -> Any:
+        given.update(options)
+        return SimpleNamespace(ok=True, render=lambda: ["same"])
+
+    monkeypatch.setattr("surefoot.cli.local.load", lambda name: check)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    (code / "data").mkdir()
+    (code / "job.yaml").write_text(
+        "entrypoint: train:train\nbatch_size: 30\nsub_tasks: 5\ntrainers: 2\nconfig: {lr: 1, width: 8}\n"
+        "data: {points: data}\nsecrets: [WANDB_API_KEY]\ncheckpoint: {keep: 4}\nseed: 3\n"
+    )
+    result = cli("check", str(code / "job.yaml"), "--set", "lr=0.5", "--seed", "4", "--steps", "6")
+    assert (result.exit_code, result.stdout) == (0, "same\n"), result.output
+    assert (given["entrypoint"], given["folder"], given["batch_size"]) == ("train:train", code, 30)
+    assert (given["sub_tasks"], given["config"], given["seed"], given["steps"]) == (5, {"lr": 0.5, "width": 8}, 4, 6)
+    assert given["data"] == {"points": str(code / "data")}
+    assert "secrets are not handed to trials: code that needs WANDB_API_KEY" in result.stderr
+
+    (code / "job.yaml").write_text("entrypoint: train:train\nbatch_size: 30\n")
+    wrong = cli("check", str(code / "job.yaml"))
+    assert (wrong.exit_code, "try batch_size 24 or 32" in wrong.stderr) == (2, True)
+    assert "--batch-size is missing" in cli("check", "train:train", "-f", str(code)).stderr
+
+
 def test_what_is_missing_is_told(cli: Cli, code: Path) -> None:  # noqa: F811
     assert "name the train function" in cli("submit").stderr
     assert "--batch-size is missing" in cli("submit", "train:train", "-f", str(code)).stderr
@@ -185,6 +215,21 @@ def test_a_typo_is_told_with_what_was_meant(cli: Cli, fake: FakeService, reading
     (reading / "train.py").write_text("def train(run):\n    run.config['lr'], dict(run.config)\n")
     warned = cli(*submit, "--set", "lrr=3", "--set", "other=1")
     assert (warned.exit_code, warned.stderr.count("did you mean 'lr'?")) == (0, 1)
+
+
+def test_a_clone_s_typo_is_told_too(cli: Cli, fake: FakeService) -> None:  # noqa: F811
+    """Its code is not here: it may read a name that nobody has set before."""
+    view = fake.add(
+        make_view("abc2345678", spec=make_view().spec.model_copy(update={"config": {"lr": 0.1, "width": 3}}))
+    )
+    fake.faults = [("/v1/jobs", lambda request: httpx.Response(201, content=view.model_dump_json()))] * 3
+    submit = ("submit", "--from", view.id, "--detach")
+    told = cli(*submit, "--set", "lrr=3")
+    assert (told.exit_code, "that job's config has no 'lrr'; did you mean 'lr'?" in told.stderr) == (0, True), (
+        told.output
+    )
+    for name in ("lr", "momentum"):
+        assert "--set" not in cli(*submit, "--set", f"{name}=3").stderr
 
 
 def test_a_config_is_a_mapping_and_a_namespace() -> None:

@@ -161,7 +161,11 @@ def test_metrics_tells_every_value(run: Callable[..., str], board_job: str) -> N
     assert run("metrics", board_job, "--csv", "--show", "accuracy").splitlines() == [
         "step,accuracy", "0,0.0", "1,0.1", "2,0.2", "3,0.3", "4,0.4",
     ]  # fmt: skip
-    assert '"max_step": 4' in run("metrics", board_job, "--json", "--show", "accuracy")
+    found = json.loads(run("metrics", board_job, "--json", "--show", "accuracy"))
+    assert list(found) == ["accuracy"]
+    assert (found["accuracy"]["max_step"], type(found["accuracy"]["max"])) == (4, float)
+    for more in ((), ("--csv",), ("--json",)):
+        assert "did you mean 'accuracy'?" in run("metrics", board_job, "--show", "acuracy", *more, code=2)
 
 
 @pytest.mark.parametrize("to", ["tensorboard", "tensorboard:", "elsewhere:x", ""])

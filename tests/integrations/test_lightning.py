@@ -271,7 +271,7 @@ class Asking(Module):
         (Summed, {}, "reduce_fx='sum'"),
         (Asking, {}, "self.trainer.strategy is not there"),
         (lambda: nn.Linear(1, 1), {}, "was given a Linear"),
-        (Module, {"callbacks": [pl.Callback()]}, "callbacks (write hooks of the module"),
+        (Module, {"callbacks": [pl.Callback()]}, "callbacks (leave them out: `surefoot submit --best +NAME`"),
         (Module, {"strategy": "fsdp"}, "strategy (Surefoot trains data-parallel)"),
         (Module, {"precision": "16-mixed"}, "precision='16-mixed'"),
         (Module, {"val_check_interval": 0.5}, "val_check_interval=0.5"),

@@ -95,7 +95,13 @@ def test_an_attempt_that_is_lost_costs_until_the_next_one_trains() -> None:
     found = account(
         state(0, "starting"), state(5, "running"), state(50, "queued"), state(52, "starting"), state(60, "running")
     )
-    assert (found.recoveries, found.lost_s) == (1, 10.0)
+    assert (found.recoveries, found.lost_s, found.lost.trainer_s) == (1, 10.0, 0.0)
+    # and its trainers meanwhile, at their price
+    found = account(
+        state(0, "starting"), *started(1, "t0", "fixed"), state(5, "running"), state(50, "queued"),
+        state(52, "starting"), *started(54, "t0", "fixed"), *started(55, "t1", "fixed"), state(60, "running"),
+    )  # fmt: skip
+    assert (found.lost_s, found.lost.trainer_s, found.lost.cost) == (10.0, 6.0 + 5.0, 11.0)
 
 
 @given(
@@ -113,6 +119,8 @@ def test_an_attempt_that_is_lost_costs_until_the_next_one_trains() -> None:
                     (EventKind.RECOVERED, {}),
                     (EventKind.GENERATION, {"generation": 1, "trainers": ["a"], "step": 3}),
                     (EventKind.GENERATION, {}),
+                    (EventKind.GENERATION, {"generation": 2, "trainers": 2, "step": 1}),
+                    (EventKind.RESTORED, {"step": 3, "url": "/x"}),
                     (EventKind.WARNING, {"message": "x"}),
                 ]
             ),
@@ -278,6 +286,64 @@ async def test_usage_is_told(service: Service, client: httpx.AsyncClient, attemp
     assert by_number[4].remaining_s_low == pytest.approx(17.5)
     assert by_number[4].remaining_s_high == pytest.approx(35)
     assert by_number[1].remaining_s_high == pytest.approx(70)
+
+
+def began_again(n: int, step: int, at: float, *before: tuple[EventKind, dict[str, Any]]) -> list[Event]:
+    what = [*before, (EventKind.GENERATION, {"generation": n, "trainers": ["t0", "t1"], "step": step})]
+    when = datetime.fromtimestamp(at, UTC)
+    return [Event(source="supervisor-1", n=n + k, at=when, kind=kind, data=data) for k, (kind, data) in enumerate(what)]
+
+
+@PRICED
+async def test_steps_that_are_made_again_are_told_and_priced(
+    service: Service, client: httpx.AsyncClient, attempt: Attempt
+) -> None:
+    """All trainers are lost at step 30, and the newest checkpoint is of step 10: within an attempt, and with it."""
+    await attempt.uplink(events=begun(service.now() - timedelta(hours=1), group="spot"))
+    begin = service.now().timestamp() - 500
+    await attempt.uplink(rows=[row(n, begin + n / 2) for n in range(30)])
+
+    async def usage() -> JobUsage:
+        return JobUsage.model_validate((await client.get(f"/v1/jobs/{attempt.job}/usage")).json())
+
+    before = await usage()
+    assert (before.again_steps, before.again_s, before.again_cost) == (0, 0.0, None)
+    restored = (EventKind.RESTORED, {"step": 10, "url": "/checkpoints/x"})
+    await attempt.uplink(events=began_again(7, 10, begin + 20, restored))
+    found = await usage()
+    # the seconds are those of its recovery, which is told with the first new step
+    assert (found.again_steps, found.again_s, found.again_cost) == (20, 0.0, None)
+    # made again they are not stored anew; and what is new is not among them
+    await attempt.uplink(rows=[row(n, begin + 20 + n / 2) for n in range(10, 40)])
+    assert (await usage()).again_steps == 20
+
+    # the attempt is lost, and the next one goes on from the same checkpoint
+    lost = (EventKind.STATE, {"state": "paused"})  # what ends the stay of trainers on the cluster
+    await attempt.uplink(events=began_again(9, 10, begin + 50, lost))
+    again = await usage()
+    assert again.again_steps == 20 + 30
+    # 34.6 s from the first of them to the last one, but it had begun again only 30 s ago
+    assert again.again_s == pytest.approx(30.0, abs=1e-3)
+    assert again.again_trainer_s == pytest.approx(2 * again.again_s)
+    assert again.again_cost == pytest.approx(again.again_trainer_s * 0.9 / 3600)
+
+
+def test_where_a_job_began_again() -> None:
+    """A resize, a loss that others outlive and a first generation are none."""
+
+    def generation(at_s: float, step: int) -> Event:
+        return told(at_s, EventKind.GENERATION, generation=1, trainers=["t0", "t1"], step=step)
+
+    began = [state(0, "starting"), *started(1, "t0"), generation(5, 0), generation(9, 50), generation(10, 50)]
+    assert account(*began).again == ()
+    again = account(*began, told(20, EventKind.TRAINER_LOST, trainer="t0"), generation(30, 0))
+    assert [(step, fresh) for step, _, fresh in again.again] == [(0, False)]
+    from_a_checkpoint = account(
+        *began, told(29, EventKind.RESTORED, step=70, url="/x"), generation(30, 70), generation(40, 90)
+    )
+    assert [(step, fresh) for step, _, fresh in from_a_checkpoint.again] == [(70, False)]
+    another = account(*began, state(20, "queued"), state(25, "starting"), generation(30, 70))
+    assert [(step, fresh) for step, _, fresh in another.again] == [(70, True)]
 
 
 @pytest.mark.parametrize("spec_more", [{"target": "accuracy>=0.9"}])

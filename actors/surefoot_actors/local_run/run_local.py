@@ -15,7 +15,7 @@ import xxhash
 
 from surefoot.contract import TrainFunction
 from surefoot.data import sources_of
-from surefoot.errors import SpecError
+from surefoot.errors import OptionError, SpecError
 from surefoot.local import LocalResult
 from surefoot.target import Target, parse_target
 from surefoot_actors.determinism.rng import Streams
@@ -79,7 +79,7 @@ def run_local(
         batch_size=batch_size,
         sub_tasks=sub_tasks,
         data_workers=data_workers,
-        device=torch.device(device),
+        device=_device(device),
         target=_target(target),
         data=Copier(cache, Printed()).data(sources),
         cache_dir=lambda: cache.code_dir(f"local-{xxhash.xxh3_128_hexdigest(folders[0].encode())}"),
@@ -95,6 +95,13 @@ def run_local(
         with finding(folders, Streams(seed, options.device)), _advised():
             run_training(train, options, coordinator)
     return coordinator.result()
+
+
+def _device(named: str | torch.device) -> torch.device:
+    try:
+        return torch.device(named)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise OptionError(f"device is none of torch's, as 'cpu' and 'cuda' are: {error}") from None
 
 
 def _target(text: str | None) -> Target | None:

@@ -14,7 +14,7 @@ from surefoot_actors.protocol.membership.machine import MembershipState
 from surefoot_actors.supervisor import stalls
 from surefoot_actors.supervisor.data_news import DataNews
 from surefoot_actors.supervisor.ledger_intake import LedgerIntake
-from surefoot_actors.supervisor.stalls import GoesOn, Stalled, StallWatch
+from surefoot_actors.supervisor.stalls import Stalled, StallWatch
 from surefoot_actors.supervisor.trainer_link import TrainerLink
 
 __all__ = ["StallTeller"]
@@ -39,6 +39,10 @@ class StallTeller:
         self._news = news
         self._state, self._links, self._rows, self._liveness, self._tell = state, links, rows, liveness, tell
         self._watch = StallWatch()
+        # what was told to have stalled, and goes on
+        self._told: set[str] = set()
+        # the step that was made again when that was asked last
+        self._again = -1
 
     async def run(self) -> None:
         """Look every second, until cancelled."""
@@ -54,14 +58,18 @@ class StallTeller:
                 copying=self._news.copying,
             )
             for change in self._watch.look(time.monotonic(), expected):
-                if isinstance(change, GoesOn):
-                    self._tell(EventKind.WARNING, message=f"{change.name} goes on, after {change.seconds:.0f} s")
-                else:
+                if isinstance(change, Stalled):
                     await self._tell_stall(change)
+                elif change.name in self._told:
+                    self._told.discard(change.name)
+                    self._tell(EventKind.WARNING, message=f"{change.name} goes on, after {change.seconds:.0f} s")
 
     async def _tell_stall(self, stalled: Stalled) -> None:
         trainers = stalled.awaited.trainers
         places = await asyncio.gather(*(self._place(t) for t in trainers))
+        if stalled.name == stalls.THE_JOB and self._makes_again([p.step for p in places if p is not None]):
+            return
+        self._told.add(stalled.name)
         said = [_said(t, place, self._beat(t)) for t, place in zip(trainers, places, strict=True)]
         message = f"no progress for {stalled.seconds:.0f} s: {stalled.awaited.what}" + "".join(f"; {s}" for s in said)
         found: list[dict[str, Any]] = [
@@ -70,6 +78,12 @@ class StallTeller:
             if p is not None
         ]
         self._tell(EventKind.WARNING, message=message, seconds=round(stalled.seconds, 1), trainers=found)
+
+    def _makes_again(self, steps: list[int]) -> bool:
+        """Whether steps that are in the ledger are made again, since everybody that had the state was lost: it goes on, with no new row."""
+        at, before, newest = max(steps, default=-1), self._again, self._rows.newest
+        self._again = at
+        return newest is not None and 0 <= at < newest and at != before
 
     async def _place(self, trainer: str) -> Where | None:
         """Where the trainer says that it is; None: it does not say."""

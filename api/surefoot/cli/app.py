@@ -23,7 +23,7 @@ from surefoot.cli.usage import budget
 from surefoot.errors import SurefootError
 from surefoot.printable import printable
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
 
 # What typer ends a command by: it knows itself what to tell. Its ClickException has another place in each version.
@@ -158,8 +158,3 @@ for command in (
 app.add_typer(secret)
 for registered in (*app.registered_commands, *secret.registered_commands):
     registered.cls = WholeHelp
-
-
-def main() -> None:
-    """Run the command line of this process."""
-    app()

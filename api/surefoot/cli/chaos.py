@@ -15,8 +15,9 @@ import typer
 from surefoot.chaos import ChaosReport, percentile, report
 from surefoot.cli.format import describe, duration
 from surefoot.cli.references import AsJson, JobRef
-from surefoot.cli.session import Session, say, say_words
+from surefoot.cli.session import Session, say, say_error, say_words
 from surefoot.cli.tables import print_pairs
+from surefoot.cli.watch import DETACHED
 from surefoot.client import Client, Job
 from surefoot.errors import ServiceError, UserError
 from surefoot.events import Event, EventKind, FaultKind, LedgerRow
@@ -65,6 +66,8 @@ class ChaosRun:
     rows: list[LedgerRow] = field(default_factory=list)
     # why faults could not be asked for
     refused: list[str] = field(default_factory=list)
+    # Ctrl-C: what was done until then is reported
+    interrupted: bool = False
 
     @property
     def not_done(self) -> list[tuple[str, str]]:
@@ -88,6 +91,8 @@ class ChaosRun:
                         say_words(f"{update.at.timestamp() - began:+9.2f} s  {describe(update)}")
         except TimeoutError:
             pass  # it goes on, as it should
+        except KeyboardInterrupt:
+            self.interrupted = True
         finally:
             stop.set()
             injector.join(30)
@@ -135,7 +140,14 @@ def chaos(
     if as_json:
         not_done = [{"kind": kind, "reason": reason} for kind, reason in run.not_done]
         say(json.dumps(_document(told) | {"not_done": not_done, "refused": run.refused}, indent=1))
-        return
+    else:
+        _print(told, run)
+    if run.interrupted:
+        say_error(f"interrupted: there are no more faults; job {found.id} goes on")
+        raise typer.Exit(DETACHED)
+
+
+def _print(told: ChaosReport, run: ChaosRun) -> None:
     print_pairs(chaos_pairs(told))
     if run.not_done:
         say_words(f"{len(run.not_done)} faults were not done, at last: {run.not_done[-1][1]}")

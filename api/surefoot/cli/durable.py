@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from surefoot.cli.fetched import own_folder
 from surefoot.cli.format import ago, duration, size
 from surefoot.cli.jobs import tell
 from surefoot.cli.references import AsJson, JobRef
@@ -79,23 +82,33 @@ def model(
     context: typer.Context,
     job: JobRef,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write. (default: JOB.safetensors)")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="The file to write. (default: in a folder JOB-model, which is not packaged)"
+        ),
     ] = None,
     module: Annotated[str | None, typer.Option(help="Which tracked module, where there are several.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Download a job's final model: the tracked module's state_dict, as safetensors.
 
-    Example: surefoot model last -o digits.safetensors
+    Example: surefoot model last -o ~/digits.safetensors
     """
     with Session.of(context).client() as client:
         found = client.job(job)
-        path = found.download_model(output or Path(f"{found.id}.safetensors"), module=module)
+        path = output or Path(f"{found.id}-model") / f"{_file_of(module)}.safetensors"
+        with nullcontext() if output is not None else own_folder(path.parent):
+            found.download_model(path, module=module)
         found_bytes = path.stat().st_size
         if as_json:
             say(json.dumps({"file": str(path), "bytes": found_bytes}))
         else:
             say_words(f"{path}: {size(found_bytes)}")
+
+
+def _file_of(module: str | None) -> str:
+    """A file's name for the module that was asked for, whatever that is called."""
+    return re.sub(r"[^\w.-]", "_", module or "").lstrip(".")[:100] or "model"
 
 
 def _print(found: list[CheckpointView]) -> None:

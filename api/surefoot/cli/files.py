@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from surefoot.cli.fetched import own_folder
 from surefoot.cli.format import ago, size
 from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, say, say_words
@@ -52,9 +54,9 @@ def _action(action: str | None) -> Literal["get", "list"]:
 
 
 def _get(job: Job, path: str, to: Path | None, as_json: bool) -> None:
-    fetched = job.download_files(folder := to or Path(f"{job.id}-files"), path=path)
-    if to is None and not (ignore := folder / ".gitignore").exists():
-        ignore.write_text("*\n")  # it lies beside the code, and is neither packaged nor committed with it
+    folder = to or Path(f"{job.id}-files")
+    with nullcontext() if to is not None else own_folder(folder):
+        fetched = job.download_files(folder, path=path)
     if as_json:
         say(json.dumps([{"file": str(file), "bytes": file.stat().st_size} for file in fetched]))
         return

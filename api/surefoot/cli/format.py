@@ -178,6 +178,6 @@ def _names(value: Any) -> str:
 
 def _recovered(data: Mapping[str, Any]) -> str:
     seconds, again = data.get("seconds"), data.get("sub_tasks_again")
-    time = f" in {seconds * 1000:.0f} ms" if isinstance(seconds, int | float) and abs(seconds) <= MAX_WHOLE else ""
+    time = f" in {duration(seconds)}" if isinstance(seconds, int | float) and abs(seconds) <= MAX_WHOLE else ""
     twice = "" if again is None else f", {again} sub-task{'' if again == 1 else 's'} computed again"
     return f"recovered{_where(data)}{time}{twice}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import typer
@@ -13,7 +13,7 @@ from surefoot.config_reads import reads_of
 from surefoot.entrypoint import Entrypoint
 from surefoot.errors import UserError
 
-__all__ = ["check_names", "given_alone", "merged"]
+__all__ = ["check_names", "given_alone", "merged", "tell_unlike"]
 
 # options of `submit` that are made of arguments of other names
 _MADE_OF = {
@@ -55,6 +55,13 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         both = name in _BY_NAME and isinstance(known, Mapping) and isinstance(value, Mapping)
         found[name] = {**known, **value} if both else value  # type: ignore[dict-item]
     return found
+
+
+def tell_unlike(names: Iterable[str], config: Mapping[str, Any]) -> None:
+    """Say of a name that the config of the job that is cloned does not have, whose code is not here, which one it is much like."""
+    for name in names:
+        if name not in config and (hint := near(name, config)).startswith("; did you mean"):
+            say_error(f"--set {name}: that job's config has no {name!r}{hint}")
 
 
 def check_names(entrypoint: Entrypoint, names: Mapping[str, Any]) -> None:

@@ -247,8 +247,13 @@ def _times(view: JobView) -> str:
 
 def _trainer(view: JobView) -> str:
     resources, spec = view.spec.resources, view.spec
-    gpus = f", {resources.gpus:g} GPUs" if resources.gpus else ""
-    return f"{resources.cpus:g} CPUs{gpus}, {spec.threads} threads, {spec.data_workers} data workers"
+    parts = [
+        (resources.cpus, "CPU"),
+        (resources.gpus, "GPU"),
+        (spec.threads, "thread"),
+        (spec.data_workers, "data worker"),
+    ]
+    return ", ".join(f"{n:g} {noun}{'' if n == 1 else 's'}" for n, noun in parts if n)
 
 
 def _show_events(view: JobView, events: list[NumberedEvent]) -> None:
@@ -266,7 +271,8 @@ def _show_troubles(view: JobView, events: list[NumberedEvent]) -> None:
     if not found:
         return
     cost = sum(trouble.seconds or 0.0 for trouble in found)
-    say_words(f"\nfailures: {len(found)}, which cost {duration(cost)} in all")
+    known = any(trouble.seconds is not None for trouble in found)
+    say_words(f"\nfailures: {len(found)}{f', which cost {duration(cost)} in all' if known else ''}")
     for trouble in found:
         since = (trouble.at - view.created_at).total_seconds()
         seconds = "" if trouble.seconds is None else f"  ({duration(trouble.seconds)})"

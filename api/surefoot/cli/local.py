@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from surefoot._transport import version_here
-from surefoot.cli.given import check_names
+from surefoot.cli.given import check_names, given_alone, merged
 from surefoot.cli.options import (
     BATCH_SIZE,
     ConfigFile,
@@ -25,10 +26,14 @@ from surefoot.cli.options import (
 )
 from surefoot.cli.references import AsJson
 from surefoot.cli.session import FAILED, pairs, read_config, say, say_error, say_words
+from surefoot.config_files import is_job_file
 from surefoot.data import by_name
-from surefoot.entrypoint import locate
-from surefoot.job_file import job_schema
+from surefoot.entrypoint import Entrypoint, locate
+from surefoot.errors import UserError
+from surefoot.job_file import job_schema, read_job
 from surefoot.plugins import load
+from surefoot.secret_rules import by_variable
+from surefoot.submission import spec_of
 
 __all__ = ["check", "schema", "up", "version"]
 
@@ -66,11 +71,15 @@ def up(
 
 
 def check(
+    context: typer.Context,
     entrypoint: Annotated[
         str,
-        typer.Argument(help="The train function, as MODULE:FUNCTION or FILE.py:FUNCTION.", metavar="ENTRYPOINT"),
+        typer.Argument(
+            help="The train function, as MODULE:FUNCTION or FILE.py:FUNCTION; or a job's file, as `submit` takes it.",
+            metavar="ENTRYPOINT|FILE",
+        ),
     ],
-    batch_size: Annotated[int, BATCH_SIZE],
+    batch_size: Annotated[int | None, BATCH_SIZE] = None,
     sub_tasks: SubTasks = 8,
     steps: Annotated[
         int | None,
@@ -97,28 +106,53 @@ def check(
 
     Example: surefoot check train:train --folder examples/digits --batch-size 64
     """
-    found, read = locate(entrypoint, folder), read_config(config, settings or [])
+    options: dict[str, Any] = {
+        "folder": folder,
+        "batch_size": batch_size,
+        "sub_tasks": sub_tasks,
+        "seed": seed,
+        "config": read_config(config, settings or []),
+        "threads": threads,
+        "data_workers": data_workers,
+        "env": pairs(env or [], "--env"),
+        "data": by_name(data or []),
+    }
+    found, options = _to_check(entrypoint, options, given_alone(context, options))
     check_names(found, pairs(settings or [], "--set"))
     few = "a few" if steps is None else steps
     say_error(f"training {few} steps of {found.name} in every way; this takes a minute or more")
-    report = load("check")(
-        entrypoint=found.name,
-        folder=found.folder,
-        batch_size=batch_size,
-        sub_tasks=sub_tasks,
-        steps=steps,
-        seed=seed,
-        config=read,
-        threads=threads,
-        data_workers=data_workers,
-        env=pairs(env or [], "--env"),
-        data=by_name(data or []),
-    )
+    report = load("check")(entrypoint=found.name, steps=steps, **options)
     say(json.dumps(asdict(report) | {"ok": report.ok})) if as_json else say_words(
         "\n".join(report.render()), indent="  "
     )
     if not report.ok:
         raise typer.Exit(FAILED)
+
+
+def _to_check(entrypoint: str, options: dict[str, Any], given: dict[str, Any]) -> tuple[Entrypoint, dict[str, Any]]:
+    """Return what is to be checked, and how: as a job's file says, where one is named, and over it what was given."""
+    if is_job_file(entrypoint):
+        entrypoint, below = read_job(Path(entrypoint))
+        _tell_missing(below)
+        options = options | {name: value for name, value in merged(below, given).items() if name in options}
+    found = locate(entrypoint, options["folder"])
+    if options["batch_size"] is None:
+        raise UserError("--batch-size is missing: how many samples a step has")
+    spec = spec_of(
+        {name: value for name, value in options.items() if name != "folder"}
+        | {"entrypoint": found.name, "package": "0" * 64}
+    )
+    read = {name: getattr(spec, name) for name in options if name not in ("folder", "data")}
+    return found, options | read | {"folder": found.folder}
+
+
+def _tell_missing(job: dict[str, Any]) -> None:
+    """What a job is given of secrets is not handed to trials, which have this shell's environment."""
+    variables = sorted(by_variable(job.get("secrets") or ()))
+    if missing := [name for name in variables if name not in os.environ]:
+        say_error(
+            f"secrets are not handed to trials: code that needs {', '.join(missing)} finds what this shell's environment has"
+        )
 
 
 def version(as_json: AsJson = False) -> None:

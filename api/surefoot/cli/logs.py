@@ -56,6 +56,10 @@ def logs(
 def watch_logs(job: Job) -> None:
     """Follow what one of the job's trainers prints, until the job ends. Raises typer.Exit as `watch` does."""
     one = OneTrainer()
+    if not job.view.steps_done:
+        say_error(
+            f"what it prints follows once a trainer has started: `surefoot watch {job.id}` tells what is waited for"
+        )
     try:
         for line in job.logs(follow=True):
             if one.shows(line):
@@ -75,11 +79,11 @@ def _shown(line: LogLine) -> str:
 def _since(text: str | None) -> datetime | None:
     if text is None:
         return None
-    if found := _AGO.match(text):
-        return datetime.now(timezone.utc) - timedelta(seconds=float(found[1]) * _UNITS[found[2]])
     try:
+        if found := _AGO.match(text):
+            return datetime.now(timezone.utc) - timedelta(seconds=float(found[1]) * _UNITS[found[2]])
         return datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UserError(
             f"--since {text!r} is neither so long ago (90s, 10m, 2h, 1d) nor a time (2026-01-31T12:00)"
         ) from None

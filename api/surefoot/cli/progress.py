@@ -11,7 +11,10 @@ from surefoot.bounds import MAX_WHOLE
 from surefoot.cli.folding import shortened
 from surefoot.cli.format import describe, duration, number, steps
 from surefoot.cli.values import GAP, loss_first, values_in
+from surefoot.cli.waiting import Waiting
 from surefoot.events import EventKind, LedgerRow
+from surefoot.printable import printable_line
+from surefoot.spec import JobState
 from surefoot.views import JobView, NumberedEvent
 
 __all__ = ["Pace", "Progress", "line", "told"]
@@ -43,8 +46,15 @@ class Progress:
     system: str = ""
     # seconds of the most recent steps, at most _RECENT
     recent_s: tuple[float, ...] = ()
+    # what it waits for while it makes none; None: nobody asks
+    waiting: Waiting | None = None
 
     def after(self, update: Update) -> Progress:
+        """Take what was told into account."""
+        waiting = None if self.waiting is None else self.waiting.after(update)
+        return replace(self._after(update), waiting=waiting)
+
+    def _after(self, update: Update) -> Progress:
         match update:
             case LedgerRow(result=result, circumstances=circumstances):
                 return replace(
@@ -61,6 +71,11 @@ class Progress:
                     update.data.get("num_steps") if update.kind in (EventKind.GENERATION, EventKind.LENGTH) else None
                 )
                 return replace(self, total=total if isinstance(total, int) else self.total)
+
+    @property
+    def waits_for(self) -> str:
+        """What is waited for, in words; empty while it trains."""
+        return "" if self.waiting is None else printable_line(self.waiting.words)
 
     @property
     def steps_per_s(self) -> float | None:
@@ -116,6 +131,8 @@ def _rests(progress: Progress) -> list[tuple[str, ...]]:
 def told(update: Update) -> str | None:
     """Return the line that an update is worth, if any: each loss and recovery as it happens. `show` has the long reasons."""
     if isinstance(update, NumberedEvent) and update.kind in _TOLD:
+        if update.data.get("state") == JobState.QUEUED and not update.data.get("reason"):
+            return None  # what it waits for is told anyway
         text = describe(update).partition("\n")[0]
         return shortened(text, _LINE)
     return None

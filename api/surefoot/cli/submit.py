@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from surefoot.cli.given import check_names, given_alone, merged
+from surefoot.cli.given import check_names, given_alone, merged, tell_unlike
 from surefoot.cli.job_options import CodeOptions, DurabilityOptions, ResultOptions, SizeOptions
 from surefoot.cli.logs import watch_logs
 from surefoot.cli.option_groups import with_groups
@@ -63,12 +63,12 @@ def submit(
     Example: surefoot submit train:train --folder examples/digits --batch-size 64 --trainers 3 --set lr=0.001
     """
     options = result.options() | size.options() | durability.options() | code.options() | {"name": name}
-    given = given_alone(context, options)
+    given, settings = given_alone(context, options), pairs(result.settings or [], "--set")
     with Session.of(context).client() as client:
         if from_job is not None:
-            job = client.submit_from(from_job, **_changes(entrypoint, given))
+            job = _submit_again(client, from_job, _changes(entrypoint, given), settings)
         else:
-            job = _submit_new(client, entrypoint, given, pairs(result.settings or [], "--set"))
+            job = _submit_new(client, entrypoint, given, settings)
         if told := tell_left_out(job.view.spec.left_out):
             say_error(told)
         if not watching:
@@ -78,6 +78,12 @@ def submit(
         else:
             say(f"job {job.id} {job.state.value}")
             (watch_logs if printing else watch)(job)
+
+
+def _submit_again(client: Client, ref: str, changes: dict[str, Any], settings: dict[str, str]) -> Job:
+    before = client.job(ref)
+    tell_unlike(settings, before.spec.config)
+    return client.submit_from(before, **changes)
 
 
 def _submit_new(client: Client, entrypoint: str | None, given: dict[str, Any], settings: dict[str, str]) -> Job:

@@ -17,6 +17,7 @@ from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, say, say_words
 from surefoot.cli.system import print_system
 from surefoot.cli.tables import print_table
+from surefoot.config import near
 from surefoot.errors import UserError
 from surefoot.events import LedgerRow
 from surefoot.trackers.tracking import FORMS
@@ -67,7 +68,9 @@ def metrics(
         if as_csv:
             _print_csv(list(rows), show)
             return
-        seen = _summary(rows, show)
+        seen = _summary(rows)
+    _check_shown(show, seen)
+    seen = {name: one for name, one in seen.items() if not show or name in show}
     if as_json:
         say(json.dumps({name: _document(one) for name, one in seen.items()}, indent=1))
     elif seen:
@@ -76,21 +79,25 @@ def metrics(
         say("nothing is logged yet")
 
 
-def _wanted(row: LedgerRow, show: list[str] | None) -> dict[str, float]:
-    values = row.result.values
-    return {name: values[name] for name in show if name in values} if show else values
+def _check_shown(show: list[str] | None, logged: Iterable[str]) -> None:
+    """Raise UserError for a name that was never logged, if any was."""
+    known = dict.fromkeys(logged)
+    if known and (unknown := [name for name in show or () if name not in known]):
+        raise UserError(f"the job logs no {unknown[0]!r}{near(unknown[0], known)}")
 
 
-def _summary(rows: Iterable[LedgerRow], show: list[str] | None) -> dict[str, _Seen]:
+def _summary(rows: Iterable[LedgerRow]) -> dict[str, _Seen]:
     seen: dict[str, _Seen] = {}
     for row in rows:
-        for name, value in _wanted(row, show).items():
+        for name, value in row.result.values.items():
             seen.setdefault(name, _Seen()).take(value, row.result.step)
     return seen
 
 
 def _print_csv(rows: list[LedgerRow], show: list[str] | None) -> None:
-    names = show or list(dict.fromkeys(name for row in rows for name in row.result.values))
+    logged = list(dict.fromkeys(name for row in rows for name in row.result.values))
+    _check_shown(show, logged)
+    names = show or logged
     write = csv.writer(sys.stdout, lineterminator="\n").writerow
     write(["step", *names])
     for row in rows:
@@ -99,9 +106,14 @@ def _print_csv(rows: list[LedgerRow], show: list[str] | None) -> None:
 
 
 def _document(seen: _Seen) -> dict[str, object]:
-    ends = {"count": seen.count, "first": str(seen.first), "last": str(seen.last)}
+    ends: dict[str, object] = {"count": seen.count, "first": _as_json(seen.first), "last": _as_json(seen.last)}
     low, high = seen.low, seen.high
-    return ends | {"min": str(low[0]), "min_step": low[1], "max": str(high[0]), "max_step": -high[1]}
+    return ends | {"min": _as_json(low[0]), "min_step": low[1], "max": _as_json(high[0]), "max_step": -high[1]}
+
+
+def _as_json(value: float) -> float | str:
+    """JSON has no word for what is no finite number."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _print(seen: dict[str, _Seen]) -> None:

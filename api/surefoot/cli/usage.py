@@ -97,6 +97,14 @@ def _faults(usage: JobUsage) -> Iterator[str]:
         yield f"{duration(usage.lost_trainer_s)} of trainers"
         if usage.lost_cost is not None:
             yield _money(usage.lost_cost, usage)
+    if usage.again_steps:
+        cost = "" if usage.again_cost is None else f", {_money(usage.again_cost, usage)}"
+        more = (
+            f": at most {duration(usage.again_s)}, {duration(usage.again_trainer_s)} of trainers{cost} more"
+            if usage.again_s
+            else ""
+        )
+        yield f"{usage.again_steps} step{'' if usage.again_steps == 1 else 's'} made again{more}"
 
 
 def _target(usage: JobUsage) -> str:

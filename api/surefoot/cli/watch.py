@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from surefoot.cli.folding import fold
+from surefoot.cli.folding import fold, shortened
 from surefoot.cli.format import duration
 from surefoot.cli.last_lines import last_lines
+from surefoot.cli.printing import text_width
 from surefoot.cli.progress import Pace, Progress, line, told
 from surefoot.cli.session import FAILED, console, say, say_error, say_words
 from surefoot.cli.system import glance, live_trainers
+from surefoot.cli.waiting import Waiting
 from surefoot.client import Job
 from surefoot.events import EventKind
 from surefoot.spec import JobState
@@ -31,6 +34,8 @@ __all__ = ["DETACHED", "conclude", "watch", "watch_json"]
 DETACHED = 130
 # The bar's columns: so many at least and at most, and what is left to the rest of the line before it grows. The time behind it, with gaps.
 _LEAST_BAR, _MOST_BAR, _NARROW, _ELAPSED = 8, 40, 100, 10
+# of a line that goes to no terminal
+_LINE = 160
 # how often it is asked what trainers use
 _ASK_S = 15.0
 
@@ -50,7 +55,9 @@ def watch(job: Job, *, show: Sequence[str] = ()) -> None:
 
     Raises typer.Exit: 0 by success, FAILED otherwise, DETACHED by Ctrl-C."""
     out = console()
-    progress = Progress(total=job.view.num_steps, trainers=job.view.trainers, show=tuple(show))
+    progress = Progress(
+        total=job.view.num_steps, trainers=job.view.trainers, show=tuple(show), waiting=Waiting.of(job.view)
+    )
     try:
         with _display(out) as display:
             progress = _follow(job, progress, display)
@@ -76,6 +83,7 @@ def watch_json(job: Job) -> None:
 
 def _follow(job: Job, progress: Progress, display: Display) -> Progress:
     asked = time.monotonic()
+    display.show(progress)
     for update in job.follow():
         progress = progress.after(update)
         if time.monotonic() - asked > _ASK_S and not job.view.ended:
@@ -134,7 +142,7 @@ class _Lines:
 
     def __init__(self) -> None:
         self._pace = Pace(at=time.monotonic())
-        self._said = ""
+        self._said = self._waits_for = ""
 
     def tell(self, text: str) -> None:
         say_words(text, indent="  ")
@@ -142,10 +150,18 @@ class _Lines:
     def show(self, progress: Progress, *, last: bool = False) -> None:
         due = self._pace.due(progress, time.monotonic())
         # what was chosen is told whole: nobody's terminal limits it
-        text = line(progress, None) if progress.show else line(progress)
+        text = line(progress, None) if progress.show else line(progress, int(min(_LINE, text_width())))
         if (due or (last and progress.done)) and self._said != text:
             self._pace, self._said = due or self._pace, text
             say_words(self._said, indent="  ")
+        # not once for each of many trainers
+        if (waits_for := progress.waits_for) and _numberless(waits_for) != _numberless(self._waits_for):
+            say_words(waits_for, indent="  ")
+        self._waits_for = waits_for
+
+
+def _numberless(text: str) -> str:
+    return re.sub(r"[0-9]+", "", text)
 
 
 class _Bar:
@@ -153,14 +169,16 @@ class _Bar:
 
     def __init__(self, bar: RichProgress, width: int) -> None:
         self._bar, self._width = bar, width
-        self._task = bar.add_task("waiting for the first step", total=None)
+        self._task = bar.add_task("", total=None)
 
     def tell(self, text: str) -> None:
         for part in fold(text, self._bar.console.width, indent="  "):
             self._bar.console.print(part, soft_wrap=True)
 
     def show(self, progress: Progress, *, last: bool = False) -> None:
-        if progress.done:
+        if waits_for := progress.waits_for:
+            self._bar.update(self._task, description=shortened(waits_for, self._width))
+        elif progress.done:
             self._bar.update(
                 self._task, total=progress.total, completed=progress.done, description=line(progress, self._width)
             )

@@ -78,8 +78,10 @@ ARGUMENTS = Support(
         "fp16_full_eval": "use bf16=True",
         "bf16_full_eval": "use bf16=True, which evaluates in the same mode",
         "torch_compile": "compile the model before the Trainer gets it",
-        "load_best_model_at_end": "run.stop() by step.merged in a loop of your own keeps the last model",
-        "report_to": 'the job\'s values are told by the service; give report_to="none"',
+        "load_best_model_at_end": "leave it out: `surefoot submit --best +eval_accuracy`, or whatever is logged, keeps the checkpoint "
+        "of the best step",
+        "report_to": 'give report_to="none": the values are in the job\'s ledger, and `surefoot track JOB --to wandb:PROJECT` brings '
+        "them to a tracker",
         "push_to_hub": "push the model after the loop, in the train function: that code runs on one trainer",
         "resume_from_checkpoint": "jobs go on from their own checkpoints: `surefoot pause` and `surefoot resume`",
         "data_seed": "the order of samples is the job's: `surefoot submit --seed`",

@@ -73,8 +73,10 @@ OPTIONS = Support(
         "default_root_dir": "nothing is written",
     },
     advice={
-        "callbacks": "write hooks of the module; for early stopping, the loop",
-        "logger": "the job's values are told by the service",
+        "callbacks": "leave them out: `surefoot submit --best +NAME` keeps the best checkpoint, in place of ModelCheckpoint, and what "
+        "self.log is given is watched; other callbacks are hooks of the module, and early stopping is for a loop of your own",
+        "logger": "leave it out: what self.log is given is in the job's ledger, and `surefoot track JOB --to tensorboard:FOLDER` brings it "
+        "to a tracker",
         "strategy": "Surefoot trains data-parallel",
         "min_epochs": "give max_epochs",
         "min_steps": "give max_steps",

@@ -28,11 +28,14 @@ class Support(NamedTuple):
     def refused(self, given: Mapping[str, Any], default: Mapping[str, Any]) -> list[str]:
         """Return the options that are set to something else than their default and are not supported."""
         known = self.honoured | self.harmless.keys()
-        return [name for name in given if name not in known and not _same(given[name], default.get(name))]
+        return [name for name in given if name not in known and not _is_default(given[name], default.get(name))]
 
 
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and bool(one == other))
+def _is_default(given: Any, default: Any) -> bool:
+    """Whether an option is as it is left: by the default itself, or, where that is None, by what says no: False, []."""
+    if given is default or (type(given) is type(default) and bool(given == default)):
+        return True
+    return default is None and (given is False or (isinstance(given, list) and not given))
 
 
 def refuse(what: str, names: list[str], support: Support) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from surefoot._given import a_text
 from surefoot.client import Job
-from surefoot.errors import UserError
+from surefoot.errors import OptionError, UserError
 from surefoot.trackers.about import About, about
 from surefoot.trackers.follow import Tracker, bring
 from surefoot.trackers.mlflow import MLflow
@@ -44,7 +45,7 @@ class Tracked:
 
 def open_tracker(to: str, job: About) -> Tracker:
     """Open a tracker where the job left off in it. Raises UserError where it is none, and MissingExtraError."""
-    kind, _, place = to.partition(":")
+    kind, _, place = a_text(to, "to", "tensorboard:runs").partition(":")
     if kind not in _TRACKERS or not place:
         raise UserError(f"--to {to!r} must look like one of {FORMS}")
     return _TRACKERS[kind][1](place, job)
@@ -55,6 +56,10 @@ def track(job: Job, to: str, *, follow: bool = True, on_open: Callable[[str], ob
 
     Broken off, the same call goes on where it was. `on_open` is told where they can be seen, before the first is written.
     """
+    if not isinstance(job, Job):
+        raise OptionError(
+            "job is no Job: give what client.job(...) or client.submit(...) returns; AsyncJob has no trackers"
+        )
     tracker = open_tracker(to, about(job.view))
     outcome = None
     try:

@@ -23,6 +23,7 @@ _ENDS = (EventKind.TRAINER_LOST, EventKind.TRAINER_LEFT, EventKind.TRAINER_REFUS
 # the kinds of event that the fold looks at
 KINDS = (
     EventKind.STATE, EventKind.TRAINER_STARTED, EventKind.TRAINER_READY, *_ENDS, EventKind.GENERATION, EventKind.RECOVERED,
+    EventKind.RESTORED,
 )  # fmt: skip
 _ON_CLUSTER = frozenset({JobState.STARTING, JobState.RUNNING, JobState.RECOVERING, JobState.PAUSING})
 # so many numbers of trainers, and generations of each, are remembered with the steps that they began with
@@ -73,6 +74,11 @@ class Account:
     away_since: datetime | None = None
     # of generations: the first step, and how many trainers
     sizes: tuple[tuple[int, int], ...] = ()
+    # it goes on from a checkpoint next
+    restoring: bool = False
+    # at which steps it began again, as everybody that had the state was lost; when; and whether an attempt was lost with them, so
+    # that nobody tells when it has recovered
+    again: tuple[tuple[int, datetime, bool], ...] = ()
 
     @property
     def total(self) -> Amount:
@@ -103,6 +109,8 @@ def fold(account: Account, event: Event, rate: Rate) -> Account:
             return _generation(account, event)
         case EventKind.RECOVERED:
             return _recovered(account, event, rate)
+        case EventKind.RESTORED:
+            return replace(account, restoring=True)
         case kind if kind in _ENDS:
             return _ended(account, (_name(event),), event.at, rate)
     return account
@@ -140,7 +148,9 @@ def _state(account: Account, event: Event, rate: Rate) -> Account:
             account = replace(account, stays=(*stays, (event.at, None)))
         if state == JobState.RUNNING and account.away_since is not None:
             # a whole attempt was lost: what it was away
-            account = _lost(account, _seconds(account.away_since, event.at), Amount())
+            account = _lost(
+                account, _seconds(account.away_since, event.at), _there(account, account.away_since, event.at, rate)
+            )
             account = replace(account, away_since=None)
         return account
     if open_stay:
@@ -163,6 +173,10 @@ def _generation(account: Account, event: Event) -> Account:
     step = event.data.get("step")
     if not isinstance(step, int) or not members:
         return replace(account, members=members)
+    fresh = account.members == 0
+    if account.sizes and (fresh or account.restoring or step < account.sizes[-1][0]):
+        account = replace(account, again=(*account.again, (step, event.at, fresh))[-_GENERATIONS:])
+    account = replace(account, restoring=False)
     return replace(account, members=members, sizes=(*account.sizes, (step, members))[-_GENERATIONS:])
 
 
@@ -171,6 +185,12 @@ def _recovered(account: Account, event: Event, rate: Rate) -> Account:
     seconds = float(told) if isinstance(told, int | float) else 0.0
     amount = sum((_amount(seconds, rate(t.group, t.market)) for t in account.there.values()), Amount())
     return _lost(account, seconds, amount)
+
+
+def _there(account: Account, since: datetime, until: datetime, rate: Rate) -> Amount:
+    """What the trainers that are there have used since then."""
+    used = (_amount(_seconds(max(t.since, since), until), rate(t.group, t.market)) for t in account.there.values())
+    return sum(used, Amount())
 
 
 def account_at(account: Account, now: datetime, rate: Rate) -> Account:

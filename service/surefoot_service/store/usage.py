@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from statistics import fmean
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from surefoot.events import LedgerRow
 from surefoot.spec import JobSpec
 from surefoot.target import parse_target
 from surefoot.usage import Forecast, JobUsage, KindUsage
@@ -121,7 +123,7 @@ def usage_of(session: Session, job: str, accounts: Accounts, settings: Settings,
         budget=spec.budget,
         spent=spent(account, spec.budget, until, rate, settings.currency),
     )
-    usage = usage.model_copy(update=_to_target(session, row, spec, at))
+    usage = usage.model_copy(update=_to_target(session, row, spec, at) | _made_again(session, row, at))
     return usage if has_ended(row) else usage.model_copy(update={"forecast": _forecast(session, row, spec, at, left)})
 
 
@@ -133,8 +135,7 @@ def _to_target(session: Session, job: JobRow, spec: JobSpec, account: Account) -
     """What it took to meet the target, which is the last step's if any's."""
     if spec.target is None:
         return {}
-    stored = session.get(StepRow, (job.id, job.steps_done - 1)) if job.steps_done else None
-    last = ledger_row(stored.row) if stored else None
+    last = _row(session, job, job.steps_done - 1)
     if last is None or not parse_target(spec.target).met(last.result.values):
         return {"target": spec.target}
     met_at = datetime.fromtimestamp(last.circumstances.at, UTC)
@@ -144,6 +145,52 @@ def _to_target(session: Session, job: JobRow, spec: JobSpec, account: Account) -
         "s_to_target": account.cluster_s(met_at),
         "cost_to_target": _cost(account.total),
     }
+
+
+def _made_again(session: Session, job: JobRow, account: Account) -> dict[str, object]:
+    """The steps between a checkpoint, or the beginning, and the loss of everybody that had the state; what they had taken, at most.
+
+    Where the attempt went on, the seconds to the first new step are told as those of its recovery, with the steps made again in them.
+    """
+    steps, seconds, trainer_s = 0, 0.0, 0.0
+    before: datetime | None = None
+    for step, at, is_lost in account.again:
+        made, since, before = _made(session, job, step, at), before, at
+        if made is None:
+            continue
+        num_steps, took, trainers = made
+        steps += num_steps
+        if is_lost:
+            # it may have been lost again before it was as far as the first time
+            took = took if since is None else min(took, max(0.0, (at - since).total_seconds()))
+            seconds, trainer_s = seconds + took, trainer_s + took * trainers
+    total = account.total
+    cost = trainer_s * total.cost / total.priced_s if total.priced_s and trainer_s else None
+    return {"again_steps": steps, "again_s": seconds, "again_trainer_s": trainer_s, "again_cost": cost}
+
+
+def _made(session: Session, job: JobRow, begin: int, at: datetime) -> tuple[int, float, int] | None:
+    """How many steps from this one on were made before that moment, in how many seconds, with how many trainers; None: none were."""
+    first = _row(session, job, begin)
+    if first is None or _made_after(session, job, begin, at):
+        return None
+    known = range(job.steps_done)
+    end = bisect_left(known, True, lo=begin, key=lambda n: _made_after(session, job, n, at))
+    last = _row(session, job, end - 1)
+    if last is None:
+        return None
+    took = last.circumstances.at - first.circumstances.at + first.circumstances.seconds
+    return end - begin, max(0.0, took), last.circumstances.trainers
+
+
+def _made_after(session: Session, job: JobRow, step: int, at: datetime) -> bool:
+    row = _row(session, job, step)
+    return row is None or row.circumstances.at > at.timestamp()
+
+
+def _row(session: Session, job: JobRow, step: int) -> LedgerRow | None:
+    stored = session.get(StepRow, (job.id, step)) if step >= 0 else None
+    return ledger_row(stored.row) if stored else None
 
 
 def _forecast(session: Session, job: JobRow, spec: JobSpec, account: Account, left: int | None) -> tuple[Forecast, ...]:
@@ -201,6 +248,5 @@ def _epoch_samples(session: Session, job: JobRow) -> int:
     """How many samples an epoch has; 0: that was not told."""
     if not job.steps_done:
         return 0
-    stored = session.get(StepRow, (job.id, (job.steps_done - 1) // _EPOCH_ROWS * _EPOCH_ROWS))
-    row = ledger_row(stored.row) if stored else None
+    row = _row(session, job, (job.steps_done - 1) // _EPOCH_ROWS * _EPOCH_ROWS)
     return row.circumstances.epoch_samples if row else 0
