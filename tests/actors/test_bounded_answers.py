@@ -103,7 +103,7 @@ async def test_of_an_uplink_and_of_commands(
     with answering(send) as url:
         uplink = HttpUplink(url, "job-1", "token", "s")
         await uplink.start()
-        polling = asyncio.create_task(anext(uplink.commands()))
+        polling = asyncio.ensure_future(anext(uplink.commands()))
         try:
             async with asyncio.timeout(LIVENESS_S):
                 await enough.wait()

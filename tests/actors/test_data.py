@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import cast
 
 import boto3
 import pytest
@@ -80,7 +81,7 @@ def test_whoever_has_other_data_does_not_train(stage: Stage, undisturbed: Story,
         data={"train": {"url": str(origin), "copy": True}}, checkpoints=tmp_path / "job" if noted else "",
     )  # fmt: skip
     assert_same(story, undisturbed)
-    assert all("t2" not in (e.data["joined"] or ()) for e in story.of(EventKind.GENERATION))
+    assert all("t2" not in cast(list[str], e.data["joined"] or ()) for e in story.of(EventKind.GENERATION))
     if not noted:
         refused = next(e.data for e in story.of(EventKind.TRAINER_REFUSED) if e.data["trainer"] == "t2")
         assert "another fingerprint: data train is" in str(refused["reason"])

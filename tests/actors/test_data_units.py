@@ -15,6 +15,7 @@ from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.node_data.cache import NodeCache
 from surefoot_actors.node_data.listing import Listing
 from surefoot_actors.node_data.locks import Holds
+from surefoot_actors.node_data.places import Copier
 from surefoot_actors.protocol.messages import DataTold, FromTrainer
 from surefoot_actors.trainer import data as trainer_data
 from surefoot_actors.trainer.data import TrainerData
@@ -67,7 +68,7 @@ def test_what_members_noted_is_what_counts(tmp_path: Path) -> None:
     assert second.fingerprint == first.fingerprint != ()
     elsewhere = _trainer(tmp_path, told, train=source)
     other = NodeCache(tmp_path / "another node", Holds())
-    elsewhere._cache, elsewhere._copier = other, trainer_data.Copier(other, elsewhere._teller)
+    elsewhere._cache, elsewhere._copier = other, Copier(other, elsewhere._teller)
     with pytest.raises(DataError, match="no longer what this job trains on: x has 5 bytes and had 3"):
         elsewhere.open()
     assert len(told) == 4

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from surefoot.events import EventKind
 from surefoot.spec import JobState
 
 from .harness import Stage
 
-SAME = {"entrypoint": "loading:train", "trainers": 2, "min_trainers": 2}
+SAME: dict[str, Any] = {"entrypoint": "loading:train", "trainers": 2, "min_trainers": 2}
 
 
 def test_a_killed_data_worker_is_no_loss_of_the_trainer(stage: Stage, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from surefoot.spec import JobState
 
 from .harness import EXAMPLES, Stage, Story
 
-DIGITS = {"batch_size": 64, "config": {"steps": 12, "eval_every": 5, "computed": None}}
-SEVEN = {"batch_size": 63, "config": {"steps": 6, "eval_every": 3, "computed": None}, "sub_tasks": 7}
-CHARLM = {
+DIGITS: dict[str, Any] = {"batch_size": 64, "config": {"steps": 12, "eval_every": 5, "computed": None}}
+SEVEN: dict[str, Any] = {"batch_size": 63, "config": {"steps": 6, "eval_every": 3, "computed": None}, "sub_tasks": 7}
+CHARLM: dict[str, Any] = {
     "batch_size": 8,
     "sub_tasks": 4,
     "config": {

@@ -8,6 +8,7 @@ import re
 import signal
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_everyone_is_lost_and_there_is_no_checkpoint(
 def test_rows_that_nobody_has_stored_are_in_the_checkpoint(stage: Stage, undisturbed: Story, tmp_path: Path) -> None:
     """The control plane is away, everyone is lost, the attempt ends: the next one tells every row that is missing."""
     gate, uplink = tmp_path / "gate", Absent(5)
-    same = {
+    same: dict[str, Any] = {
         "checkpoints": tmp_path / "job",
         "checkpoint": {"every_steps": 10, "every_s": None},
         "config": {"steps": STEPS, "computed": None, "gate": [12, str(gate)]},
@@ -194,7 +195,9 @@ def test_the_last_that_hold_the_state_are_frozen(
 ) -> None:
     """They are waited for, since fencing them loses the state (R9), but not for ever: nothing else would ever end a stopped process."""
     monkeypatch.setattr(deadlines, "PATIENCE_S" if saved else "PATIENCE_WITHOUT_CHECKPOINT_S", 0.5)
-    durable = {"checkpoints": tmp_path, "checkpoint": {"every_steps": 1, "every_s": None}} if saved else {}
+    durable: dict[str, Any] = (
+        {"checkpoints": tmp_path, "checkpoint": {"every_steps": 1, "every_s": None}} if saved else {}
+    )
     story = stage.run(
         trainers=trainers,
         min_trainers=trainers,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from surefoot.events import Command, CommandKind, EventKind
 from surefoot.spec import JobState
 from surefoot_actors.uplink.memory import MemoryUplink
@@ -11,7 +13,7 @@ from .test_matrix import newest_members, told
 
 
 def test_one_tensor_in_two_places_outlives_joins_after_joins(stage: Stage) -> None:
-    job = {"entrypoint": "joined:tensor_rate", "batch_size": 16, "config": {"steps": 500}}
+    job: dict[str, Any] = {"entrypoint": "joined:tensor_rate", "batch_size": 16, "config": {"steps": 500}}
     alone = stage.run(trainers=1, **job)
 
     async def drive(uplink: MemoryUplink, cluster: Keep) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -117,7 +117,7 @@ def test_a_replacement_joins_while_survivors_go_on(stage: Stage) -> None:
     undisturbed = stage.run(trainers=1, config=config)
     story = stage.run(trainers=2, min_trainers=2, faults=["KILL@backward:t1:5"], config=config)
     assert_recovered(story, undisturbed, fired=1, spans=4)
-    joined = [event for event in story.of(EventKind.GENERATION) if "t2" in event.data["joined"]]
+    joined = [event for event in story.of(EventKind.GENERATION) if "t2" in cast(list[str], event.data["joined"])]
     assert len(joined) == 1
     assert any(row.circumstances.trainers == 1 for row in story.rows), "survivors waited for the replacement"
     assert story.rows[-1].circumstances.trainers == 2
@@ -135,7 +135,7 @@ def test_resized_while_training(stage: Stage) -> None:
 
     story = stage.run(trainers=2, min_trainers=1, config=config, drive=drive)
     assert_same(story, undisturbed)
-    sizes = [len(event.data["trainers"]) for event in story.of(EventKind.GENERATION)]
+    sizes = [len(cast(list[str], event.data["trainers"])) for event in story.of(EventKind.GENERATION)]
     passed = iter(sizes)
     assert all(size in passed for size in [2, 4, 1, 3]), f"not 2, 4, 1, 3 in this order: {sizes}"
 

@@ -76,7 +76,13 @@ def test_who_does_not_see_a_checkpoint_that_is_there_is_replaced(
 ) -> None:
     """One node without the mount does not decide that everybody begins from an older checkpoint, or from step 0."""
     place = shutil.copytree(other[1].parent, tmp_path / "job")
-    again = {"checkpoints": place, "trainers": 2, "min_trainers": 2, "stored_below": START, "config": CONFIG}
+    again: dict[str, Any] = {
+        "checkpoints": place,
+        "trainers": 2,
+        "min_trainers": 2,
+        "stored_below": START,
+        "config": CONFIG,
+    }
     newest = place / f"step-{STEPS:09d}"
     shutil.rmtree(newest)  # that of the end
     story = stage.run(entrypoint="no_mount:train", **again)

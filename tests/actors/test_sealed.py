@@ -49,10 +49,10 @@ def _is_namespace(found: Any) -> bool:
 
 
 def holds(root: Any, secret: str) -> bool:
-    texts = (secret, secret.encode())
     return any(
-        isinstance(found, str | bytes | bytearray) and texts[0 if isinstance(found, str) else 1] in found
+        secret in found if isinstance(found, str) else secret.encode() in found
         for found in reachable(root)
+        if isinstance(found, str | bytes | bytearray)
     )
 
 

@@ -152,7 +152,7 @@ def test_a_trainer_keeps_each_row_until_it_is_acknowledged_and_tells_it(acts: li
 
 def test_rows_are_told_again_when_none_is_acknowledged_and_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(mailboxes.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     box = Mailbox()
     box.collect(1, 0, 0.0, True)
     box.keep(row(0))

@@ -50,7 +50,7 @@ def test_a_target_ends_it_with_the_same_step_and_bytes_under_losses(
     highest = max(values.values())
     met = min(step for step, value in values.items() if value == highest)
     assert met > 0
-    spec = {"target": f"{name}>={highest!r}"}
+    spec: dict[str, Any] = {"target": f"{name}>={highest!r}"}
     one = stage.run(trainers=1, faults=[f"KILL@forward:t0:{met}"], **spec)
     three = stage.run(
         trainers=3,

@@ -8,6 +8,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from .harness import Keep, Stage, Story, staged
 from .test_matrix import assert_same, told
 
 STEPS = 40
-TWO = {"trainers": 2, "min_trainers": 2}
+TWO: dict[str, Any] = {"trainers": 2, "min_trainers": 2}
 
 
 class Place(ABC):
@@ -198,7 +199,11 @@ def test_an_attempt_that_begins_while_the_store_is_away_waits_for_it(
     stage: Stage, undisturbed: Story, bucket: Bucket, tmp_path: Path
 ) -> None:
     gates, founded = Gates(tmp_path, 15), list[Event]()
-    same = {"checkpoints": bucket.url, "checkpoint": {"every_steps": 10, "every_s": None}, "config": gates.config}
+    same: dict[str, Any] = {
+        "checkpoints": bucket.url,
+        "checkpoint": {"every_steps": 10, "every_s": None},
+        "config": gates.config,
+    }
 
     async def cancel(uplink: MemoryUplink, cluster: Keep) -> None:
         await told(uplink, lambda: of(uplink, EventKind.CHECKPOINT))

@@ -136,7 +136,7 @@ def test_no_more_are_asked_for_anew_than_there_is_room_for(places: int, left_out
 
 
 async def test_what_the_control_store_says_amiss_once_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([ValueError("of another version"), Demand(waiting=frozenset({A}))])
+    answers = iter((ValueError("of another version"), Demand(waiting=frozenset({A}))))
 
     def read(trainers: object) -> Demand:
         answer = next(answers)

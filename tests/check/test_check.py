@@ -11,11 +11,11 @@ import pytest
 
 from surefoot.errors import SpecError
 from surefoot.spec import JobSpec
-from surefoot_actors.check import Kind, check, compare
+from surefoot_actors.check import Finding, Kind, check, compare
 from surefoot_actors.check.children import REFERENCE, Probes
 from surefoot_actors.check.extent import Extent
 from surefoot_actors.check.templates import Templates
-from surefoot_actors.check.verdict import Finding, judge
+from surefoot_actors.check.verdict import judge
 
 JOBS = Path(__file__).parent / "jobs"
 EXAMPLES = Path(__file__).parents[2] / "examples"

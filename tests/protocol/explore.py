@@ -173,10 +173,10 @@ class Explorer:
     def _canonical(self, draft: Draft) -> World:
         """Drop what nobody heeds, now and ever."""
         trainers = draft.trainers
-        if draft.control:
-            draft.control = frozenset(m for m in draft.control if self._counts(draft, *m))
-        if draft.data:
-            draft.data = frozenset(m for m in draft.data if self._may_arrive(trainers[m[3]], m[0]))
+        if dropped := [m for m in draft.control if not self._counts(draft, *m)]:
+            draft.control = draft.control.difference(dropped)
+        if dropped_data := [m for m in draft.data if not self._may_arrive(trainers[m[3]], m[0])]:
+            draft.data = draft.data.difference(dropped_data)
         told = draft.supervisor.told
         if told or draft.frozen:
             live = sum(1 << i for i, t in enumerate(trainers) if t.life == "live")

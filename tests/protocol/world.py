@@ -7,6 +7,7 @@ nobody heeds any more are gone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from surefoot.spec import JobState
@@ -85,15 +86,15 @@ class Bounds:
     # begin where the first generation trains
     founded: bool = True
 
-    @property
+    @cached_property
     def room(self) -> int:
         return self.trainers + self.spares
 
-    @property
+    @cached_property
     def all_sub_tasks(self) -> int:
         return (1 << self.sub_tasks) - 1
 
-    @property
+    @cached_property
     def ends(self) -> tuple[int, ...]:
         """The round after each step's last one."""
         return tuple(sum(self.steps[: k + 1]) for k in range(len(self.steps)))

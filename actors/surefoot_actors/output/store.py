@@ -50,6 +50,11 @@ class WriterId:
     generation: int
     trainer: str
 
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{self.trainer} of generation {self.generation}, attempt {self.attempt}"
+
     def among(self, writers: Sequence[WriterName]) -> WriterName:
         """Return this writer as one of these: the last of its generation, unless it has begun already."""
         beside = [w for w in writers if (w.attempt, w.generation) == (self.attempt, self.generation)]

@@ -120,6 +120,10 @@ class OutputSync:
                 return
             except FencedError:
                 self._fence()
+                self._tell(
+                    f"a later trainer than this one ({self._me().name}) has begun to keep the job's files: nothing of what is written to "
+                    "run.output_dir here is kept; if the control plane's database was put back to an earlier state, submit the job anew"
+                )
                 return
             except CheckpointError as error:
                 away_s = time.monotonic() - began
