@@ -13,7 +13,18 @@ from typing import Any
 
 from surefoot.errors import OptionError
 
-__all__ = ["a_function", "a_mapping", "a_moment", "a_number", "a_path", "a_place", "a_text", "a_whole_number", "texts"]
+__all__ = [
+    "a_function",
+    "a_mapping",
+    "a_moment",
+    "a_number",
+    "a_path",
+    "a_place",
+    "a_text",
+    "a_whole_number",
+    "any_text",
+    "texts",
+]
 
 
 def _wrong(name: str, value: object, wanted: str) -> OptionError:
@@ -21,15 +32,21 @@ def _wrong(name: str, value: object, wanted: str) -> OptionError:
     return OptionError(f"{name} is {given}: give {wanted}")
 
 
-def a_text(value: object, name: str, example: str) -> str:
-    """Return a text as it is. Raises OptionError, as all of these do."""
+def any_text(value: object, name: str, example: str) -> str:
+    """Return a text as it is, whatever is in it. Raises OptionError, as all of these do."""
     if not isinstance(value, str):
         raise _wrong(name, value, f"a text, as {example!r}")
+    return value
+
+
+def a_text(value: object, name: str, example: str) -> str:
+    """Return a text that can be sent."""
+    text = any_text(value, name, example)
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise OptionError(f"{name} has half a character in it, which is no text") from None
-    return value
+    return text
 
 
 def a_place(value: object, name: str) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable
 from typing import Protocol, TypeVar
 
-from surefoot._given import a_text
+from surefoot._given import a_text, any_text
 from surefoot._requests import Call, Flow, ask, model_of
 from surefoot.errors import SpecError
 from surefoot.secret_rules import SECRET_PATTERN, check_value
@@ -38,10 +38,9 @@ def _path(name: str) -> str:
 
 
 def _value(value: str) -> bytes:
-    if not isinstance(value, str):
-        a_text(value, "value", "...")
+    text = any_text(value, "value", "...")
     try:
-        return json.dumps({"value": check_value(value)}).encode()
+        return json.dumps({"value": check_value(text)}).encode()
     except ValueError as error:
         raise SpecError(f"{error}") from None
 

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import httpx
 
-from surefoot._given import a_text
+from surefoot._given import any_text
 from surefoot._loopback import is_here
 from surefoot.errors import UserError
 
@@ -56,8 +56,8 @@ def find(url: str | None, token: str | None, env: Mapping[str, str] = os.environ
 
     Raises UserError for a URL or a token that is none.
     """
-    url = None if url is None else a_text(url, "url", DEFAULT_URL)
-    token = None if token is None else a_text(token, "token", "...")
+    url = None if url is None else any_text(url, "url", DEFAULT_URL)
+    token = None if token is None else any_text(token, "token", "...")
     data = data_folder(env)
     told = env.get("SUREFOOT_URL") or None
     own = _running(data)

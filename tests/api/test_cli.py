@@ -234,7 +234,7 @@ def test_show_tells_spec_reason_timeline_and_traceback(cli: Cli, fake: FakeServi
         "failed",
         "64 samples in 8 sub-tasks, seed 0",
         "train:train in package aaaaaaaaaaaa",
-        "1 CPUs",
+        "1 CPU, 1 thread",
     ):
         assert part in result.stdout
     assert "    +1.00 s  failed: ValueError: boom" in result.stdout

@@ -6,7 +6,7 @@ import sys
 
 __all__ = ["main"]
 
-# as `surefoot.cli.session.MISTAKE`, which may not be there yet
+# as MISTAKE in cli/session.py, which may not be there yet
 _INTERRUPTED = 2
 
 

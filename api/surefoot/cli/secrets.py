@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -80,7 +81,7 @@ def remove(
     with Session.of(context).client() as client:
         for name in names:
             client.secrets.remove(name)
-            say(f'{{"removed": "{name}"}}') if as_json else say_words(f"removed {name}")
+            say(json.dumps({"removed": name})) if as_json else say_words(f"removed {name}")
 
 
 @secret.command("rotate-key")
