@@ -42,8 +42,7 @@ def in_a_generator(steps: Iterable[Any]) -> Iterator[Any]:
 
 PLAIN: dict[str, Callable[[StepsIterator], Iterable[Any]]] = {
     "for": lambda steps: steps,
-    "a generator": in_a_generator,
-    "a comprehension": lambda steps: (step for step in steps),
+    "a comprehension": lambda steps: [step for step in steps],  # noqa: C416  as users do
 }
 
 
@@ -63,6 +62,10 @@ WRAPPED: dict[str, Callable[[StepsIterator], Iterable[Any]]] = {
     "zip": lambda steps: ((n, step) for step, n in both(steps, itertools.count(), strict=False)),
     "an iterator made before": lambda steps: count(iter(steps)),
     "islice in enumerate": lambda steps: count(some(steps, STEPS)),
+    "enumerate around a generator": lambda steps: count(in_a_generator(in_a_generator(steps))),
+    "zip around a generator": lambda steps: (
+        (n, step) for step, n in both((s for s in steps), itertools.count(), strict=False)
+    ),
 }
 
 

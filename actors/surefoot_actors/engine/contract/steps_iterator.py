@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from surefoot import contract
 from surefoot_actors.engine.contract.nested import check_not_nested
-from surefoot_actors.engine.contract.wrapped import catch_up, check_wrapped, may_wrap
+from surefoot_actors.engine.contract.wrapped import catch_up, check_wrapped, is_passed_on, may_wrap
 
 __all__ = ["StepsIterator", "Training"]
 
@@ -68,6 +68,7 @@ class StepsIterator(Iterator[contract.Step]):
         self._under_way = False
         if not self._begun:
             check_not_nested()
+            self._may_be_wrapped = self._may_be_wrapped or is_passed_on(sys._getframe(1))
             if self._may_be_wrapped:
                 check_wrapped(self)
         step = self._training.next_step()

@@ -21,7 +21,7 @@ from surefoot.errors import ContractError
 from surefoot_actors.user_code.frames import user_frames
 from surefoot_actors.user_code.lines import own_line
 
-__all__ = ["catch_up", "check_wrapped", "may_wrap"]
+__all__ = ["catch_up", "check_wrapped", "is_passed_on", "may_wrap"]
 
 # What asks several iterators in turn, and where in its pickled form these are.
 _TOGETHER: dict[Any, int] = {zip: 0, itertools.zip_longest: 0, map: 1}
@@ -32,12 +32,16 @@ _INDEX = object.__basicsize__  # of an enumerate's number, in its memory
 
 
 def may_wrap(frame: FrameType) -> bool:
-    """Whether a frame that asks for an iterator just now may put it into another one: all do but a `for`, if not of a generator.
+    """Whether a frame that asks for an iterator just now may put it into another one: all do but a `for`.
 
     So that what wraps a loop is only looked for where something may, as that search goes through all objects that there are.
     """
-    is_generator = bool(frame.f_code.co_flags & inspect.CO_GENERATOR)
-    return is_generator or frame.f_code.co_code[frame.f_lasti] != _GET_ITER
+    return frame.f_code.co_code[frame.f_lasti] != _GET_ITER
+
+
+def is_passed_on(frame: FrameType) -> bool:
+    """Whether a frame that asks for a step is a generator's, which may itself be inside another iterator."""
+    return bool(frame.f_code.co_flags & inspect.CO_GENERATOR)
 
 
 def check_wrapped(loop: object) -> None:
