@@ -6,7 +6,7 @@ import sys
 
 __all__ = ["main"]
 
-# as MISTAKE in cli/session.py, which may not be there yet
+# as any mistake ends a command: what says so may not be imported yet
 _INTERRUPTED = 2
 
 
