@@ -1,9 +1,10 @@
 """One function a planted violation; `clean` has none. Each keeps the contract's letter, so only the bits tell."""
 
+import json
 import os
 import random
+import sqlite3
 import time
-from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 
@@ -151,17 +152,18 @@ def late_scheduler(run: surefoot.Run) -> None:
 
 
 class hidden:
-    """Hold a value where nothing looks, so that joiners are not given it: inside a library's object that cannot be pickled."""
+    """Hold a value where nothing looks, so that joiners are not given it: in a database in this process's memory."""
 
     def __init__(self, value):
-        self._held = ContextVar("held")
-        self._held.set(value)
+        self._held = sqlite3.connect(":memory:")
+        self._held.execute("create table held (value)")
+        self._held.execute("insert into held values (?)", [json.dumps(value)])
 
     def __getitem__(self, _):
-        return self._held.get()
+        return json.loads(self._held.execute("select value from held").fetchone()[0])
 
     def __setitem__(self, _, value):
-        self._held.set(value)
+        self._held.execute("update held set value = ?", [json.dumps(value)])
 
 
 def warmup(run: surefoot.Run) -> None:
