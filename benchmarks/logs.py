@@ -1,12 +1,14 @@
 """What shipping printed lines costs, and whether each arrives: three trainers that print, beside the same three whose prints go to a file.
 
-    python benchmarks/logs.py [--seconds 60] [--rate 10000] [--rounds 3] [--kills 4]
+    python benchmarks/logs.py [--seconds 60] [--rate 10000] [--rounds 3] [--kills 4] [--elsewhere]
 
 First the lines: three trainers print RATE lines a second each for SECONDS, and every SECONDS / KILLS one of them is killed. Every line
 of each process must be kept once and in order, as far as it came to print. Then the price: pairs of short runs without kills, in turns,
-one with its prints shipped and one with its prints in a file; the figure is the median ratio of the median step.
+one with its prints shipped and one with its prints in a file, both line by line, as Ray has them; the figure is the median ratio of the
+median step.
 
-A real control plane keeps the lines; it, the supervisor and the trainers share this machine.
+A real control plane keeps the lines; it, the supervisor and the trainers share this machine. With --elsewhere the pairs have a stand-in for
+it that takes bodies and keeps nothing: what the trainers' machine pays where the control plane is on another one, as in a cluster.
 """
 
 from __future__ import annotations
@@ -111,6 +113,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kills", type=int, default=4)
     parser.add_argument("--pair-seconds", type=float, default=15.0)
+    parser.add_argument("--elsewhere", action="store_true", help="the control plane's own work is not on this machine")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sf-logs-") as name:
         stage = Stage(Path(name), [HERE / "jobs_that_print"])
@@ -128,7 +131,8 @@ def main() -> None:
             for number in range(arguments.rounds):
                 found = {}
                 for shipped in (True, False) if number % 2 else (False, True):
-                    uplink = Kept(Path(name) / f"data-{number}") if shipped else MemoryUplink()
+                    here = shipped and not arguments.elsewhere
+                    uplink = Kept(Path(name) / f"data-{number}") if here else MemoryUplink()
                     options = {"seconds": arguments.pair_seconds, "rate": arguments.rate, "kills": 0}
                     found[shipped] = step_s(run(stage, uplink, shipped=shipped, **options))
                 ratios.append(found[True] / found[False])
@@ -138,8 +142,10 @@ def main() -> None:
                 )
             if not ratios:
                 return
+            where = "elsewhere" if arguments.elsewhere else "on this machine"
             print(
-                f"shipped / to a file: {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)} pairs)"
+                f"shipped / to a file, control plane {where}: {median(ratios):.3f} "
+                f"({min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)} pairs)"
             )
         finally:
             stage.close()

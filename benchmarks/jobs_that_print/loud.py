@@ -1,5 +1,6 @@
 """A train function that prints so many lines a second, spread over its steps, until its time is over."""
 
+import sys
 import time
 
 import torch
@@ -10,6 +11,7 @@ import surefoot
 
 
 def train(run: surefoot.Run) -> None:
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # as shipped lines are, and as Ray has its workers' files
     model = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     data = torch.utils.data.TensorDataset(torch.randn(1024, 64), torch.arange(1024) % 10)
