@@ -201,6 +201,7 @@ class Supervisors:
         machine, commands = self._machines.step_membership(before, event)
         if (machine, commands) == (before, ()) and not even_if_ignored:
             return
+        self._check_ended_first(commands)
         given_up = self._given_up(world, before) if event == TimerFired(Timer.PATIENCE) else ()
         self._check_not_given_up(world, before, machine, given_up)
         *partly, whole = self._performed(Draft(world), machine, commands)
@@ -224,6 +225,12 @@ class Supervisors:
             if world.trainers[i].life == "live" and not world.supervisor.told >> i & 1:
                 raise Violation(f"R9: {trainer} is given up though nobody suspects it")
         return silent
+
+    def _check_ended_first(self, commands: tuple[Any, ...]) -> None:
+        """R9: whoever is gone without is ended before the next number is reserved, after which others take its place."""
+        kinds = [type(c) for c in commands]
+        if Reserve in kinds and Kill in kinds[kinds.index(Reserve) :]:
+            raise Violation("R9: a number is reserved before those that are given up are ended")
 
     def _check_not_given_up(self, world: World, before: int, after: int, given_up: tuple[str, ...] = ()) -> None:
         generation = self._machines.membership(before).generation

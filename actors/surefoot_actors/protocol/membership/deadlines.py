@@ -81,13 +81,17 @@ def fired(state: MembershipState, timer: Timer) -> Outcome:
         case Timer.START_GRACE:
             return form_if_enough(replace(state, grace_over=True))
         case Timer.PATIENCE:
-            return then(state, *(partial(_give_up, trainer=t) for t in silent(state)))
+            return _give_up(state, silent(state))
         case _:
             assert_never(timer)
 
 
-def _give_up(state: MembershipState, trainer: str) -> Outcome:
-    """Go on without one of the last that hold the state: from a checkpoint, or from step 0, to the same bytes."""
+def _give_up(state: MembershipState, trainers: tuple[str, ...]) -> Outcome:
+    """Go on without the last that hold the state: from a checkpoint, or from step 0, to the same bytes.
+
+    All are ended before anything is decided without them.
+    """
     reason = "it was not seen running for too long, and nobody else holds the state"
-    state, commands = lost(state, Lost(trainer, reason))
-    return state, (Kill(trainer, reason), *commands)
+    kills = tuple(Kill(t, reason) for t in trainers)
+    state, commands = then(state, *(partial(lost, event=Lost(t, reason)) for t in trainers))
+    return state, (*kills, *commands)
