@@ -9,20 +9,24 @@ schedule's step(), decides whether training ends or an optimizer steps, or goes 
 from __future__ import annotations
 
 import ast
-import inspect
-import textwrap
-from collections.abc import Iterable, Iterator
-from types import CodeType, FrameType, FunctionType
+from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType, FrameType
 from typing import Any
 
 from surefoot.errors import ContractError
+from surefoot_actors.engine.contract.called import Called, called, tree_of
+from surefoot_actors.engine.contract.called import path_of as _path
 from surefoot_actors.user_code import places
 from surefoot_actors.user_code.lines import is_library
 
-__all__ = ["check_local_values", "tree_of"]
+__all__ = ["check_local_values"]
 
 # Methods that add to what they are called on.
 _ADDS = frozenset(("append", "appendleft", "extend", "add", "update", "insert"))
+# Methods after which there is nothing left of that.
+_EMPTIES = frozenset(("reset", "clear"))
+# Through so many calls of the user's functions, one in another, and so many in all.
+_DEEP, _MANY = 3, 200
 # Of an optimizer's group.
 _SETTINGS = frozenset(("lr", "weight_decay", "momentum", "betas", "eps"))
 _LOOPS = frozenset(("batches", "evaluate"))
@@ -35,29 +39,17 @@ def check_local_values(frame: FrameType) -> None:
     if is_library(frame.f_code.co_filename):
         return
     for loop in _step_loops(tree_of(frame.f_code)):
-        reader = _Reader(frame)
+        reader = _Reader(frame.f_code, {**frame.f_globals, **frame.f_locals}, deep=_DEEP, left=[_MANY])
         # twice: what the end of a step leaves is there at the next one's beginning
         for _ in range(2):
             reader.block(loop.body)
         if reader.found is not None:
-            line, name, what = reader.found
-            path = places.shown(frame.f_code.co_filename)
+            place, name, what = reader.found
             raise ContractError(
-                f"{path}:{line}: {what} by {name}, which an inner loop has made on this trainer alone: its value depends on how many "
+                f"{place}: {what} by {name}, which an inner loop has made on this trainer alone: its value depends on how many "
                 f"sub-tasks the trainer has computed, so the result would depend on how many trainers there are. Log what counts in "
                 f"the inner loop, step.log(loss=loss), and decide by step.merged['loss'] (or step.gathered), which are the same everywhere"
             )
-
-
-def tree_of(code: CodeType) -> ast.AST | None:
-    """Return a function's syntax tree, with the line numbers of its file; None where its source is not known."""
-    try:
-        lines, first = inspect.getsourcelines(code)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return None
-    ast.increment_lineno(tree, max(first, 1) - 1)
-    return tree
 
 
 def _step_loops(tree: ast.AST | None) -> Iterator[ast.For]:
@@ -79,13 +71,18 @@ def _is_inner(node: ast.stmt) -> bool:
 class _Reader:
     """Reads statements in order, and keeps which names hold local values."""
 
-    def __init__(self, frame: FrameType | None) -> None:
-        self._frame = frame
+    def __init__(self, code: CodeType, names: Mapping[str, Any], *, deep: int, left: list[int]) -> None:
+        """`names`: the objects that names stand for, as far as they are known. `deep`, `left`: through how many calls to follow."""
+        self._path, self._names, self._deep, self._left = places.shown(code.co_filename), names, deep, left
+        # by call of the statement under way: whether its result is local
+        self._results: dict[int, bool] = {}
+        # whether it is a function that is called in the loop, whose end is not the end of training
+        self._is_called = False
         self.local: set[str] = set()
         # of those names, what statements outside of inner loops have made of local values
         self._carried: set[str] = set()
-        #: line, name, what it decides
-        self.found: tuple[int, str, str] | None = None
+        #: file and line, name, what it decides
+        self.found: tuple[str, str, str] | None = None
         # the local name that decides whether the statements being read are run
         self._under: str | None = None
         #: whether a return statement hands a local value out
@@ -96,6 +93,7 @@ class _Reader:
             self.read(statement)
 
     def read(self, node: ast.stmt) -> None:
+        self._results.clear()
         if _is_inner(node):
             self._inner(node)
             self.local |= _written(node)
@@ -160,11 +158,14 @@ class _Reader:
     def _end(self, node: ast.Break | ast.Return) -> None:
         if isinstance(node, ast.Return) and node.value is not None:
             self.returns = self.returns or self._name_in(node.value)
-        if self._under:
+        if self._under and not self._is_called:
             self._tell(node, self._under, "training ends")
 
     def _call(self, node: ast.expr) -> None:
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        if not isinstance(node, ast.Call):
+            return
+        self._follow(node)
+        if not isinstance(node.func, ast.Attribute):
             return
         method = node.func.attr
         arguments = [*node.args, *(k.value for k in node.keywords)]
@@ -175,9 +176,11 @@ class _Reader:
             self._tell(node, self._under, "training ends")
         elif method in _ADDS and name:
             self.local.update(_paths(node.func.value))
+        elif method in _EMPTIES:
+            self.local.difference_update(_paths(node.func.value))
 
     def _tell(self, node: ast.AST, name: str, what: str) -> None:
-        self.found = self.found or (getattr(node, "lineno", 0), name, what)
+        self.found = self.found or (f"{self._path}:{getattr(node, 'lineno', 0)}", name, what)
 
     def _name_in(self, node: ast.expr) -> str | None:
         """Return the name of a local value that an expression uses, if there is one; what is merged is none."""
@@ -186,7 +189,7 @@ class _Reader:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
             if isinstance(node.func, ast.Name) and node.func.id in ("len", "isinstance", "type", "range"):
                 return None
-            if self._frame is not None and self._hands_out(node.func):
+            if self._follow(node):
                 return f"the result of {ast.unparse(node.func)}()"
         if isinstance(node, ast.Lambda):
             return None
@@ -210,30 +213,43 @@ class _Reader:
         self.local = kept
         return name
 
-    def _hands_out(self, function: ast.expr) -> bool:
-        """Whether a function of the user's that has an inner loop of its own returns a local value."""
-        assert self._frame is not None
-        found = _resolve(self._frame, function)
-        if not isinstance(found, FunctionType) or is_library(found.__code__.co_filename):
-            return False
-        tree = tree_of(found.__code__)
-        body = tree.body[0] if isinstance(tree, ast.Module) and tree.body else None
-        if not isinstance(body, ast.FunctionDef) or not any(
-            _is_inner(n) for n in ast.walk(body) if isinstance(n, ast.stmt)
-        ):
-            return False
-        reader = _Reader(None)
-        reader.block(body.body)
-        return reader.returns is not None
+    def _follow(self, node: ast.Call) -> bool:
+        """Read the function of the user's that is called, once a statement. Returns whether its result is local."""
+        if id(node) not in self._results:
+            self._results[id(node)] = False  # where it is asked for by itself
+            found = called(node, self._names) if self._deep and self._left[0] else None
+            self._results[id(node)] = found is not None and self._read_called(found)
+        return self._results[id(node)]
+
+    def _read_called(self, found: Called) -> bool:
+        """Read a function that is called, with what is local here."""
+        self._left[0] -= 1
+        paths = {parameter: _path(argument) for parameter, (argument, _) in found.given.items()}
+        objects = {parameter: thing for parameter, (_, thing) in found.given.items() if thing is not None}
+        inside = _Reader(found.code, {**found.values, **objects}, deep=self._deep - 1, left=self._left)
+        inside._under, inside._is_called = self._under, True
+        inside.local = {p for p, (argument, _) in found.given.items() if self._name_in(argument)}
+        inside.local.update(_moved(self.local, {path: p for p, path in paths.items() if path}))
+        inside.block(found.body)
+        self.found = self.found or inside.found
+        # what it does to a parameter itself is no longer the caller's where it gives that name another value
+        own = {
+            n.id for s in found.body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        }
+        outside = {p: path for p, path in paths.items() if path}
+        self.local -= {path for path in self.local if any(_is_in(path, known + ".") for known in outside.values())}
+        self.local.update(_moved({p for p in inside.local if p not in own}, outside))
+        return inside.returns is not None
 
 
-def _resolve(frame: FrameType, node: ast.expr) -> Any:
-    """Return the function that a name, or a method of `self`, stands for."""
-    if isinstance(node, ast.Name):
-        return frame.f_locals.get(node.id, frame.f_globals.get(node.id))
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
-        return getattr(type(frame.f_locals.get("self")), node.attr, None)
-    return None
+def _moved(paths: Iterable[str], roots: Mapping[str, str]) -> Iterator[str]:
+    """Yield what lies in one of these roots as it is called from the other side."""
+    for path in paths:
+        yield from (to + path[len(root) :] for root, to in roots.items() if path == root or _is_in(path, root + "."))
+
+
+def _is_in(path: str, root: str) -> bool:
+    return path.startswith(root)
 
 
 def _written(loop: ast.stmt) -> set[str]:
@@ -304,14 +320,6 @@ def _paths(target: ast.expr) -> Iterator[str]:
         yield from _paths(target.value)
     elif path := _path(target):
         yield path
-
-
-def _path(node: ast.expr) -> str:
-    """Return a name, or one with attributes; "" for everything else."""
-    if isinstance(node, ast.Name):
-        return node.id
-    inner = _path(node.value) if isinstance(node, ast.Attribute) else ""
-    return f"{inner}.{node.attr}" if inner and isinstance(node, ast.Attribute) else ""
 
 
 def _key(node: ast.Subscript) -> Any:

@@ -9,7 +9,7 @@ changes in the first rounds is taken for that, and left alone.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import GeneratorType
 from typing import Any
 
@@ -22,9 +22,11 @@ from surefoot_actors.disclosed import holds_secret
 from surefoot_actors.engine.state.generators import GENERATORS
 from surefoot_actors.engine.state.hung import hung_on
 from surefoot_actors.engine.state.iterators import At, progress
+from surefoot_actors.engine.state.made_before import MOST_IN_ALL, code_of, is_made_before, size_of
 from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_of_the_user, of_optimizer, parts, put
 from surefoot_actors.engine.state.portable import PLAIN, content_of, digest_of, dump, load
 from surefoot_actors.engine.state.reach import Reach
+from surefoot_actors.engine.state.remembered import Remembered
 from surefoot_actors.engine.state.unset import may_be_unset
 
 __all__ = ["Attributes"]
@@ -59,6 +61,7 @@ class Attributes:
         self._unset: dict[Key, Any] = {}
         # what the first sub-task has filled, and would have filled so with any other batch
         self._alike: dict[Key, Any] = {}
+        self._numbers: Callable[[Any], int | None] = lambda _: None
         # tensors that are no part of the tracked state, and get gradients
         self._with_gradients: set[str] = set()
         inside = [(f"{n}{k}", v) for n, t in self._tracked.items() for (_, k), v in _own(t) if type(v) not in PLAIN]
@@ -140,6 +143,16 @@ class Attributes:
         self._before = {key: self._token(value, key[1]) for key, value in found}
         self._unset = {k: v for k, v in found if may_be_unset(self._reach.thing(k[0]), k[1], v)} if tries else {}
 
+    def remember(self, besides: Iterable[tuple[str, Any]] = ()) -> Remembered:
+        """Return what puts everything back as it is now. `besides`: variables of functions that are under way since the loop began."""
+        others = [thing for name, thing in besides if self._reach.thing(name) is None]
+
+        def found() -> Iterator[tuple[Any, Slot, Any]]:
+            yield from ((self._reach.thing(name), slot, value) for (name, slot), value in self._parts())
+            yield from ((thing, slot, value) for thing in others for slot, value in parts(thing))
+
+        return Remembered(found, self._token, lambda thing: self._reach.name_of(thing) is not None)
+
     def filled(self) -> dict[Key, Any]:
         """Return, by token, what was unset when the round began and is not any more."""
         now = self._now()
@@ -216,8 +229,12 @@ class Attributes:
             if isinstance(now, At) and now.of == was.of and now != was:
                 yield _words(key)
 
-    def changed(self) -> bytes:
-        """Return what the loop has changed so far, and what rounds have, as bytes."""
+    def changed(self, numbers: Callable[[Any], int | None] = lambda _: None) -> bytes:
+        """Return what the loop has changed so far, and what rounds have, as bytes.
+
+        `numbers`: gives the number of a tensor in the tracked state, such as one of an optimizer's that was made since the loop began.
+        """
+        self._numbers = numbers
         now: dict[Key, Any] = {key: value for key, value in self._parts() if key not in self._left_alone}
         tokens = {key: self._token(value, key[1]) for key, value in now.items()}
         changed = {
@@ -229,43 +246,79 @@ class Attributes:
         gone = [k for k in self._first if k not in now and k not in self._left_alone and k[1][0] in _REMOVABLE]
         gone = [k for k in gone if (k[0], ("all", None)) not in now]
         changed.update(dict.fromkeys(gone, DELETED))
-        if not changed and not self._num_rounds:
+        made = dict(self._made_before({k: v for k, v in now.items() if k not in changed}))
+        if not changed and not made and not self._num_rounds:
             return b""
-        found = self._dump(changed)
+        found = self._dump(changed, made)
         # a secret is each trainer's own, from its environment: it is given to nobody, and not stored with a checkpoint
-        return self._dump(self._without_secrets(changed)) if holds_secret(found) else found
+        return self._dump(self._without_secrets(changed), {}) if holds_secret(found) else found
+
+    def _made_before(self, unchanged: dict[Key, Any]) -> Iterator[tuple[Key, Any]]:
+        """Yield what is given to others as it was when the loop began."""
+        room = MOST_IN_ALL
+        for key, value in unchanged.items():
+            thing = self._reach.thing(key[0]) if key[1][0] == "all" else None
+            if is_made_before(thing) and size_of(thing) <= room:
+                room -= size_of(thing)
+                yield key, value
+
+    def _maker(self) -> Any:
+        """Return what makes things before the loop: the same code of the same config makes the same."""
+        of_config = [token for (_, slot), token in self._first.items() if slot == ("attribute", "config")]
+        return code_of(self._reach.named()), of_config
 
     def _without_secrets(self, changed: dict[Key, Any]) -> dict[Key, Any]:
-        return {k: v for k, v in changed.items() if not holds_secret(self._dump({k: v}))}
+        return {k: v for k, v in changed.items() if not holds_secret(self._dump({k: v}, {}))}
 
-    def _dump(self, changed: dict[Key, Any]) -> bytes:
+    def _name_of(self, thing: Any) -> str | None:
+        """Return the name of a thing; of a tensor in the state that has none, its number."""
+        name = self._reach.name_of(thing)
+        if name is None and isinstance(thing, torch.Tensor) and (number := self._numbers(thing)) is not None:
+            return f"{_NUMBERED}{number}"
+        return name
+
+    def _dump(self, changed: dict[Key, Any], made: dict[Key, Any]) -> bytes:
         # a container's own content is in a copy, so that it is not told by the container's name
         told = {k: _untold(k, v) for k, v in changed.items()}
+        rest = {k: _untold(k, v) for k, v in made.items()}, self._maker()
         base_of = self._reach.bases()
         try:
-            return dump((self._num_rounds, self._left_alone, told), self._reach.name_of, base_of)
+            return dump((self._num_rounds, self._left_alone, told, *rest), self._name_of, base_of)
         except Exception:  # noqa: BLE001  the edge to the user's objects: leave out those that cannot be pickled
             told = {k: v for k, v in told.items() if self._is_told(v)}
-            return dump((self._num_rounds, self._left_alone, told), self._reach.name_of, base_of)
+            return dump((self._num_rounds, self._left_alone, told, *rest), self._name_of, base_of)
 
     def _is_told(self, value: Any) -> bool:
         try:
-            dump(value, self._reach.name_of)
+            dump(value, self._name_of)
         except Exception:  # noqa: BLE001  as above
             return False
         return True
 
-    def restore(self, changed: bytes | None) -> None:
-        """Give everything the values that it has elsewhere."""
+    def restore(self, changed: bytes | None, tensor: Callable[[int], Any] = lambda _: None) -> None:
+        """Give everything the values that it has elsewhere. `tensor`: gives a tensor of the tracked state by its number."""
         if not changed:
             return
-        told = load(changed, self._reach.thing)
-        if isinstance(told, tuple):  # a checkpoint of an earlier version has nothing of rounds
-            self._num_rounds, self._left_alone, told = told
+
+        def thing_of(name: str) -> Any:
+            return tensor(int(name.removeprefix(_NUMBERED))) if name.startswith(_NUMBERED) else self._reach.thing(name)
+
+        told, made, maker = load(changed, thing_of), {}, None
+        if isinstance(
+            told, tuple
+        ):  # a checkpoint of an earlier version has nothing of rounds, or of what was made before
+            self._num_rounds, self._left_alone, told, *rest = told
+            made, maker = rest or ({}, None)
+        if made and maker == self._maker():
+            told = {**{k: v for k, v in made.items() if self._differs(k, v)}, **told}
         for (name, slot), value in told.items():
             thing = self._reach.thing(name)
             if thing is not None:
                 put(thing, slot, value)
+
+    def _differs(self, key: Key, value: Any) -> bool:
+        """Whether a thing was made otherwise here than elsewhere."""
+        return key in self._first and self._token(value, key[1]) != self._first[key]
 
 
 # In how many rounds to see what the objects' own code changes.
@@ -274,6 +327,8 @@ _ROUNDS_LOOKED_AT = 3
 _MANY = 4096
 _UNCHANGING = PLAIN | {tuple, frozenset}
 _REMOVABLE = ("key", "attribute")
+# What a tensor of the state is called that has no other name.
+_NUMBERED = "\0tensor "
 
 
 def _untold(key: Key, value: Any) -> Any:

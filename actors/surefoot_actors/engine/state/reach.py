@@ -15,7 +15,7 @@ import types
 import weakref
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from functools import partial
 from multiprocessing.sharedctypes import SynchronizedBase
@@ -121,6 +121,10 @@ class Reach:
     def name_of(self, thing: Any) -> str | None:
         name = self._names.get(id(thing))
         return name if name is not None and self._things[name]() is thing else None
+
+    def named(self) -> Iterator[tuple[str, Any]]:
+        """Yield all that there is, by name."""
+        return ((name, held()) for name, held in self._things.items())
 
     def thing(self, name: str) -> Any:
         """Return what has this name; None where there is no such thing, or it is gone."""

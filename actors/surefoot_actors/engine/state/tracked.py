@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -142,8 +143,14 @@ class Tracked:
         survey = Survey()
         for tracked in self._objects:
             tracked.survey(survey)
-        survey.along = self.attributes.changed
+        survey.along = partial(self.attributes.changed, partial(self._number_in_optimizers, survey))
         return survey
+
+    def _number_in_optimizers(self, survey: Survey, tensor: torch.Tensor) -> int | None:
+        """Return the number of a tensor of an optimizer's state, which snapshots of it hold too."""
+        number = survey.known(tensor)
+        states = tuple(f"{name}.state." for name in self.optimizers)
+        return number if number is not None and survey.entries[number].name.startswith(states) else None
 
     @torch.no_grad()
     def capture(self) -> StateImage:
@@ -156,7 +163,7 @@ class Tracked:
     def restore(self, image: StateImage) -> None:
         saved = read_image(image, self._device)
         self._check_names(saved)
-        self.attributes.restore(saved.along)
+        self.attributes.restore(saved.along, lambda number: saved.tensor(number, None))
         for tracked in self._objects:
             if isinstance(tracked, TrackedOptimizer):
                 tracked.hold()
