@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,39 @@ def passed(step: Any, model: nn.Module, data: Any, records: dict[str, Any]) -> l
         records["objects"].append(Meter())
         records["seen"].add(float(x[0, 0]))
     return losses
+
+
+class Sequential(Counted):
+    """Reads a file on from where it is, as far as that fits: its place is not put back, so what it counts of it is not either."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(64 * 8))
+        self.path, self.file, self.place = path, None, -1
+
+    def __getitem__(self, i: int) -> Any:
+        if self.file is None:
+            self.file = self.path.open("rb")  # type: ignore[assignment]
+        assert self.file is not None
+        if self.place != i:
+            self.file.seek(8 * i)
+        self.place = i + 1
+        assert len(self.file.read(8)) == 8
+        assert self.file.tell() == 8 * self.place
+        return super().__getitem__(i)
+
+
+def test_what_counts_a_files_place_is_left_alone(tmp_path: Path) -> None:
+    def training(run: Run) -> None:
+        model, data = nn.Linear(8, 3), Sequential(tmp_path / "samples")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run.track(model=model, optimizer=optimizer)
+        for step in run.steps(2):
+            for x, y in step.batches(data, sampler=range(64)):
+                F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        data.file.close()  # type: ignore[attr-defined]
+
+    run_local(training, batch_size=16, sub_tasks=4)
 
 
 def test_records_are_as_if_each_sub_task_were_computed_once() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from types import GeneratorType
 from typing import Any
 
@@ -27,7 +28,7 @@ from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_
 from surefoot_actors.engine.state.portable import PLAIN, content_of, digest_of, dump, load
 from surefoot_actors.engine.state.reach import Reach
 from surefoot_actors.engine.state.remembered import Remembered
-from surefoot_actors.engine.state.unset import may_be_unset
+from surefoot_actors.engine.state.unset import has_a_place, may_be_unset
 
 __all__ = ["Attributes"]
 
@@ -139,6 +140,7 @@ class Attributes:
     def begin_round(self, *, tries: bool = False) -> None:
         """A round begins, in which what changes is the objects' own business. `tries`: its first sub-task is computed again."""
         self.refresh()
+        _ = self._maker  # before any of it is gone
         found = list(self._parts())
         self._before = {key: self._token(value, key[1]) for key, value in found}
         self._unset = {k: v for k, v in found if may_be_unset(self._reach.thing(k[0]), k[1], v)} if tries else {}
@@ -155,7 +157,8 @@ class Attributes:
 
     def filled(self) -> dict[Key, Any]:
         """Return, by token, what was unset when the round began and is not any more."""
-        now = self._now()
+        found = [(k, v) for k, v in self._parts() if not has_a_place(v)]
+        now = {k: self._token(v, k[1]) for k, v in found}
         return {
             k: token
             for k, token in now.items()
@@ -262,6 +265,7 @@ class Attributes:
                 room -= size_of(thing)
                 yield key, value
 
+    @cached_property
     def _maker(self) -> Any:
         """Return what makes things before the loop: the same code of the same config makes the same."""
         of_config = [token for (_, slot), token in self._first.items() if slot == ("attribute", "config")]
@@ -280,7 +284,7 @@ class Attributes:
     def _dump(self, changed: dict[Key, Any], made: dict[Key, Any]) -> bytes:
         # a container's own content is in a copy, so that it is not told by the container's name
         told = {k: _untold(k, v) for k, v in changed.items()}
-        rest = {k: _untold(k, v) for k, v in made.items()}, self._maker()
+        rest = {k: _untold(k, v) for k, v in made.items()}, self._maker
         base_of = self._reach.bases()
         try:
             return dump((self._num_rounds, self._left_alone, told, *rest), self._name_of, base_of)
@@ -309,7 +313,7 @@ class Attributes:
         ):  # a checkpoint of an earlier version has nothing of rounds, or of what was made before
             self._num_rounds, self._left_alone, told, *rest = told
             made, maker = rest or ({}, None)
-        if made and maker == self._maker():
+        if made and maker == self._maker:
             told = {**{k: v for k, v in made.items() if self._differs(k, v)}, **told}
         for (name, slot), value in told.items():
             thing = self._reach.thing(name)

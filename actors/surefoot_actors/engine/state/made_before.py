@@ -31,7 +31,9 @@ def is_made_before(thing: Any) -> bool:
     if isinstance(thing, torch.Tensor):
         return _is_plain(thing) and thing.nbytes <= MOST_BYTES
     if isinstance(thing, np.ndarray):
-        return thing.dtype.kind in "biufc" and thing.nbytes <= MOST_BYTES and not isinstance(thing, np.memmap)
+        return (
+            thing.dtype.kind in "biufc" and thing.nbytes <= MOST_BYTES and thing.base is None and thing.flags.writeable
+        )
     if type(thing) is list:
         return _FEW <= len(thing) <= MOST_BYTES // 8 and set(map(type, thing)) == {int}
     return isinstance(thing, GENERATORS)
@@ -50,7 +52,8 @@ def size_of(thing: Any) -> int:
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     is_dense = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_inference())
-    return is_dense and not torch.nn.parameter.is_lazy(tensor)
+    is_own = not tensor.is_shared()  # type: ignore[no-untyped-call]
+    return is_dense and is_own and not torch.nn.parameter.is_lazy(tensor)
 
 
 def code_of(things: Iterable[tuple[str, Any]]) -> bytes:

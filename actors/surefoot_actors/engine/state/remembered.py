@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -10,8 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from surefoot_actors.engine.state.parts import DELETED, Slot, is_of_the_user, parts, put
+from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_of_the_user, parts, put
 from surefoot_actors.engine.state.portable import PLAIN
+from surefoot_actors.engine.state.unset import has_a_place
+from surefoot_actors.engine.state.variables import Globals, Variables
 
 __all__ = ["Remembered"]
 
@@ -29,6 +33,8 @@ _MOST_BYTES = 1 << 24
 _NEW = ("key", "attribute")
 # All that is in a container, a tensor or an array; the order of a dict's keys, which is put back last.
 _WHOLE = ("all", "order")
+# Through so many objects a place is looked for, and among so many values of a container.
+_DEEP, _FEW = 3, 64
 # Where another object may have come to lie.
 _HELD = ("variable", "attribute", "key", "cell")
 
@@ -70,7 +76,8 @@ class Remembered:
             if _is_told(v) and not (p in now and token is not None and self._token(now[p][1], p[1]) == token)
         ]
         for thing, slot, value in sorted(back, key=lambda part: part[1][0] == "order"):
-            put(thing, slot, value)
+            if not _follows_a_place(thing):
+                put(thing, slot, value)
 
     def _is_new(self, place: Place) -> bool:
         return (
@@ -91,6 +98,40 @@ class Remembered:
                 if id(each) not in seen and _is_made(each) and not self._is_known(each):
                     seen.add(id(each))
                     waiting.extend((each, slot, value) for slot, value in parts(each))
+
+
+def _follows_a_place(thing: Any) -> bool:
+    """Whether a thing may count where a file, an iterator or a connection of its own is, which stay where they are."""
+    if isinstance(thing, Variables | Globals):
+        values: Iterable[Any] = thing.read().values() if isinstance(thing, Variables) else thing.values.values()
+        return any(map(_has_a_place, values))
+    return _leads_to_a_place(thing, _DEEP)
+
+
+def _leads_to_a_place(thing: Any, deep: int) -> bool:
+    if isinstance(thing, types.FunctionType):
+        held: Iterable[Any] = (value for _, value in parts(thing))
+    elif isinstance(thing, _CONTAINERS):
+        held = list(_inside(thing) if isinstance(thing, list | dict) else thing)[:_FEW]
+    else:
+        held = [value for _, value in attributes_of(thing)]
+    return any(_has_a_place(v) or (deep > 0 and _may_hold(v) and _leads_to_a_place(v, deep - 1)) for v in held)
+
+
+def _has_a_place(value: Any) -> bool:
+    kind = type(value)
+    is_iterator = hasattr(kind, "__next__") and not kind.__module__.startswith("surefoot_actors.")
+    return has_a_place(value) or (is_iterator and not isinstance(value, io.IOBase))
+
+
+def _may_hold(value: Any) -> bool:
+    return isinstance(value, _CONTAINERS) or (
+        not isinstance(value, nn.Module) and _is_made(value) and not _is_number(value)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, torch.Tensor | np.ndarray)
 
 
 def _inside(value: Any) -> Iterable[Any]:
