@@ -147,13 +147,7 @@ class Supervisor:
         self._deaths = Deaths(liveness, happen, self._tasks, self._injector.hit)
         self._once = OnceKeeper(journal, self._trainers.send)
         self._checkpoints = CheckpointCoordinator(
-            spec,
-            checkpoints,
-            tell,
-            self._trainers.send,
-            happen,
-            self._may_commit,
-            attempt=attempt_number(attempt),
+            spec, checkpoints, tell, self._trainers.send, happen, self._may_commit, attempt=attempt_number(attempt)
         )
         self._commands = Commands(
             uplink, journal, self._checkpoints, self._injector, self._status, lambda: self._state, happen
