@@ -230,6 +230,8 @@ class _Reader:
         inside._under, inside._is_called = self._under, True
         inside.local = {p for p, (argument, _) in found.given.items() if self._name_in(argument)}
         inside.local.update(_moved(self.local, {path: p for p, path in paths.items() if path}))
+        shared, written = _shared(found)
+        inside.local.update(self.local & shared)
         inside.block(found.body)
         self.found = self.found or inside.found
         # what it does to a parameter itself is no longer the caller's where it gives that name another value
@@ -239,7 +241,16 @@ class _Reader:
         outside = {p: path for p, path in paths.items() if path}
         self.local -= {path for path in self.local if any(_is_in(path, known + ".") for known in outside.values())}
         self.local.update(_moved({p for p in inside.local if p not in own}, outside))
+        self.local = (self.local - written) | (inside.local & written)
         return inside.returns is not None
+
+
+def _shared(found: Called) -> tuple[set[str], set[str]]:
+    """Return the variables that a function has in common with the one that calls it, and which of them it writes."""
+    nodes = [n for statement in found.body for n in ast.walk(statement)]
+    written = {name for n in nodes if isinstance(n, ast.Global | ast.Nonlocal) for name in n.names}
+    own = {*found.code.co_varnames, *found.code.co_cellvars}
+    return {n.id for n in nodes if isinstance(n, ast.Name) and n.id not in own}, written
 
 
 def _moved(paths: Iterable[str], roots: Mapping[str, str]) -> Iterator[str]:
@@ -263,14 +274,23 @@ def _written(loop: ast.stmt) -> set[str]:
             assigned.append((node.value, node.targets if isinstance(node, ast.Assign) else [node.target]))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _ADDS:
             names.update(_paths(node.func.value))
+    branches = [n for n in ast.walk(loop) if isinstance(n, ast.If)]
     for _ in range(len(assigned)):
         before = len(names)
+        names.update(p for branch in branches if not _is_alike(branch.test, names) for p in _flags(branch))
         names.update(
             p for value, targets in assigned if not _is_alike(value, names) for t in targets for p in _paths(t)
         )
         if len(names) == before:
             break
     return names
+
+
+def _flags(branch: ast.If) -> Iterator[str]:
+    """Yield the names that a branch gives a value as it is written: whether it was gone through."""
+    for node in ast.walk(branch):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            yield from (path for target in node.targets for path in _paths(target))
 
 
 def _assigned(loop: ast.stmt) -> set[str]:

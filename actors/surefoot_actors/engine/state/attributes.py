@@ -22,6 +22,7 @@ from torch import nn
 from surefoot_actors.disclosed import holds_secret
 from surefoot_actors.engine.state.generators import GENERATORS
 from surefoot_actors.engine.state.hung import hung_on
+from surefoot_actors.engine.state.inside import is_inside
 from surefoot_actors.engine.state.iterators import At, progress
 from surefoot_actors.engine.state.made_before import MOST_IN_ALL, code_of, is_made_before, size_of
 from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_of_the_user, of_optimizer, parts, put
@@ -62,7 +63,7 @@ class Attributes:
         self._unset: dict[Key, Any] = {}
         # what the first sub-task has filled, and would have filled so with any other batch
         self._alike: dict[Key, Any] = {}
-        self._numbers: Callable[[Any], int | None] = lambda _: None
+        self._inside: Callable[[Any], str | None] = lambda _: None
         # tensors that are no part of the tracked state, and get gradients
         self._with_gradients: set[str] = set()
         inside = [(f"{n}{k}", v) for n, t in self._tracked.items() for (_, k), v in _own(t) if type(v) not in PLAIN]
@@ -232,12 +233,9 @@ class Attributes:
             if isinstance(now, At) and now.of == was.of and now != was:
                 yield _words(key)
 
-    def changed(self, numbers: Callable[[Any], int | None] = lambda _: None) -> bytes:
-        """Return what the loop has changed so far, and what rounds have, as bytes.
-
-        `numbers`: gives the number of a tensor in the tracked state, such as one of an optimizer's that was made since the loop began.
-        """
-        self._numbers = numbers
+    def changed(self, inside: Callable[[Any], str | None] = lambda _: None) -> bytes:
+        """Return what the loop has changed so far, and what rounds have, as bytes. `inside`: names what lies in tracked optimizers."""
+        self._inside = inside
         now: dict[Key, Any] = {key: value for key, value in self._parts() if key not in self._left_alone}
         tokens = {key: self._token(value, key[1]) for key, value in now.items()}
         changed = {
@@ -275,11 +273,7 @@ class Attributes:
         return {k: v for k, v in changed.items() if not holds_secret(self._dump({k: v}, {}))}
 
     def _name_of(self, thing: Any) -> str | None:
-        """Return the name of a thing; of a tensor in the state that has none, its number."""
-        name = self._reach.name_of(thing)
-        if name is None and isinstance(thing, torch.Tensor) and (number := self._numbers(thing)) is not None:
-            return f"{_NUMBERED}{number}"
-        return name
+        return self._reach.name_of(thing) or self._inside(thing)
 
     def _dump(self, changed: dict[Key, Any], made: dict[Key, Any]) -> bytes:
         # a container's own content is in a copy, so that it is not told by the container's name
@@ -299,13 +293,13 @@ class Attributes:
             return False
         return True
 
-    def restore(self, changed: bytes | None, tensor: Callable[[int], Any] = lambda _: None) -> None:
-        """Give everything the values that it has elsewhere. `tensor`: gives a tensor of the tracked state by its number."""
+    def restore(self, changed: bytes | None, inside: Callable[[str], Any] = lambda _: None) -> None:
+        """Give everything the values that it has elsewhere. `inside`: gives what lies in tracked optimizers by its name."""
         if not changed:
             return
 
         def thing_of(name: str) -> Any:
-            return tensor(int(name.removeprefix(_NUMBERED))) if name.startswith(_NUMBERED) else self._reach.thing(name)
+            return inside(name) if is_inside(name) else self._reach.thing(name)
 
         told, made, maker = load(changed, thing_of), {}, None
         if isinstance(
@@ -331,8 +325,6 @@ _ROUNDS_LOOKED_AT = 3
 _MANY = 4096
 _UNCHANGING = PLAIN | {tuple, frozenset}
 _REMOVABLE = ("key", "attribute")
-# What a tensor of the state is called that has no other name.
-_NUMBERED = "\0tensor "
 
 
 def _untold(key: Key, value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.gradient_use import Gradients
 from surefoot_actors.engine.state.gradients import TrackedGradients
 from surefoot_actors.engine.state.image import SavedState, read_image, write_image
+from surefoot_actors.engine.state.inside import Inside, names_inside
 from surefoot_actors.engine.state.module import TrackedModule
 from surefoot_actors.engine.state.objects import variables_in_sight
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer, inner_optimizers
@@ -143,14 +143,8 @@ class Tracked:
         survey = Survey()
         for tracked in self._objects:
             tracked.survey(survey)
-        survey.along = partial(self.attributes.changed, partial(self._number_in_optimizers, survey))
+        survey.along = lambda: self.attributes.changed(names_inside(self.optimizers, survey))
         return survey
-
-    def _number_in_optimizers(self, survey: Survey, tensor: torch.Tensor) -> int | None:
-        """Return the number of a tensor of an optimizer's state, which snapshots of it hold too."""
-        number = survey.known(tensor)
-        states = tuple(f"{name}.state." for name in self.optimizers)
-        return number if number is not None and survey.entries[number].name.startswith(states) else None
 
     @torch.no_grad()
     def capture(self) -> StateImage:
@@ -163,12 +157,16 @@ class Tracked:
     def restore(self, image: StateImage) -> None:
         saved = read_image(image, self._device)
         self._check_names(saved)
-        self.attributes.restore(saved.along, lambda number: saved.tensor(number, None))
+        inside = Inside(self.optimizers, saved.tensor)
+        self.attributes.restore(saved.along, inside.thing)
         for tracked in self._objects:
             if isinstance(tracked, TrackedOptimizer):
                 tracked.hold()
         for tracked in self._objects:
             tracked.restore(saved.tree(tracked.name), saved.tensor)
+        inside.restored()
+        if inside.lacks:
+            self.attributes.restore(saved.along, inside.thing)
         self._check_restored(saved)
 
     def _check_restored(self, saved: SavedState) -> None:

@@ -1,0 +1,111 @@
+"""Parts of optimizers that code keeps, made since the loop began; and counts of inner loops that other functions share."""
+
+import torch
+import torch.nn.functional as F
+from kinds import POINTS, mlp, program
+from practice import sgd
+from torch import nn
+
+import surefoot
+
+LOCAL = "on this trainer alone"
+
+
+def inner(model, step):
+    for x, y in step.batches(POINTS):
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        step.log(loss=loss)
+
+
+def begun(run):
+    model = mlp()
+    optimizer = sgd(model)
+    run.track(model=model, optimizer=optimizer)
+    return model, optimizer
+
+
+@program(steps=7)
+def group_that_was_added_kept_in_a_variable(run: surefoot.Run) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
+    run.track(model=model, optimizer=optimizer)
+    added = None
+    for step in run.steps(run.config["steps"]):
+        if step.number == 2:
+            optimizer.add_param_group({"params": list(model[0].parameters()), "lr": 0.05})
+            added = optimizer.param_groups[-1]
+        if added is not None:
+            added["lr"] *= 0.8
+        inner(model, step)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@program(steps=7)
+def state_of_a_parameter_kept_in_a_variable(run: surefoot.Run) -> None:
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    run.track(model=model, optimizer=optimizer)
+    state = None
+    for step in run.steps(run.config["steps"]):
+        inner(model, step)
+        optimizer.step()
+        if step.number == 0:
+            state = optimizer.state[model[0].weight]
+        if step.number >= 3:
+            state["exp_avg"] = state["exp_avg"] * 0.5
+
+
+@program(steps=8)
+def optimizer_state_kept_without_a_copy(run: surefoot.Run) -> None:
+    model = mlp()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    run.track(model=model, optimizer=optimizer)
+    saved = None
+    for step in run.steps(run.config["steps"]):
+        inner(model, step)
+        optimizer.step()
+        if step.number == 2:
+            saved = optimizer.state_dict()
+        if step.number == 5:
+            optimizer.load_state_dict(saved)
+
+
+@program(steps=6, refused=LOCAL)
+def flag_set_in_the_inner_loop(run: surefoot.Run) -> None:
+    model, optimizer = begun(run)
+    for step in run.steps(run.config["steps"]):
+        bad = False
+        for x, y in step.batches(POINTS):
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            step.log(loss=loss)
+            if loss.item() > 1.15:
+                bad = True
+        if bad:
+            optimizer.zero_grad()
+        else:
+            optimizer.step()
+
+
+@program(steps=6, refused=LOCAL)
+def rate_by_a_nonlocal_count_of_a_function(run: surefoot.Run) -> None:
+    model, optimizer = begun(run)
+    n = 0
+
+    def one(step):
+        nonlocal n
+        for x, y in step.batches(POINTS):
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            step.log(loss=loss)
+            n += 1
+
+    def rate():
+        return 0.1 / (1 + n)
+
+    for step in run.steps(run.config["steps"]):
+        one(step)
+        optimizer.param_groups[0]["lr"] = rate()
+        optimizer.step()
