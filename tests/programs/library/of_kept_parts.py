@@ -109,3 +109,84 @@ def rate_by_a_nonlocal_count_of_a_function(run: surefoot.Run) -> None:
         one(step)
         optimizer.param_groups[0]["lr"] = rate()
         optimizer.step()
+
+
+class Sample:
+    def __init__(self, number):
+        self.number, self.weight = number, 1.0
+
+
+class Samples(torch.utils.data.Dataset):
+    def __init__(self):
+        self.samples = tuple(Sample(i) for i in range(300))
+
+    def __len__(self):
+        return 300
+
+    def __getitem__(self, i):
+        return *POINTS[i % 100], torch.tensor(self.samples[i].weight)
+
+
+@program(steps=6)
+def tuple_of_many_objects(run: surefoot.Run) -> None:
+    model, optimizer = begun(run)
+    data = Samples()
+    for step in run.steps(run.config["steps"]):
+        for x, y, weight in step.batches(data):
+            loss = (F.cross_entropy(model(x), y, reduction="none") * weight).mean()
+            loss.backward()
+            step.log(loss=loss)
+        optimizer.step()
+        for sample in data.samples:
+            sample.weight *= 1 + 0.01 * (sample.number % 7)
+
+
+@program(steps=6)
+def prior_as_a_distribution(run: surefoot.Run) -> None:
+    model, optimizer = begun(run)
+    prior = torch.distributions.Normal(torch.zeros(3), torch.ones(3))
+    for step in run.steps(run.config["steps"]):
+        for x, y in step.batches(POINTS):
+            out = model(x)
+            loss = F.cross_entropy(out, y) - 0.1 * prior.log_prob(out).mean()
+            loss.backward()
+            step.log(loss=loss)
+        optimizer.step()
+        prior.loc = prior.loc + 0.3
+        prior.scale *= 0.9
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(8, 3)
+        self.register_buffer("mask", None)
+
+    def forward(self, x):
+        if self.mask is None:
+            self.mask = torch.ones(x.shape[1])
+        return self.body(x * self.mask)
+
+
+@program(steps=6, refused="model.mask. Register every buffer before run.steps")
+def buffer_filled_in_the_first_forward(run: surefoot.Run) -> None:
+    model = Masked()
+    optimizer = sgd(model)
+    run.track(model=model, optimizer=optimizer)
+    for step in run.steps(run.config["steps"]):
+        inner(model, step)
+        optimizer.step()
+
+
+@program(steps=6)
+def buffer_filled_by_the_loop(run: surefoot.Run) -> None:
+    model = Masked()
+    model(torch.zeros(1, 8))
+    optimizer = sgd(model)
+    run.track(model=model, optimizer=optimizer)
+    for step in run.steps(run.config["steps"]):
+        if step.number % 2:
+            model.mask = None
+        model(torch.zeros(1, 8))
+        inner(model, step)
+        optimizer.step()
