@@ -236,7 +236,8 @@ class Attributes:
     def changed(self, inside: Callable[[Any], str | None] = lambda _: None) -> bytes:
         """Return what the loop has changed so far, and what rounds have, as bytes. `inside`: names what lies in tracked optimizers."""
         self._inside = inside
-        now: dict[Key, Any] = {key: value for key, value in self._parts() if key not in self._left_alone}
+        present = ((key, value) for key, value in self._parts() if key not in self._left_alone)
+        now: dict[Key, Any] = {key: value for key, value in present if not self._is_cached(key)}
         tokens = {key: self._token(value, key[1]) for key, value in now.items()}
         changed = {
             k: v
@@ -253,6 +254,15 @@ class Attributes:
         found = self._dump(changed, made)
         # a secret is each trainer's own, from its environment: it is given to nobody, and not stored with a checkpoint
         return self._dump(self._without_secrets(changed), {}) if holds_secret(found) else found
+
+    def _is_cached(self, key: Key) -> bool:
+        """Whether it is in a dict that rounds add to, by the number of a sample say, and came there since the loop began."""
+        name, (how, part) = key
+        if (name, ("order", None)) not in self._left_alone:
+            return False
+        if how == "all":
+            return not all(type(each) is str for each in self._reach.thing(name) or ())
+        return how == "key" and type(part) is not str and key not in self._first
 
     def _made_before(self, unchanged: dict[Key, Any]) -> Iterator[tuple[Key, Any]]:
         """Yield what is given to others as it was when the loop began."""
