@@ -99,18 +99,25 @@ def gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_an_attempt_runs_to_its_end_and_leaves_nothing(head: Head) -> None:
+@pytest.fixture(scope="module")
+def undisturbed(head: Head) -> tuple[ControlPlane, list[int]]:
+    """What an attempt has told that nothing happened to, and who managed it."""
     with serve(plane(trainers=2)) as control:
         done = launch(head, control, "a-1")
         assert done.returncode == 0, done.stderr
         pids = [pid_of("a-1", role) for role in (SUPERVISOR, KEEPER)]
         control.wait_for_state("succeeded", LIVENESS_S)
-        assert sorted(control.ledger) == list(range(6))
-        assert [e.data["steps"] for e in control.of(EventKind.FINISHED)] == [6]
-        assert control.states()[-1] == "succeeded"
         until(lambda: list_roles("a-1") == [])
-        until(lambda: all(gone(pid) for pid in pids if pid))
-        until(lambda: RayJournal("a-1").finished() is None)
+    return control, pids
+
+
+def test_an_attempt_runs_to_its_end_and_leaves_nothing(undisturbed: tuple[ControlPlane, list[int]]) -> None:
+    control, pids = undisturbed
+    assert sorted(control.ledger) == list(range(6))
+    assert [e.data["steps"] for e in control.of(EventKind.FINISHED)] == [6]
+    assert control.states()[-1] == "succeeded"
+    until(lambda: all(gone(pid) for pid in pids if pid))
+    until(lambda: RayJournal("a-1").finished() is None)
 
 
 # Ray's workers import each of these as they start
@@ -126,7 +133,7 @@ def test_modules_named_as_those_that_ray_starts_with_are_the_users_and_rays_alik
     own = "".join(f"import {name}\nassert {name}.OWN == 7\n" for name in NEEDED_BY_RAY)
     (folder / "queue.py").write_text(f"OWN = 7\n{own}from small import train\n")
     as_submitted(folder, "gcs://surefoot_own.zip")
-    with serve(plane("gcs://surefoot_own.zip", trainers=2, entrypoint="queue:train")) as control:
+    with serve(plane("gcs://surefoot_own.zip", entrypoint="queue:train")) as control:
         assert launch(head, control, "a-own").returncode == 0
         control.wait_for_state("succeeded", LIVENESS_S)
         until(lambda: list_roles("a-own") == [])
@@ -154,10 +161,9 @@ def test_what_the_package_lacks_is_named_in_the_jobs_reason(head: Head, tmp_path
         until(lambda: list_roles("a-lacks") == [])
 
 
-def test_a_killed_supervisor_is_restarted_and_trainers_go_on(head: Head, tmp_path: Path) -> None:
-    with serve(plane()) as undisturbed:
-        launch(head, undisturbed, "a-2")
-        undisturbed.wait_for_state("succeeded", LIVENESS_S)
+def test_a_killed_supervisor_is_restarted_and_trainers_go_on(
+    head: Head, undisturbed: tuple[ControlPlane, list[int]], tmp_path: Path
+) -> None:
     with serve(plane(trainers=2, config={"steps": 6, "prints": 1, "gate": [3, str(tmp_path / "gate")]})) as control:
         assert launch(head, control, "a-3").returncode == 0
         control.wait_for_step(2, LIVENESS_S)
@@ -179,7 +185,7 @@ def test_a_killed_supervisor_is_restarted_and_trainers_go_on(head: Head, tmp_pat
         assert [(line.step, line.text) for line in lines] == [(n, f"line {n}") for n in range(6)]
         assert told[trainer][-1].text == "the process has ended"
     for step in range(6):
-        assert control.ledger[step].result.digest == undisturbed.ledger[step].result.digest
+        assert control.ledger[step].result.digest == undisturbed[0].ledger[step].result.digest
 
 
 def test_no_actor_gives_a_secret_away_when_it_is_asked(head: Head, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_launcher_that_dies_with_the_claim_is_told_of(head: Head) -> None:
 
 
 def test_a_launcher_that_dies_behind_its_supervisor_is_not_missed(head: Head, undisturbed: list[bytes]) -> None:
-    with attempt(head, "launch-2", trainers=2) as run:
+    with attempt(head, "launch-2") as run:
         launcher = run.start_launcher()
         until(run.supervisors)
         launcher.kill()
