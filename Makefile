@@ -62,7 +62,7 @@ lint: $(READY) ## Check style, types and the dependency rule (ruff, mypy --stric
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	MYPYPATH=. $(PY) -m mypy tests
-	for folder in examples/ $(filter-out examples/script/ examples/__pycache__/,$(wildcard examples/*/)) benchmarks/ docs/ helm/; do MYPYPATH=$$folder:examples $(PY) -m mypy --allow-untyped-calls $$folder*.py || exit 1; done
+	for folder in examples/ $(filter-out examples/script/ examples/__pycache__/,$(wildcard examples/*/)) benchmarks/ docs/ helm/; do MYPYPATH=$$folder:examples $(PY) -m mypy $$folder*.py || exit 1; done
 	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 format: $(READY) ## Rewrite the code in the one style

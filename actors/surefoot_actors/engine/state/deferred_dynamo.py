@@ -19,7 +19,7 @@ from torch.optim.optimizer import Optimizer
 __all__ = ["defer_dynamo"]
 
 _DYNAMO = "torch._dynamo"
-# what torch's wrappers are called, and where the first kind keeps what it calls (torch/_compile.py, torch/optim/optimizer.py)
+# what the two kinds of wrapper are called in torch, and where the first keeps what it calls
 _DISABLED, _KEPT, _WITH_BREAKS = "inner", "__dynamo_disable", "_use_grad"
 
 
