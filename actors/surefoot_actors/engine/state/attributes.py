@@ -8,14 +8,12 @@ changes in the first rounds is taken for that, and left alone.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Iterator
 from types import GeneratorType
 from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from torch import nn
 
 from surefoot_actors.disclosed import holds_secret
@@ -103,8 +101,6 @@ class Attributes:
             return digest_of(value.tolist(), self._reach.name_of)
         if isinstance(value, torch.Tensor | np.ndarray):
             return content_of(value)
-        if kind is list and PLAIN.issuperset(map(type, value)):
-            return xxhash.xxh3_128_digest(pickle.dumps(value, protocol=5))
         if kind is list and len(value) > _MANY and _UNCHANGING.issuperset(map(type, value)):
             return np.fromiter(map(id, value), np.int64, len(value)).tobytes()  # too many to look into each
         return digest_of(value, self._reach.name_of)
