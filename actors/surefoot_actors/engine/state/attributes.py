@@ -24,6 +24,7 @@ from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_
 from surefoot_actors.engine.state.portable import PLAIN, content_of, digest_of, dump, load
 from surefoot_actors.engine.state.reach import Reach
 from surefoot_actors.engine.state.unset import may_be_unset
+from surefoot_actors.user_code.frames import PROXIES
 
 __all__ = ["Attributes"]
 
@@ -91,6 +92,8 @@ class Attributes:
     def _token(self, value: Any, slot: Slot) -> Any:
         """Return what is equal for equal values: numbers and texts themselves, names of what was there, digests of the rest."""
         kind = type(value)
+        if kind in PROXIES:
+            return None
         if kind in PLAIN:
             return kind, value if value == value else "nan"
         if isinstance(value, GeneratorType):

@@ -140,9 +140,11 @@ def _laid_end_to_end(tensors: list[torch.Tensor]) -> torch.Tensor:
 def _is_its_attributes(kind: type) -> bool:
     """Whether an object of this class is what its attributes are: it is made by Python alone, and pickled as every object is."""
     own = ("__reduce__", "__reduce_ex__", "__getstate__")
-    if kind.__module__.startswith("surefoot") or any(getattr(kind, n, None) is not getattr(object, n, None) for n in own):
+    if kind.__module__.startswith("surefoot") or any(
+        getattr(kind, n, None) is not getattr(object, n, None) for n in own
+    ):
         return False
     base: type | None = kind
     while base is not None and base.__flags__ & _HEAP_TYPE:
         base = base.__base__
-    return base is object and kind.__dictoffset__ != 0 and not slots_of(kind)  # type: ignore[arg-type]  # mypy takes `type` for unhashable
+    return base is object and kind.__dictoffset__ != 0 and not slots_of(kind)

@@ -62,26 +62,35 @@ class Variables:
         frame, names = self._frame(), self._code.co_cellvars + self._code.co_freevars
         if frame is None or not names:
             return {}
-        values = frame.f_locals
-        before = {name: values[name] for name in names if name in values}
+        before: dict[str, Any] = {}
         marks = {name: _Mark(name) for name in names}
         holders: list[Any] = []
         held: list[Any] = []
-        found = itertools.chain.from_iterable(map(gc.get_referrers, *([mark] for mark in marks.values())))
+        found = itertools.chain.from_iterable(itertools.starmap(gc.get_referrers, [list(marks.values())]))
         contents = map(getattr, holders, itertools.repeat("cell_contents"), itertools.repeat(None))
         acts = [
-            *_writing(frame, marks), partial(holders.extend, found), partial(held.extend, contents), *_writing(frame, before),
+            partial(getattr, frame, "f_locals"), partial(before.update, frame.f_locals), *_writing(frame, marks),
+            partial(holders.extend, found), partial(held.extend, contents), *_writing(frame, before),
         ]  # fmt: skip
-        deque(map(operator.call, acts), maxlen=0)
+        _at_once(acts)
         marked = {id(mark): name for name, mark in marks.items()}
-        cells = {marked[id(m)]: h for h, m in zip(holders, held, strict=True) if type(h) is types.CellType and id(m) in marked}
+        cells = {
+            marked[id(m)]: h
+            for h, m in zip(holders, held, strict=True)
+            if type(h) is types.CellType and id(m) in marked
+        }
         for name in cells.keys() - before.keys():
             del cells[name].cell_contents
         return cells
 
 
 def _write(frame: types.FrameType, values: dict[str, Any]) -> None:
-    deque(map(operator.call, _writing(frame, values)), maxlen=0)
+    _at_once(_writing(frame, values))
+
+
+def _at_once(acts: list[Callable[[], Any]]) -> None:
+    """Make these calls into C as one, in which no other thread gets its turn."""
+    deque(map(operator.call, acts), maxlen=0)  # type: ignore[arg-type]  # of any callables
 
 
 def _writing(frame: types.FrameType, values: dict[str, Any]) -> list[Callable[[], Any]]:
