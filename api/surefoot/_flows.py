@@ -90,6 +90,10 @@ def jobs(state: JobState | None, limit: int) -> Flow[list[JobView]]:
     return found
 
 
+# of jobs whose ids begin alike
+_MOST_NAMED = 4
+
+
 def resolve(ref: str) -> Flow[JobView]:
     """Find the job that `ref` means: an id, a unique beginning of one, or "last" for the newest.
 
@@ -109,14 +113,13 @@ def resolve(ref: str) -> Flow[JobView]:
 
 
 def _resolve_prefix(ref: str) -> Flow[JobView]:
-    matching = [view for view in (yield from jobs(None, limit=10_000)) if view.id.startswith(ref)]
+    found = (yield from ask(list_jobs(beginning=ref, limit=_MOST_NAMED + 1))).jobs
+    matching = [view for view in found if view.id.startswith(ref)]  # an older control plane lists its newest
     if not matching:
         raise NotFoundError(f"there is no job {ref!r}", status=404, detail="`surefoot ls` lists them")
     if len(matching) > 1:
-        some = ", ".join(view.id for view in matching[:4])
-        raise UserError(
-            f"{ref!r} is the beginning of {len(matching)} jobs ({some}{', ...' if len(matching) > 4 else ''}): give more of it"
-        )
+        named = [view.id for view in matching[:_MOST_NAMED]] + ["..."] * (len(matching) > _MOST_NAMED)
+        raise UserError(f"{ref!r} is the beginning of several jobs ({', '.join(named)}): give more of it")
     return matching[0]
 
 

@@ -170,8 +170,11 @@ def clone_job(job_id: str, changes: Mapping[str, Any], key: str) -> Call[JobView
     return Call(method="POST", path="/v1/jobs", parse=_job, headers=headers, body=body)
 
 
-def list_jobs(*, state: JobState | None = None, limit: int = JOBS_PAGE, before: str | None = None) -> Call[JobList]:
-    return Call(method="GET", path="/v1/jobs", parse=_jobs, params=_params(state=state, limit=limit, before=before))
+def list_jobs(
+    *, state: JobState | None = None, limit: int = JOBS_PAGE, before: str | None = None, beginning: str | None = None
+) -> Call[JobList]:
+    params = _params(state=state, limit=limit, before=before, beginning=beginning)
+    return Call(method="GET", path="/v1/jobs", parse=_jobs, params=params)
 
 
 def get_job(job_id: str) -> Call[JobView]:

@@ -8,11 +8,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from surefoot.config import near
 from surefoot.errors import ContractError, MissingExtraError, SpecError
-from surefoot.secret_rules import refuse_secrets_in
+from surefoot.secret_rules import shown
 
 __all__ = [
     "MAX_DATA",
@@ -51,11 +60,10 @@ class DataSource(BaseModel):
 
     @field_validator("url")
     @classmethod
-    def _url_is_plain(cls, value: str) -> str:
+    def _url_is_plain(cls, value: str, info: ValidationInfo) -> str:
         if any(ord(c) < 32 or ord(c) == 127 for c in value):
             raise ValueError("a URL has no control characters")
-        refuse_secrets_in(value)
-        return value
+        return shown(value, info.context)
 
     @property
     def copies(self) -> bool:

@@ -13,16 +13,20 @@ __all__ = [
     "MAX_SECRETS",
     "MAX_SECRET_BYTES",
     "SECRET_PATTERN",
+    "STORED",
     "by_variable",
     "check_value",
     "check_variables",
-    "refuse_secrets_in",
+    "shown",
 ]
 
 # a secret is called as the environment variable is that it is usually read from
 SECRET_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]{0,63}$"
 MAX_SECRETS = 32
 MAX_SECRET_BYTES = 16_384
+# pydantic's context of what is read from where it was stored, perhaps before today's rules
+STORED = "stored"
+_MASK = "***"
 # what is shorter could not be taken out of a log without taking ordinary words out
 MIN_SECRET_CHARS = 6
 
@@ -69,20 +73,36 @@ _LETS_IN = re.compile(
     re.IGNORECASE,
 )
 # between the links of a chain ("zip://x::s3://b"), but not within the address of a host ("[::1]"); and before a URL in a longer text
-_LINKS = re.compile(r"::(?![^/]*\])|\s+(?=\S*://)")
+_LINKS = re.compile(r"(::(?![^/]*\])|\s+(?=\S*://))")
+# of a query or a fragment: up to its value, and its name
+_PARAMETER = re.compile(r"([?&;#]([^?&;#=]*)=)[^?&;#]+")
 _INSTEAD = "hand it over as a secret, in the variable that the storage reads (`--secret AWS_SECRET_ACCESS_KEY`)"
 
 
-def refuse_secrets_in(url: str, instead: str = _INSTEAD) -> None:
-    """Raise ValueError, which has nothing of it, for a URL with a password, a token or a signature in it, in whichever link of a chain."""
-    for link in _LINKS.split(url):
+def shown(url: str, context: object = None, instead: str = _INSTEAD) -> str:
+    """Return a URL, or a text with URLs, as whoever may see jobs sees it.
+
+    Raises ValueError, which has nothing of it, where a password, a token or a signature is in it, in whichever link of a chain; what is
+    STORED with one is masked, so that it would be refused again.
+    """
+    links = _LINKS.split(url)
+    for at, link in enumerate(links):
         scheme, is_url, rest = link.partition("://")
         if not is_url:
             continue
-        if _has_password(scheme.lower(), rest):
-            raise ValueError(f"leave the password out of the URL, which is shown to whoever may see jobs: {instead}")
-        if name := _signature(rest):
-            raise ValueError(f"leave {name}=... out of the URL, which is shown to whoever may see jobs: {instead}")
+        password, name = _has_password(scheme.lower(), rest), _signature(rest)
+        if context == STORED:
+            links[at] = f"{scheme}://{_masked(rest, password=password)}"
+        elif password or name:
+            what = "the password" if password else f"{name}=..."
+            raise ValueError(f"leave {what} out of the URL, which is shown to whoever may see jobs: {instead}")
+    return "".join(links)
+
+
+def _masked(rest: str, *, password: bool) -> str:
+    if password:  # it may have an "@" or a slash that nobody has escaped
+        rest = f"{_MASK}:{_MASK}@{rest.rpartition('@')[2]}"
+    return _PARAMETER.sub(lambda found: f"{found[1]}{_MASK}" if _lets_in(found[2]) else found[0], rest)
 
 
 def _has_password(scheme: str, rest: str) -> bool:
@@ -101,11 +121,11 @@ def _has_password(scheme: str, rest: str) -> bool:
 
 def _signature(rest: str) -> str:
     """The name of what in a query or a fragment lets in whoever has it; empty: nothing does."""
-    for part in re.split(r"[?&;#]", rest)[1:]:
-        name, equals, value = part.partition("=")
-        if equals and value and _LETS_IN.fullmatch(unquote(name)):
-            return unquote(name)[:50]
-    return ""
+    return next((unquote(name)[:50] for _, name in _PARAMETER.findall(rest) if _lets_in(name)), "")
+
+
+def _lets_in(name: str) -> bool:
+    return _LETS_IN.fullmatch(unquote(name)) is not None
 
 
 def by_variable(secrets: Mapping[str, str] | Iterable[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -22,7 +23,7 @@ from pydantic import (
 from surefoot._compat import StrEnum
 from surefoot.budget import Budget
 from surefoot.data import MAX_DATA, AnyDataSource, check_names
-from surefoot.secret_rules import MAX_SECRETS, check_variables, refuse_secrets_in
+from surefoot.secret_rules import MAX_SECRETS, check_variables, shown
 from surefoot.target import parse_target
 
 __all__ = [
@@ -84,13 +85,8 @@ def _plain(text: str) -> str:
 Plain = AfterValidator(_plain)
 
 
-def _without_secrets(url: str) -> str:
-    refuse_secrets_in(url)
-    return url
-
-
 # a URL that whoever sees jobs sees
-Shown = AfterValidator(_without_secrets)
+Shown = AfterValidator(lambda url, info: shown(url, info.context))
 
 
 def named_file(entrypoint: str) -> str | None:
@@ -264,16 +260,14 @@ class JobSpec(Strict):
 
     @field_validator("pip")
     @classmethod
-    def _requirements_say_something(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _requirements_say_something(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         for requirement in value:
             if not requirement.strip() or any(ord(c) < 32 or ord(c) == 127 for c in requirement):
                 raise ValueError(
                     f"{requirement!r} is no pip requirement: give one a line, such as 'einops==0.8', or leave it out"
                 )
-            refuse_secrets_in(
-                requirement, "have pip's own settings on the nodes hold it, or the image bring the package"
-            )
-        return tuple(requirement.strip() for requirement in value)
+        instead = "have pip's own settings on the nodes hold it, or the image bring the package"
+        return tuple(shown(requirement.strip(), info.context, instead) for requirement in value)
 
     @field_validator("config")
     @classmethod

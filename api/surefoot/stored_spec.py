@@ -17,6 +17,7 @@ from pydantic import (
 
 from surefoot.bounds import read_object, writable
 from surefoot.budget import Budget
+from surefoot.secret_rules import STORED
 from surefoot.spec import CheckpointPolicy, JobSpec, Resources
 
 __all__ = ["AnySpec", "RunnableSpec", "StoredSpec", "read_spec"]
@@ -56,12 +57,20 @@ def _read(found: dict[str, Any]) -> StoredSpec:
     try:
         spec = JobSpec.model_validate(known)
     except ValidationError as error:
-        return StoredSpec(_piecemeal(known), _in_words(error))
+        return _with_masks(known, error)
     if unknown:
         return StoredSpec(
             spec, f"its spec says what this version of surefoot does not know: {', '.join(unknown)[:300]}"
         )
     return StoredSpec(spec, "")
+
+
+def _with_masks(known: dict[str, Any], error: ValidationError) -> StoredSpec:
+    """Stored when secrets in URLs were taken, perhaps: then it is whole but for them."""
+    try:
+        return StoredSpec(JobSpec.model_validate(known, context=STORED), _in_words(error, _MASKED))
+    except ValidationError:
+        return StoredSpec(_piecemeal(known), _in_words(error))
 
 
 def _known(found: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -84,15 +93,21 @@ def _piecemeal(known: dict[str, Any]) -> JobSpec:
     fields = dict(_BLANK)
     for name, value in known.items():
         try:
-            fields[name] = _ADAPTERS[name].validate_python(value)
+            fields[name] = _ADAPTERS[name].validate_python(value, context=STORED)
         except ValidationError:
             continue
     return JobSpec.model_construct(**fields)
 
 
-def _in_words(error: ValidationError) -> str:
-    told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False, include_input=False)]
-    return writable(f"this version of surefoot cannot read its spec: {'; '.join(told[:3])}"[:1000])
+_MASKED = "its spec holds a secret in a URL, which is masked here; submit its code again, with another URL"
+
+
+def _in_words(error: ValidationError, what: str = "this version of surefoot cannot read its spec") -> str:
+    told = [
+        f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
+        for e in error.errors(include_url=False, include_input=False)
+    ]
+    return writable(f"{what}: {'; '.join(told[:3])}"[:1000])
 
 
 def _any(value: object, validate: ValidatorFunctionWrapHandler) -> object:

@@ -80,6 +80,7 @@ async def test_while_the_control_plane_is_away_the_last_told_is_given(monkeypatc
     monkeypatch.setattr(secrets, "_PATIENCE_S", 0.01)
     uplink, trainer = Rotated(None, None, OLD, None, None), _Trainer()
     keeper = SecretKeeper(SPEC, uplink, uplink.event)
+    uplink.mask = keeper.mask
     await keeper.give(trainer)  # type: ignore[arg-type]
     await keeper.give(trainer)  # type: ignore[arg-type]
     assert trainer.given == [OLD, OLD]

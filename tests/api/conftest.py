@@ -130,6 +130,8 @@ class FakeService:
             views = views[[view.id for view in views].index(before) + 1 :]
         if state := params.get("state"):
             views = [view for view in views if view.state == state]
+        if beginning := params.get("beginning"):
+            views = [view for view in views if view.id.startswith(beginning)]
         return _json({"jobs": [view.model_dump(mode="json") for view in views[: int(params["limit"])]]})
 
     def _job(self, request: httpx.Request, job: str, rest: list[str]) -> httpx.Response:

@@ -187,13 +187,36 @@ def test_jobs_are_found_by_id_beginning_and_last(connect: Connect, fake: FakeSer
     assert client.job("abc1").id == "abc1"
     assert client.job("x").id == "xyz3"
     assert client.job("last").id == "xyz3"
-    with pytest.raises(UserError, match=r"beginning of 2 jobs \(abc2, abc1\)"):
+    with pytest.raises(UserError, match=r"beginning of several jobs \(abc2, abc1\)"):
         client.job("abc")
     with pytest.raises(NotFoundError, match="there is no job 'q'"):
         client.job("q")
     for nonsense in ("", "../x", "A B", "x/resize"):
         with pytest.raises(UserError, match="no job id"):
             client.job(nonsense)
+
+
+def test_the_beginning_of_an_id_is_looked_up_by_one_request(connect: Connect, fake: FakeService) -> None:
+    for n in range(300):
+        fake.add(make_view(f"{'abc' if n < 30 else 'xyz'}{n}"))
+    client = connect()
+    with pytest.raises(UserError, match=r"\(abc29, abc28, abc27, abc26, \.\.\.\)"):
+        client.job("abc")
+    assert client.job("abc17").id == "abc17"
+    assert client.job("abc0").id == "abc0"
+    fake.log.clear()
+    with pytest.raises(UserError):
+        client.job("ab")
+    assert fake.log == [("GET", "/v1/jobs/ab"), ("GET", "/v1/jobs")]
+    assert dict(fake.requests[-1].url.params) == {"limit": "5", "beginning": "ab"}
+
+
+def test_an_older_control_plane_lists_what_was_not_asked_for(connect: Connect, fake: FakeService) -> None:
+    older = [make_view("abc1").model_dump(mode="json"), make_view("xyz3").model_dump(mode="json")]
+    fake.faults += [("/v1/jobs", lambda _: httpx.Response(200, json={"jobs": older}))] * 2
+    assert connect().job("x").id == "xyz3"
+    with pytest.raises(NotFoundError, match="there is no job 'q'"):
+        connect().job("q")
 
 
 def test_no_job_yet(connect: Connect, fake: FakeService) -> None:

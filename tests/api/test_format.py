@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from tests.api.conftest import BEGIN, make_event, make_row, make_view
 
-from surefoot.cli.format import ago, describe, duration
+from surefoot.cli.format import ago, describe, duration, read_duration
 from surefoot.cli.progress import Pace, Progress, line, told
 from surefoot.cli.values import values_in
 from surefoot.events import EventKind
@@ -35,6 +35,15 @@ from surefoot.spec import JobState
 )
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("10m", 600), ("1.5h", 5400), ("2d", 172_800)]
+    + [(text, None) for text in ("", "10", "m", "ten minutes", "-3s", "10m\n", "1 h")],
+)
+def test_durations_are_read(text: str, seconds: float | None) -> None:
+    assert read_duration(text) == seconds
 
 
 def test_ago() -> None:

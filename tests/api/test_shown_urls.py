@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from surefoot.secret_rules import STORED
 from surefoot.spec import JobSpec
+from surefoot.stored_spec import read_spec
 
 SECRET = "hunter2hunter2"
 SPEC = {"entrypoint": "train:train", "package": "0" * 64, "batch_size": 8}
@@ -60,6 +63,19 @@ def _refused(fields: dict[str, Any]) -> None:
     told = [error["msg"] for error in raised.value.errors()]
     assert any("out of the URL" in text for text in told), told
     assert SECRET not in " ".join(told)
+    _masked_where_it_was_stored(fields)
+
+
+def _masked_where_it_was_stored(fields: dict[str, Any]) -> None:
+    """By a version that took it: all of the job is shown but for the secret, and it is refused as such again."""
+    read = read_spec(json.dumps(SPEC | fields))
+    shown = read.spec.model_dump_json()
+    assert SECRET not in shown + read.unreadable
+    assert "***" in shown
+    assert "out of the URL" in read.unreadable
+    assert "pip" in fields or "as a secret" in read.unreadable
+    again = read_spec(shown)
+    assert (again.spec, again.unreadable) == (read.spec, read.unreadable)
 
 
 @settings(deadline=None, max_examples=80)
@@ -113,7 +129,8 @@ def test_nor_has_a_requirement_one(requirement: str) -> None:
 )
 def test_any_other_url_is_taken(url: str) -> None:
     for fields in _places(url).values():
-        JobSpec.model_validate(SPEC | fields)
+        spec = JobSpec.model_validate(SPEC | fields)
+        assert JobSpec.model_validate(SPEC | fields, context=STORED) == spec
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from tests.api.conftest import make_event
 
 from surefoot.chaos import report
-from surefoot.cli.chaos import ChaosRun, chaos_pairs, parse_duration, parse_kinds
+from surefoot.cli.chaos import ChaosRun, chaos_pairs, parse_kinds
 from surefoot.cli.durable import size
 from surefoot.errors import ServiceUnavailableError, UserError
 from surefoot.events import SUPERVISOR_RESTARTED, Event, EventKind, FaultKind
@@ -78,17 +78,6 @@ def test_a_lost_attempt_costs_until_the_next_one_runs() -> None:
 def test_a_checkpoint_that_failed_held_nothing_up() -> None:
     [trouble] = troubles([make_event(1, EventKind.CHECKPOINT_FAILED, step=3, reason="no space left")])
     assert trouble.seconds is None
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400)])
-def test_durations_are_read(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "10", "m", "ten minutes", "-3s"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="10m"):
-        parse_duration(text)
 
 
 def test_kinds_are_read() -> None:

@@ -186,7 +186,7 @@ def test_another_model_is_refused_and_nothing_is_overwritten(tmp_path: Path, wha
     told: list[Restored | NotRestored] = []
     answer = ask(owner, url, told)
     assert isinstance(answer, NotRestored)
-    assert answer.why == "refused"
+    assert answer.cause == "refused"
     assert url in answer.reason
     assert "submit the job with the code" in answer.reason
     assert owner.tensor_digests() == before
@@ -227,7 +227,7 @@ def test_the_restorer_tells_what_came_of_it(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     answer = ask(owner, url, [])
     assert isinstance(answer, NotRestored)
-    assert answer.why == "damaged"
+    assert answer.cause == "damaged"
     assert str(file) in answer.reason
 
 
@@ -249,4 +249,4 @@ def test_whoever_may_not_restore_says_so_and_a_state_taken_since_is_no_answer(tm
     member.ask(url)
     answer = answers.get(timeout=60)
     assert isinstance(answer, NotRestored)
-    assert answer.why == "late"
+    assert answer.cause == "late"

@@ -95,7 +95,7 @@ class Machines:
         state, commands = outcome
         state = replace(
             state,
-            why="",
+            reason="",
             failures_in_row=0,
             failure_chain={},
             newest_round=0,

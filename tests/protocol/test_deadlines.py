@@ -96,6 +96,15 @@ def test_all_that_are_silent_are_told_lost() -> None:
     assert (state.phase, state.generation) == (Phase.FORMING, None)
 
 
+def test_all_that_reported_and_stopped_are_ended_before_a_number_is_reserved_without_them() -> None:
+    state, _ = after(collecting(3), *(report(t, collecting(3)) for t in ("t0", "t1")))
+    state, _ = after(state, Suspected("t0", "silent"), Suspected("t1", "silent"), Lost("t2", "killed"))
+    assert (state.phase, state.members) == (Phase.RUNNING, ("t0", "t1"))
+    _, commands = apply(state, TimerFired(Timer.PATIENCE))
+    kinds = [type(c) for c in commands if isinstance(c, Kill | Reserve)]
+    assert kinds == [Kill, Kill, Reserve]
+
+
 def test_who_had_reported_before_it_stopped_is_given_up_too() -> None:
     state, _ = after(silent(), report("t0", silent()))
     assert state.phase is Phase.RUNNING

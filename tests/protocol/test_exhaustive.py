@@ -33,8 +33,6 @@ BOUNDS: dict[str, Bounds] = {
     "a freeze among three": Bounds(trainers=3, freezes=1, steps=(1,)),
     "a freeze while founding": Bounds(trainers=1, spares=1, freezes=1, crashes=1, founded=False),
     "two freezes": Bounds(trainers=2, freezes=2, steps=(1,)),
-    # two report, stop and are taken along, because the third that is waited for is lost: both are given up at once
-    "two freezes of three, and a crash": Bounds(trainers=3, sub_tasks=3, freezes=2, crashes=1, breaks=1, steps=(1,)),
     "a freeze and a crash": Bounds(trainers=2, freezes=1, crashes=1, steps=(1,)),
     "a supervisor's crash": Bounds(trainers=3, sub_tasks=3, supervisor_crashes=1, steps=(1, 1)),
     "two supervisors' crashes": Bounds(trainers=2, supervisor_crashes=2, steps=(1,)),

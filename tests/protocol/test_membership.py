@@ -526,8 +526,8 @@ def test_a_run_that_goes_on_from_its_own_checkpoint_begins_nowhere_else() -> Non
     assert not [c for c in commands if isinstance(c, BeginFrom)]
 
 
-def no(url: str, why: Any) -> MessageReceived:
-    return MessageReceived(NotRestored(trainer="t0", url=url, why=why, reason="share 0 is cut"))
+def no(url: str, cause: Any) -> MessageReceived:
+    return MessageReceived(NotRestored(trainer="t0", url=url, cause=cause, reason="share 0 is cut"))
 
 
 def test_a_damaged_checkpoint_is_skipped() -> None:
@@ -718,8 +718,8 @@ def test_all_that_die_at_once_have_failed_once() -> None:
     assert not state.ended
     state, commands = after(state, Lost("t4", "killed"))
     assert [c.outcome for c in commands if isinstance(c, Finish)] == ["failed"]
-    assert "max_failures is 1" in state.why
-    assert "t4 was lost: killed" in state.why
+    assert "max_failures is 1" in state.reason
+    assert "t4 was lost: killed" in state.reason
 
 
 def test_max_failures_0_bears_no_loss_and_a_step_resets_the_count() -> None:
@@ -754,7 +754,7 @@ def test_a_sub_task_that_kills_two_trainers_is_named() -> None:
     assert not after(state, Lost("t1", "SIGSEGV", (3, 1)))[0].ended
     state, commands = apply(state, Lost("t1", "SIGBUS", (3, 2)))
     assert [c.kind for c in commands if isinstance(c, Emit)] == [EventKind.TRAINER_LOST, EventKind.FAILED]
-    assert state.why.startswith("sub-task 2 of step 1 killed two trainers, t0 (SIGSEGV) and t1 (SIGBUS)")
+    assert state.reason.startswith("sub-task 2 of step 1 killed two trainers, t0 (SIGSEGV) and t1 (SIGBUS)")
 
 
 def test_a_step_of_one_round_each_is_named_though_nobody_has_reported_it() -> None:
@@ -762,7 +762,7 @@ def test_a_step_of_one_round_each_is_named_though_nobody_has_reported_it() -> No
     state, _ = after(founded(3), Lost("t0", "SIGSEGV", (4, 2)))
     state, _ = after(state, *(report(t, state, round=3, step=3) for t in ("t1", "t2")))
     state, _ = after(state, Lost("t1", "SIGSEGV", (4, 2)))
-    assert "sub-task 2 of step 4 killed two trainers" in state.why
+    assert "sub-task 2 of step 4 killed two trainers" in state.reason
 
 
 @pytest.mark.parametrize("cause", [DeathCause.NODE, DeathCause.INJECTED])
@@ -781,7 +781,7 @@ def test_a_sub_task_that_was_got_past_is_forgotten() -> None:
 def test_a_poisonous_sub_task_is_known_after_everyone_was_lost() -> None:
     state, _ = after(founded(1), Lost("t0", "SIGSEGV", (3, 2)), hello("t1"))
     state, _ = after(state, Lost("t1", "SIGSEGV", (3, 2)))
-    assert "sub-task 2 of round 3 killed two trainers" in state.why
+    assert "sub-task 2 of round 3 killed two trainers" in state.reason
 
 
 # ---- a supervisor after another: what it must know

@@ -79,7 +79,7 @@ def end_paused(state: MembershipState) -> membership.Outcome:
 
 
 def believe_one(state: MembershipState, message: Raised) -> raising.Verdict:
-    return raising.Verdict(fails=message, why="")
+    return raising.Verdict(fails=message, reason="")
 
 
 def key_by_generation(step: int, generation: int) -> Any:

@@ -263,11 +263,11 @@ class Trainers:
         if restore.incarnation < state.incarnation:
             return
         if not member.may_restore(state):
-            no = NotRestored(trainer=name(i), url=restore.url, why="late", reason="a member")
+            no = NotRestored(trainer=name(i), url=restore.url, cause="late", reason="a member")
             draft.send("from", i, self._machines.messages.number(no))
             return
         if number not in draft.journal.stored:
-            no = NotRestored(trainer=name(i), url=restore.url, why="damaged", reason="rotten")
+            no = NotRestored(trainer=name(i), url=restore.url, cause="damaged", reason="rotten")
             draft.send("from", i, self._machines.messages.number(no))
             return
         draft.put(i, trainer._replace(holds=number, half=False))

@@ -8,8 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.orm import Session
 
+from surefoot.spec import JobSpec
 from surefoot_service.parts import Service
+from surefoot_service.store.tables import JobRow
 
 from .helpers import JSON, Attempt, start_attempt
 
@@ -83,6 +86,28 @@ async def test_listing_by_pages_and_state(client: httpx.AsyncClient, spec: dict[
     await client.post(f"/v1/jobs/{made[2]}/cancel")
     assert await ids(state="cancelled") == [made[2]]
     assert (await client.get("/v1/jobs", params={"before": "nothere"})).status_code == 404
+
+
+async def test_listing_by_the_beginning_of_ids(
+    client: httpx.AsyncClient, service: Service, spec: dict[str, Any]
+) -> None:
+    def add(session: Session) -> None:
+        stored = JobSpec.model_validate(spec).model_dump_json()
+        for name in ("ab2", "ab", "abz", "ab-c", "ac", "a"):
+            row = JobRow(id=name, spec=stored, state="queued", created_at=service.now(), wanted_trainers=1)
+            session.add(row)
+            session.flush()
+
+    await service.database.write(add)
+
+    async def ids(**query: Any) -> list[str]:
+        return [j["id"] for j in (await client.get("/v1/jobs", params=query)).json()["jobs"]]
+
+    assert await ids(beginning="ab") == ["ab-c", "abz", "ab", "ab2"]
+    assert await ids(beginning="ab", limit=2) == ["ab-c", "abz"]
+    assert await ids(beginning="ab", before="abz") == ["ab", "ab2"]
+    assert await ids(beginning="ad") == []
+    assert (await client.get("/v1/jobs", params={"beginning": "a%"})).status_code == 422
 
 
 async def test_resize_within_the_bounds(client: httpx.AsyncClient, attempt: Attempt) -> None:

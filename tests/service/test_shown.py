@@ -70,10 +70,12 @@ def test_the_short_way_gives_what_the_long_one_gives(rows: list[tuple[dict[str, 
             assert json.loads(shown.job_json(session, f"j{n}")) == long.model_dump(mode="json")
             assert short.attempts == rows[n][2]
         for state in (None, rows[0][0]["state"]):
-            for before in (None, "j0", f"j{len(rows) - 1}"):
-                options = {"state": state, "limit": 3, "before": before}
-                found = json.loads(shown.jobs_json(session, **options))["jobs"]
-                assert found == [view.model_dump(mode="json") for view in jobs.listing(session, **options)]
+            for before in (0, len(rows) - 1, len(rows)):
+                asked = {"state": state, "limit": 3, "before": f"j{before}" if before < len(rows) else None}
+                found = json.loads(shown.jobs_json(session, **asked))["jobs"]
+                older = [jobs.see(session, f"j{n}") for n in reversed(range(before))]
+                expected = [view for view in older if state in (None, view.state)][:3]
+                assert found == [view.model_dump(mode="json") for view in expected]
     engine.dispose()
 
 

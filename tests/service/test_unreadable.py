@@ -107,6 +107,24 @@ async def test_what_cannot_be_read_is_told(service: Service, client: httpx.Async
     assert "knows no state 'archiving'" in seen.unreadable
 
 
+async def test_a_secret_that_was_taken_once_is_masked_and_not_taken_again(
+    client: httpx.AsyncClient, service: Service, job: str
+) -> None:
+    secret, data = "hunter2hunter2", {"x": "s3://bucket/x"}
+    url = f"git+https://{secret}@github.com/a/b"
+    await spoil_job(service, job, "spec", spec_with(pip=[f"b @ {url}"], data=data, name="kept"))
+    for path in (f"/v1/jobs/{job}", "/v1/jobs"):
+        answer = await client.get(path)
+        assert secret not in answer.text
+        assert "b @ git+https://***:***@github.com/a/b" in answer.text
+    seen = JobView.model_validate_json((await client.get(f"/v1/jobs/{job}")).content)
+    assert (seen.spec.name, seen.spec.pip) == ("kept", ("b @ git+https://***:***@github.com/a/b",))
+    assert seen.spec.data["x"].url == "s3://bucket/x"
+    again = await client.post("/v1/jobs", json={"from": job, "changes": {"name": "again"}})
+    assert again.status_code == 409
+    assert "submit its code again, with another URL: pip: leave the password out of the URL" in again.json()["detail"]
+
+
 async def test_a_queued_job_that_cannot_be_read_whole_waits_with_the_reason(
     service: Service, fake: FakeRay, client: httpx.AsyncClient, job: str
 ) -> None:

@@ -325,7 +325,7 @@ class NotRestored:
 
     trainer: str
     url: str
-    why: Literal["damaged", "missing", "refused", "unfit", "late"]
+    cause: Literal["damaged", "missing", "refused", "unfit", "late"]
     reason: str
 
 

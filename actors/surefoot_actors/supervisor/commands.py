@@ -27,13 +27,13 @@ class Commands:
         self,
         uplink: Uplink,
         journal: Journal,
-        keeper: CheckpointCoordinator,
+        checkpoints: CheckpointCoordinator,
         injector: Injector,
         status: Status,
         state: Callable[[], MembershipState],
         happen: Callable[[Event], None],
     ) -> None:
-        self._uplink, self._journal, self._keeper, self._injector = uplink, journal, keeper, injector
+        self._uplink, self._journal, self._checkpoints, self._injector = uplink, journal, checkpoints, injector
         self._status, self._state, self._happen = status, state, happen
 
     async def obey_all(self) -> None:
@@ -58,7 +58,7 @@ class Commands:
                     await asyncio.to_thread(self._journal.want, command.trainers)
                     self._happen(Resized(command.trainers))
             case CommandKind.CHECKPOINT:
-                self._keeper.want("asked for")
+                self._checkpoints.want("asked for")
             case CommandKind.PAUSE:
                 self._status.tell(JobState.PAUSING, "to stop at the next step boundary")
                 self._happen(PauseRequested())

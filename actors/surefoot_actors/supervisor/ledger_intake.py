@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from surefoot.events import LedgerRow
 from surefoot_actors.uplink.ports import Uplink
+from surefoot_actors.uplink.step_runs import StepRuns
 
 __all__ = ["LedgerIntake"]
 
@@ -18,7 +19,8 @@ class LedgerIntake:
 
     def __init__(self, uplink: Uplink) -> None:
         self._uplink = uplink
-        self._seen: set[int] = set()
+        # those at or above `_below`: for a supervisor that was restarted, until it hears what is stored, all that come
+        self._seen = StepRuns()
         self._below = 0
         self._expected: int | None = None
         self._changed = asyncio.Event()
@@ -37,10 +39,10 @@ class LedgerIntake:
         # what an earlier supervisor told is stored, and does not come again
         self._below = max(self._below, self._uplink.rows_below)
         new = [row for row in rows if row.result.step >= self._below and row.result.step not in self._seen]
-        self._seen.update(row.result.step for row in new)
-        while self._below in self._seen:
-            self._below += 1
-        self._seen = {step for step in self._seen if step > self._below}
+        for row in new:
+            self._seen.add(row.result.step)
+        self._below = self._seen.next_absent(self._below)
+        self._seen.drop_below(self._below)
         if new:
             self.newest = max(self.newest or 0, *(row.result.step for row in new))
             self.seconds.extend(row.circumstances.seconds for row in new)

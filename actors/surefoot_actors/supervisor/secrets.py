@@ -41,7 +41,6 @@ class SecretKeeper:
         self._newest: Sealed | None = None
         self._known = Sealed("[]")
         self._tasks = Tasks("secrets")
-        uplink.mask = self.mask
 
     async def give(self, trainer: TrainerHandle) -> None:
         """Give a trainer its secrets. Waits while nobody tells them; raises TrainerGoneError."""

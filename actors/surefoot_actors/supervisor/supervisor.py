@@ -129,7 +129,7 @@ class Supervisor:
         self._logs, self._max_output_bytes = logs, max_output_bytes
         self._spec, self._attempt, self._cluster = spec, attempt, cluster
         self._uplink, self._journal, self._liveness, self._faults = uplink, journal, liveness, faults
-        self._checkpoints, self._run_id = checkpoints, ""
+        self._place, self._run_id = checkpoints, ""
         self._state = _first_state(spec, saves=bool(checkpoints))
         self._events: asyncio.Queue[Event | Handled | Gone] = asyncio.Queue()
         # events that commands gave rise to, handled before anything else
@@ -141,21 +141,16 @@ class Supervisor:
         self._tasks, self._clocks = Tasks("supervisor"), Clocks(happen)
         self._rows = LedgerIntake(uplink)
         self._status = Status(tell, self._rows)
-        self._trainers = Trainers(cluster, self._rows, self._events, tell, SecretKeeper(spec, uplink, tell))
+        self._secrets = SecretKeeper(spec, uplink, tell)
+        self._trainers = Trainers(cluster, self._rows, self._events, tell, self._secrets)
         self._injector = Injector(uplink, self._trainers.links, die)
         self._deaths = Deaths(liveness, happen, self._tasks, self._injector.hit)
         self._once = OnceKeeper(journal, self._trainers.send)
-        self._keeper = CheckpointCoordinator(
-            spec,
-            checkpoints,
-            tell,
-            self._trainers.send,
-            happen,
-            self._may_commit,
-            attempt=attempt_number(attempt),
+        self._checkpoints = CheckpointCoordinator(
+            spec, checkpoints, tell, self._trainers.send, happen, self._may_commit, attempt=attempt_number(attempt)
         )
         self._commands = Commands(
-            uplink, journal, self._keeper, self._injector, self._status, lambda: self._state, happen
+            uplink, journal, self._checkpoints, self._injector, self._status, lambda: self._state, happen
         )
         self._stalls = StallTeller(
             lambda: self._state, self._trainers.links, self._rows, liveness, tell, self._trainers.news
@@ -163,6 +158,7 @@ class Supervisor:
 
     async def run(self) -> Outcome:
         """Run the attempt to its end. Every trainer is gone when this returns or raises."""
+        self._uplink.mask = self._secrets.mask
         self._liveness.on_change = self._deaths.liveness_changed
         self._liveness.on_system = SystemMetrics(self._uplink, self._trainers.links).take
         self._cluster.on_notice = self._noticed
@@ -181,7 +177,7 @@ class Supervisor:
             for watcher in watchers:
                 watcher.cancel()
             self._clocks.close()
-            await self._keeper.close()
+            await self._checkpoints.close()
             await self._trainers.end_all()
             self._tasks.cancel()
             await self._cluster.close()
@@ -196,7 +192,7 @@ class Supervisor:
         self._run_id = inherited.run_id
         self._rows.expect(inherited.expected)
         if inherited.begun is not None:
-            self._keeper.begin_from(inherited.begun[0])
+            self._checkpoints.begin_from(inherited.begun[0])
             self._rows.begin(inherited.begun[1])
         handles = [] if inherited.nothing else await self._cluster.find_trainers()
         await self._once.begin(inherited.incarnation, [h.trainer for h in handles])
@@ -207,8 +203,8 @@ class Supervisor:
             await self._resume(handles, inherited)
         if self._state.searching and not self._state.ended:
             self._tasks.spawn(self._look_for_checkpoints())
-        self._keeper.attend(self._state)
-        self._keeper.start()
+        self._checkpoints.attend(self._state)
+        self._checkpoints.start()
 
     async def _resume(self, handles: list[TrainerHandle], inherited: Inherited) -> None:
         for handle in handles:
@@ -228,8 +224,8 @@ class Supervisor:
     async def _look_for_checkpoints(self) -> None:
         """Nothing is founded before this has answered; members that train wait for nothing of it."""
         try:
-            found = await self._keeper.find()
-            others = frozenset(url for url in found if not is_at(url, self._checkpoints))
+            found = await self._checkpoints.find()
+            others = frozenset(url for url in found if not is_at(url, self._place))
             self._events.put_nowait(CheckpointsFound(found, others))
         except CheckpointError as error:
             self._events.put_nowait(RestoreSourceMissing(str(error)))
@@ -252,7 +248,7 @@ class Supervisor:
             case (Gone() as asked) | MessageReceived(message=(OnceAsked() | OnceDone()) as asked):
                 await self._once.hear(asked)
             case MessageReceived(message=Saved() as saved):
-                self._keeper.saved(saved)
+                self._checkpoints.saved(saved)
             case MessageReceived(message=Warned(message=text)):
                 self._uplink.event(EventKind.WARNING, message=text)
             case TimerFired() if not self._clocks.takes(event):
@@ -261,7 +257,7 @@ class Supervisor:
                 pass
             case Lost():
                 await self._feed(self._deaths.explained(event))
-            case MessageReceived(message=NotRestored(why="missing") as told) if await self._is_there(told):
+            case MessageReceived(message=NotRestored(cause="missing") as told) if await self._is_there(told):
                 reason = f"it does not see a checkpoint that is there; is its storage mounted? {told.reason}"
                 await self._feed(Lost(told.trainer, reason))
             case MessageReceived(message=Done() as done):
@@ -274,7 +270,7 @@ class Supervisor:
     async def _is_there(self, told: NotRestored) -> bool:
         state = self._state
         asked = state.phase is Phase.RESTORING and (told.trainer, told.url) == (state.restorer, state.restoring)
-        return asked and await self._keeper.sees(told.url)
+        return asked and await self._checkpoints.sees(told.url)
 
     async def _feed(self, event: Event) -> None:
         members = self._state.members
@@ -290,7 +286,7 @@ class Supervisor:
                 self._status.note_loss(self._state.phase)
             case Lost(trainer=trainer):
                 self._trainers.dismiss(trainer)  # dead for certain or not: nothing of it stays
-        self._keeper.attend(self._state)
+        self._checkpoints.attend(self._state)
 
     def _is_of_a_loss(self, event: Event) -> bool:
         """Whether a member is lost by this, or may be."""
@@ -327,7 +323,7 @@ class Supervisor:
                 await asyncio.to_thread(self._journal.start, trainer_number(trainer) + 1, waiting)
                 self._trainers.start(command, self._setup(command))
             case SaveState():
-                self._keeper.save(command, self._state)
+                self._checkpoints.save(command, self._state)
             case CancelStart(trainer=trainer) | Kill(trainer=trainer):
                 self._trainers.dismiss(trainer)
             case Send(trainer=trainer, message=message):
@@ -357,7 +353,7 @@ class Supervisor:
             spec=self._spec,
             liveness=self._liveness.address,
             liveness_secret=self._liveness.sealed,
-            checkpoints=self._checkpoints,
+            checkpoints=self._place,
             max_output_bytes=self._max_output_bytes,
             run_id=self._run_id,
             logs=self._logs,
@@ -368,10 +364,10 @@ class Supervisor:
     async def _begin_from(self, url: str, step: int) -> None:
         """The run begins from another job's checkpoint: from this one whatever comes, or a later beginning would be another run."""
         await asyncio.to_thread(self._journal.begin, url, step)
-        self._keeper.begin_from(url)
+        self._checkpoints.begin_from(url)
         self._rows.begin(step)
-        if self._checkpoints:
-            self._keeper.want("begun from another job's")  # which may remove its own any time
+        if self._place:
+            self._checkpoints.want("begun from another job's")  # which may remove its own any time
 
     def _nonce(self) -> str:
         return f"{self._attempt}-{secrets.token_hex(16)}"
@@ -385,7 +381,7 @@ class Supervisor:
         await asyncio.to_thread(self._journal.finish, state)
         self._trainers.finishing.set_result(None)
         if state is JobState.PAUSED:
-            self._rows.expect(self._keeper.newest_step)
+            self._rows.expect(self._checkpoints.newest_step)
         complete = state in (JobState.SUCCEEDED, JobState.PAUSED)
         if complete and not await self._rows.complete(FLUSH_S):
             self._uplink.event(

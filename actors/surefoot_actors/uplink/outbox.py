@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from surefoot.bounds import fit
 from surefoot.events import Event, EventKind, LedgerRow, SentBatch
 from surefoot_actors.uplink.spool import Spool
+from surefoot_actors.uplink.step_runs import StepRuns
 
 __all__ = ["Outbox"]
 
@@ -25,7 +26,7 @@ class Outbox:
         self._events, self._adopted = Spool(), dict[tuple[str, int], int]()
         self._rows = Spool()
         # steps at or above rows_below that are stored already: there is a gap below them
-        self._stored: set[int] = set()
+        self._stored = StepRuns()
 
     @property
     def empty(self) -> bool:
@@ -62,8 +63,10 @@ class Outbox:
         places = (self._place(event) for event in batch.events)
         self._events.drop(place for place in places if place is not None)
         self.rows_below = max(self.rows_below, rows_below)
-        stored = {row.result.step for row in batch.rows}
-        self._stored = {step for step in self._stored | stored if step >= self.rows_below}
+        stored = [row.result.step for row in batch.rows]
+        for step in stored:
+            self._stored.add(step)
+        self._stored.drop_below(self.rows_below)
         self._rows.drop_below(self.rows_below)
         self._rows.drop(stored)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Annotated
 import typer
 
 from surefoot.chaos import ChaosReport, percentile, report
-from surefoot.cli.format import describe, duration
+from surefoot.cli.format import describe, duration, read_duration
 from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, say, say_error, say_words
 from surefoot.cli.tables import print_pairs
@@ -23,21 +22,11 @@ from surefoot.errors import ServiceError, UserError
 from surefoot.events import Event, EventKind, FaultKind, LedgerRow
 from surefoot.spec import JobState
 
-__all__ = ["ChaosRun", "chaos", "chaos_pairs", "parse_duration", "parse_kinds"]
+__all__ = ["ChaosRun", "chaos", "chaos_pairs", "parse_kinds"]
 
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)(s|m|h)$")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _SHOWN = frozenset(
     {EventKind.FAULT, EventKind.TRAINER_LOST, EventKind.RECOVERED, EventKind.RESTORED, EventKind.WARNING}
 )
-
-
-def parse_duration(text: str) -> float:
-    """Read "90s", "10m", "1.5h" as seconds. Raises UserError."""
-    match = _DURATION.match(text)
-    if match is None:
-        raise UserError(f'{text!r} is no duration: write it as "90s", "10m" or "1h"')
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def parse_kinds(text: str) -> tuple[FaultKind, ...]:
@@ -130,7 +119,9 @@ def chaos(
 
     Example: surefoot chaos last --kills-per-minute 2 --kinds trainer,supervisor --for 10m
     """
-    chosen, seconds = parse_kinds(kinds), parse_duration(duration_)
+    chosen, seconds = parse_kinds(kinds), read_duration(duration_)
+    if seconds is None:
+        raise UserError(f'--for {duration_!r} is no duration: write it as "90s", "10m" or "1h"')
     with Session.of(context).client() as client:
         found = client.job(job)
         if found.view.ended or found.state is JobState.PAUSED:

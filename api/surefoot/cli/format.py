@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -16,7 +17,7 @@ from surefoot.printable import printable_line
 from surefoot.spec import JobState
 from surefoot.words import UnknownWord
 
-__all__ = ["ago", "describe", "duration", "number", "size", "state_style", "steps"]
+__all__ = ["ago", "describe", "duration", "number", "read_duration", "size", "state_style", "steps"]
 
 _STYLES = {
     JobState.QUEUED: "dim",
@@ -48,6 +49,16 @@ def duration(seconds: float) -> str:
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // part} {smaller}"
     return f"{whole} s"
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def read_duration(text: str) -> float | None:
+    """Read "90s", "10m", "1.5h", "2d" as seconds; None: it is no duration."""
+    found = _DURATION.fullmatch(text)
+    return None if found is None else float(found[1]) * _UNITS[found[2]]
 
 
 def ago(then: datetime | None, now: datetime) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta, timezone
 from typing import Annotated
 
 import typer
 
 from surefoot._logs import OneTrainer
+from surefoot.cli.format import read_duration
 from surefoot.cli.references import AsJson, JobRef
 from surefoot.cli.session import Session, say, say_error
 from surefoot.cli.watch import DETACHED, conclude
@@ -17,9 +17,6 @@ from surefoot.errors import UserError
 from surefoot.logs import LogLine
 
 __all__ = ["logs", "watch_logs"]
-
-_AGO = re.compile(r"^(\d+(?:\.\d+)?)([smhd])$")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def logs(
@@ -80,8 +77,8 @@ def _since(text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        if found := _AGO.match(text):
-            return datetime.now(timezone.utc) - timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+        if (seconds := read_duration(text)) is not None:
+            return datetime.now(timezone.utc) - timedelta(seconds=seconds)
         return datetime.fromisoformat(text.replace("Z", "+00:00"))
     except (ValueError, OverflowError):
         raise UserError(

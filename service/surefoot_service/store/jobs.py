@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from pydantic import ValidationError
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from surefoot.errors import SurefootError
@@ -33,7 +33,6 @@ __all__ = [
     "create",
     "explain_queued",
     "has_ended",
-    "listing",
     "load",
     "lock",
     "own_place",
@@ -160,18 +159,6 @@ def _found(row: JobRow | None, job: str) -> JobRow:
     return row
 
 
-def listing(session: Session, *, state: JobState | None, limit: int, before: str | None) -> tuple[JobView, ...]:
-    """Return jobs, newest first, older than the job `before`."""
-    query = select(JobRow).where(JobRow.deleted_at.is_(None)).order_by(JobRow.number.desc()).limit(limit)
-    if state is not None:
-        query = query.where(JobRow.state == state)
-    if before is not None:
-        query = query.where(JobRow.number < load(session, before).number)
-    rows = session.scalars(query).all()
-    newest = _newest_attempts(session, [r.id for r in rows])
-    return tuple(view_of(row, *newest.get(row.id, _NO_ATTEMPT)) for row in rows)
-
-
 def place_of(job: str, spec: str, default: str) -> str:
     """Where a stored job's checkpoints lie, however little of its spec can be read. Raises ValueError where that cannot."""
     stored = json.loads(spec)
@@ -216,20 +203,9 @@ def with_states(session: Session, states: Iterable[JobState]) -> Sequence[JobRow
 
 
 def view(session: Session, row: JobRow) -> JobView:
-    return view_of(row, *_newest_attempts(session, [row.id]).get(row.id, _NO_ATTEMPT))
-
-
-_NO_ATTEMPT = (None, 0)
-
-
-def _newest_attempts(session: Session, jobs: Sequence[str]) -> dict[str, tuple[str, int]]:
-    """Return each job's newest attempt and its number, which is how many there were."""
-    last = select(AttemptRow.job, func.max(AttemptRow.n).label("n")).where(AttemptRow.job.in_(jobs))
-    newest = last.group_by(AttemptRow.job).subquery()
-    query = select(AttemptRow.job, AttemptRow.id, AttemptRow.n).join(
-        newest, (AttemptRow.job == newest.c.job) & (AttemptRow.n == newest.c.n)
-    )
-    return {job: (attempt, n) for job, attempt, n in session.execute(query)}
+    newest = select(AttemptRow.id, AttemptRow.n).where(AttemptRow.job == row.id).order_by(AttemptRow.n.desc()).limit(1)
+    attempt, attempts = session.execute(newest).one_or_none() or (None, 0)
+    return view_of(row, attempt, attempts)
 
 
 def view_of(row: JobRow, attempt: str | None, attempts: int) -> JobView:

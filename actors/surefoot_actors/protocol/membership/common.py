@@ -29,12 +29,12 @@ def then(state: MembershipState, *moves: Move) -> Outcome:
 
 def start_over(state: MembershipState, reason: str) -> Outcome:
     """End the generation: first the next number is made durable (R3)."""
-    state = replace(state, phase=Phase.RESERVING, reports={}, left=frozenset(), done={}, flagged=False, why=reason)
+    state = replace(state, phase=Phase.RESERVING, reports={}, left=frozenset(), done={}, flagged=False, reason=reason)
     return state, (Reserve(),)
 
 
 def end(state: MembershipState, outcome: JobState, reason: str) -> Outcome:
-    return replace(state, phase=Phase.ENDED, why=reason), (Finish(outcome, reason),)
+    return replace(state, phase=Phase.ENDED, reason=reason), (Finish(outcome, reason),)
 
 
 def fail(state: MembershipState, trainer: str, reason: str) -> Outcome:

@@ -104,8 +104,8 @@ def _begin_if_enough(state: MembershipState) -> Outcome:
             "`restore`, from step 0"
         )
         return fail(state, "", reason)
-    why = state.why or "the first generation"
-    return replace(state, phase=Phase.RESERVING, restorer=None, restoring="", why=why), (Reserve(),)
+    reason = state.reason or "the first generation"
+    return replace(state, phase=Phase.RESERVING, restorer=None, restoring="", reason=reason), (Reserve(),)
 
 
 def _restore(state: MembershipState) -> Outcome:
@@ -127,7 +127,7 @@ def restored(state: MembershipState, message: Restored) -> Outcome:
         restored=(message.round, message.step),
         damage="",
         partial_state=state.partial_state | {message.trainer},
-        why=f"restored from {message.url}",
+        reason=f"restored from {message.url}",
     )
     return state, (Reserve(),)
 
@@ -135,7 +135,7 @@ def restored(state: MembershipState, message: Restored) -> Outcome:
 def not_restored(state: MembershipState, message: NotRestored) -> Outcome:
     if not _answers(state, message):
         return state, ()
-    match message.why:
+    match message.cause:
         case "refused":
             return fail(state, message.trainer, message.reason)
         case "unfit":
@@ -145,9 +145,11 @@ def not_restored(state: MembershipState, message: NotRestored) -> Outcome:
         case "damaged" | "missing":
             skipped = Emit(EventKind.CHECKPOINT_SKIPPED, {"url": message.url, "reason": message.reason})
             rest = tuple(u for u in state.checkpoints if u != message.url)
-            why = "no checkpoint is whole: from step 0"
+            reason = "no checkpoint is whole: from step 0"
             damage = state.damage or message.reason
-            state, more = form_if_enough(replace(state, phase=Phase.FORMING, checkpoints=rest, why=why, damage=damage))
+            state, more = form_if_enough(
+                replace(state, phase=Phase.FORMING, checkpoints=rest, reason=reason, damage=damage)
+            )
             return state, (skipped, *more)
 
 
@@ -255,7 +257,7 @@ def everyone_lost(state: MembershipState, stateless: Mapping[str, Report]) -> Ou
         ready=less(waiting, partial_state),
         partial_state=frozenset(),
         saved=False,
-        why=warning,
+        reason=warning,
     )
     state, more = then(state, lambda s: give_up_if_hopeless(s, "trainers did not report"), fill, form_if_enough)
     return state, (warn(warning), *told, *kills, *more)

@@ -74,7 +74,7 @@ def enact(
             "generation": generation.number,
             "trainers": list(trainers),
             "step": at,
-            "reason": state.why,
+            "reason": state.reason,
             "joined": list(joined),
             "lost": list(lost),
             "left": list(left),

@@ -29,7 +29,7 @@ class Verdict:
     """`fails`: what fails the job, as it was raised first; None: it is the trainer's loss."""
 
     fails: Raised | None
-    why: str
+    reason: str
 
 
 def raised(state: MembershipState, message: Raised) -> Outcome:
@@ -49,37 +49,37 @@ def raised(state: MembershipState, message: Raised) -> Outcome:
     )
     where = f" at {message.line}" if message.line else ""
     reason = (
-        f"{'it' if message.elsewhere else 'its code'} raised {message.kind}: {message.message}{where}; {verdict.why}"
+        f"{'it' if message.elsewhere else 'its code'} raised {message.kind}: {message.message}{where}; {verdict.reason}"
     )
     state, commands = lost(state, Lost(trainer, reason, traceback=message.traceback, story=message.story))
     if state.ended:  # too many in a row
-        return state, (_failed(state.why, message), *commands)
+        return state, (_failed(state.reason, message), *commands)
     return state, (Kill(trainer, reason), *commands)
 
 
 def judge(state: MembershipState, message: Raised) -> Verdict:
     """Tell whether what this trainer raised fails the job, and why."""
     if message.fatal:
-        return Verdict(fails=message, why="it breaks the contract, whoever runs it")
+        return Verdict(fails=message, reason="it breaks the contract, whoever runs it")
     if message.elsewhere:
-        return Verdict(fails=None, why="it is tried elsewhere")
+        return Verdict(fails=None, reason="it is tried elsewhere")
     others = [t for t in (*state.members, *state.ready) if t != message.trainer and t not in state.suspected]
     same = next((r for r in state.raises.values() if _confirms(r, message)), None)
     if message.trainer in state.members:
         if same is not None:
-            return Verdict(fails=same, why=f"{same.trainer} and {message.trainer} raised the same")
+            return Verdict(fails=same, reason=f"{same.trainer} and {message.trainer} raised the same")
         if not any(t in state.members for t in others):
-            return Verdict(fails=message, why="nobody is left that trains")
-        return Verdict(fails=None, why="others hold the same state and go on")
+            return Verdict(fails=message, reason="nobody is left that trains")
+        return Verdict(fails=None, reason="others hold the same state and go on")
     if others:
-        return Verdict(fails=None, why="others have come past this line")
+        return Verdict(fails=None, reason="others have come past this line")
     if same is not None:
-        return Verdict(fails=same, why=f"{same.trainer} and {message.trainer} raised the same")
+        return Verdict(fails=same, reason=f"{same.trainer} and {message.trainer} raised the same")
     if state.fingerprint is not None or state.number:  # a supervisor before this one may have known whose
-        return Verdict(fails=None, why="others came past this line before")
+        return Verdict(fails=None, reason="others came past this line before")
     if not message.alone and any(t != message.trainer for t in state.starting):
-        return Verdict(fails=None, why="others are on their way to this line")
-    return Verdict(fails=message, why="nobody else has come to this line")
+        return Verdict(fails=None, reason="others are on their way to this line")
+    return Verdict(fails=message, reason="nobody else has come to this line")
 
 
 def _confirms(earlier: Raised, message: Raised) -> bool:

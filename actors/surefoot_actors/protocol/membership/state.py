@@ -116,7 +116,8 @@ class MembershipState:
     newest_row: int = -1
     # groups that failed since then
     num_failed_groups: int = 0
-    why: str = ""
+    # of the last move: why there is another generation, or none any more
+    reason: str = ""
 
     @property
     def members(self) -> tuple[str, ...]:

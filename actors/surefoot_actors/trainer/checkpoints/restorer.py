@@ -84,14 +84,14 @@ class Restorer:
             if checkpoint is None:
                 return None
             if not self._adopt(checkpoint):
-                return NotRestored(trainer=self._trainer, url=url, why="late", reason=_LATE)
+                return NotRestored(trainer=self._trainer, url=url, cause="late", reason=_LATE)
         except (RefusedError, ContractError) as error:
-            return NotRestored(trainer=self._trainer, url=url, why="refused", reason=_refusal(url, error))
+            return NotRestored(trainer=self._trainer, url=url, cause="refused", reason=_refusal(url, error))
         except UnfitError as error:
-            return NotRestored(trainer=self._trainer, url=url, why="unfit", reason=str(error))
+            return NotRestored(trainer=self._trainer, url=url, cause="unfit", reason=str(error))
         except DamagedError as error:
-            why: Literal["missing", "damaged"] = "missing" if isinstance(error, MissingError) else "damaged"
-            return NotRestored(trainer=self._trainer, url=url, why=why, reason=str(error))
+            cause: Literal["missing", "damaged"] = "missing" if isinstance(error, MissingError) else "damaged"
+            return NotRestored(trainer=self._trainer, url=url, cause=cause, reason=str(error))
         manifest = checkpoint.manifest
         self._restored = Restored(trainer=self._trainer, url=url, round=manifest.round, step=manifest.step)
         return self._restored

@@ -143,9 +143,12 @@ async def list_jobs(
     state: Annotated[JobState | None, Query(description="only jobs in this state")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="at most so many jobs"), Digits] = 100,
     before: Annotated[str | None, Query(pattern=JOB_PATTERN, description="a job's id: only older ones")] = None,
+    beginning: Annotated[
+        str | None, Query(pattern=JOB_PATTERN, description="only jobs whose ids begin with it")
+    ] = None,
 ) -> Response:
     """List jobs, newest first."""
-    found = await service.database.read(shown.jobs_json, state=state, limit=limit, before=before)
+    found = await service.database.read(shown.jobs_json, state=state, limit=limit, before=before, beginning=beginning)
     return Response(found, media_type="application/json")
 
 
