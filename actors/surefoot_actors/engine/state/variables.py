@@ -68,7 +68,7 @@ class Variables:
         held: list[Any] = []
         found = itertools.chain.from_iterable(itertools.starmap(gc.get_referrers, [list(marks.values())]))
         contents = map(getattr, holders, itertools.repeat("cell_contents"), itertools.repeat(None))
-        acts = [
+        acts: list[Callable[[], Any]] = [
             partial(getattr, frame, "f_locals"), partial(before.update, frame.f_locals), *_writing(frame, marks),
             partial(holders.extend, found), partial(held.extend, contents), *_writing(frame, before),
         ]  # fmt: skip
@@ -90,7 +90,7 @@ def _write(frame: types.FrameType, values: dict[str, Any]) -> None:
 
 def _at_once(acts: list[Callable[[], Any]]) -> None:
     """Make these calls into C as one, in which no other thread gets its turn."""
-    deque(map(operator.call, acts), maxlen=0)  # type: ignore[arg-type]  # of any callables
+    deque(map(operator.call, acts), maxlen=0)
 
 
 def _writing(frame: types.FrameType, values: dict[str, Any]) -> list[Callable[[], Any]]:
