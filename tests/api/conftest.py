@@ -251,3 +251,38 @@ def code(tmp_path: Any) -> Any:
     folder.mkdir()
     (folder / "train.py").write_text("def train(run):\n    pass\n")
     return folder
+
+
+# of `transport`
+JOB = "abc2345678"
+
+
+@pytest.fixture
+def transport(fake: FakeService) -> httpx.MockTransport:
+    """A service that has something of all that can be asked for: a job that has ended, with its rows, files and lines, and a secret."""
+    fake.add(make_view(JOB, JobState.SUCCEEDED, ended_at="2026-01-02T04:00:00Z", steps_done=3, num_steps=3))
+    fake.rows = [make_row(n, loss=0.5) for n in range(3)]
+    fake.events = [make_event(1, EventKind.STATE, state="succeeded")]
+    file = {"path": "a/b", "bytes": 3, "modified": "2026-01-01T00:00:00Z"}
+    secret = {"name": "A_KEY", "version": 1, "owner": "x", "created_at": "2026-01-01T00:00:00Z"}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        path = request.url.path.removeprefix("/v1/").split("/")
+        match (request.method, *path):
+            case ("GET", "jobs", _, "model") | ("GET", "jobs", _, "files", "content"):
+                return httpx.Response(200, content=b"abc", headers={"content-length": "3"})
+            case ("GET", "jobs", _, "files"):
+                return _json({"files": [file], "version": "1"})
+            case ("GET", "jobs", _, "logs"):
+                return _json({"lines": [], "next": 0, "first": 0, "more": False, "done": True})
+            case ("POST", "jobs") if b'"from"' in request.content:
+                return _view(make_view(JOB), 201)
+            case ("GET", "secrets"):
+                return _json({"secrets": [secret]})
+            case (_, "secrets", "keys", *_):
+                return _json({"secrets": 1, "made": True})
+            case (_, "secrets", *_):
+                return _json(secret)
+        return fake.answer(request)
+
+    return httpx.MockTransport(answer)

@@ -13,13 +13,10 @@ import pytest
 import surefoot
 from surefoot import AsyncClient, Client, Job
 from surefoot.errors import OptionError, SurefootError, UserError
-from surefoot.spec import JobState
 from surefoot.submission import SubmitOptions
 from surefoot.trackers import track
 
-from .conftest import FakeService, make_view
-
-JOB = "abc2345678"
+from .conftest import JOB
 
 
 class Odd:
@@ -52,27 +49,6 @@ WRONG: dict[str, Any] = {
     "a path": Path("x"),
     "a huge number": 10**400,
 }
-
-
-@pytest.fixture
-def transport(fake: FakeService) -> httpx.MockTransport:
-    fake.add(make_view(JOB, JobState.SUCCEEDED))
-    file = {"path": "a/b", "bytes": 3, "modified": "2026-01-01T00:00:00Z"}
-    secret = {"name": "A_KEY", "version": 1, "owner": "x", "created_at": "2026-01-01T00:00:00Z"}
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        end = request.url.path.rpartition("/")[2]
-        if end in ("model", "content"):
-            return httpx.Response(200, content=b"abc", headers={"content-length": "3"})
-        if end == "files":
-            return httpx.Response(200, json={"files": [file], "version": "1", "more": False})
-        if end == "logs":
-            return httpx.Response(200, json={"lines": [], "next": 0, "first": 0, "more": False, "done": True})
-        if request.method == "POST" and end == "jobs" and b'"from"' in request.content:
-            return httpx.Response(201, content=make_view(JOB).model_dump_json())
-        return httpx.Response(200, json=secret) if "/secrets/" in request.url.path else fake.answer(request)
-
-    return httpx.MockTransport(answer)
 
 
 # what takes something, by what that is

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.output.test_files import Elected, manifests
+from tests.output.elected import Elected, manifests
 
 from surefoot._files import all_files, targets
 from surefoot.errors import NotFoundError, ServiceError

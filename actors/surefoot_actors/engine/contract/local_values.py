@@ -9,6 +9,7 @@ schedule's step(), decides whether training ends or an optimizer steps, or goes 
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -56,8 +57,9 @@ def check_local_values(frame: FrameType) -> None:
             )
 
 
+@functools.lru_cache(maxsize=64)
 def tree_of(code: CodeType) -> ast.AST | None:
-    """Return a function's syntax tree, with the line numbers of its file; None where its source is not known."""
+    """Return a function's syntax tree, with the line numbers of its file; None where its source is not known. It is to be read only."""
     try:
         lines, first = inspect.getsourcelines(code)
         tree = ast.parse(textwrap.dedent("".join(lines)))
