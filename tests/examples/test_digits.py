@@ -28,6 +28,7 @@ def test_the_last_step_is_always_evaluated(import_example: Any, capsys: pytest.C
     assert [row.result.step for row in result.rows if "accuracy" in row.result.values] == [4, 6]
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["step 4", "step 6"]
     lines = [f"{row.result.step},{row.result.values['accuracy']}" for row in (result.rows[4], result.rows[6])]
+    assert result.output_dir is not None
     assert (result.output_dir / "accuracy.csv").read_text().splitlines() == lines
 
 
