@@ -80,7 +80,9 @@ def file_of_code(module: str) -> str:
 
 def parts(thing: Any, *, inside: bool = False) -> Iterator[tuple[Slot, Any]]:
     """Yield a thing's parts. `inside`: what is in a container one by one, to find more things."""
-    if isinstance(thing, Variables | InContext):
+    if isinstance(thing, types.FunctionType):  # first, as most things are
+        yield from _of_function(thing)
+    elif isinstance(thing, Variables | InContext):
         yield from ((("variable", name), value) for name, value in thing.read().items())
     elif isinstance(thing, Globals):
         yield from _globals_of(thing, inside=inside)
@@ -93,8 +95,6 @@ def parts(thing: Any, *, inside: bool = False) -> Iterator[tuple[Slot, Any]]:
     elif isinstance(thing, torch.Tensor | np.ndarray):
         yield from () if inside else ((("all", None), thing),)
         yield from attributes_of(thing)
-    elif isinstance(thing, types.FunctionType):
-        yield from _of_function(thing)
     elif isinstance(thing, type):
         yield from _of_class(thing, inside=inside)
     elif isinstance(thing, queue.Queue):
