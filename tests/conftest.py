@@ -11,6 +11,7 @@ they give way to the others' processes, whose waits for each other they fill: no
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
@@ -72,6 +73,21 @@ def _one_after_the_other(item: pytest.Item) -> str | None:
         return "clusters"
     folder = item.path.relative_to(_HERE).parts[0]
     return "processes" if folder in _FOLDERS or item.get_closest_marker("slow") else None
+
+
+# ---- what stays is not looked through again and again
+
+
+def pytest_configure() -> None:
+    """Have the garbage collector pass over torch's objects, most of what there is: the engine looks for what refers to a variable.
+
+    Where all tests run, that is: there torch is imported by some anyway. What tests make, at import too, is collected as ever.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch  # noqa: F401
+
+        gc.collect()
+        gc.freeze()
 
 
 # ---- what waits for nobody gives way

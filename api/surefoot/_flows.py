@@ -48,14 +48,26 @@ __all__ = [
 
 def submit(submission: Submission) -> Flow[JobView]:
     """Upload the package unless the service has it, then submit; upload it again if the service has lost it meanwhile."""
-    package = submission.package
+    package, spec = submission.package, submission.spec
+    if spec.restore is not None:
+        spec = spec.model_copy(update={"restore": (yield from _restored(spec.restore))})
     if not (yield from ask(has_package(package.sha256))):
         yield from ask(put_package(package.data))
     try:
-        return (yield from ask(create_job(submission.spec, submission.key)))
+        return (yield from ask(create_job(spec, submission.key)))
     except PackageAbsentError:
         yield from ask(put_package(package.data))
-    return (yield from ask(create_job(submission.spec, submission.key)))
+    return (yield from ask(create_job(spec, submission.key)))
+
+
+def _restored(restore: str) -> Flow[str]:
+    """What a job is to begin from: a checkpoint's place as it is, or the id of the job that is meant."""
+    if not is_job(restore):
+        return restore
+    try:
+        return (yield from resolve(restore)).id
+    except NotFoundError:
+        return restore  # the control plane says what else it may be
 
 
 def id_of(job: object) -> str:
@@ -74,6 +86,8 @@ def submit_from(ref: str, options: Mapping[str, Any]) -> Flow[JobView]:
     """Submit the job that `ref` means again, with these options of `submit` changed."""
     changes = changes_of(options)
     job = yield from resolve(ref)
+    if isinstance(restore := changes.get("restore"), str):
+        changes["restore"] = yield from _restored(restore)
     return (yield from ask(clone_job(job.id, changes, uuid4().hex)))
 
 

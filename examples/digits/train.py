@@ -86,3 +86,7 @@ def train(run: surefoot.Run) -> None:
         if step.every(eval_every) or step.number + 1 == num_steps:
             for images, labels in step.evaluate(test_set):
                 step.log(accuracy=(model(images.to(run.device)).argmax(1) == labels.to(run.device)).float().mean())
+            if run.elected:
+                print(f"step {step.number}: accuracy {step.merged['accuracy']:.4f}")
+                with (run.output_dir / "accuracy.csv").open("a") as file:
+                    file.write(f"{step.number},{step.merged['accuracy']}\n")

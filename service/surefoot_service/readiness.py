@@ -6,17 +6,14 @@ A probe of something that hangs is waited for once, however often it is asked fo
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
 
 import structlog
 
 from surefoot.views import Check
 
-__all__ = ["NotReadyError", "Probe", "Readiness", "in_thread"]
+__all__ = ["NotReadyError", "Probe", "Readiness"]
 
 # how long whoever asks waits for probes, and for how long an answer is good enough for the next
 _WAIT_S = 2.0
@@ -24,7 +21,6 @@ _FRESH_S = 1.0
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
 Probe = Callable[[], Awaitable[None]]
 
 
@@ -94,29 +90,3 @@ async def _words_of(name: str, probe: Probe) -> str:
         log.warning("not_ready", what=name, exc_info=error)
         return "it could not be looked at; the service's log says why"
     return ""
-
-
-async def in_thread(function: Callable[[], T], name: str) -> T:
-    """Return `function()`, run on a thread of its own that nobody waits for at the end: it may hang for ever."""
-    loop = asyncio.get_running_loop()
-    told: asyncio.Future[T] = loop.create_future()
-
-    def tell(value: T | None, error: BaseException | None) -> None:
-        if told.cancelled():
-            return
-        if error is not None:
-            told.set_exception(error)
-        else:
-            told.set_result(cast(T, value))
-
-    def run() -> None:
-        value, failed = None, None
-        try:
-            value = function()
-        except BaseException as error:  # noqa: BLE001  handed over to whoever waits
-            failed = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(tell, value, failed)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return await told

@@ -17,7 +17,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from surefoot.errors import SurefootError
 
-__all__ = ["LIMITS", "BusyError", "HungError", "Kind", "Limits", "Patience", "Waiting"]
+__all__ = ["LIMITS", "BusyError", "HungError", "Kind", "Limits", "Patience", "Waiting", "in_thread"]
 
 # how long a call waits for a place before it is refused
 _QUEUE_S = 2.0
@@ -234,3 +234,24 @@ def _look_at(future: asyncio.Future[Any]) -> None:
     """Take note of an exception that nobody waits for, so that asyncio does not complain of it."""
     if not future.cancelled():
         future.exception()
+
+
+async def in_thread(function: Callable[[], T], name: str) -> T:
+    """Return `function()`, run on a thread of its own that nobody waits for at the end of the process: it may hang for ever."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[T] = loop.create_future()
+
+    def tell(end: Callable[[Any], None], outcome: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(lambda: None if told.done() else end(outcome))
+
+    def run() -> None:
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001  the thread's edge: handed to whoever waits
+            tell(told.set_exception, error)
+        else:
+            tell(told.set_result, result)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await told

@@ -144,7 +144,7 @@ def test_resized_while_training(stage: Stage) -> None:
 
 
 def test_what_flows_to_the_supervisor_grows_with_seconds_not_with_steps(stage: Stage) -> None:
-    config = {"steps": 1500, "computed": None, "plain": True}
+    config = {"steps": 800, "computed": None, "plain": True}
     story = stage.run(trainers=2, min_trainers=2, config=config)
     assert story.outcome.state is JobState.SUCCEEDED
     began, ended = story.rows[0].circumstances.at, story.rows[-1].circumstances.at

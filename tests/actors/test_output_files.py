@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from tests.output.test_files import kept
+from tests.output.elected import kept
 
 from surefoot.events import Command, CommandKind, Event, EventKind
 from surefoot.spec import JobState

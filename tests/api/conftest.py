@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -27,10 +27,22 @@ def make_view(job_id: str = "abc2345678", state: JobState = JobState.RUNNING, **
     return JobView.model_validate(fields | changes)
 
 
-def make_row(step: int, *, digest: str | None = None, trainers: int = 1, **values: float) -> LedgerRow:
+def make_row(
+    step: int,
+    *,
+    digest: str | None = None,
+    trainers: int = 1,
+    many: Mapping[str, float] | None = None,
+    **values: float,
+) -> LedgerRow:
+    """`many`: values by names that are none of Python's, or as many as one likes."""
     digest = digest or f"{step:032x}"
     result = Result(
-        step=step, first_sample=step * 64, num_samples=64, digest=digest, values=values or {"loss": 1.0 / (step + 1)}
+        step=step,
+        first_sample=step * 64,
+        num_samples=64,
+        digest=digest,
+        values={**values, **(many or {})} or {"loss": 1.0 / (step + 1)},
     )
     return LedgerRow(result=result, circumstances=Circumstances(generation=1, trainers=trainers, seconds=0.1))
 
@@ -251,3 +263,38 @@ def code(tmp_path: Any) -> Any:
     folder.mkdir()
     (folder / "train.py").write_text("def train(run):\n    pass\n")
     return folder
+
+
+# of `transport`
+JOB = "abc2345678"
+
+
+@pytest.fixture
+def transport(fake: FakeService) -> httpx.MockTransport:
+    """A service that has something of all that can be asked for: a job that has ended, with its rows, files and lines, and a secret."""
+    fake.add(make_view(JOB, JobState.SUCCEEDED, ended_at="2026-01-02T04:00:00Z", steps_done=3, num_steps=3))
+    fake.rows = [make_row(n, loss=0.5) for n in range(3)]
+    fake.events = [make_event(1, EventKind.STATE, state="succeeded")]
+    file = {"path": "a/b", "bytes": 3, "modified": "2026-01-01T00:00:00Z"}
+    secret = {"name": "A_KEY", "version": 1, "owner": "x", "created_at": "2026-01-01T00:00:00Z"}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        path = request.url.path.removeprefix("/v1/").split("/")
+        match (request.method, *path):
+            case ("GET", "jobs", _, "model") | ("GET", "jobs", _, "files", "content"):
+                return httpx.Response(200, content=b"abc", headers={"content-length": "3"})
+            case ("GET", "jobs", _, "files"):
+                return _json({"files": [file], "version": "1"})
+            case ("GET", "jobs", _, "logs"):
+                return _json({"lines": [], "next": 0, "first": 0, "more": False, "done": True})
+            case ("POST", "jobs") if b'"from"' in request.content:
+                return _view(make_view(JOB), 201)
+            case ("GET", "secrets"):
+                return _json({"secrets": [secret]})
+            case (_, "secrets", "keys", *_):
+                return _json({"secrets": 1, "made": True})
+            case (_, "secrets", *_):
+                return _json(secret)
+        return fake.answer(request)
+
+    return httpx.MockTransport(answer)

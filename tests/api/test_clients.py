@@ -219,6 +219,22 @@ def test_an_older_control_plane_lists_what_was_not_asked_for(connect: Connect, f
         connect().job("q")
 
 
+def test_a_job_to_begin_from_is_found_the_same_way(connect: Connect, fake: FakeService, code: Path) -> None:
+    for name in ("abc1", "abc2", "xyz3"):
+        fake.add(make_view(name))
+    client = connect()
+
+    def began(restore: str) -> object:
+        return client.submit("train:train", folder=code, batch_size=8, restore=restore).spec.restore
+
+    assert began("last") == "xyz3"
+    assert began("abc1") == "abc1"
+    assert [began("x"), began("s3://b/last"), began("/x")] == ["xyz3", "s3://b/last", "/x"]
+    assert began("q") == "q", "the control plane says that there is none, and what else it may be"
+    with pytest.raises(UserError, match="several jobs"):
+        began("abc")
+
+
 def test_no_job_yet(connect: Connect, fake: FakeService) -> None:
     with pytest.raises(NotFoundError, match="there is no job yet"):
         connect().job("last")

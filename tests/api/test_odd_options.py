@@ -10,16 +10,13 @@ from typing import Any
 import httpx
 import pytest
 import typer.main
-from tests.api.conftest import FakeService, make_event, make_row, make_view
+from tests.api.conftest import JOB
 from typer.testing import CliRunner
 
 from surefoot import _transport
 from surefoot.cli.app import app
 from surefoot.cli.session import Session
-from surefoot.events import EventKind
-from surefoot.spec import JobState
 
-JOB = "abc2345678"
 # made once: typer's `invoke` makes it anew for each command line
 COMMAND = typer.main.get_command(app)
 ODD_NUMBERS = ("", "-1", "0", "1.5", "nan", "inf", "1e400", "9" * 400)
@@ -74,36 +71,6 @@ NEEDS = {
 }
 
 
-@pytest.fixture
-def transport(fake: FakeService) -> httpx.MockTransport:
-    fake.add(make_view(JOB, JobState.SUCCEEDED, ended_at="2026-01-02T04:00:00Z", steps_done=3, num_steps=3))
-    fake.rows = [make_row(n, loss=0.5) for n in range(3)]
-    fake.events = [make_event(1, EventKind.STATE, state="succeeded")]
-    secret = {"name": "A_KEY", "version": 1, "owner": "x", "created_at": "2026-01-01T00:00:00Z"}
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        end = request.url.path.rpartition("/")[2]
-        if end in ("model", "content"):
-            return httpx.Response(200, content=b"abc", headers={"content-length": "3"})
-        if end == "files":
-            return httpx.Response(
-                200, json={"files": [{"path": "a", "bytes": 3, "modified": "2026-01-01T00:00:00Z"}], "version": "1"}
-            )
-        if end == "logs":
-            return httpx.Response(200, json={"lines": [], "next": 0, "first": 0, "more": False, "done": True})
-        if request.url.path.endswith("/v1/secrets"):
-            return httpx.Response(200, json={"secrets": [secret]})
-        if "/secrets/keys" in request.url.path:
-            return httpx.Response(200, json={"secrets": 1, "made": True})
-        if "/secrets/" in request.url.path:
-            return httpx.Response(200, json=secret)
-        if request.method == "POST" and end == "jobs" and b'"from"' in request.content:
-            return httpx.Response(201, content=make_view(JOB).model_dump_json())
-        return fake.answer(request)
-
-    return httpx.MockTransport(answer)
-
-
 def _uses(command: tuple[str, ...], tmp: Path, code: Path) -> Iterator[list[str]]:
     """The command with each of its options, and each of its arguments, as something odd."""
     needs = [word.replace("TMP", str(tmp)).replace("CODE", str(code)) for word in NEEDS.get(command, [JOB])]
@@ -140,7 +107,7 @@ def test_no_option_is_too_odd(
     wrong = []
     for words in _uses(command, tmp_path, code):
         result = CliRunner().invoke(
-            COMMAND,
+            COMMAND,  # type: ignore[arg-type]
             [*command, *words],
             obj=Session(transport=transport, url="http://x", token="t"),
             input="a secret value\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
@@ -21,6 +22,31 @@ def test_no_file_is_long() -> None:
 def test_functions_are_short() -> None:
     """Lines of a function: its code, without its docstring."""
     assert median(length for file in FILES for length in _lengths(file)) <= MEDIAN_FUNCTION_LINES
+
+
+def test_what_catches_everything_says_why() -> None:
+    """`except Exception` stands at an edge, and a comment names it; or it raises again what it has caught."""
+    silent = [
+        f"{file.relative_to(ROOT)}:{handler.lineno}"
+        for file in FILES
+        for handler in _catching_all(file)
+        if not isinstance(handler.body[-1], ast.Raise) and not _says_why(file, handler)
+    ]
+    assert silent == []
+
+
+def _catching_all(file: Path) -> Iterator[ast.ExceptHandler]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ExceptHandler):
+            kinds = [None] if node.type is None else [n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)]
+            if {None, "Exception", "BaseException"} & {*kinds}:
+                yield node
+
+
+def _says_why(file: Path, handler: ast.ExceptHandler) -> bool:
+    """Whether there is a comment beside the line, or below it before the first statement."""
+    lines = file.read_text().splitlines()[handler.lineno - 1 : handler.body[0].lineno]
+    return any(line.partition("#")[2].strip().removeprefix("noqa: BLE001").strip() for line in lines)
 
 
 def _lengths(file: Path) -> list[int]:

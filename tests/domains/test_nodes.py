@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import cast
 
@@ -38,8 +38,8 @@ assert accepted, why
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """With room for two trainers: a third one is on another node. It asks nodes often, so that a dead one is soon forgotten."""
-    with ray_head(num_cpus=2, env=head_env() | {"RAY_health_check_period_ms": "500"}) as head:
+    """With room for one trainer: a second one is on another node. It asks nodes often, so that a dead one is soon forgotten."""
+    with ray_head(num_cpus=1, env=head_env() | {"RAY_health_check_period_ms": "500"}) as head:
         upload_package(head)
         yield head
 
@@ -50,11 +50,34 @@ def wire() -> Iterator[Network]:
         yield made
 
 
+class Far:
+    """The node at the other end of the wire, with room for one trainer; another one where that before is dead."""
+
+    def __init__(self, head: Head, wire: Network) -> None:
+        self._head, self._wire, self._stack = head, wire, ExitStack()
+        self._node: Node | None = None
+
+    def node(self) -> Node:
+        if self._node is None or not any(process.name() == "raylet" for process in self._node.family()):
+            self.end()
+            node = raylet(self._head, 1, inside=self._wire.inside, node_ip_address=self._wire.address)
+            self._node = self._stack.enter_context(node)
+        return self._node
+
+    def end(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def other_end(head: Head, wire: Network) -> Iterator[Far]:
+    made = Far(head, wire)
+    yield made
+    made.end()
+
+
 @pytest.fixture
-def far(head: Head, wire: Network) -> Iterator[Node]:
-    """A node at the other end of the wire, with room for one trainer."""
-    with raylet(head, 1, inside=wire.inside, node_ip_address=wire.address) as node:
-        yield node
+def far(other_end: Far) -> Node:
+    return other_end.node()
 
 
 AWAY: dict[str, Callable[[Node, Network], AbstractContextManager[None]]] = {
@@ -68,7 +91,7 @@ def test_a_node_that_is_away_holds_up_nobody_and_comes_back_to_end(
     how: str, head: Head, far: Node, wire: Network, undisturbed: list[bytes], tmp_path: Path
 ) -> None:
     gates = Gates(tmp_path, 3, 7)
-    with attempt(head, how.replace(" ", "-"), far, trainers=3, config={"gates": gates.config}) as run:
+    with attempt(head, how.replace(" ", "-"), far, trainers=2, config={"gates": gates.config}) as run:
         run.launch()
         run.control.wait_for_step(2, LIVENESS_S)
         [lost] = run.on(far)
@@ -95,7 +118,7 @@ def test_a_node_that_loses_its_power_is_a_trainers_loss(
 ) -> None:
     """Nothing of it says a last word: the trainer's watchdog dies with the raylet."""
     gates = Gates(tmp_path, 3)
-    with attempt(head, "power", far, trainers=3, config={"gates": gates.config}) as run:
+    with attempt(head, "power", far, trainers=2, config={"gates": gates.config}) as run:
         run.launch()
         run.control.wait_for_step(2, LIVENESS_S)
         [lost] = run.on(far)
@@ -118,7 +141,7 @@ def _injections_refused(run: Attempt) -> int:
 
 
 def _kill_by_chance(run: Attempt, raylet: int) -> None:
-    """Of three members chance picks one; two are on the head's node, which is refused. So again, until it is the third."""
+    """Of two members chance picks one; the other is on the head's node, which is refused. So again, until it is the second."""
     injected = 0
 
     def killed() -> bool:
@@ -136,7 +159,7 @@ def test_a_killed_raylet_is_a_trainers_loss_named_so(
 ) -> None:
     """By the fault that `surefoot chaos` injects, through the trainer's watchdog."""
     gates = Gates(tmp_path, 3)
-    with attempt(head, "node-1", far, trainers=3, config={"gates": gates.config}) as run:
+    with attempt(head, "node-1", far, trainers=2, config={"gates": gates.config}) as run:
         run.launch()
         run.control.wait_for_step(2, LIVENESS_S)
         doomed = far.one("raylet")
@@ -157,12 +180,12 @@ def _noticed(run: Attempt, trainer: str) -> bool:
     return any(message.startswith(f"{trainer} was given notice") for message in warnings)
 
 
-@pytest.mark.parametrize("by", ["drain", "SIGTERM"])
+@pytest.mark.parametrize("by", ["SIGTERM", "drain"])  # a drained node ends
 def test_who_is_given_notice_leaves_at_a_boundary_and_nothing_is_computed_twice(
     by: str, head: Head, far: Node, undisturbed: list[bytes], tmp_path: Path
 ) -> None:
     gates, done = Gates(tmp_path, 3), tmp_path / "computed"
-    with attempt(head, f"notice-{by}", far, trainers=3, config={"gates": gates.config, "computed": str(done)}) as run:
+    with attempt(head, f"notice-{by}", far, trainers=2, config={"gates": gates.config, "computed": str(done)}) as run:
         run.launch()
         run.control.wait_for_step(2, LIVENESS_S)
         [leaver] = run.on(far)

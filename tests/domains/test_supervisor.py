@@ -11,9 +11,10 @@ import pytest
 
 from surefoot.events import EventKind
 
+from ..actors.test_logs import printed
 from ..ray_head import Head, ray_head
 from .relay import Relay
-from .world import LIVENESS_S, Gates, alive, attempt, computed, titled, until, upload_package
+from .world import LIVENESS_S, STEPS, Gates, alive, attempt, computed, titled, until, upload_package
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -26,8 +27,9 @@ def head() -> Iterator[Head]:
 
 
 def test_training_goes_on_without_a_supervisor(head: Head, undisturbed: list[bytes], tmp_path: Path) -> None:
+    """What trainers print is told too, each line once and in order, although who relays it is killed."""
     gates = Gates(tmp_path, 3, 7)
-    with attempt(head, "sup-1", trainers=2, config={"gates": gates.config}) as run:
+    with attempt(head, "sup-1", trainers=2, config={"gates": gates.config, "prints": 1}) as run:
         run.launch()
         run.control.wait_for_step(2, LIVENESS_S)
         first, trainers = run.supervisor(), run.trainers()
@@ -44,6 +46,12 @@ def test_training_goes_on_without_a_supervisor(head: Head, undisturbed: list[byt
         assert run.trainers() == trainers, "a trainer was restarted"
         assert run.lost() == []
         run.assert_ledger(undisturbed)
+    said = printed(run.control.logs)
+    assert {"t0", "t1", "supervisor", "launcher"} <= set(said)
+    for trainer in ("t0", "t1"):
+        lines = [line for line in said[trainer] if line.text.startswith("line ")]
+        assert [(line.step, line.text) for line in lines] == [(n, f"line {n}") for n in range(STEPS)]
+        assert said[trainer][-1].text == "the process has ended"
 
 
 def test_a_launcher_that_dies_with_the_claim_is_told_of(head: Head) -> None:
@@ -61,7 +69,7 @@ def test_a_launcher_that_dies_with_the_claim_is_told_of(head: Head) -> None:
 
 
 def test_a_launcher_that_dies_behind_its_supervisor_is_not_missed(head: Head, undisturbed: list[bytes]) -> None:
-    with attempt(head, "launch-2", trainers=2) as run:
+    with attempt(head, "launch-2") as run:
         launcher = run.start_launcher()
         until(run.supervisors)
         launcher.kill()

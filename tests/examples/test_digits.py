@@ -23,9 +23,13 @@ def test_it_reaches_97_percent(import_example: Any, optimizer: str) -> None:
     assert result.rows[-1].result.values["loss"] < result.rows[0].result.values["loss"] / 5
 
 
-def test_the_last_step_is_always_evaluated(import_example: Any) -> None:
-    rows = run(import_example("digits", "train"), steps=7, eval_every=5).rows
-    assert [row.result.step for row in rows if "accuracy" in row.result.values] == [4, 6]
+def test_the_last_step_is_always_evaluated(import_example: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(import_example("digits", "train"), steps=7, eval_every=5)
+    assert [row.result.step for row in result.rows if "accuracy" in row.result.values] == [4, 6]
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["step 4", "step 6"]
+    lines = [f"{row.result.step},{row.result.values['accuracy']}" for row in (result.rows[4], result.rows[6])]
+    assert result.output_dir is not None
+    assert (result.output_dir / "accuracy.csv").read_text().splitlines() == lines
 
 
 def test_the_split_is_fixed_and_shares_no_image(import_example: Any) -> None:

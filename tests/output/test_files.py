@@ -7,7 +7,6 @@ import mmap
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +16,10 @@ from hypothesis import strategies as st
 from surefoot.errors import CheckpointError, NodeError
 from surefoot.output import (
     AFTER_ALL,
-    OutputManifest,
     as_of,
-    counted,
     load_output,
     manifest_names,
     path_fault,
-    writer_names,
 )
 from surefoot_actors.checkpoint.storage import Storage
 from surefoot_actors.output import look as looking
@@ -32,82 +28,15 @@ from surefoot_actors.output import store as storing
 from surefoot_actors.output import sync as syncing
 from surefoot_actors.output import upload as uploading
 from surefoot_actors.output.folder import LocalFolder
-from surefoot_actors.output.store import OutputStore, WriterId
-from surefoot_actors.output.sync import OutputSync
+from surefoot_actors.output.store import OutputStore
+
+from .elected import WAIT_S, Elect, Elected, kept, manifests, newest, objects
 
 PART = uploading.PART_BYTES
-WAIT_S = 60.0
-
-
-class Elected:
-    """A trainer that was elected at a step, and its folder."""
-
-    def __init__(self, place: Path | str, trainer: str = "t0", generation: int = 1, most: int = 2**40) -> None:
-        self.told: list[str] = []
-        self.me = WriterId(attempt=1, generation=generation, trainer=trainer)
-        self.sync = OutputSync(str(place), lambda: self.me, most_bytes=most, warn=self.told.append, check=lambda: None)
-        self.folder = self.sync.folder()
-
-    def begin(self, step: int = 0) -> Elected:
-        self.sync.ready(step)
-        return self
-
-    def write(self, path: str, data: bytes, mode: str = "wb") -> None:
-        (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
-        with (self.folder / path).open(mode) as file:
-            file.write(data)
-
-    def keep(self, step: int) -> bool:
-        return self.sync.sync(step, WAIT_S)
-
-    @property
-    def files(self) -> dict[str, bytes]:
-        return {str(p.relative_to(self.folder)): p.read_bytes() for p in self.folder.rglob("*") if p.is_file()}
-
-
-@pytest.fixture
-def elected(tmp_path: Path) -> Iterator[Callable[..., Elected]]:
-    made: list[Elected] = []
-
-    def make(trainer: str = "t0", generation: int = 1, most: int = 2**40, place: Path | None = None) -> Elected:
-        made.append(Elected(place or tmp_path / "job", trainer, generation, most))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.sync.close()
-
-
-def objects(place: Path) -> dict[str, int]:
-    folder = place / "files" / "objects"
-    return {p.name: p.stat().st_size for p in folder.iterdir()} if folder.is_dir() else {}
-
-
-def manifests(place: Path) -> list[str]:
-    """Those that count, the newest first."""
-    there, writers = (sorted(p.name for p in (place / "files" / f).glob("*")) for f in ("manifests", "writers"))
-    return [n.name for n in counted(manifest_names(there), writer_names(writers))]
-
-
-def kept(place: Path) -> dict[str, bytes]:
-    """What the newest manifest says."""
-    return {
-        file.path: b"".join(
-            (place / "files" / "objects" / obj).read_bytes()[at : at + size] for obj, at, size in file.pieces
-        )
-        for file in newest(place).files
-    }
-
-
-def newest(place: Path) -> OutputManifest:
-    name = manifests(place)[0]
-    return load_output(name, (place / "files" / "manifests" / name).read_bytes())
-
-
 # ---- what is kept, and given to whoever comes next
 
 
-def test_whoever_is_elected_next_has_the_files_as_of_its_step(elected: Callable[..., Elected], tmp_path: Path) -> None:
+def test_whoever_is_elected_next_has_the_files_as_of_its_step(elected: Elect, tmp_path: Path) -> None:
     first = elected().begin()
     big = os.urandom(2 * PART + 17)
     first.write("plots/a.png", b"png" * 100)
@@ -129,7 +58,7 @@ def test_whoever_is_elected_next_has_the_files_as_of_its_step(elected: Callable[
 
 
 def test_after_going_back_to_an_earlier_step_the_newer_files_are_those_of_that_way(
-    elected: Callable[..., Elected],
+    elected: Elect,
 ) -> None:
     first = elected().begin()
     first.write("a", b"first, as of 10")
@@ -140,9 +69,7 @@ def test_after_going_back_to_an_earlier_step_the_newer_files_are_those_of_that_w
     assert elected("t2", 3).begin(12).files == {"a": b"second, as of 7"}
 
 
-def test_what_was_left_in_the_midst_of_a_step_is_shown_and_not_gone_on_from(
-    elected: Callable[..., Elected], tmp_path: Path
-) -> None:
+def test_what_was_left_in_the_midst_of_a_step_is_shown_and_not_gone_on_from(elected: Elect, tmp_path: Path) -> None:
     first = elected().begin()
     first.write("a", b"whole")
     first.keep(1)
@@ -154,7 +81,7 @@ def test_what_was_left_in_the_midst_of_a_step_is_shown_and_not_gone_on_from(
 
 
 def test_what_is_written_after_the_loop_is_not_there_for_whoever_runs_that_again(
-    elected: Callable[..., Elected],
+    elected: Elect,
 ) -> None:
     first = elected().begin()
     first.write("a", b"loop")
@@ -164,7 +91,7 @@ def test_what_is_written_after_the_loop_is_not_there_for_whoever_runs_that_again
     assert elected("t1", 2).begin(8).files == {"a": b"loop"}
 
 
-def test_a_file_that_is_open_to_append_goes_on_behind_what_is_restored(elected: Callable[..., Elected]) -> None:
+def test_a_file_that_is_open_to_append_goes_on_behind_what_is_restored(elected: Elect) -> None:
     first = elected().begin()
     first.write("rows.csv", b"0\n1\n")
     first.keep(2)
@@ -176,7 +103,7 @@ def test_a_file_that_is_open_to_append_goes_on_behind_what_is_restored(elected: 
     assert second.files == {"rows.csv": b"0\n1\n2\n"}
 
 
-def test_two_jobs_do_not_see_each_others(elected: Callable[..., Elected], tmp_path: Path) -> None:
+def test_two_jobs_do_not_see_each_others(elected: Elect, tmp_path: Path) -> None:
     one, other = elected(place=tmp_path / "one").begin(), elected(place=tmp_path / "other").begin()
     one.write("a", b"1")
     other.write("b", b"2")
@@ -235,7 +162,7 @@ def test_any_way_of_writing_keeping_and_losing(
 
 
 def test_what_is_unchanged_costs_nothing_again_and_what_grows_its_new_parts(
-    elected: Callable[..., Elected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    elected: Elect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[int] = []
     write = Storage.write
@@ -262,7 +189,7 @@ def test_what_is_unchanged_costs_nothing_again_and_what_grows_its_new_parts(
     assert len(manifests(tmp_path / "job")) == 3
 
 
-def test_many_small_files_are_few_objects(elected: Callable[..., Elected], tmp_path: Path) -> None:
+def test_many_small_files_are_few_objects(elected: Elect, tmp_path: Path) -> None:
     first = elected().begin()
     for n in range(300):
         first.write(f"{n % 7}/{n}", b"%d" % n * 20)
@@ -273,7 +200,7 @@ def test_many_small_files_are_few_objects(elected: Callable[..., Elected], tmp_p
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_small_files_that_are_unchanged_are_not_read_again_however_many(
-    elected: Callable[..., Elected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+    elected: Elect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     """More than is read at once as a step begins, and packed anew where there are many packs of little."""
     monkeypatch.setattr(looking, "_MOST_READ", 100_000)
@@ -295,9 +222,7 @@ def test_small_files_that_are_unchanged_are_not_read_again_however_many(
     assert len({p for f in newest(tmp_path / "job").files for p, _, _ in f.pieces}) < 20
 
 
-def test_what_nobody_needs_is_removed_and_what_a_checkpoint_needs_is_not(
-    elected: Callable[..., Elected], tmp_path: Path
-) -> None:
+def test_what_nobody_needs_is_removed_and_what_a_checkpoint_needs_is_not(elected: Elect, tmp_path: Path) -> None:
     place = tmp_path / "job"
     (place / "step-000000003").mkdir(parents=True)
     (place / "step-000000003" / "manifest.json").touch()
@@ -313,7 +238,7 @@ def test_what_nobody_needs_is_removed_and_what_a_checkpoint_needs_is_not(
 # ---- what cannot be kept is told, and nothing fails
 
 
-def test_odd_things_are_told_and_the_rest_is_kept(elected: Callable[..., Elected], tmp_path: Path) -> None:
+def test_odd_things_are_told_and_the_rest_is_kept(elected: Elect, tmp_path: Path) -> None:
     first = elected().begin()
     first.write("good", b"1")
     (first.folder / "link").symlink_to("/etc/passwd")
@@ -335,7 +260,7 @@ def test_odd_things_are_told_and_the_rest_is_kept(elected: Callable[..., Elected
     assert elected("t1", 2).begin(1).files == {"good": b"1"}
 
 
-def test_an_unreadable_file_is_told(elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_told(elected: Elect, monkeypatch: pytest.MonkeyPatch) -> None:
     first = elected().begin()
     first.write("secret", b"1" * (looking.SMALL_BYTES + 1))
     first.write("good", b"1")
@@ -354,7 +279,7 @@ def test_an_unreadable_file_is_told(elected: Callable[..., Elected], monkeypatch
 
 @pytest.mark.parametrize("unread", ["", "plots"])
 def test_a_folder_that_cannot_be_looked_into_loses_nothing_that_was_kept(
-    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch, unread: str
+    elected: Elect, monkeypatch: pytest.MonkeyPatch, unread: str
 ) -> None:
     """A process has only so many open files: that they are all in use is no word of what is in a folder."""
     first = elected().begin()
@@ -381,9 +306,7 @@ def test_a_folder_that_cannot_be_looked_into_loses_nothing_that_was_kept(
     assert elected("t2", 3).begin(3).files.keys() == {"b"}
 
 
-def test_too_many_entries_lose_nothing_that_was_kept(
-    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_entries_lose_nothing_that_was_kept(elected: Elect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looking, "_MOST_ENTRIES", 20)
     first = elected().begin()
     for name in "abc":
@@ -396,7 +319,7 @@ def test_too_many_entries_lose_nothing_that_was_kept(
     assert {f"{name}/file" for name in "abc"} <= elected("t1", 2).begin(2).files.keys()
 
 
-def test_beyond_the_bound_the_new_is_left_out_and_told(elected: Callable[..., Elected]) -> None:
+def test_beyond_the_bound_the_new_is_left_out_and_told(elected: Elect) -> None:
     first = elected(most=1000).begin()
     first.write("b", b"1" * 600)
     first.keep(1)
@@ -409,7 +332,7 @@ def test_beyond_the_bound_the_new_is_left_out_and_told(elected: Callable[..., El
 
 
 def test_a_big_file_written_anew_while_it_is_read_is_kept_as_it_was(
-    elected: Callable[..., Elected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    elected: Elect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Never half of one version and half of another: neither is of any step."""
     first = elected().begin()
@@ -437,7 +360,7 @@ def test_a_big_file_written_anew_while_it_is_read_is_kept_as_it_was(
 
 
 def test_a_big_file_that_grows_while_it_is_read_is_kept_as_long_as_it_was(
-    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+    elected: Elect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = elected().begin()
     row = b"x" * 1000 + b"\n"
@@ -456,9 +379,7 @@ def test_a_big_file_that_grows_while_it_is_read_is_kept_as_long_as_it_was(
 
 
 @pytest.mark.parametrize("size", [4096, looking.SMALL_BYTES + 4096])
-def test_what_is_written_to_a_file_that_is_in_memory_is_kept(
-    elected: Callable[..., Elected], tmp_path: Path, size: int
-) -> None:
+def test_what_is_written_to_a_file_that_is_in_memory_is_kept(elected: Elect, tmp_path: Path, size: int) -> None:
     """The system notes the time of the first such write alone, until the file is on disk."""
     first = elected().begin()
     first.write("map ped", b"0" * size)
@@ -472,7 +393,7 @@ def test_what_is_written_to_a_file_that_is_in_memory_is_kept(
     assert kept(tmp_path / "job") == {"map ped": b"2" + b"0" * (size - 1)}
 
 
-def test_a_later_writer_ends_the_earlier_ones_writing(elected: Callable[..., Elected], tmp_path: Path) -> None:
+def test_a_later_writer_ends_the_earlier_ones_writing(elected: Elect, tmp_path: Path) -> None:
     first, second = elected().begin(), elected("t1", 2)
     first.write("a", b"1")
     first.keep(1)
@@ -486,9 +407,7 @@ def test_a_later_writer_ends_the_earlier_ones_writing(elected: Callable[..., Ele
     assert elected("t2", 3).begin(9).files == {"a": b"1"}
 
 
-def test_storage_that_is_away_costs_a_word_and_is_tried_again(
-    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_storage_that_is_away_costs_a_word_and_is_tried_again(elected: Elect, monkeypatch: pytest.MonkeyPatch) -> None:
     first = elected().begin()
     first.write("a", b"1")
     with monkeypatch.context() as away:
@@ -500,9 +419,7 @@ def test_storage_that_is_away_costs_a_word_and_is_tried_again(
     assert elected("t1", 2).begin(3).files == {"a": b"1"}
 
 
-def test_files_are_kept_although_old_ones_cannot_be_removed(
-    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_kept_although_old_ones_cannot_be_removed(elected: Elect, monkeypatch: pytest.MonkeyPatch) -> None:
     first = elected().begin()
     monkeypatch.setattr(Storage, "remove", _refuse)
     for step in range(1, 13):
@@ -513,7 +430,7 @@ def test_files_are_kept_although_old_ones_cannot_be_removed(
 
 
 def test_whoever_is_elected_waits_for_a_storage_that_is_away_and_at_last_no_more(
-    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+    elected: Elect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = elected().begin()
     first.write("a", b"1")
@@ -541,7 +458,7 @@ def test_whoever_is_elected_waits_for_a_storage_that_is_away_and_at_last_no_more
     assert elected("t3", 4).begin(2).files == {"a": b"1"}
 
 
-def test_damaged_files_are_told_and_those_before_them_taken(elected: Callable[..., Elected], tmp_path: Path) -> None:
+def test_damaged_files_are_told_and_those_before_them_taken(elected: Elect, tmp_path: Path) -> None:
     first = elected().begin()
     first.write("a", b"1")
     first.keep(1)
@@ -564,7 +481,7 @@ def _refuse(*arguments: object) -> None:
 
 @pytest.mark.process
 def test_folders_of_dead_processes_are_removed_and_living_ones_stay(
-    elected: Callable[..., Elected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    elected: Elect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -619,7 +536,7 @@ def test_a_path_without_fault_lies_below(path: str) -> None:
         assert os.path.normpath(f"/x/{path}") == f"/x/{path}"
 
 
-def test_a_manifest_that_leads_out_is_refused(elected: Callable[..., Elected], tmp_path: Path) -> None:
+def test_a_manifest_that_leads_out_is_refused(elected: Elect, tmp_path: Path) -> None:
     first = elected().begin()
     first.write("abc", b"1")
     first.keep(1)
@@ -632,7 +549,7 @@ def test_a_manifest_that_leads_out_is_refused(elected: Callable[..., Elected], t
 
 
 def test_no_more_of_what_is_restored_is_in_memory_than_is_read_side_by_side(
-    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+    elected: Elect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All files of a job together may be larger than the machine's memory."""
     first = elected().begin()
@@ -661,7 +578,7 @@ def test_no_more_of_what_is_restored_is_in_memory_than_is_read_side_by_side(
 
 
 def test_what_a_full_disk_could_not_take_is_not_kept_as_the_jobs(
-    elected: Callable[..., Elected], monkeypatch: pytest.MonkeyPatch
+    elected: Elect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = elected().begin()
     for n in range(3):
@@ -687,7 +604,7 @@ def test_what_a_full_disk_could_not_take_is_not_kept_as_the_jobs(
     assert elected("t2", 3).begin(2).files == before
 
 
-def test_nothing_of_damaged_files_is_kept_as_the_jobs(elected: Callable[..., Elected], tmp_path: Path) -> None:
+def test_nothing_of_damaged_files_is_kept_as_the_jobs(elected: Elect, tmp_path: Path) -> None:
     first = elected().begin()
     first.write("a", b"1")
     first.keep(1)
@@ -702,9 +619,7 @@ def test_nothing_of_damaged_files_is_kept_as_the_jobs(elected: Callable[..., Ele
     assert kept(tmp_path / "job") == {"a": b"1"}
 
 
-def test_gone_back_to_an_earlier_step_its_files_are_those_that_are_shown(
-    elected: Callable[..., Elected], tmp_path: Path
-) -> None:
+def test_gone_back_to_an_earlier_step_its_files_are_those_that_are_shown(elected: Elect, tmp_path: Path) -> None:
     first = elected().begin()
     first.write("a", b"as of 1")
     first.keep(1)
@@ -717,7 +632,7 @@ def test_gone_back_to_an_earlier_step_its_files_are_those_that_are_shown(
 
 
 def test_an_earlier_writer_removes_nothing_that_a_later_one_counts_on(
-    elected: Callable[..., Elected], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    elected: Elect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Training again from an earlier step writes the same bytes: what is there already is not written again."""
     place = tmp_path / "job"

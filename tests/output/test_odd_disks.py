@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,26 +23,11 @@ from surefoot_actors.output import sync as syncing
 from surefoot_actors.output import upload as uploading
 from surefoot_actors.output.folder import LocalFolder
 
-from .test_files import Elected, kept, newest
-
-elected_of = Callable[..., Elected]
-
-
-@pytest.fixture
-def elected(tmp_path: Path) -> Iterator[elected_of]:
-    made: list[Elected] = []
-
-    def make(trainer: str = "t0", generation: int = 1) -> Elected:
-        made.append(Elected(tmp_path / "job", trainer, generation))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.sync.close()
+from .elected import Elect, kept, newest
 
 
 def test_a_lone_trainer_under_notice_is_held_so_long_in_all_and_trains_on(
-    elected: elected_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    elected: Elect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stays, as there is nobody else yet, and its storage hangs."""
     first, clock, hangs = elected().begin(), [0.0], threading.Event()
@@ -74,7 +58,7 @@ def test_a_lone_trainer_under_notice_is_held_so_long_in_all_and_trains_on(
     assert kept(tmp_path / "job") == {"a": b"49"}
 
 
-def test_under_notice_each_boundary_leaves_all_behind_while_that_is_quick(elected: elected_of, tmp_path: Path) -> None:
+def test_under_notice_each_boundary_leaves_all_behind_while_that_is_quick(elected: Elect, tmp_path: Path) -> None:
     first = elected().begin()
     first.sync.leaving = True
     for step in range(1, 6):
@@ -85,7 +69,7 @@ def test_under_notice_each_boundary_leaves_all_behind_while_that_is_quick(electe
         assert kept(tmp_path / "job") == {"a": b"%d" % step}
 
 
-def test_a_time_that_no_clock_shows_loses_no_file(elected: elected_of, tmp_path: Path) -> None:
+def test_a_time_that_no_clock_shows_loses_no_file(elected: Elect, tmp_path: Path) -> None:
     """A clock that was wrong when a file was written, or somebody who set its time."""
     first = elected().begin()
     for name, at in {"later": 1.3e10, "before": -5.0, "now": 1e9}.items():
@@ -95,7 +79,7 @@ def test_a_time_that_no_clock_shows_loses_no_file(elected: elected_of, tmp_path:
     assert elected("t1", 2).begin(1).files == {name: name.encode() for name in ("later", "before", "now")}
 
 
-def test_a_sparse_file_stays_one(elected: elected_of, tmp_path: Path) -> None:
+def test_a_sparse_file_stays_one(elected: Elect, tmp_path: Path) -> None:
     """As many GB of zeros would not fit on the disk of whoever is elected next."""
     first, size = elected().begin(), 40 * uploading.PART_BYTES
     with (first.folder / "sparse").open("wb") as file:
@@ -115,7 +99,7 @@ def test_a_sparse_file_stays_one(elected: elected_of, tmp_path: Path) -> None:
     assert (second.folder / "zeros").read_bytes() == b"\0" * 9
 
 
-def test_code_may_remove_the_folder_to_begin_anew(elected: elected_of, tmp_path: Path) -> None:
+def test_code_may_remove_the_folder_to_begin_anew(elected: Elect, tmp_path: Path) -> None:
     first = elected().begin()
     first.write("old", b"1")
     assert first.keep(1)
@@ -128,7 +112,7 @@ def test_code_may_remove_the_folder_to_begin_anew(elected: elected_of, tmp_path:
 
 
 def test_a_storage_that_can_be_read_alone_holds_up_nobody_who_has_nothing_there(
-    elected: elected_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    elected: Elect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was waited for for ten minutes before the first step. Files are kept as soon as they can be."""
     never = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: pytest.fail("it waits for nothing"))
@@ -190,7 +174,7 @@ def test_nobody_waits_while_leftovers_are_removed(tmp_path: Path, monkeypatch: p
 
 
 def test_a_storage_that_hides_an_object_for_a_while_is_no_damage(
-    elected: elected_of, monkeypatch: pytest.MonkeyPatch
+    elected: Elect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = elected().begin()
     first.write("a", os.urandom(looking.SMALL_BYTES + 1))
@@ -249,7 +233,7 @@ def test_a_hostile_list_of_files_is_refused_in_words(what: str) -> None:
 
 
 def test_names_as_long_and_as_many_as_may_be_are_kept_as_far_as_can_be_read(
-    elected: elected_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    elected: Elect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploading, "_MOST_LISTED", (5000, 500))
     first = elected().begin()

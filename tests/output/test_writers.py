@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -31,9 +31,7 @@ from surefoot_actors.output import store as storing
 from surefoot_actors.output.store import FencedError, OutputStore, Put, WriterId
 
 from ..programs.fiber import Ended, Fiber
-from .test_files import Elected, kept
-
-elected_of = Callable[..., Elected]
+from .elected import Elect, kept
 
 
 def frozen_before(monkeypatch: pytest.MonkeyPatch, act: str, folder: str, then: Callable[[str], object]) -> list[str]:
@@ -50,21 +48,8 @@ def frozen_before(monkeypatch: pytest.MonkeyPatch, act: str, folder: str, then: 
     return stopped
 
 
-@pytest.fixture
-def elected(tmp_path: Path) -> Iterator[elected_of]:
-    made: list[Elected] = []
-
-    def make(trainer: str = "t0", generation: int = 1) -> Elected:
-        made.append(Elected(tmp_path / "job", trainer, generation))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.sync.close()
-
-
 def test_one_that_was_frozen_as_it_took_over_takes_nothing_from_a_later_one(
-    elected: elected_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    elected: Elect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = elected("t1", 2)
     stopped = frozen_before(monkeypatch, "write", "writer", lambda path: second.begin(0))
@@ -80,7 +65,7 @@ def test_one_that_was_frozen_as_it_took_over_takes_nothing_from_a_later_one(
 
 
 def test_a_commit_that_comes_late_does_not_count(
-    elected: elected_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    elected: Elect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is of a later step than what the next one has kept, which began at an earlier checkpoint."""
     first, second = elected().begin(0), elected("t1", 2)
@@ -101,7 +86,7 @@ def test_a_commit_that_comes_late_does_not_count(
 
 
 def test_what_is_removed_late_is_nothing_that_a_later_one_has_put(
-    elected: elected_of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    elected: Elect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next one trains the same steps again, and writes the same bytes."""
     place, monkeypatched = tmp_path / "job", monkeypatch

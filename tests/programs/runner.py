@@ -50,19 +50,48 @@ def load_library() -> dict[str, Program]:
 
 def stories(program: Program, seed: int) -> list[Story]:
     """Return who is there when: every kind of change in as few stories as that takes, at places that the seed decides."""
-    steps, draw = program.steps, random.Random(seed)
-    one, other = sorted(draw.randrange(1, steps) for _ in range(2))
-    changing = Story(
+    draw = random.Random(seed)
+    if program.data_workers:
+        return [_changing(program, draw)]
+    if program.steps < _STEPS_OF_BOTH:
+        return [_handed_on(program.steps), _changing(program, draw)]
+    return [_both(program.steps, draw)]
+
+
+# So many steps are enough for a story of two parts.
+_STEPS_OF_BOTH = 5
+
+
+def _changing(program: Program, draw: random.Random) -> Story:
+    """Several, of which two are lost in a step and replaced."""
+    one, other = sorted(draw.randrange(1, program.steps) for _ in range(2))
+    return Story(
         trainers=2 if program.data_workers else 3,  # every trainer starts processes
         backwards=draw.random() < 0.5,
         losses=(Loss(step=one, member=1, turn=1), Loss(step=other, member=0, turn=0)),
         joins=tuple(sorted({one, other})),
     )
-    if program.data_workers:
-        return [changing]
-    # every step by another trainer, each of which has its state from the one before
-    ends = tuple(Loss(step=k, member=0) for k in range(steps - 1))
-    return [Story(joins=tuple(range(1, steps)), losses=ends), changing]
+
+
+def _handed_on(steps: int) -> Story:
+    """Every step by another trainer, which has its state from the one before."""
+    return Story(joins=tuple(range(1, steps)), losses=tuple(Loss(step=k, member=0) for k in range(steps - 1)))
+
+
+def _both(steps: int, draw: random.Random) -> Story:
+    """Half of the steps are handed on from one to the next, alone; in the other half there are three, of which two are lost in a step.
+
+    After every step somebody joins, and the eldest ends.
+    """
+    half, backwards, joins = steps // 2, draw.random() < 0.5, range(1, steps)
+    if draw.random() < 0.5:  # alone at first
+        lost = {half + 1: Loss(step=half + 1, member=1, turn=1), steps - 1: Loss(step=steps - 1, member=0, turn=0)}
+        ends = [Loss(step=k, member=0) for k in range(steps) if k not in (half, *lost)]
+        return Story(backwards=backwards, joins=(*joins, half + 1), losses=(*lost.values(), *ends))
+    lost = {1: Loss(step=1, member=1, turn=1), half: Loss(step=half, member=0, turn=0)}
+    # of the three that there are then, the one that has just joined goes on
+    ends = [Loss(step=k, member=0) for k in range(2, steps - 1) if k != half] + 2 * [Loss(step=half, member=0)]
+    return Story(trainers=2, backwards=backwards, joins=tuple(joins), losses=(*lost.values(), *ends))
 
 
 def all_stories(program: Program, seed: int) -> list[Story]:
@@ -72,7 +101,13 @@ def all_stories(program: Program, seed: int) -> list[Story]:
     plain = [Story(trainers=2), Story(trainers=3), Story(backwards=True)]
     if program.data_workers:
         return [*stories(program, seed), *plain]
-    found = [*stories(program, seed), *plain, Story(trainers=3, backwards=True, losses=(lost,))]
+    found = [
+        *stories(program, seed),
+        _handed_on(program.steps),
+        _changing(program, draw),
+        *plain,
+        Story(trainers=3, backwards=True, losses=(lost,)),
+    ]
     alone = [Story(joins=(k,), losses=(Loss(step=k - 1, member=0),)) for k in range(1, program.steps)]
     return [*found, *alone, *(Story(joins=(k,)) for k in range(1, program.steps))]
 

@@ -17,9 +17,10 @@ from fastapi import FastAPI
 from surefoot.views import NotReady, Ready
 from surefoot_service.cluster.jobs_api import RayUnavailableError
 from surefoot_service.parts import Service
-from surefoot_service.readiness import NotReadyError, Readiness, in_thread
+from surefoot_service.readiness import NotReadyError, Readiness
 from surefoot_service.rest import probes
 from surefoot_service.settings import Settings
+from surefoot_service.waiting import in_thread
 
 NAMES = ["database", "migrations", "packages", "storage", "cluster"]
 

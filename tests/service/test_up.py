@@ -133,8 +133,7 @@ def submit(client: httpx.Client, source: str = TRAIN, **more: Any) -> str:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_up_starts_takes_jobs_and_stops_leaving_nothing(number: signal.Signals, up: Up) -> None:
+def test_up_starts_takes_jobs_and_stops_leaving_nothing(up: Up) -> None:
     with up.client() as client:
         queued = submit(client, min_trainers=4, trainers=4)
         job = submit(client)
@@ -160,7 +159,7 @@ def test_up_starts_takes_jobs_and_stops_leaving_nothing(number: signal.Signals, 
     for name in ("token", "key", "token.sha256"):
         assert (up.data / name).stat().st_mode & 0o777 == 0o600
     url = up.url
-    up.process.send_signal(number)
+    up.process.send_signal(signal.SIGINT)
     assert up.process.wait(LIMIT_S) == 0, up.log.read_text()
     # the job may have come as far as its first checkpoint, which stays
     up.durable = [name for name in ("checkpoints",) if (up.data / name).exists()]
@@ -257,9 +256,16 @@ def test_a_head_that_dies_gets_a_successor_on_which_jobs_go_on(up: Up, tmp_path:
         up.durable = ["checkpoints"]
         model = client.get(f"/v1/jobs/{job}/model")
         assert sorted(safetensors.torch.load(model.content)) == ["0.bias", "0.weight", "2.bias", "2.weight"]
+        # it ends in the midst of another
+        other = submit(client, source=GATED, config={"gate": str(tmp_path / "never")})
+        until(lambda: up.ended() or client.get(f"/v1/jobs/{other}").json()["state"] == "running")
     up.process.send_signal(signal.SIGTERM)
     assert up.process.wait(LIMIT_S) == 0, up.log.read_text()
     up.assert_nothing_is_left()
+    with closing(sqlite3.connect(up.data / "surefoot.db")) as database:
+        states = dict(database.execute("select id, state from jobs"))
+    assert states[job] == "succeeded"
+    assert states[other] in ("cancelled", "failed")
 
 
 @pytest.mark.ray

@@ -169,7 +169,7 @@ def launcher(up: Up) -> psutil.Process | None:
 
 def test_a_launcher_killed_with_the_claim_costs_an_attempt(up: Up, undisturbed: Undisturbed) -> None:
     with up.client() as client:
-        job = Watched(client, up, config=config(), trainers=2)
+        job = Watched(client, up, config=config())
         doomed: psutil.Process = until(lambda: launcher(up))
         doomed.suspend()
         # It stands still before it has claimed, or its code would be refused; so nobody can have made a supervisor.

@@ -89,7 +89,7 @@ async def _all(
         [str(folder)],
         env,
         service="surefoot_actors.check.trainer:RehearsingTrainer",
-        preload=("torch", "torch._dynamo", "surefoot_actors.check.trainer", *preload),
+        preload=("torch", "surefoot_actors.check.trainer", *preload),
         log_dir=out,
     )
     async with cluster:

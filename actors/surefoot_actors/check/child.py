@@ -46,8 +46,6 @@ class ProbeRequest:
 def main() -> None:
     """Perform one request after another until standard input ends. Argument: the pid of whoever started this process."""
     die_with_parent(int(sys.argv[1]))
-    import torch._dynamo  # noqa: F401  optimizers import it when they are made: a second in every probe
-
     while line := sys.stdin.readline():
         request: ProbeRequest = pickle.loads(Path(line.rstrip("\n")).read_bytes())  # noqa: S301  written by whoever started us
         _perform_all(request)

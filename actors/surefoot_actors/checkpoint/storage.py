@@ -81,7 +81,7 @@ class Storage:
                 file.write(chunk)
             file.close()
         except BaseException:
-            # or its end would make the part that was written the file
+            # or its end would make the part that was written the file; what is told is what went wrong first
             with contextlib.suppress(Exception):
                 file.discard()
             file.closed = True

@@ -19,11 +19,7 @@ __all__ = ["process_settings"]
 @contextmanager
 def process_settings(threads: int) -> Iterator[None]:
     """Compute deterministically within, and leave the process's settings as they were."""
-    before = (
-        torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    before = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     filled, benchmark = deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark  # type: ignore[attr-defined]
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     states = (random.getstate(), np.random.get_state(), torch.get_rng_state())
@@ -32,7 +28,7 @@ def process_settings(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1], warn_only=before[2])
+        torch.set_deterministic_debug_mode(before[1])
         deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         torch.backends.cudnn.benchmark = benchmark
         if workspace is None:

@@ -61,7 +61,11 @@ def _get(job: Job, path: str, to: Path | None, as_json: bool) -> None:
         say(json.dumps([{"file": str(file), "bytes": file.stat().st_size} for file in fetched]))
         return
     total = sum(file.stat().st_size for file in fetched)
-    say_words(f"{folder}: {len(fetched)} file{'s' if len(fetched) != 1 else ''}, {size(total)}")
+    say_words(f"{folder}: {_files(len(fetched))}, {size(total)}")
+
+
+def _files(number: int) -> str:
+    return f"{number} file{'s' if number != 1 else ''}"
 
 
 def _list(found: FileList, as_json: bool) -> None:
@@ -75,7 +79,7 @@ def _list(found: FileList, as_json: bool) -> None:
     if found.files:
         _print(found, now)
     as_of = "as training left them" if found.ended else f"as step {found.step} began"
-    say_words(f"{found.total_files} files, {size(found.total_bytes)}, {as_of} ({ago(found.synchronised, now)})")
+    say_words(f"{_files(found.total_files)}, {size(found.total_bytes)}, {as_of} ({ago(found.synchronised, now)})")
     for text in found.left_out:
         say_words(f"not kept: {text}")
 

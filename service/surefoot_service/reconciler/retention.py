@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 from tenacity import AsyncRetrying, retry_if_not_exception_type, stop_after_attempt, wait_exponential
@@ -23,7 +22,7 @@ from surefoot_service.parts import Service
 from surefoot_service.store import audit, jobs, packages, removal
 from surefoot_service.store.database import StoreAwayError
 from surefoot_service.store.removal import Leftover
-from surefoot_service.waiting import BusyError, HungError, Kind
+from surefoot_service.waiting import BusyError, HungError, Kind, in_thread
 from surefoot_service.wakeups import HOUSEKEEPING, RECONCILER, commands_of, news_of
 
 __all__ = ["Housekeeper", "delete_job", "housekeeping"]
@@ -187,7 +186,9 @@ class Housekeeper:
                 reraise=True,
             )
             num_files: int = await retrying(
-                _on_a_thread, lambda: _remove(place, leftover.job, starts, self._service.settings.storage_protocols)
+                in_thread,
+                lambda: _remove(place, leftover.job, starts, self._service.settings.storage_protocols),
+                "checkpoint-removal",
             )
             return AuditAction.CHECKPOINTS_REMOVED, f"{num_files} files below {place}"
         except KeptError as error:
@@ -259,24 +260,3 @@ def _remove(place: str, job: str, starts: list[str], protocols: Collection[str])
 
 def _words(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
-
-
-async def _on_a_thread(function: Callable[[], T]) -> T:
-    """Run what may hang for ever on a thread that nobody waits for at the end of the process."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def run() -> None:
-        try:
-            result = function()
-        except BaseException as error:  # noqa: BLE001  handed to whoever waits
-            tell(done.set_exception, error)
-        else:
-            tell(done.set_result, result)
-
-    def tell(tell_it: Callable[[Any], None], what: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(lambda: None if done.done() else tell_it(what))
-
-    threading.Thread(target=run, name="checkpoint-removal", daemon=True).start()
-    return await asyncio.shield(done)

@@ -11,10 +11,12 @@ import fsspec
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import NullPool, create_engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from surefoot_service.cluster.jobs_api import RayError
 from surefoot_service.parts import Service
-from surefoot_service.readiness import NotReadyError, Probe, in_thread
+from surefoot_service.readiness import NotReadyError, Probe
+from surefoot_service.waiting import in_thread
 
 __all__ = ["probes_of"]
 
@@ -58,7 +60,7 @@ def _ask(url: str, query: str) -> object:
     try:
         with engine.connect() as connection:
             return connection.execute(text(query)).scalar()
-    except Exception as error:
+    except SQLAlchemyError as error:
         raise NotReadyError("the database does not answer, or is not the service's") from error
 
 
@@ -79,7 +81,7 @@ def _storage(place: str) -> None:
             _local(Path(place))
     except NotReadyError:
         raise
-    except Exception as error:
+    except Exception as error:  # the edge to whatever storage is behind fsspec, each with errors of its own
         raise NotReadyError("the place of checkpoints cannot be read; the service's log says why") from error
 
 

@@ -33,7 +33,7 @@ from surefoot_actors.tasks import Tasks
 __all__ = ["PRELOAD", "LocalCluster"]
 
 # what every trainer needs
-PRELOAD = ("torch", "torch._dynamo", "surefoot_actors.trainer.trainer")
+PRELOAD = ("torch", "surefoot_actors.trainer.trainer")
 _RUN_TEMPLATE = "from surefoot_actors.cluster.local.template import main; main()"
 # A process that is dead has written all it will: its last replies are read, but not waited for longer than this.
 _DRAIN_S = 0.2

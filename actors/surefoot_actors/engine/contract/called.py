@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch import nn
 
 from surefoot_actors.user_code.lines import is_library
 
-__all__ = ["Called", "called", "path_of", "tree_of"]
+__all__ = ["Called", "called", "moved", "object_of", "path_of", "shared", "tree_of"]
 
 
 class Called(NamedTuple):
@@ -28,8 +28,9 @@ class Called(NamedTuple):
     given: dict[str, tuple[ast.expr, Any]]
 
 
+@lru_cache(maxsize=64)
 def tree_of(code: CodeType) -> ast.AST | None:
-    """Return a function's syntax tree, with the line numbers of its file; None where its source is not known."""
+    """Return a function's syntax tree, with the line numbers of its file; None where its source is not known. It is to be read only."""
     try:
         lines, first = inspect.getsourcelines(code)
         tree = ast.parse(textwrap.dedent("".join(lines)))
@@ -41,8 +42,8 @@ def tree_of(code: CodeType) -> ast.AST | None:
 
 def called(node: ast.Call, names: Mapping[str, Any]) -> Called | None:
     """Return what a call leads to: a function of the user's, or a method of an object that a name stands for. `names`: in sight."""
-    target: Any = _object(node.func, names)
-    owner = _object(node.func.value, names) if isinstance(node.func, ast.Attribute) else None
+    target: Any = object_of(node.func, names)
+    owner = object_of(node.func.value, names) if isinstance(node.func, ast.Attribute) else None
     if isinstance(target, MethodType):
         owner, target = target.__self__, target.__func__
     if isinstance(owner, ModuleType):
@@ -57,11 +58,11 @@ def called(node: ast.Call, names: Mapping[str, Any]) -> Called | None:
     )
 
 
-def _object(node: ast.expr, names: Mapping[str, Any]) -> Any:
+def object_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
     """Return the object that a name, or an attribute of one, stands for, without running any code; None where that is not known."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
-    if not isinstance(node, ast.Attribute) or (owner := _object(node.value, names)) is None:
+    if not isinstance(node, ast.Attribute) or (owner := object_of(node.value, names)) is None:
         return None
     held = getattr(owner, "__dict__", None)
     if isinstance(held, Mapping) and node.attr in held and not isinstance(owner, type):
@@ -86,10 +87,24 @@ def _given(
     for parameter, argument in zip(parameters, node.args, strict=False):
         if isinstance(argument, ast.Starred):
             break
-        yield parameter, (argument, _object(argument, names))
+        yield parameter, (argument, object_of(argument, names))
     for keyword in node.keywords:
         if keyword.arg is not None:
-            yield keyword.arg, (keyword.value, _object(keyword.value, names))
+            yield keyword.arg, (keyword.value, object_of(keyword.value, names))
+
+
+def shared(found: Called) -> tuple[set[str], set[str]]:
+    """Return the variables that a function has in common with the one that calls it, and which of them it writes."""
+    nodes = [n for statement in found.body for n in ast.walk(statement)]
+    written = {name for n in nodes if isinstance(n, ast.Global | ast.Nonlocal) for name in n.names}
+    own = {*found.code.co_varnames, *found.code.co_cellvars}
+    return {n.id for n in nodes if isinstance(n, ast.Name) and n.id not in own}, written
+
+
+def moved(paths: Iterable[str], roots: Mapping[str, str]) -> Iterator[str]:
+    """Yield what lies in one of these roots as it is called from the other side."""
+    for path in paths:
+        yield from (to + path[len(root) :] for root, to in roots.items() if path == root or path.startswith(root + "."))
 
 
 def path_of(node: ast.expr) -> str:

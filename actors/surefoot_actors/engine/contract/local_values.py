@@ -13,10 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType, FrameType
 from typing import Any
 
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
 from surefoot.errors import ContractError
-from surefoot_actors.engine.contract.called import Called, called, tree_of
+from surefoot_actors.engine.contract.called import Called, called, moved, object_of, shared, tree_of
 from surefoot_actors.engine.contract.called import path_of as _path
 from surefoot_actors.user_code import places
+from surefoot_actors.user_code.frames import vars_of
 from surefoot_actors.user_code.lines import is_library
 
 __all__ = ["check_local_values"]
@@ -29,6 +34,8 @@ _EMPTIES = frozenset(("reset", "clear"))
 _DEEP, _MANY = 3, 200
 # Of an optimizer's group.
 _SETTINGS = frozenset(("lr", "weight_decay", "momentum", "betas", "eps"))
+# What trains, or sets how; objects of the user's own have it in an attribute.
+_TRAINING = (torch.optim.Optimizer, LRScheduler, torch.amp.GradScaler, nn.Module)
 _LOOPS = frozenset(("batches", "evaluate"))
 # Attributes of a step: the same on all trainers.
 _MERGED = frozenset(("merged", "gathered", "number", "epoch"))
@@ -74,8 +81,8 @@ class _Reader:
     def __init__(self, code: CodeType, names: Mapping[str, Any], *, deep: int, left: list[int]) -> None:
         """`names`: the objects that names stand for, as far as they are known. `deep`, `left`: through how many calls to follow."""
         self._path, self._names, self._deep, self._left = places.shown(code.co_filename), names, deep, left
-        # by call of the statement under way: whether its result is local
-        self._results: dict[int, bool] = {}
+        # by call of the statement under way: what of its result is local
+        self._results: dict[int, set[int]] = {}
         # whether it is a function that is called in the loop, whose end is not the end of training
         self._is_called = False
         self.local: set[str] = set()
@@ -85,8 +92,10 @@ class _Reader:
         self.found: tuple[str, str, str] | None = None
         # the local name that decides whether the statements being read are run
         self._under: str | None = None
-        #: whether a return statement hands a local value out
-        self.returns: str | None = None
+        # in a loop that is no inner one: the local name by which it is left, "" where there is none; None: in no such loop
+        self._left_by: str | None = None
+        #: what return statements hand out that is local: places in a tuple, -1 for the value as a whole
+        self.returns: set[int] = set()
 
     def block(self, statements: Iterable[ast.stmt]) -> None:
         for statement in statements:
@@ -105,6 +114,8 @@ class _Reader:
             self._nested(node)
         elif isinstance(node, ast.Break | ast.Return):
             self._end(node)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.NamedExpr):
+            self._assign(ast.Assign([node.value.target], node.value.value, lineno=node.lineno))
         elif isinstance(node, ast.Expr):
             self._call(node.value)
 
@@ -112,8 +123,7 @@ class _Reader:
         if node.value is None:
             return
         self._call(node.value)
-        name = self._name_in(node.value)
-        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+        for target, name in self._given(node):
             if isinstance(target, ast.Subscript) and _key(target) in _SETTINGS:
                 if name or self._under:
                     self._tell(node, name or self._under or "", f"{_key(target)} is set")
@@ -125,6 +135,20 @@ class _Reader:
                 elif not isinstance(node, ast.AugAssign):
                     self.local.discard(path)
                     self._carried.discard(path)
+
+    def _given(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[tuple[ast.expr, str | None]]:
+        """Yield what is assigned to, and the local value in what it is given: part by part, where tuples are."""
+        assert node.value is not None
+        handed = self._follow(node.value) if isinstance(node.value, ast.Call) else set()
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            parts = target.elts if isinstance(target, ast.Tuple) and not _starred(target) else None
+            if parts and isinstance(node.value, ast.Tuple) and len(node.value.elts) == len(parts):
+                yield from zip(parts, map(self._name_in, node.value.elts), strict=True)
+            elif parts and handed and -1 not in handed and isinstance(node.value, ast.Call):
+                result, given = _result_of(node.value.func), self._name_in_arguments(node.value)
+                yield from ((part, result if i in handed else given) for i, part in enumerate(parts))
+            else:
+                yield target, self._name_in(node.value)
 
     def _inner(self, node: ast.stmt) -> None:
         """An inner loop's backward pass may go through what was made of local values before it."""
@@ -147,18 +171,40 @@ class _Reader:
     def _nested(self, node: ast.For | ast.While | ast.With | ast.Try) -> None:
         if isinstance(node, ast.For):
             name = self._name_in(node.iter)
-            for path in _paths(node.target):
-                (self.local.add if name else self.local.discard)(path)
-        self.block(node.body)
+            self._named(node.target, name)
+        for item in getattr(node, "items", ()):
+            if item.optional_vars is not None:
+                self._named(item.optional_vars, self._name_in(item.context_expr))
+        if isinstance(node, ast.For | ast.While):
+            self._looped(node)
+        else:
+            self.block(node.body)
         for handler in getattr(node, "handlers", ()):
+            self.local.discard(handler.name)
             self.block(handler.body)
         self.block(getattr(node, "orelse", ()))
         self.block(getattr(node, "finalbody", ()))
 
+    def _named(self, target: ast.expr, name: str | None) -> None:
+        for path in _paths(target):
+            (self.local.add if name else self.local.discard)(path)
+
+    def _looped(self, node: ast.For | ast.While) -> None:
+        """A loop that is no inner one: leaving it by a local value ends nothing, but how often it has turned is local then."""
+        before, self._left_by = self._left_by, ""
+        self.block(node.body)
+        if self._left_by:
+            self.local |= _assigned(node, ast.AugAssign)
+        self._left_by = before
+
     def _end(self, node: ast.Break | ast.Return) -> None:
         if isinstance(node, ast.Return) and node.value is not None:
-            self.returns = self.returns or self._name_in(node.value)
-        if self._under and not self._is_called:
+            parts = node.value.elts if isinstance(node.value, ast.Tuple) else ()
+            places = {i for i, part in enumerate(parts) if self._name_in(part)}
+            self.returns |= places if parts else {-1} if self._name_in(node.value) else set()
+        if isinstance(node, ast.Break) and self._left_by is not None:
+            self._left_by = self._left_by or self._under or ""
+        elif self._under and not self._is_called:
             self._tell(node, self._under, "training ends")
 
     def _call(self, node: ast.expr) -> None:
@@ -168,9 +214,10 @@ class _Reader:
         if not isinstance(node.func, ast.Attribute):
             return
         method = node.func.attr
-        arguments = [*node.args, *(k.value for k in node.keywords)]
-        name = next(filter(None, map(self._name_in, arguments)), None)
-        if method == "step" and (name or self._under):
+        name = self._name_in_arguments(node)
+        if method == "step" and (name or self._under) and not self._may_train(node.func.value):
+            self.local.update(_paths(node.func.value))  # a timer, say: what it says from now on is local
+        elif method == "step" and (name or self._under):
             self._tell(node, name or self._under or "", f"{ast.unparse(node.func)}() is decided")
         elif method == "stop" and self._under:
             self._tell(node, self._under, "training ends")
@@ -178,6 +225,14 @@ class _Reader:
             self.local.update(_paths(node.func.value))
         elif method in _EMPTIES:
             self.local.difference_update(_paths(node.func.value))
+
+    def _may_train(self, node: ast.expr) -> bool:
+        """Whether the step() of what an expression stands for may have a part in training: it does where nothing is known of it."""
+        found = object_of(node, self._names)
+        return found is None or any(isinstance(v, _TRAINING) for v in (found, *vars_of(found).values()))
+
+    def _name_in_arguments(self, node: ast.Call) -> str | None:
+        return next(filter(None, map(self._name_in, (*node.args, *(k.value for k in node.keywords)))), None)
 
     def _tell(self, node: ast.AST, name: str, what: str) -> None:
         self.found = self.found or (f"{self._path}:{getattr(node, 'lineno', 0)}", name, what)
@@ -190,7 +245,7 @@ class _Reader:
             if isinstance(node.func, ast.Name) and node.func.id in ("len", "isinstance", "type", "range"):
                 return None
             if self._follow(node):
-                return f"the result of {ast.unparse(node.func)}()"
+                return _result_of(node.func)
         if isinstance(node, ast.Lambda):
             return None
         if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
@@ -213,15 +268,15 @@ class _Reader:
         self.local = kept
         return name
 
-    def _follow(self, node: ast.Call) -> bool:
-        """Read the function of the user's that is called, once a statement. Returns whether its result is local."""
+    def _follow(self, node: ast.Call) -> set[int]:
+        """Read the function of the user's that is called, once a statement. Returns what of its result is local: see `returns`."""
         if id(node) not in self._results:
-            self._results[id(node)] = False  # where it is asked for by itself
+            self._results[id(node)] = set()  # where it is asked for by itself
             found = called(node, self._names) if self._deep and self._left[0] else None
-            self._results[id(node)] = found is not None and self._read_called(found)
+            self._results[id(node)] = set() if found is None else self._read_called(found)
         return self._results[id(node)]
 
-    def _read_called(self, found: Called) -> bool:
+    def _read_called(self, found: Called) -> set[int]:
         """Read a function that is called, with what is local here."""
         self._left[0] -= 1
         paths = {parameter: _path(argument) for parameter, (argument, _) in found.given.items()}
@@ -229,9 +284,9 @@ class _Reader:
         inside = _Reader(found.code, {**found.values, **objects}, deep=self._deep - 1, left=self._left)
         inside._under, inside._is_called = self._under, True
         inside.local = {p for p, (argument, _) in found.given.items() if self._name_in(argument)}
-        inside.local.update(_moved(self.local, {path: p for p, path in paths.items() if path}))
-        shared, written = _shared(found)
-        inside.local.update(self.local & shared)
+        inside.local.update(moved(self.local, {path: p for p, path in paths.items() if path}))
+        common, written = shared(found)
+        inside.local.update(self.local & common)
         inside.block(found.body)
         self.found = self.found or inside.found
         # what it does to a parameter itself is no longer the caller's where it gives that name another value
@@ -239,28 +294,18 @@ class _Reader:
             n.id for s in found.body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
         }
         outside = {p: path for p, path in paths.items() if path}
-        self.local -= {path for path in self.local if any(_is_in(path, known + ".") for known in outside.values())}
-        self.local.update(_moved({p for p in inside.local if p not in own}, outside))
+        self.local -= {path for path in self.local if any(path.startswith(known + ".") for known in outside.values())}
+        self.local.update(moved({p for p in inside.local if p not in own}, outside))
         self.local = (self.local - written) | (inside.local & written)
-        return inside.returns is not None
+        return inside.returns
 
 
-def _shared(found: Called) -> tuple[set[str], set[str]]:
-    """Return the variables that a function has in common with the one that calls it, and which of them it writes."""
-    nodes = [n for statement in found.body for n in ast.walk(statement)]
-    written = {name for n in nodes if isinstance(n, ast.Global | ast.Nonlocal) for name in n.names}
-    own = {*found.code.co_varnames, *found.code.co_cellvars}
-    return {n.id for n in nodes if isinstance(n, ast.Name) and n.id not in own}, written
+def _result_of(function: ast.expr) -> str:
+    return f"the result of {ast.unparse(function)}()"
 
 
-def _moved(paths: Iterable[str], roots: Mapping[str, str]) -> Iterator[str]:
-    """Yield what lies in one of these roots as it is called from the other side."""
-    for path in paths:
-        yield from (to + path[len(root) :] for root, to in roots.items() if path == root or _is_in(path, root + "."))
-
-
-def _is_in(path: str, root: str) -> bool:
-    return path.startswith(root)
+def _starred(target: ast.Tuple) -> bool:
+    return any(isinstance(part, ast.Starred) for part in target.elts)
 
 
 def _written(loop: ast.stmt) -> set[str]:
@@ -293,10 +338,10 @@ def _flags(branch: ast.If) -> Iterator[str]:
             yield from (path for target in node.targets for path in _paths(target))
 
 
-def _assigned(loop: ast.stmt) -> set[str]:
-    """Return the names that an inner loop gives values of their own, by whatever it has before."""
-    kinds = (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For)
-    targets = [t for n in ast.walk(loop) if isinstance(n, kinds) for t in getattr(n, "targets", None) or [n.target]]  # type: ignore[union-attr]
+def _assigned(loop: ast.stmt, *more: type[ast.AST]) -> set[str]:
+    """Return the names that a loop gives values of their own, by whatever it has before; `more`: by such statements too."""
+    kinds = (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For, *more)
+    targets = [t for n in ast.walk(loop) if isinstance(n, kinds) for t in getattr(n, "targets", None) or [n.target]]  # type: ignore[attr-defined]
     return {path for target in targets for path in _paths(target)}
 
 

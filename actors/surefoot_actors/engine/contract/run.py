@@ -31,6 +31,7 @@ from surefoot_actors.engine.data.partition import EvaluationPartition, TrainingP
 from surefoot_actors.engine.data.sampler import Sampler
 from surefoot_actors.engine.ports import Coordinator
 from surefoot_actors.engine.state.attributes import Attributes
+from surefoot_actors.engine.state.deferred_dynamo import defer_dynamo
 from surefoot_actors.engine.state.tracked import Tracked
 from surefoot_actors.engine.vector.buffers import BufferWatch
 from surefoot_actors.engine.vector.leaves import LeafMaker
@@ -77,6 +78,7 @@ def run_training(train: TrainFunction, options: RunOptions, coordinator: Coordin
 
     Raises whatever `train` or the coordinator raises; ContractError when `train` did not loop over `run.steps()` to the end.
     """
+    defer_dynamo()
     run = TrainRun(options, coordinator)
     grad_enabled = torch.is_grad_enabled()
     try:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from surefoot_actors.engine.state.deferred_dynamo import defer_dynamo
+
 __all__ = ["BOXES", "DATA_LIBRARIES", "HELD_BY_MODULES", "OF_OPTIMIZERS", "fill_box", "read_box"]
 
 # Numbers and arrays of numbers in C's memory: those of `multiprocessing.Value` too, with which scripts share an epoch.
@@ -21,6 +23,8 @@ DATA_LIBRARIES = frozenset(("sklearn", "scipy", "pandas", "omegaconf", "ml_colle
 
 # What of a module of a library's class is looked at besides numbers and texts: what code of the user's hangs on it.
 HELD_BY_MODULES = (dict, list, deque, set, torch.Tensor, np.ndarray, types.FunctionType, types.MethodType)
+
+defer_dynamo()  # before the first optimizer is made: here
 
 # The attributes that every optimizer has: they are its state, or nobody's business.
 OF_OPTIMIZERS = frozenset(vars(torch.optim.SGD([nn.Parameter(torch.zeros(1))])))
