@@ -51,9 +51,11 @@ def size_of(thing: Any) -> int:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    is_dense = tensor.layout is torch.strided and not (tensor.is_quantized or tensor.is_meta or tensor.is_inference())
-    is_own = not tensor.is_shared()  # type: ignore[no-untyped-call]
-    return is_dense and is_own and not torch.nn.parameter.is_lazy(tensor)
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_inference():
+        return False
+    if tensor.is_nested or torch.nn.parameter.is_lazy(tensor):
+        return False
+    return not tensor.is_shared()  # type: ignore[no-untyped-call]
 
 
 def code_of(things: Iterable[tuple[str, Any]]) -> bytes:
