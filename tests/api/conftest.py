@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -27,10 +27,22 @@ def make_view(job_id: str = "abc2345678", state: JobState = JobState.RUNNING, **
     return JobView.model_validate(fields | changes)
 
 
-def make_row(step: int, *, digest: str | None = None, trainers: int = 1, **values: float) -> LedgerRow:
+def make_row(
+    step: int,
+    *,
+    digest: str | None = None,
+    trainers: int = 1,
+    many: Mapping[str, float] | None = None,
+    **values: float,
+) -> LedgerRow:
+    """`many`: values by names that are none of Python's, or as many as one likes."""
     digest = digest or f"{step:032x}"
     result = Result(
-        step=step, first_sample=step * 64, num_samples=64, digest=digest, values=values or {"loss": 1.0 / (step + 1)}
+        step=step,
+        first_sample=step * 64,
+        num_samples=64,
+        digest=digest,
+        values={**values, **(many or {})} or {"loss": 1.0 / (step + 1)},
     )
     return LedgerRow(result=result, circumstances=Circumstances(generation=1, trainers=trainers, seconds=0.1))
 

@@ -31,6 +31,8 @@ from surefoot.spec import JobState
 from surefoot.views import JobView
 
 uvicorn_app = pytest.importorskip("surefoot_service.rest.app")
+from sqlalchemy.orm import Session  # noqa: E402
+
 from surefoot_service.data_folder import announced, locked  # noqa: E402
 from surefoot_service.parts import Service  # noqa: E402
 from surefoot_service.settings import Settings  # noqa: E402
@@ -45,15 +47,14 @@ class Running:
 
     def attempt(self, job: str) -> Attempt:
         """Play the launcher: make the job's attempt, and claim it."""
-        made = asyncio.run(
-            self.service.database.write(
-                lambda session: (
-                    attempts.make(
-                        session, job, keys=self.service.keys, session_name="s", reason="", now=datetime.now(UTC)
-                    ).id
-                )  # type: ignore[union-attr]
-            )
-        )
+
+        def make(session: Session) -> str:
+            now = datetime.now(UTC)
+            row = attempts.make(session, job, keys=self.service.keys, session_name="s", reason="", now=now)
+            assert row is not None
+            return row.id
+
+        made = asyncio.run(self.service.database.write(make))
         code = self.service.keys.claim_code(made)
         answer = httpx.post(f"{self.url}/v1/attempts/{made}/claim", json={"kind": "claim", "code": code})
         assert answer.status_code == 200, answer.text

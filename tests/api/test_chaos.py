@@ -17,7 +17,7 @@ def row(step: int, at: float, *, trainers: int = 2, generation: int = 1) -> Ledg
 
 
 def event(n: int, at: float, kind: EventKind, /, **data: object) -> Event:
-    return Event(source="s", n=n, at=datetime.fromtimestamp(at, timezone.utc), kind=kind, data=data)  # type: ignore[arg-type]
+    return Event(source="s", n=n, at=datetime.fromtimestamp(at, timezone.utc), kind=kind, data=data)
 
 
 def test_a_quiet_run_is_all_good() -> None:

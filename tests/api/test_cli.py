@@ -349,7 +349,7 @@ def test_ledger_in_three_forms(cli: Cli, fake: FakeService) -> None:
 @pytest.mark.parametrize("num_rows", [0, 1, 2_500])
 def test_ledgers_of_any_length_are_printed_whole(cli: Cli, fake: FakeService, num_rows: int) -> None:
     """Memory does not grow with the ledger; a name that comes late has the heads of the table told again, and is in those of the CSV."""
-    fake.rows = [make_row(n, **({"loss": 0.5} if n < 2_000 else {"loss": 0.5, "late": 1.0})) for n in range(num_rows)]
+    fake.rows = [make_row(n, many={"loss": 0.5} if n < 2_000 else {"loss": 0.5, "late": 1.0}) for n in range(num_rows)]
     fake.add(make_view("j1"))
     table = cli("ledger", "j1").stdout.splitlines()
     heads = [line.split() for line in table if line.split()[0] == "STEP"]

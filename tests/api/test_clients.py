@@ -224,7 +224,7 @@ def test_a_job_to_begin_from_is_found_the_same_way(connect: Connect, fake: FakeS
         fake.add(make_view(name))
     client = connect()
 
-    def began(restore: str) -> str | None:
+    def began(restore: str) -> object:
         return client.submit("train:train", folder=code, batch_size=8, restore=restore).spec.restore
 
     assert began("last") == "xyz3"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from tests.api.conftest import BEGIN, FakeService, make_event, make_row, make_sp
 from typer.testing import CliRunner, Result
 
 from surefoot import _transport
-from surefoot.cli import printing, tables
+from surefoot.cli import tables
 from surefoot.cli.app import app
 from surefoot.cli.folding import fold, fold_items, shortened
 from surefoot.cli.session import Session
@@ -82,7 +83,7 @@ def a_service(fake: FakeService, state: JobState) -> FakeService:
         make_event(n, kind, **data, **more, trainers=["t0", "t12"], id="5f2e77aa") for n, kind in enumerate(known, 1)
     ]
     fake.events.append(make_event(100, EventKind.STATE, state="recovering", reason=f"lost 5f2e77aa: {REASON}"))
-    fake.rows = [make_row(n, **{"loss": 1 / (n + 1), "validation/accuracy/top-5": 1 / (n + 1)}) for n in range(3)]
+    fake.rows = [make_row(n, many={"loss": 1 / (n + 1), "validation/accuracy/top-5": 1 / (n + 1)}) for n in range(3)]
     fake.usage = {
         "currency": "EUR", "cluster_s": 100, "trainer_s": 300, "cost": 1.5, "recoveries": 2, "lost_s": 3, "lost_trainer_s": 9,
         "remaining_steps": 2880, "step_s": 0.1, "samples_per_s": 640, "target": "validation/accuracy/top-5>=0.97",
@@ -239,7 +240,7 @@ def test_what_is_shortened_has_whole_words(text: str, most: int) -> None:
 def test_tables_lose_nothing_and_cut_no_word(rows: list[tuple[str, str, str]], width: int, how: str) -> None:
     shown = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(printing.sys, "stdout", shown)
+        patch.setattr(sys, "stdout", shown)
         patch.setenv("COLUMNS", str(width))
         if how == "print_table":
             tables.print_table(("ONE", "TWO", "THREE"), rows)

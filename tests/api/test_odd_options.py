@@ -107,7 +107,7 @@ def test_no_option_is_too_odd(
     wrong = []
     for words in _uses(command, tmp_path, code):
         result = CliRunner().invoke(
-            COMMAND,
+            COMMAND,  # type: ignore[arg-type]
             [*command, *words],
             obj=Session(transport=transport, url="http://x", token="t"),
             input="a secret value\n",

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from surefoot._sse import Decoder, Message
 
-text = st.text(alphabet=st.characters(blacklist_characters="\r\n\0", blacklist_categories=("Cs",)))
+text = st.text(alphabet=st.characters(exclude_characters="\r\n\0", exclude_categories=["Cs"]))
 messages = st.lists(
     st.builds(Message, event=text.filter(bool), data=st.lists(text, min_size=1).map("\n".join), id=text), max_size=5
 )

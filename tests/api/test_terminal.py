@@ -255,7 +255,7 @@ def test_nor_do_check_and_up(code: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @settings(max_examples=30)
-@given(st.text(st.characters(exclude_categories=("Cs",)) | st.sampled_from("".join(HOSTILE[:8])), max_size=80))
+@given(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("".join(HOSTILE[:8])), max_size=80))
 def test_on_a_terminal_rich_writes_its_own_codes_and_nobody_elses(text: str) -> None:
     from rich.table import Table
     from rich.text import Text

@@ -10,7 +10,7 @@ from tests.api.conftest import make_event
 
 from surefoot.chaos import report
 from surefoot.cli.chaos import ChaosRun, chaos_pairs, parse_kinds
-from surefoot.cli.durable import size
+from surefoot.cli.format import size
 from surefoot.errors import ServiceUnavailableError, UserError
 from surefoot.events import SUPERVISOR_RESTARTED, Event, EventKind, FaultKind
 from surefoot.timeline import troubles

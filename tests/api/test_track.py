@@ -31,6 +31,7 @@ from surefoot.cli.session import Session
 from surefoot.cli.watch import _display, _follow
 from surefoot.errors import MissingExtraError, SurefootError, UserError
 from surefoot.events import LedgerRow
+from surefoot.spec import JobState
 from surefoot.trackers.about import about
 from surefoot.trackers.follow import Brought, bring
 from surefoot.trackers.tensorboard import TensorBoard, records
@@ -102,7 +103,8 @@ def test_after_ten_kills_every_step_is_there_once_and_in_order(tmp_path: Path) -
         assert os.waitstatus_to_exitcode(status) == (0 if kill_after == STEPS else -signal.SIGKILL)
     found = points(tmp_path)
     assert [step for step, _ in found] == list(range(STEPS))
-    assert found[7] == (7, pytest.approx({"loss": 3.5, "accuracy": 7 / STEPS}))
+    assert found[7][0] == 7
+    assert found[7][1] == pytest.approx({"loss": 3.5, "accuracy": 7 / STEPS})
 
 
 def put(rows: list[LedgerRow], folder: Path) -> int:
@@ -144,7 +146,7 @@ def run(fake: FakeService) -> Callable[..., str]:
 @pytest.fixture
 def board_job(fake: FakeService) -> str:
     fake.rows = [make_row(n, loss=1.0 - n / 10, accuracy=n / 10) for n in range(5)]
-    return fake.add(make_view(ended_at="2026-01-02T04:00:00Z", state="succeeded")).id
+    return fake.add(make_view(ended_at="2026-01-02T04:00:00Z", state=JobState.SUCCEEDED)).id
 
 
 def test_track_brings_an_ended_job(run: Callable[..., str], board_job: str, tmp_path: Path) -> None:
@@ -293,13 +295,13 @@ def test_nobody_reads_on_when_the_tracker_has_failed() -> None:
 def test_a_job_that_ends_while_it_is_read_is_brought_whole(fake: FakeService, tmp_path: Path) -> None:
     """Whether it has ended is asked before the rows are."""
     fake.rows = [make_row(n) for n in range(3)]
-    job = fake.add(make_view(state="running")).id
+    job = fake.add(make_view(state=JobState.RUNNING)).id
     page = fake._ledger
 
     def ends_after(request: httpx.Request) -> httpx.Response:
         answer = page(request)
         fake.rows = [make_row(n) for n in range(6)]
-        fake.add(make_view(state="succeeded", ended_at="2026-01-02T04:00:00Z", steps_done=6))
+        fake.add(make_view(state=JobState.SUCCEEDED, ended_at="2026-01-02T04:00:00Z", steps_done=6))
         return answer
 
     fake._ledger = ends_after  # type: ignore[method-assign]
@@ -419,7 +421,7 @@ def test_trackio_has_every_step_once_after_ten_kills(tmp_path: Path) -> None:
 
 def test_show_tells_every_value_as_it_was_logged_last(run: Callable[..., str], fake: FakeService) -> None:
     fake.rows = [
-        make_row(n, lr=0.1, loss=1.0 / (n + 1), **({"accuracy": n / 10} if n % 3 == 0 else {})) for n in range(5)
+        make_row(n, lr=0.1, loss=1.0 / (n + 1), many={"accuracy": n / 10} if n % 3 == 0 else {}) for n in range(5)
     ]
     fake.rows[4].result.values["norm"] = math.nan
     job = fake.add(make_view(steps_done=5)).id
@@ -434,15 +436,15 @@ def test_show_tells_every_value_as_it_was_logged_last(run: Callable[..., str], f
 
 
 def test_show_counts_values_beyond_what_it_tells(run: Callable[..., str], fake: FakeService) -> None:
-    fake.rows = [make_row(0, **{f"layer{n}/norm": float(n) for n in range(50)})]
+    fake.rows = [make_row(0, many={f"layer{n}/norm": float(n) for n in range(50)})]
     told = run("show", fake.add(make_view(steps_done=1)).id)
     assert "and 20 more: see `surefoot metrics`" in " ".join(told.split())
 
 
 @pytest.mark.parametrize("columns", [60, 100, 200])
 def test_a_terminal_line_of_watch_is_no_wider_than_the_terminal(columns: int, fake: FakeService) -> None:
-    fake.rows = [make_row(n, **{f"layer{k}/norm": k / 3 for k in range(30)}, loss=0.25) for n in range(50)]
-    view = make_view(ended_at="2026-01-02T04:00:00Z", state="succeeded", steps_done=50, num_steps=50)
+    fake.rows = [make_row(n, many={f"layer{k}/norm": k / 3 for k in range(30)}, loss=0.25) for n in range(50)]
+    view = make_view(ended_at="2026-01-02T04:00:00Z", state=JobState.SUCCEEDED, steps_done=50, num_steps=50)
     fake.add(view)
     out = PlainConsole(width=columns, force_terminal=True, file=io.StringIO(), highlight=False, markup=False)
     with Client("http://x", "t", transport=fake.transport) as client, _display(out) as display:

@@ -73,7 +73,7 @@ def test_who_begins_to_watch_late_is_told_of_now_alone() -> None:
             assert waiting.words == ""
 
 
-_DATA = (
+_DATA: tuple[dict[str, Any], ...] = (
     {},
     {"trainer": "t0"},
     {"trainer": None},
@@ -136,7 +136,7 @@ def test_the_bar_tells_it_and_fits(columns: int) -> None:
         for update, _ in STORY:
             progress = progress if update is None else progress.after(update)
             display.show(progress)
-            display._bar.refresh()  # type: ignore[attr-defined]  as its own thread does now and then
+            display._bar.refresh()  # type: ignore[attr-defined] # as its own thread does now and then
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.file.getvalue())  # type: ignore[attr-defined]
     lines = re.split(r"[\r\n]+", text)
     for said in ("in the queue", "Ray starts", "1 of 2", "all are", "paused"):

@@ -53,19 +53,25 @@ WRONG: dict[str, Any] = {
 
 # what takes something, by what that is
 Given = Callable[[Any, Path, Any], Any]
+
+
+def _of_submit(name: str) -> Given:
+    return lambda client, code, x: client.submit("train:train", **({"folder": code, "batch_size": 64} | {name: x}))
+
+
+def _of_submit_from(name: str) -> Given:
+    return lambda client, code, x: client.submit_from(JOB, **{name: x})
+
+
+def _of_logs(name: str) -> Given:
+    return lambda job, tmp, x: job.logs(**{name: x})
+
+
 OF_A_CLIENT: dict[str, Given] = {
     "submit train": lambda client, code, x: client.submit(x, folder=code, batch_size=64),
-    **{
-        f"submit {name}": lambda client, code, x, name=name: client.submit(
-            "train:train", **({"folder": code, "batch_size": 64} | {name: x})
-        )
-        for name in SubmitOptions.__annotations__
-    },
+    **{f"submit {name}": _of_submit(name) for name in SubmitOptions.__annotations__},
     "submit_from job": lambda client, code, x: client.submit_from(x),
-    **{
-        f"submit_from {name}": lambda client, code, x, name=name: client.submit_from(JOB, **{name: x})
-        for name in SubmitOptions.__annotations__
-    },
+    **{f"submit_from {name}": _of_submit_from(name) for name in SubmitOptions.__annotations__},
     "job": lambda client, code, x: client.job(x),
     "jobs state": lambda client, code, x: client.jobs(state=x),
     "jobs limit": lambda client, code, x: client.jobs(limit=x),
@@ -79,10 +85,7 @@ OF_A_JOB: dict[str, Given] = {
     "wait": lambda job, tmp, x: job.wait(x, raise_on_failure=False),
     "follow": lambda job, tmp, x: job.follow(x),
     "iter_ledger": lambda job, tmp, x: job.iter_ledger(from_step=x),
-    **{
-        f"logs {name}": lambda job, tmp, x, name=name: job.logs(**{name: x})
-        for name in ("trainer", "tail", "since", "contains")
-    },
+    **{f"logs {name}": _of_logs(name) for name in ("trainer", "tail", "since", "contains")},
     "resize": lambda job, tmp, x: job.resize(x),
     "set_budget": lambda job, tmp, x: job.set_budget(max_cost=x),
     "inject_fault": lambda job, tmp, x: job.inject_fault(x),
@@ -191,7 +194,8 @@ def test_nor_does_a_local_run_take_odd_ones(option: str, tmp_path: Path, monkeyp
         if wrong in harmless or (option == "data_workers" and wrong == "a number"):
             continue
         try:
-            surefoot.run_local(**({"train": train, "batch_size": 2, "sub_tasks": 2} | {option: x}))
+            given: dict[str, Any] = {"train": train, "batch_size": 2, "sub_tasks": 2}
+            surefoot.run_local(**(given | {option: x}))
         except SurefootError:
             continue
         except Exception as error:  # noqa: BLE001  which ones come is what is asked here
@@ -199,26 +203,26 @@ def test_nor_does_a_local_run_take_odd_ones(option: str, tmp_path: Path, monkeyp
     assert others == {}
 
 
-SAID: dict[str, tuple[Callable[[Client], object], str]] = {
-    "a folder": (lambda c: c.submit("train:train", batch_size=8, folder=5), "folder is of type int: give a path"),  # type: ignore[arg-type]
-    "a config": (lambda c: c.submit("train:train", batch_size=8, config=[1]), "config is of type list: give a dict"),  # type: ignore[arg-type]
+SAID: dict[str, tuple[Callable[[Any], object], str]] = {
+    "a folder": (lambda c: c.submit("train:train", batch_size=8, folder=5), "folder is of type int: give a path"),
+    "a config": (lambda c: c.submit("train:train", batch_size=8, config=[1]), "config is of type list: give a dict"),
     "secrets": (
         lambda c: c.submit("train:train", batch_size=8, secrets=b"KEY"),
         "secrets is of type bytes: give a list",
-    ),  # type: ignore[arg-type]
+    ),
     "one of them": (
         lambda c: c.submit("train:train", batch_size=8, pip=[5]),
         "what pip lists is of type int: give a text",
-    ),  # type: ignore[list-item]
-    "a job": (lambda c: c.job(None), "job is None: give a text, as 'last'"),  # type: ignore[arg-type]
-    "a number": (lambda c: c.jobs(limit="5"), "limit is of type str: give a whole number"),  # type: ignore[arg-type]
-    "a secret": (lambda c: c.secrets.set("A_KEY", b"secret123"), "value is of type bytes: give a text"),  # type: ignore[arg-type]
+    ),
+    "a job": (lambda c: c.job(None), "job is None: give a text, as 'last'"),
+    "a number": (lambda c: c.jobs(limit="5"), "limit is of type str: give a whole number"),
+    "a secret": (lambda c: c.secrets.set("A_KEY", b"secret123"), "value is of type bytes: give a text"),
     "no such option": (
         lambda c: c.submit("train:train", batch_sise=8),
         r"takes no batch_sise; did you mean batch_size\?",
-    ),  # type: ignore[call-arg]
-    "a missing one": (lambda c: c.submit("train:train"), "batch_size is missing"),  # type: ignore[call-arg]
-    "no such line": (lambda c: list(c.job(JOB).logs(tial=3)), "takes no tial"),  # type: ignore[call-arg]
+    ),
+    "a missing one": (lambda c: c.submit("train:train"), "batch_size is missing"),
+    "no such line": (lambda c: list(c.job(JOB).logs(tial=3)), "takes no tial"),
     "no job's": (lambda c: track(JOB, "tensorboard:x"), "give what client.job"),  # type: ignore[arg-type]
 }
 

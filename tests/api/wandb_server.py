@@ -71,7 +71,7 @@ class Server(ThreadingHTTPServer):
         with self.lock:
             self.told.setdefault(run, {}).update({name: value for name, value in told.items() if value is not None})
         project = {"id": "p", "name": told.get("project") or "p", "entity": {"id": "e", "name": "me"}}
-        names = {"id": f"id-{run}", "name": run, "displayName": told.get("displayName") or run}
+        names: dict[str, Any] = {"id": f"id-{run}", "name": run, "displayName": told.get("displayName") or run}
         return {**names, "config": "{}", "sweepName": None, "project": project, "historyLineCount": 0}
 
     def _status(self, run: str) -> dict[str, Any] | None:
@@ -79,7 +79,14 @@ class Server(ThreadingHTTPServer):
             if run not in self.told:
                 return None
             lines = [line for _, line in sorted(self.lines.get(run, {}).items())]
-        names = {"id": f"id-{run}", "name": run, "displayName": run, "notes": None, "tags": [], "sweepName": None}
+        names: dict[str, Any] = {
+            "id": f"id-{run}",
+            "name": run,
+            "displayName": run,
+            "notes": None,
+            "tags": [],
+            "sweepName": None,
+        }
         return {
             **names,
             "summaryMetrics": lines[-1] if lines else "{}",

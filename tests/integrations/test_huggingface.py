@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -54,7 +55,7 @@ def sentences(num: int = 50) -> list[dict[str, torch.Tensor]]:
     rows = []
     for _ in range(num):
         ids = torch.from_numpy(rng.integers(0, 40, 12))
-        rows.append({"input_ids": ids, "labels": ids.masked_fill(torch.arange(12) >= rng.integers(2, 13), -100)})
+        rows.append({"input_ids": ids, "labels": ids.masked_fill(torch.arange(12) >= int(rng.integers(2, 13)), -100)})
     return rows
 
 
@@ -210,7 +211,7 @@ def test_a_trainer_of_ones_own() -> None:
         def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
             return []
 
-    once, twice = (trained(lambda kind=kind: a_trainer(arguments(max_steps=1), kind)) for kind in (Trainer, Mine))
+    once, twice = (trained(partial(a_trainer, arguments(max_steps=1), kind)) for kind in (Trainer, Mine))
     assert values(twice, "loss")[0] == pytest.approx(2 * values(once, "loss")[0])
 
 
@@ -294,7 +295,7 @@ def test_what_is_refused(case: str) -> None:
 
 
 def test_something_else_than_a_trainer() -> None:
-    refused(lambda: nn.Linear(1, 1), "was given a Linear; give a transformers.Trainer")  # type: ignore[arg-type, return-value]
+    refused(lambda: nn.Linear(1, 1), "was given a Linear; give a transformers.Trainer")
 
 
 def test_what_is_honoured_by_value_is_of_the_library() -> None:

@@ -51,8 +51,8 @@ class Module(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         if self.optimize == "sgd":
-            optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
-            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+            sgd = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+            return [sgd], [torch.optim.lr_scheduler.StepLR(sgd, 1, 0.5)]
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
         if self.optimize == "plateau":
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)

@@ -43,7 +43,7 @@ def test_an_example_with_a_trainer_lost_ends_as_alone(stage: Stage, name: str) -
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    fields = {"batch_size": BATCH[name], "sub_tasks": 6, "seed": 7, "config": CONFIGS[name]}
+    fields: dict[str, Any] = {"batch_size": BATCH[name], "sub_tasks": 6, "seed": 7, "config": CONFIGS[name]}
     whole = run_local(module.train, **fields)
     story = stage.run(
         entrypoint=f"{name}.train:train", trainers=3, min_trainers=3, faults=["KILL@exchange:t1:2"], **fields

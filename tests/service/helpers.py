@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,9 +33,12 @@ def make_zip(files: dict[str, str | bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def make_row(step: int, digest: str = "0" * 32, **values: float) -> LedgerRow:
+def make_row(step: int, digest: str = "0" * 32, many: Mapping[str, float] | None = None, **values: float) -> LedgerRow:
+    """`many`: values by names that are none of Python's, or as many as one likes."""
     return LedgerRow(
-        result=Result(step=step, first_sample=step * 8, num_samples=8, digest=digest, values=values),
+        result=Result(
+            step=step, first_sample=step * 8, num_samples=8, digest=digest, values={**(many or {}), **values}
+        ),
         circumstances=Circumstances(generation=1, trainers=1, seconds=0.5),
     )
 

@@ -32,10 +32,12 @@ def binaries() -> Path | None:
 def needed() -> Path:
     """The same; skips the test without them, but in CI, where they must be."""
     found = binaries()
-    if found is None:
-        message = "needs the server binaries of Postgres (Debian package postgresql)"
-        pytest.fail(message) if os.environ.get("SUREFOOT_CI") else pytest.skip(message)
-    return found
+    if found is not None:
+        return found
+    message = "needs the server binaries of Postgres (Debian package postgresql)"
+    if os.environ.get("SUREFOOT_CI"):
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 class Postgres:

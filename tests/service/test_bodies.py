@@ -62,11 +62,12 @@ def test_what_cannot_be_taken_is_named(body: bytes, message: str) -> None:
 
 def test_too_many_values_are_too_large() -> None:
     """With 413, at which a supervisor halves its batches; as many as it sends are not."""
-    for value in ([0] * (MAX_VALUES + 1), {"events": [{"data": {"l": [{}] * 400}}] * 400}):
+    values: tuple[Any, ...] = ([0] * (MAX_VALUES + 1), {"events": [{"data": {"l": [{}] * 400}}] * 400})
+    for value in values:
         with pytest.raises(ProblemError) as raised:
             parse(json.dumps(value).encode())
         assert raised.value.status_code == 413
-    row = make_row(0, **{f"value{n}": 0.5 for n in range(40)}).model_dump(mode="json")
+    row = make_row(0, many={f"value{n}": 0.5 for n in range(40)}).model_dump(mode="json")
     parse(json.dumps({"rows": [row] * 1000}).encode())
 
 

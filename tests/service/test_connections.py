@@ -87,7 +87,7 @@ class Held:
             run(handle)
             self.longest_s = max(self.longest_s, time.thread_time() - began)
 
-        asyncio.events.Handle._run = timed  # type: ignore[method-assign]
+        asyncio.events.Handle._run = timed  # type: ignore[method-assign, assignment]
         gc.disable()
         try:
             yield
@@ -328,7 +328,7 @@ async def test_a_watcher_that_never_reads_is_ended(door: Door) -> None:
             assert (await attempt.uplink(events=events)).status_code == 200
     before = len(door.server.pool)
     _, writer = await watch(door, job, receive_bytes=4096)
-    writer.transport.pause_reading()
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
     await until(lambda: len(door.server.pool) <= before)
     await until(lambda: news_of(job) not in door.service.wakeups.topics)
 
@@ -336,7 +336,7 @@ async def test_a_watcher_that_never_reads_is_ended(door: Door) -> None:
 async def test_answers_that_are_never_read_are_bounded(door: Door) -> None:
     """Small ones too: a connection that is closed waits for what is written to be read."""
     reader, writer = await door.connect(4096)
-    writer.transport.pause_reading()
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
     writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
     await until(lambda: len(door.server.pool) == 1)
     await until(lambda: len(door.server.pool) == 0)

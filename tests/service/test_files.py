@@ -263,7 +263,7 @@ async def test_files_in_a_store(service: Service) -> None:
 
 def test_pages_are_of_one_version_and_end() -> None:
     def view(name: str) -> FileView:
-        return FileView(path=name, bytes=1, modified="2026-01-02T03:04:05Z")  # type: ignore[arg-type]
+        return FileView(path=name, bytes=1, modified="2026-01-02T03:04:05Z")
 
     flow = all_files("j", "p")
     first = next(flow)
@@ -276,14 +276,14 @@ def test_pages_are_of_one_version_and_end() -> None:
 
 @pytest.mark.parametrize("path", ["../a", "/a", "a/../../b", "a\\b"])
 def test_no_answer_writes_outside_of_the_folder(tmp_path: Path, path: str) -> None:
-    found = FileList(files=(FileView(path=path, bytes=1, modified="2026-01-02T03:04:05Z"),))  # type: ignore[arg-type]
+    found = FileList(files=(FileView(path=path, bytes=1, modified="2026-01-02T03:04:05Z"),))
     with pytest.raises(ServiceError, match="cannot be read"):
         list(targets(found, "", tmp_path / "to"))
     assert not (tmp_path / "to").exists()
 
 
 def test_what_is_fetched(tmp_path: Path) -> None:
-    files = tuple(FileView(path=p, bytes=1, modified="2026-01-02T03:04:05Z") for p in ("a", "b/c", "bc"))  # type: ignore[arg-type]
+    files = tuple(FileView(path=p, bytes=1, modified="2026-01-02T03:04:05Z") for p in ("a", "b/c", "bc"))
     found = FileList(files=files)
     assert [t for _, t in targets(found, "b", tmp_path)] == [tmp_path / "b" / "c"]
     assert [t for _, t in targets(found, "a", tmp_path)] == [tmp_path / "a"]

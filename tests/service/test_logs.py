@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from surefoot.logs import LOGS_TYPE, FrameHead, LogPage
 from surefoot.spec import JobState
 from surefoot_service.logs import keeper as keeping
+from surefoot_service.logs.chunks import Wanted
 from surefoot_service.logs.told import read_body
 from surefoot_service.parts import Service, utc_now
 from surefoot_service.rest.app import create_app, open_service
@@ -154,8 +155,10 @@ async def _story(service: Service, job: str, data: st.DataObject) -> None:
         crash = data.draw(st.sampled_from([None, "before the file", "before the index", "before the answer"]))
         with pytest.MonkeyPatch.context() as patch:
             if crash in ("before the file", "before the index"):
-                where = (service.logs._files, "write") if crash == "before the file" else (keeping.index, "add")
-                patch.setattr(*where, _crash)
+                if crash == "before the file":
+                    patch.setattr(service.logs._files, "write", _crash)
+                else:
+                    patch.setattr(index, "add", _crash)
                 with pytest.raises(CrashError):
                     await take(sent[-1])
             else:
@@ -165,7 +168,7 @@ async def _story(service: Service, job: str, data: st.DataObject) -> None:
             await take(b"".join(sent[-data.draw(st.integers(1, len(sent))) :]))
         for late in data.draw(st.lists(st.sampled_from(sent), max_size=1)):
             await take(late)
-    page = await service.logs.page(job, keeping.Wanted(), 0, 1000, service.now())
+    page = await service.logs.page(job, Wanted(), 0, 1000, service.now())
     for source, number in counts.items():
         assert [t for t in texts(page) if t.startswith(source)] == [f"{source} {n}" for n in range(number)]
     assert [line.number for line in page.lines] == list(range(sum(counts.values())))
@@ -282,7 +285,7 @@ async def test_nobody_waits_for_the_end_of_who_was_lost_without_a_word(
     await tell(attempt, frame(1, ["a"]))
     await _end(client, attempt.job, service)
     later = service.now() + timedelta(seconds=60)
-    assert (await service.logs.page(attempt.job, keeping.Wanted(), 0, 10, later)).done
+    assert (await service.logs.page(attempt.job, Wanted(), 0, 10, later)).done
 
 
 async def test_a_deleted_job_leaves_no_line(client: httpx.AsyncClient, attempt: Attempt, service: Service) -> None:
@@ -298,7 +301,7 @@ async def test_lines_outlive_the_service(settings: Settings, client: httpx.Async
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         again: Service = app.state.service
-        page = await again.logs.page(attempt.job, keeping.Wanted(), 0, 10, again.now())
+        page = await again.logs.page(attempt.job, Wanted(), 0, 10, again.now())
         assert texts(page) == ["a", "b"]
         assert await again.logs.take(Printer(job=attempt.job, attempt=attempt.name), frame(1, ["a", "b", "c"])) == 1
 

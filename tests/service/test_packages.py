@@ -22,8 +22,9 @@ from fastapi import FastAPI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from surefoot.errors import PackageError
 from surefoot_service.packages import archive as packages
-from surefoot_service.packages.archive import Limits, PackageError, PackageStore, check_zip, limits_of
+from surefoot_service.packages.archive import Limits, PackageStore, check_zip, limits_of
 from surefoot_service.parts import Service
 from surefoot_service.settings import Settings
 from surefoot_service.waiting import Waiting

@@ -19,7 +19,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from surefoot.events import EventKind
-from surefoot_service.checkpoints import removal as checkpoint_removal
 from surefoot_service.checkpoints.places import PROTOCOLS
 from surefoot_service.checkpoints.removal import KeptError, is_below, remove_place
 from surefoot_service.parts import Service
@@ -466,7 +465,6 @@ async def test_a_crash_at_any_file_leaves_no_checkpoint_that_is_half_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", crashes)
-        patch.setattr(checkpoint_removal.os, "unlink", crashes)
         await client.delete(f"/v1/jobs/{job}?checkpoints=true")
         with pytest.raises(CrashError):
             remove_place(str(place / job), job, PROTOCOLS)

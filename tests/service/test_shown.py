@@ -71,8 +71,8 @@ def test_the_short_way_gives_what_the_long_one_gives(rows: list[tuple[dict[str, 
             assert short.attempts == rows[n][2]
         for state in (None, rows[0][0]["state"]):
             for before in (0, len(rows) - 1, len(rows)):
-                asked = {"state": state, "limit": 3, "before": f"j{before}" if before < len(rows) else None}
-                found = json.loads(shown.jobs_json(session, **asked))["jobs"]
+                newest = f"j{before}" if before < len(rows) else None
+                found = json.loads(shown.jobs_json(session, state=state, limit=3, before=newest))["jobs"]
                 older = [jobs.see(session, f"j{n}") for n in reversed(range(before))]
                 expected = [view for view in older if state in (None, view.state)][:3]
                 assert found == [view.model_dump(mode="json") for view in expected]

@@ -23,7 +23,7 @@ from surefoot_service.store.tables import Base
 
 from .helpers import Attempt, make_event, make_row, start_attempt
 from .test_reconciler import state
-from .test_unreadable import first_messages
+from .test_unreadable import first_messages, spoil
 
 TABLES = sorted(table.name for table in Base.metadata.sorted_tables)
 # by these, requests name what they are about; and a job that is marked as deleted is deleted
@@ -47,9 +47,8 @@ async def test_no_column_stops_anything(
 ) -> None:
     for column, value in spoilt(table):
         attempt = await furnished(service, client, anonymous, spec)
-        change = text(f"UPDATE {table} SET {column} = :value").bindparams(value=value)
         try:
-            await service.database.write(lambda session, change=change: session.execute(change) and None)
+            await spoil(service, f"UPDATE {table} SET {column} = :value", value=value)
         except IntegrityError:
             continue  # a reference, which SQLite checks, or a number of rows
         wrong = await everything(service, client, attempt, spec)

@@ -98,7 +98,7 @@ def test_every_route_is_guarded(app: FastAPI) -> None:
         assert bool(guards) == all((method, route.path) not in OPEN for method in route.methods or ()), route.path
 
 
-HEADERS_OF_STRANGERS = (
+HEADERS_OF_STRANGERS: tuple[list[tuple[str, str]], ...] = (
     [JSON],
     [JSON, ("authorization", "Bearer " + "x" * 43)],
     [JSON, ("content-length", str(MIB))],
@@ -245,7 +245,7 @@ async def test_with_a_token_too_nothing_holds_the_loop(
 
 def full_batches() -> dict[str, bytes]:
     """Batches that are sound, and as large as is taken."""
-    row = make_row(0, **{f"value{n}": 0.123456 for n in range(60)}).model_dump(mode="json")
+    row = make_row(0, many={f"value{n}": 0.123456 for n in range(60)}).model_dump(mode="json")
     event = make_event(1, EventKind.WARNING, message="x" * 900).model_dump(mode="json")
     many = make_event(1, EventKind.WARNING, trainers=[{"trainer": "t0"}] * 30).model_dump(mode="json")
     batches = {"rows": {"rows": [row] * 1000}, "events": {"events": [event] * 2000}, "many": {"events": [many] * 1500}}

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from surefoot.system import SystemMetrics, SystemSample
 from surefoot_service.parts import Service
@@ -75,16 +76,17 @@ async def test_however_many_names_are_told_the_rows_are_bounded(
 ) -> None:
     monkeypatch.setattr(system, "MAX_ROWS", 100)
 
-    def flood(session: object) -> None:
+    def flood(session: Session) -> None:
         for n in range(50):
             system.take(
                 session, attempt.job, [sample(f"x{n}-{k}") for k in range(30)], NOON + timedelta(seconds=20 * n)
-            )  # type: ignore[arg-type]
+            )
 
     await service.database.write(flood)
     num_rows = await service.database.read(
         lambda session: session.scalar(select(func.count()).select_from(SystemSampleRow))
     )
+    assert num_rows is not None
     assert 0 < num_rows <= 100
 
 

@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from tests.api.test_network import Service as Listener
 
+from surefoot.events import EventKind
 from surefoot_service.cluster.jobs_api import open_ray_jobs
 from surefoot_service.parts import Service
 
@@ -72,7 +73,7 @@ async def test_an_attempts_token_is_of_no_use_for_another_attempt(
     for method, path, schemes in operations(app):
         if schemes == {"attempt"}:
             assert await status(anonymous, method, path, attempt.token, attempt=other.name) == 401
-    assert (await attempt.uplink(events=[make_event(1, "state", state="running")])).status_code == 200
+    assert (await attempt.uplink(events=[make_event(1, EventKind.STATE, state="running")])).status_code == 200
 
 
 async def test_a_claim_code_is_of_no_use_but_once_for_its_own_attempt(

@@ -28,7 +28,7 @@ def some(kind: str, n: int) -> dict[str, Any]:
     """A batch of about 2,000 bytes."""
     if kind == "events":
         return {"events": [make_event(n + 1, EventKind.WARNING, message="x" * 1800)]}
-    return {"rows": [make_row(n, **{f"value{i}": 0.123456789 for i in range(60)})]}
+    return {"rows": [make_row(n, many={f"value{i}": 0.123456789 for i in range(60)})]}
 
 
 @pytest.mark.parametrize("settings_more", [{"max_told_bytes": MAX_BYTES}], ids=[""])

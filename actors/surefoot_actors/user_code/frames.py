@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Iterator
 from types import FrameType, FunctionType, ModuleType
 from typing import Any
 
 from surefoot_actors.user_code.lines import is_ours
 
-__all__ = ["name_of", "user_frames", "variables"]
+__all__ = ["PROXIES", "has_method", "name_of", "user_frames", "variables", "vars_of"]
+
+# Stand for another object, which may be gone: then even what they are cannot be asked.
+PROXIES = (weakref.ProxyType, weakref.CallableProxyType)
 
 # The engine's function that calls the train function: what is further out is not the training's.
 _OUTERMOST = "run_training"
@@ -32,7 +36,12 @@ def variables() -> Iterator[tuple[str, Any]]:
     frames = list(user_frames())
     for scope in (*(f.f_locals for f in frames), *(f.f_globals for f in frames)):
         for name, value in list(scope.items()):
-            if id(value) in seen or name.startswith("__") or isinstance(value, (type, ModuleType, FunctionType)):
+            if (
+                id(value) in seen
+                or name.startswith("__")
+                or type(value) in PROXIES
+                or isinstance(value, (type, ModuleType, FunctionType))
+            ):
                 continue
             seen.add(id(value))
             yield name, value
@@ -41,8 +50,13 @@ def variables() -> Iterator[tuple[str, Any]]:
 
 
 def vars_of(value: Any) -> dict[str, Any]:
-    """Return an object's attributes."""
-    return dict(getattr(value, "__dict__", {}))
+    """Return an object's attributes, but for weak proxies."""
+    return {name: held for name, held in dict(getattr(value, "__dict__", {})).items() if type(held) not in PROXIES}
+
+
+def has_method(thing: Any, name: str) -> bool:
+    """Whether an object has a method, of its class or its own. Not what `__getattr__` says: some have an answer to every name."""
+    return callable(getattr(type(thing), name, None)) or callable(vars_of(thing).get(name))
 
 
 def name_of(thing: Any) -> str | None:

@@ -16,8 +16,13 @@ from collections.abc import Iterable, Iterator
 from types import CodeType, FrameType, FunctionType
 from typing import Any
 
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
+
 from surefoot.errors import ContractError
 from surefoot_actors.user_code import places
+from surefoot_actors.user_code.frames import vars_of
 from surefoot_actors.user_code.lines import is_library
 
 __all__ = ["check_local_values", "tree_of"]
@@ -26,6 +31,8 @@ __all__ = ["check_local_values", "tree_of"]
 _ADDS = frozenset(("append", "appendleft", "extend", "add", "update", "insert"))
 # Of an optimizer's group.
 _SETTINGS = frozenset(("lr", "weight_decay", "momentum", "betas", "eps"))
+# What trains, or sets how; objects of the user's own have it in an attribute.
+_TRAINING = (torch.optim.Optimizer, LRScheduler, torch.amp.GradScaler, nn.Module)
 _LOOPS = frozenset(("batches", "evaluate"))
 # Attributes of a step: the same on all trainers.
 _MERGED = frozenset(("merged", "gathered", "number", "epoch"))
@@ -90,8 +97,10 @@ class _Reader:
         self.found: tuple[int, str, str] | None = None
         # the local name that decides whether the statements being read are run
         self._under: str | None = None
-        #: whether a return statement hands a local value out
-        self.returns: str | None = None
+        # in a loop that is no inner one: the local name by which it is left, "" where there is none; None: in no such loop
+        self._left_by: str | None = None
+        #: what return statements hand out that is local: places in a tuple, -1 for the value as a whole
+        self.returns: set[int] = set()
 
     def block(self, statements: Iterable[ast.stmt]) -> None:
         for statement in statements:
@@ -109,6 +118,8 @@ class _Reader:
             self._nested(node)
         elif isinstance(node, ast.Break | ast.Return):
             self._end(node)
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.NamedExpr):
+            self._assign(ast.Assign([node.value.target], node.value.value, lineno=node.lineno))
         elif isinstance(node, ast.Expr):
             self._call(node.value)
 
@@ -116,8 +127,7 @@ class _Reader:
         if node.value is None:
             return
         self._call(node.value)
-        name = self._name_in(node.value)
-        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+        for target, name in self._given(node):
             if isinstance(target, ast.Subscript) and _key(target) in _SETTINGS:
                 if name or self._under:
                     self._tell(node, name or self._under or "", f"{_key(target)} is set")
@@ -129,6 +139,20 @@ class _Reader:
                 elif not isinstance(node, ast.AugAssign):
                     self.local.discard(path)
                     self._carried.discard(path)
+
+    def _given(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[tuple[ast.expr, str | None]]:
+        """Yield what is assigned to, and the local value in what it is given: part by part, where tuples are."""
+        assert node.value is not None
+        handed = self._handed_out(node.value.func) if isinstance(node.value, ast.Call) else set()
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            parts = target.elts if isinstance(target, ast.Tuple) and not _starred(target) else None
+            if parts and isinstance(node.value, ast.Tuple) and len(node.value.elts) == len(parts):
+                yield from zip(parts, map(self._name_in, node.value.elts), strict=True)
+            elif parts and handed and -1 not in handed and isinstance(node.value, ast.Call):
+                result, given = _result_of(node.value.func), self._name_in_arguments(node.value)
+                yield from ((part, result if i in handed else given) for i, part in enumerate(parts))
+            else:
+                yield target, self._name_in(node.value)
 
     def _inner(self, node: ast.stmt) -> None:
         """An inner loop's backward pass may go through what was made of local values before it."""
@@ -151,32 +175,63 @@ class _Reader:
     def _nested(self, node: ast.For | ast.While | ast.With | ast.Try) -> None:
         if isinstance(node, ast.For):
             name = self._name_in(node.iter)
-            for path in _paths(node.target):
-                (self.local.add if name else self.local.discard)(path)
-        self.block(node.body)
+            self._named(node.target, name)
+        for item in getattr(node, "items", ()):
+            if item.optional_vars is not None:
+                self._named(item.optional_vars, self._name_in(item.context_expr))
+        if isinstance(node, ast.For | ast.While):
+            self._looped(node)
+        else:
+            self.block(node.body)
         for handler in getattr(node, "handlers", ()):
+            self.local.discard(handler.name)
             self.block(handler.body)
         self.block(getattr(node, "orelse", ()))
         self.block(getattr(node, "finalbody", ()))
 
+    def _named(self, target: ast.expr, name: str | None) -> None:
+        for path in _paths(target):
+            (self.local.add if name else self.local.discard)(path)
+
+    def _looped(self, node: ast.For | ast.While) -> None:
+        """A loop that is no inner one: leaving it by a local value ends nothing, but how often it has turned is local then."""
+        before, self._left_by = self._left_by, ""
+        self.block(node.body)
+        if self._left_by:
+            self.local |= _assigned(node, ast.AugAssign)
+        self._left_by = before
+
     def _end(self, node: ast.Break | ast.Return) -> None:
         if isinstance(node, ast.Return) and node.value is not None:
-            self.returns = self.returns or self._name_in(node.value)
-        if self._under:
+            parts = node.value.elts if isinstance(node.value, ast.Tuple) else ()
+            places = {i for i, part in enumerate(parts) if self._name_in(part)}
+            self.returns |= places if parts else {-1} if self._name_in(node.value) else set()
+        if isinstance(node, ast.Break) and self._left_by is not None:
+            self._left_by = self._left_by or self._under or ""
+        elif self._under:
             self._tell(node, self._under, "training ends")
 
     def _call(self, node: ast.expr) -> None:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             return
         method = node.func.attr
-        arguments = [*node.args, *(k.value for k in node.keywords)]
-        name = next(filter(None, map(self._name_in, arguments)), None)
-        if method == "step" and (name or self._under):
+        name = self._name_in_arguments(node)
+        if method == "step" and (name or self._under) and not self._may_train(node.func.value):
+            self.local.update(_paths(node.func.value))  # a timer, say: what it says from now on is local
+        elif method == "step" and (name or self._under):
             self._tell(node, name or self._under or "", f"{ast.unparse(node.func)}() is decided")
         elif method == "stop" and self._under:
             self._tell(node, self._under, "training ends")
         elif method in _ADDS and name:
             self.local.update(_paths(node.func.value))
+
+    def _may_train(self, node: ast.expr) -> bool:
+        """Whether the step() of what an expression stands for may have a part in training: it does where nothing is known of it."""
+        found = None if self._frame is None else _value(self._frame, node)
+        return found is None or any(isinstance(v, _TRAINING) for v in (found, *vars_of(found).values()))
+
+    def _name_in_arguments(self, node: ast.Call) -> str | None:
+        return next(filter(None, map(self._name_in, (*node.args, *(k.value for k in node.keywords)))), None)
 
     def _tell(self, node: ast.AST, name: str, what: str) -> None:
         self.found = self.found or (getattr(node, "lineno", 0), name, what)
@@ -188,8 +243,8 @@ class _Reader:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
             if isinstance(node.func, ast.Name) and node.func.id in ("len", "isinstance", "type", "range"):
                 return None
-            if self._frame is not None and self._hands_out(node.func):
-                return f"the result of {ast.unparse(node.func)}()"
+            if self._handed_out(node.func):
+                return _result_of(node.func)
         if isinstance(node, ast.Lambda):
             return None
         if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
@@ -212,21 +267,35 @@ class _Reader:
         self.local = kept
         return name
 
-    def _hands_out(self, function: ast.expr) -> bool:
-        """Whether a function of the user's that has an inner loop of its own returns a local value."""
-        assert self._frame is not None
-        found = _resolve(self._frame, function)
+    def _handed_out(self, function: ast.expr) -> set[int]:
+        """Return what a function of the user's that has an inner loop of its own returns of local values: see `returns`."""
+        found = None if self._frame is None else _resolve(self._frame, function)
         if not isinstance(found, FunctionType) or is_library(found.__code__.co_filename):
-            return False
+            return set()
         tree = tree_of(found.__code__)
         body = tree.body[0] if isinstance(tree, ast.Module) and tree.body else None
         if not isinstance(body, ast.FunctionDef) or not any(
             _is_inner(n) for n in ast.walk(body) if isinstance(n, ast.stmt)
         ):
-            return False
+            return set()
         reader = _Reader(None)
         reader.block(body.body)
-        return reader.returns is not None
+        return reader.returns
+
+
+def _result_of(function: ast.expr) -> str:
+    return f"the result of {ast.unparse(function)}()"
+
+
+def _starred(target: ast.Tuple) -> bool:
+    return any(isinstance(part, ast.Starred) for part in target.elts)
+
+
+def _value(frame: FrameType, node: ast.expr) -> Any:
+    """Return what a name with attributes stands for as the loop begins; None: that is not known."""
+    if isinstance(node, ast.Name):
+        return frame.f_locals.get(node.id, frame.f_globals.get(node.id))
+    return vars_of(_value(frame, node.value)).get(node.attr) if isinstance(node, ast.Attribute) else None
 
 
 def _resolve(frame: FrameType, node: ast.expr) -> Any:
@@ -259,10 +328,10 @@ def _written(loop: ast.stmt) -> set[str]:
     return names
 
 
-def _assigned(loop: ast.stmt) -> set[str]:
-    """Return the names that an inner loop gives values of their own, by whatever it has before."""
-    kinds = (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For)
-    targets = [t for n in ast.walk(loop) if isinstance(n, kinds) for t in getattr(n, "targets", None) or [n.target]]  # type: ignore[union-attr]
+def _assigned(loop: ast.stmt, *more: type[ast.AST]) -> set[str]:
+    """Return the names that a loop gives values of their own, by whatever it has before; `more`: by such statements too."""
+    kinds = (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For, *more)
+    targets = [t for n in ast.walk(loop) if isinstance(n, kinds) for t in getattr(n, "targets", None) or [n.target]]  # type: ignore[attr-defined]
     return {path for target in targets for path in _paths(target)}
 
 

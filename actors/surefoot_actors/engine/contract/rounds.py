@@ -198,8 +198,7 @@ class TrainingRound(Round):
 
     def _prepare(self) -> None:
         self._context.leaves.begin()
-        if self._context.unchanged.left:
-            self._context.unchanged.begin()
+        self._context.unchanged.begin()
 
     def _end(self, merged: Merged) -> None:
         self._context.unchanged.close(self.line)

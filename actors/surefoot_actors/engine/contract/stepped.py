@@ -17,7 +17,7 @@ from surefoot_actors.engine.contract.added_hooks import AddedHooks
 from surefoot_actors.engine.contract.graphs import Graphs, leaves, roots
 from surefoot_actors.engine.contract.settings import SettingsWatch
 from surefoot_actors.engine.state.tracked import Tracked
-from surefoot_actors.user_code.frames import name_of, vars_of
+from surefoot_actors.user_code.frames import PROXIES, has_method, name_of, vars_of
 from surefoot_actors.user_code.lines import user_line
 
 __all__ = ["Stepped", "covered"]
@@ -177,7 +177,9 @@ def _inner(thing: Any, depth: int) -> Iterator[Any]:
         for inner in (
             value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
         ):
+            if type(inner) in PROXIES:
+                continue
             if isinstance(inner, (torch.optim.Optimizer, LRScheduler, torch.amp.GradScaler, AveragedModel)):
                 yield inner
-            if depth > 1 and hasattr(inner, "state_dict") and not isinstance(inner, nn.Module):
+            if depth > 1 and has_method(inner, "state_dict") and not isinstance(inner, nn.Module):
                 yield from _inner(inner, depth - 1)

@@ -21,6 +21,7 @@ _NUM_STEPS = 2
 _NUM_SUB_TASKS = 2
 # Afterwards, once a round: the learning rates, and whether any of so many parameters was written, in turn.
 _WINDOW = 8
+_FLAGS = "'s training flags"
 # Of a tensor so many elements are compared.
 _SAMPLE = 1024
 
@@ -33,7 +34,10 @@ class Unchanged:
         self._optimizers = tuple(tracked.optimizers.values())
         modules = [named for name, m in tracked.modules.items() for named in m.named_parameters(prefix=name)]
         self._parameters = list({id(p): (name, p) for name, p in (*modules, *tracked.parameters())}.values())
+        self._roots = tuple(tracked.modules.values())
         self._steps: set[int] = set()
+        # parts of modules that were in eval mode when the round began, as an evaluation may leave them, with all their flags
+        self._modes: list[tuple[nn.Module, bool]] = []
         #: how many of the next sub-tasks are looked at thoroughly
         self.left = 0
         self._at = 0
@@ -45,12 +49,19 @@ class Unchanged:
         if len(self._steps) < _NUM_STEPS or step in self._steps:
             self._steps.add(step)
             self.left = _NUM_SUB_TASKS
+        self._modes = [(part, part.training) for root in self._roots if not root.training for part in root.modules()]
         self._rates = self._learning_rates()
         self._window = self._parameters[self._at : self._at + _WINDOW]
         self._versions = [p._version for _, p in self._window]
 
     def begin(self) -> None:
-        """A sub-task begins that is looked at thoroughly."""
+        """A sub-task begins: in the modes that the first one found, where that has switched to training itself."""
+        for part, mode in self._modes:
+            part.training = mode
+        if self.left:
+            self._look()
+
+    def _look(self) -> None:
         self.left -= 1
         self.before = dict(self._state())
 
@@ -58,7 +69,7 @@ class Unchanged:
         """Raise ContractError when the sub-task that ends, in the inner loop at this line, has changed the state since `begin`."""
         before, self.before = self.before, None
         for name, digest in self._state():
-            if before is not None and before.get(name, digest) != digest:
+            if before is not None and _differs(name, before.get(name, digest), digest):
                 raise ContractError(
                     self._rate(line) if self._learning_rates() != self._rates else self._changed(name, line)
                 )
@@ -81,7 +92,7 @@ class Unchanged:
         """Yield what of the state a sub-task must not change, as digests by name; buffers are merged, so they may."""
         survey = self._tracked.survey()
         for name, module in self._tracked.modules.items():
-            yield f"{name}'s training flags", bytes([part.training for part in module.modules()])
+            yield f"{name}{_FLAGS}", bytes([part.training for part in module.modules()])
         for name, tree in survey.objects.items():
             if name not in self._tracked.modules and name != GRADIENTS:
                 yield f"{name}'s values", canonical(tree)
@@ -115,6 +126,13 @@ class Unchanged:
         module = self._tracked.modules.get(first)
         inside = path.rpartition(".")[0]
         return dict(module.named_modules()).get(inside) if module is not None else None
+
+
+def _differs(name: str, before: bytes, now: bytes) -> bool:
+    """Whether this has changed. `model.train()` in every sub-task is in order: each begins as the first one did."""
+    if name.endswith(_FLAGS):
+        return any(was and not flag for was, flag in zip(before, now, strict=True))
+    return before != now
 
 
 def sample(tensor: torch.Tensor) -> bytes:

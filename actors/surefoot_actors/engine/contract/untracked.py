@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine.state.tracked import Tracked
+from surefoot_actors.user_code.frames import PROXIES
 from surefoot_actors.user_code.lines import is_ours
 
 __all__ = ["UntrackedModules"]
@@ -66,7 +67,7 @@ def _modules_in_sight() -> list[Seen]:
     while frame is not None:
         if not is_ours(frame.f_code.co_filename):
             for name, value in frame.f_locals.items():
-                found += _modules(name, value)
+                found += _modules(name, value) if type(value) not in PROXIES else ()
         frame = frame.f_back
     return found
 
@@ -96,7 +97,7 @@ def _modules(name: str, value: Any) -> Iterator[Seen]:
         yield Seen(name, value, _versions(value))
     elif name == "self":
         for key, inner in vars(value).items() if hasattr(value, "__dict__") else ():
-            if isinstance(inner, nn.Module):
+            if type(inner) not in PROXIES and isinstance(inner, nn.Module):
                 yield Seen(f"self.{key}", inner, _versions(inner))
 
 

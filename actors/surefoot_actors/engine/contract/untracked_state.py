@@ -21,7 +21,7 @@ from surefoot_actors.engine.state.generators import state_of
 from surefoot_actors.engine.state.parts import is_of_the_user
 from surefoot_actors.engine.state.survey import Survey
 from surefoot_actors.engine.state.tracked import Tracked
-from surefoot_actors.user_code.frames import variables, vars_of
+from surefoot_actors.user_code.frames import PROXIES, has_method, variables, vars_of
 
 __all__ = ["UntrackedState"]
 
@@ -93,7 +93,7 @@ class UntrackedState:
                 f"numpy's or random's global streams, which are seeded for every sub-task, or make the generator where it is used, seeded "
                 f"by step.number"
             )
-        if hasattr(thing, "state_dict"):
+        if has_method(thing, "state_dict"):
             advice = f"name it in run.track({re.findall(r'[A-Za-z_0-9]+', name)[-1]}={name}, ...)"
         else:
             advice = "give it state_dict and load_state_dict, and name it in run.track"
@@ -184,7 +184,7 @@ def _may_be_state(thing: Any) -> bool:
         return False
     if isinstance(thing, nn.Module) or state_of(thing) is not None:
         return True
-    return callable(getattr(thing, "state_dict", None)) and callable(getattr(thing, "load_state_dict", None))
+    return has_method(thing, "state_dict") and has_method(thing, "load_state_dict")
 
 
 def _seed(thing: Any) -> int:
@@ -203,6 +203,10 @@ def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _items(value: Any, *, attributes: bool = True) -> Iterator[tuple[str, Any]]:
+    return ((name, v) for name, v in _all_items(value, attributes=attributes) if type(v) not in PROXIES)
+
+
+def _all_items(value: Any, *, attributes: bool) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         yield from ((f"[{k!r}]", v) for k, v in list(value.items())[:_MOST])
     elif isinstance(value, (list, tuple)):

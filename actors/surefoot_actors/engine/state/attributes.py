@@ -8,14 +8,12 @@ changes in the first rounds is taken for that, and left alone.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Iterator
 from types import GeneratorType
 from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from torch import nn
 
 from surefoot_actors.disclosed import holds_secret
@@ -26,6 +24,7 @@ from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_
 from surefoot_actors.engine.state.portable import PLAIN, content_of, digest_of, dump, load
 from surefoot_actors.engine.state.reach import Reach
 from surefoot_actors.engine.state.unset import may_be_unset
+from surefoot_actors.user_code.frames import PROXIES
 
 __all__ = ["Attributes"]
 
@@ -93,6 +92,8 @@ class Attributes:
     def _token(self, value: Any, slot: Slot) -> Any:
         """Return what is equal for equal values: numbers and texts themselves, names of what was there, digests of the rest."""
         kind = type(value)
+        if kind in PROXIES:
+            return None
         if kind in PLAIN:
             return kind, value if value == value else "nan"
         if isinstance(value, GeneratorType):
@@ -103,8 +104,6 @@ class Attributes:
             return digest_of(value.tolist(), self._reach.name_of)
         if isinstance(value, torch.Tensor | np.ndarray):
             return content_of(value)
-        if kind is list and PLAIN.issuperset(map(type, value)):
-            return xxhash.xxh3_128_digest(pickle.dumps(value, protocol=5))
         if kind is list and len(value) > _MANY and _UNCHANGING.issuperset(map(type, value)):
             return np.fromiter(map(id, value), np.int64, len(value)).tobytes()  # too many to look into each
         return digest_of(value, self._reach.name_of)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from types import FunctionType, MethodType
 from typing import Any
 
+import numpy as np
 import torch
 import xxhash
 
@@ -113,7 +114,7 @@ def _plain(value: Any, above: tuple[int, ...]) -> Any:
         return (kind.__qualname__, [_plain(v, above) for v in value], _plain(_inside(value), above))
     if isinstance(value, io.BytesIO):
         return ("bytes", value.getvalue())
-    if hasattr(value, "dtype") and hasattr(value, "tobytes"):  # numpy's arrays and scalars
+    if isinstance(value, np.ndarray | np.generic):  # numpy's arrays and scalars
         return (kind.__name__, str(value.dtype), value.tobytes())
     if isinstance(value, type) or callable(value):
         name = getattr(value, "__qualname__", kind.__qualname__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import queue
 import sys
 import threading
 import types
@@ -23,6 +24,7 @@ from surefoot_actors.engine.state.boxes import BOXES, HELD_BY_MODULES, OF_OPTIMI
 from surefoot_actors.engine.state.contexts import InContext
 from surefoot_actors.engine.state.generators import GENERATORS, set_state, state_of
 from surefoot_actors.engine.state.portable import PLAIN
+from surefoot_actors.engine.state.queues import OF_QUEUES, fill_queue
 from surefoot_actors.engine.state.sets import fill_set, read_set
 from surefoot_actors.engine.state.variables import Globals, Variables
 from surefoot_actors.user_code.places import file_of
@@ -95,6 +97,13 @@ def parts(thing: Any, *, inside: bool = False) -> Iterator[tuple[Slot, Any]]:
         yield from attributes_of(thing)
     elif isinstance(thing, type):
         yield from _of_class(thing, inside=inside)
+    elif isinstance(thing, queue.Queue):
+        yield from (
+            ((("item", i), v) for i, v in enumerate(list(thing.queue)))
+            if inside
+            else ((("all", None), list(thing.queue)),)
+        )
+        yield from (part for part in attributes_of(thing) if part[0][1] not in OF_QUEUES)
     elif isinstance(thing, nn.Module):
         yield from _of_module(thing, inside=inside)
     elif isinstance(thing, Run):
@@ -290,6 +299,8 @@ def _fill(thing: Any, value: Any) -> None:
         set_state(thing, value)
     elif isinstance(thing, set):
         fill_set(thing, value)
+    elif isinstance(thing, queue.Queue):
+        fill_queue(thing, value)
     elif isinstance(thing, io.BytesIO | io.StringIO):
         _fill_file(thing, value)
     elif isinstance(thing, io.IOBase):

@@ -18,6 +18,7 @@ import xxhash
 from torch import nn
 
 from surefoot.config import Config
+from surefoot_actors.engine.state.columns import OneByOneError, digest_of_many
 from surefoot_actors.engine.state.functions import is_found, reduced_cell, reduced_function
 from surefoot_actors.engine.state.survey import Survey
 from surefoot_actors.engine.vector.memory import Spec, flat_bytes, make_like, memory_of, write_into
@@ -126,6 +127,11 @@ def load(data: bytes, thing: Callable[[str], Any]) -> Any:
 
 def digest_of(value: Any, name_of: Callable[[Any], str | None]) -> bytes | None:
     """Return a digest of a value's content; None for what cannot be told by its content."""
+    if isinstance(value, list | dict | tuple):
+        try:
+            return digest_of_many(value, name_of, _MOST_BYTES)
+        except OneByOneError:
+            pass
     into = _Digest()
     try:
         _Writer(into, name_of, _no_base).dump(value)

@@ -33,6 +33,7 @@ from surefoot_actors.engine.state.generators import GENERATORS
 from surefoot_actors.engine.state.parts import MOST_IN_ONE, Slot, file_of_code, is_of_the_user, is_read, parts
 from surefoot_actors.engine.state.portable import PLAIN
 from surefoot_actors.engine.state.variables import Globals, Variables
+from surefoot_actors.user_code.frames import PROXIES
 from surefoot_actors.user_code.places import file_of
 
 __all__ = ["Reach"]
@@ -83,7 +84,7 @@ class Reach:
         waiting = deque(roots)
         while waiting and len(self._things) < _MOST:
             name, thing = waiting.popleft()
-            if name in self._things or self.name_of(thing) is not None or _is_iterator(thing):
+            if type(thing) in PROXIES or name in self._things or self.name_of(thing) is not None or _is_iterator(thing):
                 continue
             self._register(name, thing)
             if isinstance(thing, ContextVar):

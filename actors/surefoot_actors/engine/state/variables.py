@@ -5,9 +5,14 @@ from __future__ import annotations
 import ctypes
 import gc
 import inspect
+import itertools
+import operator
 import sys
 import threading
 import types
+from collections import deque
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 __all__ = ["Globals", "Variables"]
@@ -18,9 +23,6 @@ class _Mark:
 
     def __init__(self, name: str) -> None:
         self.name = name
-
-
-_UNSET = object()
 
 
 class Variables:
@@ -54,29 +56,47 @@ class Variables:
     def cells(self) -> dict[str, types.CellType]:
         """Return what holds the values of those variables that functions inside close over; nothing else tells.
 
-        Each gets another value for a moment, which what holds it is then found by.
+        Each gets another value for a moment, which what holds it is then found by. That moment is one call into C, so that no other
+        thread, which may run one of these functions, sees it.
         """
         frame, names = self._frame(), self._code.co_cellvars + self._code.co_freevars
         if frame is None or not names:
             return {}
-        before = {name: frame.f_locals.get(name, _UNSET) for name in names}
-        marks = [_Mark(name) for name in names]
-        _write(frame, {mark.name: mark for mark in marks})
-        found = {}
-        for holder in gc.get_referrers(*marks):
-            if type(holder) is types.CellType and isinstance(mark := holder.cell_contents, _Mark):
-                found[mark.name] = holder
-        for name, cell in found.items():
-            if before[name] is _UNSET:
-                del cell.cell_contents
-            else:
-                cell.cell_contents = before[name]
-        return found
+        before: dict[str, Any] = {}
+        marks = {name: _Mark(name) for name in names}
+        holders: list[Any] = []
+        held: list[Any] = []
+        found = itertools.chain.from_iterable(itertools.starmap(gc.get_referrers, [list(marks.values())]))
+        contents = map(getattr, holders, itertools.repeat("cell_contents"), itertools.repeat(None))
+        acts: list[Callable[[], Any]] = [
+            partial(getattr, frame, "f_locals"), partial(before.update, frame.f_locals), *_writing(frame, marks),
+            partial(holders.extend, found), partial(held.extend, contents), *_writing(frame, before),
+        ]  # fmt: skip
+        _at_once(acts)
+        marked = {id(mark): name for name, mark in marks.items()}
+        cells = {
+            marked[id(m)]: h
+            for h, m in zip(holders, held, strict=True)
+            if type(h) is types.CellType and id(m) in marked
+        }
+        for name in cells.keys() - before.keys():
+            del cells[name].cell_contents
+        return cells
 
 
 def _write(frame: types.FrameType, values: dict[str, Any]) -> None:
-    frame.f_locals.update(values)
-    ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
+    _at_once(_writing(frame, values))
+
+
+def _at_once(acts: list[Callable[[], Any]]) -> None:
+    """Make these calls into C as one, in which no other thread gets its turn."""
+    deque(map(operator.call, acts), maxlen=0)
+
+
+def _writing(frame: types.FrameType, values: dict[str, Any]) -> list[Callable[[], Any]]:
+    """Return calls that write variables; what they write goes into the frame where that has been read just before."""
+    fast = partial(ctypes.pythonapi.PyFrame_LocalsToFast, ctypes.py_object(frame), ctypes.c_int(0))
+    return [partial(getattr, frame, "f_locals"), partial(frame.f_locals.update, values), fast]
 
 
 class Globals:
