@@ -98,12 +98,15 @@ def _add(counter: enumerate[Any], num: int) -> None:
 
 def _around(loop: object) -> list[tuple[Any, object]]:
     """Return what wraps the loop and what it wraps, innermost first."""
-    found: list[tuple[Any, object]] = []
-    for inner in (loop, *_generators()):
+    # in no tuples as long as it is looked for: a tuple's holders are looked for too, as it may be a zip's
+    outers: list[Any] = []
+    inners: list[object] = []
+    for inner in [loop, *_generators()]:
         while (outer := _holder(inner)) is not None:
-            found.append((outer, inner))
+            outers.append(outer)
+            inners.append(inner)
             inner = outer
-    return found
+    return list(zip(outers, inners, strict=True))
 
 
 def _generators() -> Iterator[Any]:
