@@ -16,6 +16,7 @@ from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_
 from surefoot_actors.engine.state.portable import PLAIN
 from surefoot_actors.engine.state.unset import has_a_place
 from surefoot_actors.engine.state.variables import Globals, Variables
+from surefoot_actors.user_code.frames import PROXIES
 
 __all__ = ["Remembered"]
 
@@ -93,9 +94,11 @@ class Remembered:
         seen: set[int] = set()
         while waiting and len(seen) < _MOST:
             thing, slot, value = waiting.popleft()
+            if type(value) in PROXIES:
+                continue
             yield thing, slot, value
             for each in _inside(value) if slot[0] == "all" else (value,):
-                if id(each) not in seen and _is_made(each) and not self._is_known(each):
+                if type(each) not in PROXIES and id(each) not in seen and _is_made(each) and not self._is_known(each):
                     seen.add(id(each))
                     waiting.extend((each, slot, value) for slot, value in parts(each))
 
@@ -115,6 +118,7 @@ def _leads_to_a_place(thing: Any, deep: int) -> bool:
         held = list(_inside(thing) if isinstance(thing, list | dict) else thing)[:_FEW]
     else:
         held = [value for _, value in attributes_of(thing)]
+    held = [v for v in held if type(v) not in PROXIES]
     return any(_has_a_place(v) or (deep > 0 and _may_hold(v) and _leads_to_a_place(v, deep - 1)) for v in held)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from surefoot_actors.engine.state.parts import Slot, is_of_the_user
 from surefoot_actors.engine.state.portable import PLAIN
 from surefoot_actors.engine.state.variables import Globals, Variables
+from surefoot_actors.user_code.frames import PROXIES
 
 __all__ = ["has_a_place", "may_be_unset"]
 
@@ -34,6 +35,8 @@ def may_be_unset(thing: Any, slot: Slot, value: Any) -> bool:
 
 def has_a_place(value: Any) -> bool:
     """Whether this is a file that is read, or the like: opened once more it is at its beginning, whatever counts where it is."""
+    if type(value) in PROXIES:
+        return False
     if isinstance(value, io.IOBase):
         return not value.closed and value.readable()
     return any(hasattr(type(value), name) for name in _OF_PLACES)
