@@ -89,7 +89,7 @@ def test_random_transforms_are_seeded_by_sub_task_phase_and_step() -> None:
 
     run_local(train, batch_size=4, sub_tasks=2)
     assert len(set(seen)) == 16
-    assert len(seen) == 20  # the first sub-task is computed twice in each of the two rounds
+    assert len(seen) == 16
 
 
 def test_evaluation_with_workers() -> None:

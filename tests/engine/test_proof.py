@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -120,3 +122,95 @@ def test_random_numbers_buffers_and_meters_carry_nothing(sub_tasks: int) -> None
 
     run_local(training, batch_size=16, sub_tasks=sub_tasks)
     assert next(meter) == 3 * sub_tasks + 1
+
+
+class Meter:
+    def __init__(self) -> None:
+        self.sum, self.values = 0.0, deque[float](maxlen=9)
+
+
+class Counted(torch.utils.data.Dataset[Any]):
+    loads = 0
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, i: int) -> Any:
+        self.loads += 1
+        return DATA[i]
+
+
+def passed(step: Any, model: nn.Module, data: Any, records: dict[str, Any]) -> list[float]:
+    """One inner loop that keeps records of every kind; returns those of its own."""
+    losses: list[float] = []
+    for x, y in step.batches(data):
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        losses.append(loss.item())
+        records["meters"]["loss"].sum += losses[-1]  # made anew by a defaultdict
+        records["meters"]["loss"].values.append(losses[-1])
+        records["labels"].update(y.tolist())
+        records["first"] = records["first"] or 1.0  # unset until the first: another sub-task is tried then
+        np.add.at(records["matrix"], (y.numpy(), 0), 1)
+        records["total"] = records["total"] + loss.detach()
+        records["objects"].append(Meter())
+        records["seen"].add(float(x[0, 0]))
+    return losses
+
+
+class Sequential(Counted):
+    """Reads a file on from where it is, as far as that fits: its place is not put back, so what it counts of it is not either."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(bytes(64 * 8))
+        self.path, self.file, self.place = path, None, -1
+
+    def __getitem__(self, i: int) -> Any:
+        if self.file is None:
+            self.file = self.path.open("rb")  # type: ignore[assignment]
+        assert self.file is not None
+        if self.place != i:
+            self.file.seek(8 * i)
+        self.place = i + 1
+        assert len(self.file.read(8)) == 8
+        assert self.file.tell() == 8 * self.place
+        return super().__getitem__(i)
+
+
+def test_what_counts_a_files_place_is_left_alone(tmp_path: Path) -> None:
+    def training(run: Run) -> None:
+        model, data = nn.Linear(8, 3), Sequential(tmp_path / "samples")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run.track(model=model, optimizer=optimizer)
+        for step in run.steps(2):
+            for x, y in step.batches(data, sampler=range(64)):
+                F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        data.file.close()  # type: ignore[attr-defined]
+
+    run_local(training, batch_size=16, sub_tasks=4)
+
+
+def test_records_are_as_if_each_sub_task_were_computed_once() -> None:
+    """Whatever keeps them: the proof's extra sub-tasks are not in them."""
+    kept: dict[str, Any] = {}
+
+    def training(run: Run) -> None:
+        model, data = nn.Linear(8, 3), Counted()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run.track(model=model, optimizer=optimizer)
+        records = {"meters": defaultdict(Meter), "labels": Counter[int](), "first": None, "matrix": np.zeros((3, 3))}
+        records |= {"total": torch.zeros(()), "objects": [], "seen": set()}
+        for step in run.steps(1):
+            kept["losses"] = passed(step, model, data, records)
+            optimizer.step()
+        kept.update(records, loads=data.loads)
+
+    run_local(training, batch_size=16, sub_tasks=4)
+    losses = kept["losses"]
+    assert len(losses) == len(kept["objects"]) == len(kept["seen"]) == 4
+    assert list(kept["meters"]["loss"].values) == losses
+    assert kept["meters"]["loss"].sum == sum(losses)
+    assert kept["labels"].total() == kept["loads"] == 16
+    assert kept["matrix"].sum() == 16
+    assert torch.isclose(kept["total"], torch.tensor(sum(losses)))

@@ -209,7 +209,7 @@ def test_every_hook_that_is_honoured_is_called() -> None:
     counts = {name: called.count(name) for name in hooks}
     assert counts["on_train_epoch_start"] == counts["on_train_epoch_end"] == counts["on_validation_epoch_end"] == 2
     assert counts["on_before_optimizer_step"] == counts["lr_scheduler_step"] == 10
-    assert counts["training_step"] == counts["on_after_backward"] == 41  # the first sub-task is computed twice
+    assert counts["training_step"] == counts["on_after_backward"] == 40
     assert called.index("setup") < called.index("configure_optimizers") < called.index("on_fit_start")
 
 

@@ -9,11 +9,8 @@ schedule's step(), decides whether training ends or an optimizer steps, or goes 
 from __future__ import annotations
 
 import ast
-import functools
-import inspect
-import textwrap
-from collections.abc import Iterable, Iterator
-from types import CodeType, FrameType, FunctionType
+from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -21,14 +18,20 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from surefoot.errors import ContractError
+from surefoot_actors.engine.contract.called import Called, called, moved, object_of, shared, tree_of
+from surefoot_actors.engine.contract.called import path_of as _path
 from surefoot_actors.user_code import places
 from surefoot_actors.user_code.frames import vars_of
 from surefoot_actors.user_code.lines import is_library
 
-__all__ = ["check_local_values", "tree_of"]
+__all__ = ["check_local_values"]
 
 # Methods that add to what they are called on.
 _ADDS = frozenset(("append", "appendleft", "extend", "add", "update", "insert"))
+# Methods after which there is nothing left of that.
+_EMPTIES = frozenset(("reset", "clear"))
+# Through so many calls of the user's functions, one in another, and so many in all.
+_DEEP, _MANY = 3, 200
 # Of an optimizer's group.
 _SETTINGS = frozenset(("lr", "weight_decay", "momentum", "betas", "eps"))
 # What trains, or sets how; objects of the user's own have it in an attribute.
@@ -43,30 +46,17 @@ def check_local_values(frame: FrameType) -> None:
     if is_library(frame.f_code.co_filename):
         return
     for loop in _step_loops(tree_of(frame.f_code)):
-        reader = _Reader(frame)
+        reader = _Reader(frame.f_code, {**frame.f_globals, **frame.f_locals}, deep=_DEEP, left=[_MANY])
         # twice: what the end of a step leaves is there at the next one's beginning
         for _ in range(2):
             reader.block(loop.body)
         if reader.found is not None:
-            line, name, what = reader.found
-            path = places.shown(frame.f_code.co_filename)
+            place, name, what = reader.found
             raise ContractError(
-                f"{path}:{line}: {what} by {name}, which an inner loop has made on this trainer alone: its value depends on how many "
+                f"{place}: {what} by {name}, which an inner loop has made on this trainer alone: its value depends on how many "
                 f"sub-tasks the trainer has computed, so the result would depend on how many trainers there are. Log what counts in "
                 f"the inner loop, step.log(loss=loss), and decide by step.merged['loss'] (or step.gathered), which are the same everywhere"
             )
-
-
-@functools.lru_cache(maxsize=64)
-def tree_of(code: CodeType) -> ast.AST | None:
-    """Return a function's syntax tree, with the line numbers of its file; None where its source is not known. It is to be read only."""
-    try:
-        lines, first = inspect.getsourcelines(code)
-        tree = ast.parse(textwrap.dedent("".join(lines)))
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return None
-    ast.increment_lineno(tree, max(first, 1) - 1)
-    return tree
 
 
 def _step_loops(tree: ast.AST | None) -> Iterator[ast.For]:
@@ -88,13 +78,18 @@ def _is_inner(node: ast.stmt) -> bool:
 class _Reader:
     """Reads statements in order, and keeps which names hold local values."""
 
-    def __init__(self, frame: FrameType | None) -> None:
-        self._frame = frame
+    def __init__(self, code: CodeType, names: Mapping[str, Any], *, deep: int, left: list[int]) -> None:
+        """`names`: the objects that names stand for, as far as they are known. `deep`, `left`: through how many calls to follow."""
+        self._path, self._names, self._deep, self._left = places.shown(code.co_filename), names, deep, left
+        # by call of the statement under way: what of its result is local
+        self._results: dict[int, set[int]] = {}
+        # whether it is a function that is called in the loop, whose end is not the end of training
+        self._is_called = False
         self.local: set[str] = set()
         # of those names, what statements outside of inner loops have made of local values
         self._carried: set[str] = set()
-        #: line, name, what it decides
-        self.found: tuple[int, str, str] | None = None
+        #: file and line, name, what it decides
+        self.found: tuple[str, str, str] | None = None
         # the local name that decides whether the statements being read are run
         self._under: str | None = None
         # in a loop that is no inner one: the local name by which it is left, "" where there is none; None: in no such loop
@@ -107,6 +102,7 @@ class _Reader:
             self.read(statement)
 
     def read(self, node: ast.stmt) -> None:
+        self._results.clear()
         if _is_inner(node):
             self._inner(node)
             self.local |= _written(node)
@@ -143,7 +139,7 @@ class _Reader:
     def _given(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[tuple[ast.expr, str | None]]:
         """Yield what is assigned to, and the local value in what it is given: part by part, where tuples are."""
         assert node.value is not None
-        handed = self._handed_out(node.value.func) if isinstance(node.value, ast.Call) else set()
+        handed = self._follow(node.value) if isinstance(node.value, ast.Call) else set()
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
             parts = target.elts if isinstance(target, ast.Tuple) and not _starred(target) else None
             if parts and isinstance(node.value, ast.Tuple) and len(node.value.elts) == len(parts):
@@ -208,11 +204,14 @@ class _Reader:
             self.returns |= places if parts else {-1} if self._name_in(node.value) else set()
         if isinstance(node, ast.Break) and self._left_by is not None:
             self._left_by = self._left_by or self._under or ""
-        elif self._under:
+        elif self._under and not self._is_called:
             self._tell(node, self._under, "training ends")
 
     def _call(self, node: ast.expr) -> None:
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+        if not isinstance(node, ast.Call):
+            return
+        self._follow(node)
+        if not isinstance(node.func, ast.Attribute):
             return
         method = node.func.attr
         name = self._name_in_arguments(node)
@@ -224,17 +223,19 @@ class _Reader:
             self._tell(node, self._under, "training ends")
         elif method in _ADDS and name:
             self.local.update(_paths(node.func.value))
+        elif method in _EMPTIES:
+            self.local.difference_update(_paths(node.func.value))
 
     def _may_train(self, node: ast.expr) -> bool:
         """Whether the step() of what an expression stands for may have a part in training: it does where nothing is known of it."""
-        found = None if self._frame is None else _value(self._frame, node)
+        found = object_of(node, self._names)
         return found is None or any(isinstance(v, _TRAINING) for v in (found, *vars_of(found).values()))
 
     def _name_in_arguments(self, node: ast.Call) -> str | None:
         return next(filter(None, map(self._name_in, (*node.args, *(k.value for k in node.keywords)))), None)
 
     def _tell(self, node: ast.AST, name: str, what: str) -> None:
-        self.found = self.found or (getattr(node, "lineno", 0), name, what)
+        self.found = self.found or (f"{self._path}:{getattr(node, 'lineno', 0)}", name, what)
 
     def _name_in(self, node: ast.expr) -> str | None:
         """Return the name of a local value that an expression uses, if there is one; what is merged is none."""
@@ -243,7 +244,7 @@ class _Reader:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
             if isinstance(node.func, ast.Name) and node.func.id in ("len", "isinstance", "type", "range"):
                 return None
-            if self._handed_out(node.func):
+            if self._follow(node):
                 return _result_of(node.func)
         if isinstance(node, ast.Lambda):
             return None
@@ -267,20 +268,36 @@ class _Reader:
         self.local = kept
         return name
 
-    def _handed_out(self, function: ast.expr) -> set[int]:
-        """Return what a function of the user's that has an inner loop of its own returns of local values: see `returns`."""
-        found = None if self._frame is None else _resolve(self._frame, function)
-        if not isinstance(found, FunctionType) or is_library(found.__code__.co_filename):
-            return set()
-        tree = tree_of(found.__code__)
-        body = tree.body[0] if isinstance(tree, ast.Module) and tree.body else None
-        if not isinstance(body, ast.FunctionDef) or not any(
-            _is_inner(n) for n in ast.walk(body) if isinstance(n, ast.stmt)
-        ):
-            return set()
-        reader = _Reader(None)
-        reader.block(body.body)
-        return reader.returns
+    def _follow(self, node: ast.Call) -> set[int]:
+        """Read the function of the user's that is called, once a statement. Returns what of its result is local: see `returns`."""
+        if id(node) not in self._results:
+            self._results[id(node)] = set()  # where it is asked for by itself
+            found = called(node, self._names) if self._deep and self._left[0] else None
+            self._results[id(node)] = set() if found is None else self._read_called(found)
+        return self._results[id(node)]
+
+    def _read_called(self, found: Called) -> set[int]:
+        """Read a function that is called, with what is local here."""
+        self._left[0] -= 1
+        paths = {parameter: _path(argument) for parameter, (argument, _) in found.given.items()}
+        objects = {parameter: thing for parameter, (_, thing) in found.given.items() if thing is not None}
+        inside = _Reader(found.code, {**found.values, **objects}, deep=self._deep - 1, left=self._left)
+        inside._under, inside._is_called = self._under, True
+        inside.local = {p for p, (argument, _) in found.given.items() if self._name_in(argument)}
+        inside.local.update(moved(self.local, {path: p for p, path in paths.items() if path}))
+        common, written = shared(found)
+        inside.local.update(self.local & common)
+        inside.block(found.body)
+        self.found = self.found or inside.found
+        # what it does to a parameter itself is no longer the caller's where it gives that name another value
+        own = {
+            n.id for s in found.body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
+        }
+        outside = {p: path for p, path in paths.items() if path}
+        self.local -= {path for path in self.local if any(path.startswith(known + ".") for known in outside.values())}
+        self.local.update(moved({p for p in inside.local if p not in own}, outside))
+        self.local = (self.local - written) | (inside.local & written)
+        return inside.returns
 
 
 def _result_of(function: ast.expr) -> str:
@@ -289,22 +306,6 @@ def _result_of(function: ast.expr) -> str:
 
 def _starred(target: ast.Tuple) -> bool:
     return any(isinstance(part, ast.Starred) for part in target.elts)
-
-
-def _value(frame: FrameType, node: ast.expr) -> Any:
-    """Return what a name with attributes stands for as the loop begins; None: that is not known."""
-    if isinstance(node, ast.Name):
-        return frame.f_locals.get(node.id, frame.f_globals.get(node.id))
-    return vars_of(_value(frame, node.value)).get(node.attr) if isinstance(node, ast.Attribute) else None
-
-
-def _resolve(frame: FrameType, node: ast.expr) -> Any:
-    """Return the function that a name, or a method of `self`, stands for."""
-    if isinstance(node, ast.Name):
-        return frame.f_locals.get(node.id, frame.f_globals.get(node.id))
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
-        return getattr(type(frame.f_locals.get("self")), node.attr, None)
-    return None
 
 
 def _written(loop: ast.stmt) -> set[str]:
@@ -318,14 +319,23 @@ def _written(loop: ast.stmt) -> set[str]:
             assigned.append((node.value, node.targets if isinstance(node, ast.Assign) else [node.target]))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _ADDS:
             names.update(_paths(node.func.value))
+    branches = [n for n in ast.walk(loop) if isinstance(n, ast.If)]
     for _ in range(len(assigned)):
         before = len(names)
+        names.update(p for branch in branches if not _is_alike(branch.test, names) for p in _flags(branch))
         names.update(
             p for value, targets in assigned if not _is_alike(value, names) for t in targets for p in _paths(t)
         )
         if len(names) == before:
             break
     return names
+
+
+def _flags(branch: ast.If) -> Iterator[str]:
+    """Yield the names that a branch gives a value as it is written: whether it was gone through."""
+    for node in ast.walk(branch):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            yield from (path for target in node.targets for path in _paths(target))
 
 
 def _assigned(loop: ast.stmt, *more: type[ast.AST]) -> set[str]:
@@ -375,14 +385,6 @@ def _paths(target: ast.expr) -> Iterator[str]:
         yield from _paths(target.value)
     elif path := _path(target):
         yield path
-
-
-def _path(node: ast.expr) -> str:
-    """Return a name, or one with attributes; "" for everything else."""
-    if isinstance(node, ast.Name):
-        return node.id
-    inner = _path(node.value) if isinstance(node, ast.Attribute) else ""
-    return f"{inner}.{node.attr}" if inner and isinstance(node, ast.Attribute) else ""
 
 
 def _key(node: ast.Subscript) -> Any:

@@ -116,6 +116,7 @@ class Loop:
         for frame in user_frames():
             check_local_values(frame)
         tracked.begin()
+        context.settings.begin_first_step()
         self.graphs.begin()
         self.position = context.coordinator.admit(tracked, self.length.num_steps)
         tracked.attributes.refresh()

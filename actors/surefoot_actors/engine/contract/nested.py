@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.contract.local_values import tree_of
+from surefoot_actors.engine.contract.called import tree_of
 from surefoot_actors.user_code import places
 from surefoot_actors.user_code.frames import user_frames
 from surefoot_actors.user_code.lines import is_library

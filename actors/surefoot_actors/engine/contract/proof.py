@@ -15,6 +15,8 @@ from surefoot.errors import ContractError
 from surefoot_actors.determinism.rng import drawn
 from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.state.attributes import Attributes, Key
+from surefoot_actors.engine.state.objects import variables_in_sight
+from surefoot_actors.engine.state.remembered import Remembered
 from surefoot_actors.engine.types import Node
 from surefoot_actors.engine.vector.memory import flat_bytes, memory_of
 
@@ -25,7 +27,8 @@ class Proof:
     """Of one training round: its first sub-task here is handed out once more, before any other.
 
     Where that has filled what was unset, it is unset again, another sub-task goes first, and then that one once more: what the first batch
-    decides for all that come after it would be decided by whichever sub-task a trainer computes first.
+    decides for all that come after it would be decided by whichever sub-task a trainer computes first. The user's own records (lists of
+    losses, counters, meters) are then put back as the first time has left them.
     """
 
     def __init__(self, attributes: Attributes, line: str, sub_tasks: int) -> None:
@@ -43,6 +46,8 @@ class Proof:
         # what the first sub-task has filled, and another's key that fills it anew
         self._filled: dict[Key, Any] = {}
         self._other: BatchKey | None = None
+        # the user's records, as the first sub-task has left them
+        self._records: Remembered | None = None
 
     @property
     def repeats(self) -> bool:
@@ -65,6 +70,9 @@ class Proof:
             self._attributes.filled_again(self._filled)
         else:
             self._compare(leaf)
+        if not self._waiting and self._records is not None:
+            self._records.put_back()
+            self._records = None  # it holds frames
         return False
 
     def _begin(self, key: BatchKey, leaf: Node) -> None:
@@ -75,6 +83,7 @@ class Proof:
         if self._filled:
             self._other = self._another(key)
             self._waiting += [self._other, key]
+        self._records = self._attributes.remember(variables_in_sight())
 
     def _another(self, key: BatchKey) -> BatchKey:
         """Return another batch of the step; where a step has one alone, the next step's."""

@@ -20,6 +20,7 @@ from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.exchange.agreement import Held, agree
 from surefoot_actors.engine.types import Merged, Node, Position
 from surefoot_actors.engine.vector.exact_buffers import combine, first_conflict
+from surefoot_actors.engine.vector.leaves import Logged
 from surefoot_actors.faults import points as faults
 from surefoot_actors.user_code.lines import user_line
 
@@ -173,13 +174,21 @@ class TrainingRound(Round):
         if self._context.unchanged.before is not None:
             self._context.unchanged.check(self.line)
         logged = self.sub_task.logged()
-        leaf = self._context.leaves.make(self.sub_task.number, logged)
+        leaf = self._leaf(self.sub_task.number, logged)
         self.sub_task = None
         if self._proof is not None and not self._proof.end(self._key, leaf):
             self._context.leaves.drop(leaf)
             return
         self._num_computed, self._weight = self._num_computed + 1, logged.weight
         self._put(leaf)
+
+    def _leaf(self, sub_task: int, logged: Logged) -> Node:
+        try:
+            return self._context.leaves.make(sub_task, logged)
+        except ContractError as error:
+            if self.line in str(error):
+                raise
+            raise ContractError(f"the inner loop at {self.line}: {error}") from error
 
     def _next_key(self, position: Position) -> BatchKey | None:
         if self._proof is not None and (again := self._proof.take()) is not None:

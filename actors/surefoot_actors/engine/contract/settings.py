@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.backends import mha
+from torch.backends import mha, opt_einsum
 from torch.nn.utils import parametrize
 
 from surefoot.errors import ContractError
@@ -42,6 +42,9 @@ _KERNELS = (
     "torch.backends.mha.get_fastpath_enabled()",
     'torch.get_autocast_dtype("cpu")',
     'torch.get_autocast_dtype("cuda")',
+    'torch.is_autocast_enabled("cpu")',
+    'torch.is_autocast_enabled("cuda")',
+    "torch.backends.opt_einsum.strategy",
 )
 _DETERMINISM = 1
 _BENCHMARK = 5
@@ -77,6 +80,9 @@ def _kernels() -> tuple[Any, ...]:
         mha._is_fastpath_enabled,
         torch.get_autocast_dtype("cpu"),
         torch.get_autocast_dtype("cuda"),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
+        opt_einsum.enabled and opt_einsum.strategy,
     )
 
 
@@ -103,6 +109,10 @@ class SettingsWatch:
                     self._changed(i, self._before[i], self._expected[i], f"before run.steps() at {line}")
                 )
 
+    def begin_first_step(self) -> None:
+        """What `with` the first step is asked in counts for all of them: an autocast around the loop."""
+        self._kernels = _kernels()
+
     def called(self, name: str, line: str) -> None:
         """A function that changes settings is called at this line."""
         self._lines[name] = line
@@ -124,8 +134,8 @@ class SettingsWatch:
             name, was, is_ = next(one for one in zip(_KERNELS, self._kernels, now, strict=True) if one[1] != one[2])
             raise ContractError(
                 f"{name} was changed from {was} to {is_} {where}, and stays so: it decides the bits, and a trainer that joins later "
-                f"would compute with another; set it once, before run.steps(), or by `with torch.nn.attention.sdpa_kernel(...):` "
-                f"inside a step"
+                f"would compute with another; set it once, before run.steps(), or by `with torch.nn.attention.sdpa_kernel(...):` or `with "
+                f"torch.autocast(...):` inside each step"
             )
 
     @contextmanager

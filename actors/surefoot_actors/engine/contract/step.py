@@ -11,6 +11,7 @@ from surefoot.errors import ContractError
 from surefoot_actors.engine.contract.context import RoundContext
 from surefoot_actors.engine.contract.evaluation import EvaluationRound
 from surefoot_actors.engine.contract.loop import Loop
+from surefoot_actors.engine.contract.past_step import PastStep
 from surefoot_actors.engine.contract.rounds import TrainingRound
 from surefoot_actors.engine.contract.step_record import StepRecord
 from surefoot_actors.engine.contract.sub_task import SubTask
@@ -23,9 +24,17 @@ __all__ = ["TrainStep"]
 class TrainStep(contract.Step):
     """One step of the loop. What it has come to is in its record."""
 
+    #: it goes along to joiners, as what it has come to
+    is_told = True
+
     def __init__(self, context: RoundContext, loop: Loop, record: StepRecord) -> None:
         self.number = record.number
         self._context, self._loop, self._record = context, loop, record
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        length, record = self._loop.length, self._record
+        told = (length.epoch(self.number), length.ends_epoch(self.number), dict(record.values), dict(record.gathered))
+        return PastStep, (self.number, *told)
 
     def batches(
         self,

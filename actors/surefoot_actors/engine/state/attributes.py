@@ -8,7 +8,8 @@ changes in the first rounds is taken for that, and left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from types import GeneratorType
 from typing import Any
 
@@ -19,11 +20,14 @@ from torch import nn
 from surefoot_actors.disclosed import holds_secret
 from surefoot_actors.engine.state.generators import GENERATORS
 from surefoot_actors.engine.state.hung import hung_on
+from surefoot_actors.engine.state.inside import is_inside
 from surefoot_actors.engine.state.iterators import At, progress
+from surefoot_actors.engine.state.made_before import MOST_IN_ALL, code_of, is_made_before, size_of
 from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_of_the_user, of_optimizer, parts, put
 from surefoot_actors.engine.state.portable import PLAIN, content_of, digest_of, dump, load
 from surefoot_actors.engine.state.reach import Reach
-from surefoot_actors.engine.state.unset import may_be_unset
+from surefoot_actors.engine.state.remembered import Remembered
+from surefoot_actors.engine.state.unset import has_a_place, may_be_unset
 from surefoot_actors.user_code.frames import PROXIES
 
 __all__ = ["Attributes"]
@@ -58,6 +62,7 @@ class Attributes:
         self._unset: dict[Key, Any] = {}
         # what the first sub-task has filled, and would have filled so with any other batch
         self._alike: dict[Key, Any] = {}
+        self._inside: Callable[[Any], str | None] = lambda _: None
         # tensors that are no part of the tracked state, and get gradients
         self._with_gradients: set[str] = set()
         inside = [(f"{n}{k}", v) for n, t in self._tracked.items() for (_, k), v in _own(t) if type(v) not in PLAIN]
@@ -135,13 +140,25 @@ class Attributes:
     def begin_round(self, *, tries: bool = False) -> None:
         """A round begins, in which what changes is the objects' own business. `tries`: its first sub-task is computed again."""
         self.refresh()
+        _ = self._maker  # before any of it is gone
         found = list(self._parts())
         self._before = {key: self._token(value, key[1]) for key, value in found}
         self._unset = {k: v for k, v in found if may_be_unset(self._reach.thing(k[0]), k[1], v)} if tries else {}
 
+    def remember(self, besides: Iterable[tuple[str, Any]] = ()) -> Remembered:
+        """Return what puts everything back as it is now. `besides`: variables of functions that are under way since the loop began."""
+        others = [thing for name, thing in besides if self._reach.thing(name) is None]
+
+        def found() -> Iterator[tuple[Any, Slot, Any]]:
+            yield from ((self._reach.thing(name), slot, value) for (name, slot), value in self._parts())
+            yield from ((thing, slot, value) for thing in others for slot, value in parts(thing))
+
+        return Remembered(found, self._token, lambda thing: self._reach.name_of(thing) is not None)
+
     def filled(self) -> dict[Key, Any]:
         """Return, by token, what was unset when the round began and is not any more."""
-        now = self._now()
+        found = [(k, v) for k, v in self._parts() if not has_a_place(v)]
+        now = {k: self._token(v, k[1]) for k, v in found}
         return {
             k: token
             for k, token in now.items()
@@ -215,9 +232,11 @@ class Attributes:
             if isinstance(now, At) and now.of == was.of and now != was:
                 yield _words(key)
 
-    def changed(self) -> bytes:
-        """Return what the loop has changed so far, and what rounds have, as bytes."""
-        now: dict[Key, Any] = {key: value for key, value in self._parts() if key not in self._left_alone}
+    def changed(self, inside: Callable[[Any], str | None] = lambda _: None) -> bytes:
+        """Return what the loop has changed so far, and what rounds have, as bytes. `inside`: names what lies in tracked optimizers."""
+        self._inside = inside
+        present = ((key, value) for key, value in self._parts() if key not in self._left_alone)
+        now: dict[Key, Any] = {key: value for key, value in present if not self._is_cached(key)}
         tokens = {key: self._token(value, key[1]) for key, value in now.items()}
         changed = {
             k: v
@@ -228,43 +247,85 @@ class Attributes:
         gone = [k for k in self._first if k not in now and k not in self._left_alone and k[1][0] in _REMOVABLE]
         gone = [k for k in gone if (k[0], ("all", None)) not in now]
         changed.update(dict.fromkeys(gone, DELETED))
-        if not changed and not self._num_rounds:
+        made = dict(self._made_before({k: v for k, v in now.items() if k not in changed}))
+        if not changed and not made and not self._num_rounds:
             return b""
-        found = self._dump(changed)
+        found = self._dump(changed, made)
         # a secret is each trainer's own, from its environment: it is given to nobody, and not stored with a checkpoint
-        return self._dump(self._without_secrets(changed)) if holds_secret(found) else found
+        return self._dump(self._without_secrets(changed), {}) if holds_secret(found) else found
+
+    def _is_cached(self, key: Key) -> bool:
+        """Whether it is in a dict that rounds add to, by the number of a sample say, and came there since the loop began."""
+        name, (how, part) = key
+        if (name, ("order", None)) not in self._left_alone:
+            return False
+        if how == "all":
+            return not all(type(each) is str for each in self._reach.thing(name) or ())
+        return how == "key" and type(part) is not str and key not in self._first
+
+    def _made_before(self, unchanged: dict[Key, Any]) -> Iterator[tuple[Key, Any]]:
+        """Yield what is given to others as it was when the loop began."""
+        room = MOST_IN_ALL
+        for key, value in unchanged.items():
+            thing = self._reach.thing(key[0]) if key[1][0] == "all" else None
+            if is_made_before(thing) and size_of(thing) <= room:
+                room -= size_of(thing)
+                yield key, value
+
+    @cached_property
+    def _maker(self) -> Any:
+        """Return what makes things before the loop: the same code of the same config makes the same."""
+        of_config = [token for (_, slot), token in self._first.items() if slot == ("attribute", "config")]
+        return code_of(self._reach.named()), of_config
 
     def _without_secrets(self, changed: dict[Key, Any]) -> dict[Key, Any]:
-        return {k: v for k, v in changed.items() if not holds_secret(self._dump({k: v}))}
+        return {k: v for k, v in changed.items() if not holds_secret(self._dump({k: v}, {}))}
 
-    def _dump(self, changed: dict[Key, Any]) -> bytes:
+    def _name_of(self, thing: Any) -> str | None:
+        return self._reach.name_of(thing) or self._inside(thing)
+
+    def _dump(self, changed: dict[Key, Any], made: dict[Key, Any]) -> bytes:
         # a container's own content is in a copy, so that it is not told by the container's name
         told = {k: _untold(k, v) for k, v in changed.items()}
+        rest = {k: _untold(k, v) for k, v in made.items()}, self._maker
         base_of = self._reach.bases()
         try:
-            return dump((self._num_rounds, self._left_alone, told), self._reach.name_of, base_of)
+            return dump((self._num_rounds, self._left_alone, told, *rest), self._name_of, base_of)
         except Exception:  # noqa: BLE001  the edge to the user's objects: leave out those that cannot be pickled
             told = {k: v for k, v in told.items() if self._is_told(v)}
-            return dump((self._num_rounds, self._left_alone, told), self._reach.name_of, base_of)
+            return dump((self._num_rounds, self._left_alone, told, *rest), self._name_of, base_of)
 
     def _is_told(self, value: Any) -> bool:
         try:
-            dump(value, self._reach.name_of)
+            dump(value, self._name_of)
         except Exception:  # noqa: BLE001  as above
             return False
         return True
 
-    def restore(self, changed: bytes | None) -> None:
-        """Give everything the values that it has elsewhere."""
+    def restore(self, changed: bytes | None, inside: Callable[[str], Any] = lambda _: None) -> None:
+        """Give everything the values that it has elsewhere. `inside`: gives what lies in tracked optimizers by its name."""
         if not changed:
             return
-        told = load(changed, self._reach.thing)
-        if isinstance(told, tuple):  # a checkpoint of an earlier version has nothing of rounds
-            self._num_rounds, self._left_alone, told = told
+
+        def thing_of(name: str) -> Any:
+            return inside(name) if is_inside(name) else self._reach.thing(name)
+
+        told, made, maker = load(changed, thing_of), {}, None
+        if isinstance(
+            told, tuple
+        ):  # a checkpoint of an earlier version has nothing of rounds, or of what was made before
+            self._num_rounds, self._left_alone, told, *rest = told
+            made, maker = rest or ({}, None)
+        if made and maker == self._maker:
+            told = {**{k: v for k, v in made.items() if self._differs(k, v)}, **told}
         for (name, slot), value in told.items():
             thing = self._reach.thing(name)
             if thing is not None:
                 put(thing, slot, value)
+
+    def _differs(self, key: Key, value: Any) -> bool:
+        """Whether a thing was made otherwise here than elsewhere."""
+        return key in self._first and self._token(value, key[1]) != self._first[key]
 
 
 # In how many rounds to see what the objects' own code changes.

@@ -172,7 +172,7 @@ def _globals_of(thing: Globals, *, inside: bool) -> Iterator[tuple[Slot, Any]]:
 
 
 def _of_dict(thing: dict[Any, Any], *, inside: bool) -> Iterator[tuple[Slot, Any]]:
-    if inside or (len(thing) <= MOST_IN_ONE and all(type(key) is str for key in thing)):
+    if inside or (len(thing) <= MOST_IN_ONE and all(_is_plain(key) for key in thing)):
         yield from ((("key", key), value) for key, value in list(thing.items()))
         if inside:
             yield from ((("", f"key {i}"), key) for i, key in enumerate(thing) if type(key) not in PLAIN)
@@ -180,6 +180,11 @@ def _of_dict(thing: dict[Any, Any], *, inside: bool) -> Iterator[tuple[Slot, Any
             yield ("order", None), list(thing)
     else:
         yield from _all_of(thing)
+
+
+def _is_plain(key: Any) -> bool:
+    """Whether a key is found again by its value."""
+    return (type(key) in PLAIN and key == key) or (type(key) is tuple and all(map(_is_plain, key)))
 
 
 def _all_of(thing: Any) -> Iterator[tuple[Slot, Any]]:

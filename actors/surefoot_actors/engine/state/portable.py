@@ -9,7 +9,7 @@ import io
 import pickle
 import threading
 from collections.abc import Callable
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -90,9 +90,11 @@ class _Writer(pickle.Pickler):
             return _LOCKS[type(value)], ()
         if isinstance(value, MethodType):
             return _method, (value.__func__, value.__self__)
+        if isinstance(value, MappingProxyType):
+            return _read_only, (dict(value),)
         if isinstance(value, ModuleType):
             raise pickle.PicklingError(f"{value.__name__} is a module")
-        if type(value) is not Config and type(value).__module__.startswith(("surefoot.", "surefoot_actors.")):
+        if _is_of_the_run(type(value)):
             raise pickle.PicklingError(f"{type(value).__name__} is the run's own")
         return NotImplemented
 
@@ -102,6 +104,12 @@ class _Writer(pickle.Pickler):
         if type(value) is not np.ndarray or type(base) is not np.ndarray or value.dtype.hasobject:
             return False
         return base.flags.c_contiguous and min(value.strides, default=0) >= 0 and bool(self._name_of(base))
+
+
+def _is_of_the_run(kind: type) -> bool:
+    """Whether a joiner has one of its own."""
+    is_ours = kind.__module__.startswith(("surefoot.", "surefoot_actors."))
+    return is_ours and kind is not Config and not getattr(kind, "is_told", False)
 
 
 class _Reader(pickle.Unpickler):
@@ -165,6 +173,10 @@ def _content(tensor: torch.Tensor) -> bytes:
         head += version.to_bytes(8, "little", signed=True)
         flat = flat.reshape(-1)[:: max(1, tensor.numel() // _SAMPLES)] if tensor.is_contiguous() else flat[:1]
     return head + xxhash.xxh3_128_digest(memory_of(flat_bytes(flat)))
+
+
+def _read_only(values: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    return MappingProxyType(values)
 
 
 def _method(function: Any, of: Any) -> MethodType:

@@ -15,7 +15,7 @@ import types
 import weakref
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from functools import partial
 from multiprocessing.sharedctypes import SynchronizedBase
@@ -44,8 +44,8 @@ _CONTAINERS = (dict, list, tuple, deque, set)
 # Classes of the standard library whose objects hold the user's values.
 _SETTINGS = (argparse.Namespace, types.SimpleNamespace, queue.Queue, SynchronizedBase)
 _NOT_WALKED = (Step, torch.optim.Optimizer, torch.Tensor, np.ndarray, types.ModuleType)
-# Torch's own that say which samples come next.
-_OF_TORCH = ("torch.utils.data.", "torch.quasirandom")
+# Torch's own that say which samples come next, or are made of numbers that code changes.
+_OF_TORCH = ("torch.utils.data.", "torch.quasirandom", "torch.distributions.")
 # Files in memory, and bytes that can be written.
 _BYTES = (io.BytesIO, io.StringIO, bytearray, array)
 _WALKED = (
@@ -101,7 +101,8 @@ class Reach:
                 for i, (slot, value) in enumerate(parts(thing, inside=True))
                 if type(value) not in PLAIN
             ]
-            if not isinstance(thing, _CONTAINERS) or len(found) <= MOST_IN_ONE:
+            # what is in a larger one is looked at as a whole; a tuple stays who it is, and only what is in it changes
+            if not isinstance(thing, _CONTAINERS) or isinstance(thing, tuple) or len(found) <= MOST_IN_ONE:
                 waiting.extend((f"{name}{_shown(slot, i)}", value) for i, slot, value in found)
             if (module := _globals(thing)) is not None:
                 waiting.append((f"module {module.get('__name__')}", self._globals(module)))
@@ -122,6 +123,10 @@ class Reach:
     def name_of(self, thing: Any) -> str | None:
         name = self._names.get(id(thing))
         return name if name is not None and self._things[name]() is thing else None
+
+    def named(self) -> Iterator[tuple[str, Any]]:
+        """Yield all that there is, by name."""
+        return ((name, held()) for name, held in self._things.items())
 
     def thing(self, name: str) -> Any:
         """Return what has this name; None where there is no such thing, or it is gone."""

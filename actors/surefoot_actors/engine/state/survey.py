@@ -80,6 +80,10 @@ class Survey:
             self.entries.append(Entry(name, tensor))
         return number
 
+    def known(self, tensor: torch.Tensor) -> int | None:
+        """Return the tensor's number, if it has one."""
+        return self._numbers.get(id(tensor))
+
     def number_of(self, tensor: torch.Tensor) -> int:
         """Return the number of a tensor that has one. Raises ContractError for one that was made since."""
         known = len(self.entries)

@@ -15,6 +15,7 @@ from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.state.gradient_use import Gradients
 from surefoot_actors.engine.state.gradients import TrackedGradients
 from surefoot_actors.engine.state.image import SavedState, read_image, write_image
+from surefoot_actors.engine.state.inside import Inside, names_inside
 from surefoot_actors.engine.state.module import TrackedModule
 from surefoot_actors.engine.state.objects import variables_in_sight
 from surefoot_actors.engine.state.optimizer import TrackedOptimizer, inner_optimizers
@@ -142,7 +143,7 @@ class Tracked:
         survey = Survey()
         for tracked in self._objects:
             tracked.survey(survey)
-        survey.along = self.attributes.changed
+        survey.along = lambda: self.attributes.changed(names_inside(self.optimizers, survey))
         return survey
 
     @torch.no_grad()
@@ -156,12 +157,16 @@ class Tracked:
     def restore(self, image: StateImage) -> None:
         saved = read_image(image, self._device)
         self._check_names(saved)
-        self.attributes.restore(saved.along)
+        inside = Inside(self.optimizers, saved.tensor)
+        self.attributes.restore(saved.along, inside.thing)
         for tracked in self._objects:
             if isinstance(tracked, TrackedOptimizer):
                 tracked.hold()
         for tracked in self._objects:
             tracked.restore(saved.tree(tracked.name), saved.tensor)
+        inside.restored()
+        if inside.lacks:
+            self.attributes.restore(saved.along, inside.thing)
         self._check_restored(saved)
 
     def _check_restored(self, saved: SavedState) -> None:

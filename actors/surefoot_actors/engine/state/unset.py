@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import types
 from collections import deque
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 from surefoot_actors.engine.state.parts import Slot, is_of_the_user
 from surefoot_actors.engine.state.portable import PLAIN
 from surefoot_actors.engine.state.variables import Globals, Variables
+from surefoot_actors.user_code.frames import PROXIES
 
-__all__ = ["may_be_unset"]
+__all__ = ["has_a_place", "may_be_unset"]
 
 _CONTAINERS = (dict, list, set, deque)
 _OWN = (Variables, Globals, types.FunctionType, *_CONTAINERS)
+
+# What has one of these has a place of its own in something outside: a file, a database, a connection.
+_OF_PLACES = ("seek", "fileno", "cursor", "recv")
 
 # More in one container is not copied.
 _MOST = 4096
@@ -26,3 +31,12 @@ def may_be_unset(thing: Any, slot: Slot, value: Any) -> bool:
     if slot[0] == "all":
         return isinstance(thing, _CONTAINERS) and len(thing) <= _MOST
     return slot[0] != "order" and type(value) in PLAIN and (isinstance(value, bool) or not value)
+
+
+def has_a_place(value: Any) -> bool:
+    """Whether this is a file that is read, or the like: opened once more it is at its beginning, whatever counts where it is."""
+    if type(value) in PROXIES:
+        return False
+    if isinstance(value, io.IOBase):
+        return not value.closed and value.readable()
+    return any(hasattr(type(value), name) for name in _OF_PLACES)

@@ -36,6 +36,10 @@ class Variables:
         self._code, self._thread = frame.f_code, threading.get_ident()
         self._kept = None if frame.f_code.co_flags & inspect.CO_GENERATOR else frame
 
+    @property
+    def code(self) -> types.CodeType:
+        return self._code
+
     def _frame(self) -> types.FrameType | None:
         frame = self._kept or sys._current_frames().get(self._thread)
         while frame is not None and frame.f_code is not self._code:

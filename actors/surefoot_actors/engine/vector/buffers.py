@@ -129,6 +129,8 @@ class BufferWatch:
         self._modules = {id(part._buffers): part for _, module in modules for part in module.modules()}
         self._slots: list[Slot] = []
         self._num_registered = -1
+        # those that are registered as None: code may fill them when they are first needed
+        self._empty: list[tuple[dict[str, torch.Tensor | None], str]] = []
 
     def open(self) -> list[Slot]:
         """Take the buffers' present values as the round's start values. Return the slots."""
@@ -186,7 +188,8 @@ class BufferWatch:
         return [slot for slot in slots if not torch.equal(slot.bits, slot.start_bits)]
 
     def _count(self) -> int:
-        return sum([len(buffers) for _, buffers in self._owners])
+        filled = [1 for owner, key in self._empty if registered(owner, key) is not None]
+        return sum([len(buffers) for _, buffers in self._owners]) + len(filled)
 
     def _find(self) -> list[Slot]:
         known = {id(slot.tensor): slot for slot in self._slots if slot.is_live()}
@@ -205,6 +208,7 @@ class BufferWatch:
                 else:
                     slot.note()
                 slots.append(slot)
+        self._empty = [(buffers, key) for _, buffers in self._owners for key, t in buffers.items() if t is None]
         return slots
 
     def _appeared(self) -> str:
@@ -213,7 +217,8 @@ class BufferWatch:
         names = ", ".join(sorted(known ^ here)) or "one that is None"
         return (
             f"buffers appeared or vanished inside a sub-task: {names}. Register every buffer before run.steps(), so that "
-            f"every trainer has it, whichever sub-tasks it computes"
+            f"every trainer has it, whichever sub-tasks it computes; one made in the first forward pass is there after a call "
+            f"of the model before run.steps()"
         )
 
 
