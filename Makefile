@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 ARGS ?=
 # how many processes run tests, on two cores: one for those that start a Ray head, one for those that start other processes, and one for the
 # rest (0: one for all, in order)
-WORKERS ?= 3
+WORKERS ?= 4
 
 VENV := .venv
 PY := $(VENV)/bin/python

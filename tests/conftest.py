@@ -4,9 +4,10 @@ Every test has one of four marks, by the folder that it lies in, so that none ha
 broken), `ray` (said by the test), `process` (starts processes of its own), and `unit`, all the rest. A `unit` test that starts a process
 fails: it is to be marked, or listed here. `make quick` runs the `unit` tests, but for those that are `thorough` as well: long searches.
 
-What starts many processes runs one test after the other: what starts a Ray head in one worker of pytest-xdist, the rest in another.
-So there is one cluster at a time. A third worker has all other tests from the beginning, and the first two take part in them in the end;
-they give way to the others' processes, whose waits for each other they fill: no core is idle, and nothing that is watched is held up.
+What starts many processes runs one test after the other, in three rows: whole clusters that are broken in one worker of pytest-xdist, what
+else starts a Ray head in another, the rest in a third. A fourth has all other tests from the beginning, and the first three take part in
+them in the end. Clusters wait more than they compute: the other tests fill their waits and give way to them, so that no core is idle,
+and nothing that is watched is held up.
 """
 
 from __future__ import annotations
@@ -69,9 +70,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _one_after_the_other(item: pytest.Item) -> str | None:
     """Return with which others a test does not run at the same time; None: it runs beside all."""
-    if item.get_closest_marker("ray"):
-        return "clusters"
     folder = item.path.relative_to(_HERE).parts[0]
+    if item.get_closest_marker("ray"):
+        return "domains" if folder == "domains" else "clusters"
     return "processes" if folder in _FOLDERS or item.get_closest_marker("slow") else None
 
 

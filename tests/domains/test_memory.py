@@ -15,8 +15,8 @@ from .world import LIVENESS_S, attempt, upload_package
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
-# What head, supervisor and two trainers may take, and a hog before it is killed.
-ROOM_BYTES = 4_000_000_000
+# What head, supervisor and two trainers may take, other tests meanwhile, and a hog before it is killed.
+ROOM_BYTES = 6_000_000_000
 
 
 @pytest.fixture
