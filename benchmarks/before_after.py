@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKLOADS = ("digits", "mlp", "charlm", "tensors")
 
 
-def child(workload: str) -> None:
-    """Train one workload, and print the median seconds of a step."""
+def child(workload: str, examples: Path) -> None:
+    """Train one workload, with this folder's examples, and print the median seconds of a step."""
     import torch
     import torch.nn.functional as F
     from torch import nn
@@ -61,7 +61,7 @@ def child(workload: str) -> None:
             optimizer.step()
 
     def example(name: str) -> Callable[[surefoot.Run], None]:
-        sys.path.insert(0, str(ROOT / "examples" / name))
+        sys.path.insert(0, str(examples / name))
         return __import__("train").train  # type: ignore[no-any-return]
 
     jobs: dict[str, Callable[[], dict[str, Any]]] = {
@@ -96,10 +96,10 @@ def run_local() -> Callable[..., Any]:
     return found
 
 
-def measure(tree: Path, workload: str) -> float:
+def measure(tree: Path, workload: str, examples: Path) -> float:
     """Return the median seconds of a step with a tree's code."""
     path = os.pathsep.join(str(tree / part) for part in ("api", "actors", "service"))
-    command = [sys.executable, __file__, "--child", workload]
+    command = [sys.executable, __file__, "--child", workload, "--examples", str(examples)]
     env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     out = subprocess.run(command, env=env, capture_output=True, text=True, check=True, cwd=tree).stdout
     return float(json.loads(out.splitlines()[-1]))
@@ -111,20 +111,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=WORKLOADS)
     parser.add_argument("--child", choices=WORKLOADS)
+    parser.add_argument("--examples", type=Path)
     arguments = parser.parse_args()
     if arguments.child:
-        child(arguments.child)
+        child(arguments.child, arguments.examples)
         return
+    before = arguments.before.resolve()
+    examples = before / "examples"  # this tree's may use what that one does not have
     for workload in arguments.workloads:
         pairs = []
         for number in range(arguments.rounds):
-            order = (arguments.before.resolve(), ROOT) if number % 2 else (ROOT, arguments.before.resolve())
-            seconds = {tree: measure(tree, workload) for tree in order}
-            pairs.append((seconds[arguments.before.resolve()], seconds[ROOT]))
-        ratios = sorted(after / before for before, after in pairs)
-        before, after = (median(side) * 1e3 for side in zip(*pairs, strict=True))
+            order = (before, ROOT) if number % 2 else (ROOT, before)
+            seconds = {tree: measure(tree, workload, examples) for tree in order}
+            pairs.append((seconds[before], seconds[ROOT]))
+        ratios = sorted(after / earlier for earlier, after in pairs)
+        earlier, after = (median(side) * 1e3 for side in zip(*pairs, strict=True))
         print(
-            f"{workload:8} {before:8.3f} ms -> {after:8.3f} ms a step, ratio {median(ratios):.3f} "
+            f"{workload:8} {earlier:8.3f} ms -> {after:8.3f} ms a step, ratio {median(ratios):.3f} "
             f"({ratios[0]:.3f} to {ratios[-1]:.3f}, {len(ratios)} rounds)",
             flush=True,
         )
