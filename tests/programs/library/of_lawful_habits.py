@@ -325,3 +325,46 @@ def many_samples_in_lists(run: surefoot.Run) -> None:
             arrays[i] *= -1
             samples[i].x = samples[i].x + 1
             rows[i]["y"][0] = (i + step.number) % 3
+
+
+class History(list):
+    """A list that is only ever added to."""
+
+    def __setitem__(self, place, value):
+        raise TypeError("history is not rewritten")
+
+    def clear(self):
+        raise TypeError("history is not rewritten")
+
+
+class Options(dict):
+    """A dict that is written by one method alone, which counts."""
+
+    turns = 0
+
+    def __setitem__(self, key, value):
+        raise TypeError("use set()")
+
+    update = pop = clear = __delitem__ = __setitem__
+
+    def set(self, key, value):
+        self.turns += 1
+        super().__setitem__(key, value)
+
+
+@program(steps=5)
+def containers_that_refuse(run: surefoot.Run) -> None:
+    model, optimizer = begun(run)
+    history, options, records = History([1.0]), Options(lr=0.1), History()
+    for step in run.steps(run.config["steps"]):
+        for x, y in step.batches(POINTS):
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            step.log(loss=loss)
+            records.append(loss.item())
+        optimizer.step()
+        optimizer.zero_grad()
+        history.append(step.merged["loss"])
+        options.set("lr", options["lr"] * (0.5 + history[-1] / (1 + history[-2] + options.turns)))
+        options.set(f"of {step.number}", history[-1])
+        optimizer.param_groups[0]["lr"] = options["lr"]

@@ -21,6 +21,15 @@ from torch import nn
 from surefoot.contract import Run
 from surefoot_actors.engine.data.code import is_users, slots_of
 from surefoot_actors.engine.state.boxes import BOXES, HELD_BY_MODULES, OF_OPTIMIZERS, fill_box, read_box
+from surefoot_actors.engine.state.containers import (
+    class_of,
+    content_of_dict,
+    elements_of,
+    fill,
+    length_of,
+    put_key,
+    remove_key,
+)
 from surefoot_actors.engine.state.contexts import InContext
 from surefoot_actors.engine.state.generators import GENERATORS, set_state, state_of
 from surefoot_actors.engine.state.portable import PLAIN
@@ -90,7 +99,7 @@ def parts(thing: Any, *, inside: bool = False) -> Iterator[tuple[Slot, Any]]:
         yield from _of_dict(thing, inside=inside)
         yield from attributes_of(thing)
     elif isinstance(thing, list | tuple | deque):
-        yield from ((("item", i), v) for i, v in enumerate(thing)) if inside else _all_of(thing)
+        yield from ((("item", i), v) for i, v in enumerate(elements_of(thing))) if inside else _all_of(thing)
         yield from attributes_of(thing)
     elif isinstance(thing, torch.Tensor | np.ndarray):
         yield from () if inside else ((("all", None), thing),)
@@ -140,7 +149,7 @@ def _whole(thing: Any) -> Any:
     if isinstance(thing, io.BytesIO | io.StringIO):
         return ("", 0) if thing.closed else (thing.getvalue(), thing.tell())
     if isinstance(thing, bytearray | array):
-        return thing[:]
+        return class_of(thing).__getitem__(thing, slice(None))
     if isinstance(thing, set):
         return read_set(thing)
     if isinstance(thing, BOXES):
@@ -172,12 +181,12 @@ def _globals_of(thing: Globals, *, inside: bool) -> Iterator[tuple[Slot, Any]]:
 
 
 def _of_dict(thing: dict[Any, Any], *, inside: bool) -> Iterator[tuple[Slot, Any]]:
-    if inside or (len(thing) <= MOST_IN_ONE and all(_is_plain(key) for key in thing)):
-        yield from ((("key", key), value) for key, value in list(thing.items()))
+    if inside or (length_of(thing) <= MOST_IN_ONE and all(map(_is_plain, elements_of(thing)))):
+        yield from ((("key", key), value) for key, value in content_of_dict(thing).items())
         if inside:
-            yield from ((("", f"key {i}"), key) for i, key in enumerate(thing) if type(key) not in PLAIN)
+            yield from ((("", f"key {i}"), key) for i, key in enumerate(elements_of(thing)) if type(key) not in PLAIN)
         else:
-            yield ("order", None), list(thing)
+            yield ("order", None), elements_of(thing)
     else:
         yield from _all_of(thing)
 
@@ -189,7 +198,7 @@ def _is_plain(key: Any) -> bool:
 
 def _all_of(thing: Any) -> Iterator[tuple[Slot, Any]]:
     if not isinstance(thing, tuple):
-        yield ("all", None), dict(thing) if isinstance(thing, (dict, *_WEAK)) else list(thing)
+        yield ("all", None), content_of_dict(thing) if isinstance(thing, (dict, *_WEAK)) else elements_of(thing)
 
 
 def attributes_of(thing: Any) -> Iterator[tuple[Slot, Any]]:
@@ -259,9 +268,8 @@ def put(thing: Any, slot: Slot, value: Any) -> None:
     if how == "all":
         _fill(thing, value)
     elif how == "order":
-        items = {key: thing[key] for key in value if key in thing}
-        thing.clear()
-        thing.update(items)
+        items = content_of_dict(thing)
+        fill(thing, {key: items[key] for key in value if key in items})
     elif isinstance(thing, Variables | InContext):
         if value is not DELETED:
             thing.write(key, value)
@@ -275,19 +283,19 @@ def put(thing: Any, slot: Slot, value: Any) -> None:
         _set_key(thing.values if isinstance(thing, Globals) else thing, key, value)
     elif how == "attribute" and key in getattr(thing, "__dict__", {}):
         _set_key(thing.__dict__, key, value)
-    elif value is DELETED:
-        delattr(thing, key)
     elif isinstance(thing, type | types.FunctionType):
-        setattr(thing, key, value)
+        delattr(thing, key) if value is DELETED else setattr(thing, key, value)
+    elif value is DELETED:
+        object.__delattr__(thing, key)
     else:
         object.__setattr__(thing, key, value)
 
 
 def _set_key(values: dict[Any, Any], key: Any, value: Any) -> None:
     if value is DELETED:
-        values.pop(key, None)
+        remove_key(values, key)
     else:
-        values[key] = value
+        put_key(values, key, value)
 
 
 def _fill(thing: Any, value: Any) -> None:
@@ -296,8 +304,6 @@ def _fill(thing: Any, value: Any) -> None:
     elif isinstance(thing, np.ndarray):
         if thing.shape == value.shape and thing.flags.writeable:
             thing[...] = value
-    elif isinstance(thing, list | bytearray | array):
-        thing[:] = value
     elif isinstance(thing, BOXES):
         fill_box(thing, value)
     elif isinstance(thing, GENERATORS):
@@ -311,8 +317,7 @@ def _fill(thing: Any, value: Any) -> None:
     elif isinstance(thing, io.IOBase):
         thing.seek(value)
     else:
-        thing.clear()
-        (thing.extend if isinstance(thing, deque) else thing.update)(value)
+        fill(thing, value)
 
 
 def _fill_tensor(thing: torch.Tensor, value: torch.Tensor) -> None:

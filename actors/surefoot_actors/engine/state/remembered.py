@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from surefoot_actors.engine.state.containers import content_of_dict, elements_of
 from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_of_the_user, parts, put
 from surefoot_actors.engine.state.portable import PLAIN
 from surefoot_actors.engine.state.unset import has_a_place
@@ -115,7 +116,7 @@ def _leads_to_a_place(thing: Any, deep: int) -> bool:
     if isinstance(thing, types.FunctionType):
         held: Iterable[Any] = (value for _, value in parts(thing))
     elif isinstance(thing, _CONTAINERS):
-        held = list(_inside(thing) if isinstance(thing, list | dict) else thing)[:_FEW]
+        held = list(content_of_dict(thing).values() if isinstance(thing, dict) else elements_of(thing))[:_FEW]
     else:
         held = [value for _, value in attributes_of(thing)]
     held = [v for v in held if type(v) not in PROXIES]

@@ -22,19 +22,19 @@ _PROBES = 10
 
 def read_set(thing: set[Any]) -> Content:
     """Return what `fill_set` needs to make a set that is gone through in the same order."""
-    return list(thing), sys.getsizeof(thing)
+    return list(set.__iter__(thing)), sys.getsizeof(thing)
 
 
 def fill_set(thing: set[Any], content: Content) -> None:
     """Give a set these elements; where one of another history has a larger table, in a table as large."""
     elements, size = content
-    thing.clear()
-    thing.update(elements)
-    if list(thing) != elements and sys.getsizeof(thing) < size:
-        thing.clear()
+    set.clear(thing)
+    set.update(thing, elements)
+    if list(set.__iter__(thing)) != elements and sys.getsizeof(thing) < size:
+        set.clear(thing)
         _grow(thing, elements, size)
         for element in elements:
-            thing.add(element)
+            set.add(thing, element)
 
 
 def _grow(thing: set[Any], elements: list[Any], size: int) -> None:
@@ -47,5 +47,5 @@ def _grow(thing: set[Any], elements: list[Any], size: int) -> None:
         number += 1
         if not any((number - k) in taken for k in range(_PROBES)):
             stand_ins.append(number)
-            thing.add(number)
-    thing.difference_update(stand_ins)
+            set.add(thing, number)
+    set.difference_update(thing, stand_ins)
