@@ -45,7 +45,7 @@ $(READY): pyproject.toml constraints.txt tests/libraries.txt
 	@touch $@
 
 test: $(READY) $(CHART_READY) ## Run the test suite, as CI does (ARGS='-k name' for a part of it)
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
 quick: $(READY) ## Run the tests that start no processes, but for long searches (a few minutes)
 	$(PY) -m pytest -n 2 -m 'unit and not thorough' $(ARGS)

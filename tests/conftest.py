@@ -12,6 +12,7 @@ and nothing that is watched is held up.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import sys
@@ -19,6 +20,8 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 # Their processes share the machine's cores already; many such tests at a time would only wait for each other.
 _FOLDERS = {"actors", "check", "domains", "examples"}
@@ -58,22 +61,35 @@ def kind(item: pytest.Item) -> str:
     return "process" if starts or any(item.get_closest_marker(mark) for mark in ("slow", "process")) else "unit"
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(kind(item))
         if item.path.relative_to(_HERE).as_posix().startswith(_THOROUGH):
             item.add_marker(pytest.mark.thorough)
-        if group := _one_after_the_other(item):
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
-def _one_after_the_other(item: pytest.Item) -> str | None:
-    """Return with which others a test does not run at the same time; None: it runs beside all."""
-    folder = item.path.relative_to(_HERE).parts[0]
-    if item.get_closest_marker("ray"):
+# ---- which run one after the other
+
+
+@functools.cache
+def _row(path: Path) -> str | None:
+    """Return the row that a file's tests run in, one after the other; None: they run beside all."""
+    folder = path.relative_to(_HERE).parts[0]
+    source = path.read_text()
+    if "pytest.mark.ray" in source:
         return "domains" if folder == "domains" else "clusters"
-    return "processes" if folder in _FOLDERS or item.get_closest_marker("slow") else None
+    return "processes" if folder in _FOLDERS or "pytest.mark.slow" in source else None
+
+
+class Rows(LoadScopeScheduling):
+    """Gives a row to one worker, and tests of no row one by one to whoever is idle. By files: xdist's groups need pytest before 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _row(self.config.rootpath / nodeid.partition("::")[0]) or nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    return Rows(config, log)
 
 
 # ---- what stays is not looked through again and again
@@ -99,8 +115,8 @@ _NICE = 5
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """In pytest-xdist the groups come first, so that a worker gives way once and for good."""
-    if "PYTEST_XDIST_WORKER" in os.environ and not item.get_closest_marker("xdist_group"):
+    """In pytest-xdist the rows come first, so that a worker gives way once and for good."""
+    if "PYTEST_XDIST_WORKER" in os.environ and _row(item.path) is None:
         os.setpriority(os.PRIO_PROCESS, 0, max(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
