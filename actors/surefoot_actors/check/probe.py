@@ -31,6 +31,7 @@ from surefoot_actors.engine.ports import StateOwner
 from surefoot_actors.engine.types import Position, StateImage
 from surefoot_actors.local_run.coordinator import LocalCoordinator
 from surefoot_actors.node_data import places
+from surefoot_actors.trainer.once import once_a_node
 from surefoot_actors.user_code import tracebacks, train_function
 from surefoot_actors.user_code.advice import with_advice
 
@@ -148,7 +149,8 @@ def perform(probe: Probe, spec: JobSpec, steps: int | Extent, folder: Path) -> S
         )
         train = train_function.load(spec.entrypoint, Streams(spec.seed, options.device))
         with tempfile.TemporaryDirectory(prefix="surefoot-output-", ignore_cleanup_errors=True) as output:
-            run_training(_noting(train, watch), options, Rehearsal(spec.sub_tasks, probe, watch, seen, Path(output)))
+            rehearsal = Rehearsal(spec.sub_tasks, probe, watch, seen, Path(output), folder.parent / "once")
+            run_training(_noting(train, watch), options, rehearsal)
     except (Exception, SystemExit) as error:  # noqa: BLE001  the boundary of the process: user code may raise anything
         seen.failure = _failure(error, code)
     seen.calls = {factor: list(lines) for factor, lines in pins.calls.items()}
@@ -185,8 +187,10 @@ def _note_epoch(watch: Watch, batch_size: int, length: int) -> None:
 class Rehearsal(LocalCoordinator):
     """One trainer that owns every sub-task, takes them in the probe's order, and notes what there is to see."""
 
-    def __init__(self, num_sub_tasks: int, probe: Probe, watch: Watch, seen: Seen, output: Path) -> None:
+    def __init__(self, num_sub_tasks: int, probe: Probe, watch: Watch, seen: Seen, output: Path, once: Path) -> None:
+        """`once`: a folder of the trials, which are on one node and have one cache."""
         super().__init__(num_sub_tasks, output=output)
+        self._once = once
         order = range(num_sub_tasks)
         # The one computed twice is dropped the second time: who else computes it is nobody's concern.
         self._order = [*reversed(order), order[-1]] if probe.backwards else list(order)
@@ -212,6 +216,9 @@ class Rehearsal(LocalCoordinator):
     def once(self, key: str, prepare: Callable[[], object]) -> None:
         if self._probe.joins is None:  # a joiner finds it done
             prepare()
+
+    def node_once(self, key: str, prepare: Callable[[], object]) -> None:
+        once_a_node(self._once, key, prepare, lambda: None)
 
     def open_round(self, position: Position) -> None:
         super().open_round(position)

@@ -14,7 +14,7 @@ import xxhash
 from surefoot_actors.engine.ports import TrainerExit
 from surefoot_actors.protocol.messages import FromTrainer, OnceAsked, OnceDone, OnceTold
 
-__all__ = ["OnceRequests"]
+__all__ = ["OnceRequests", "once_a_node"]
 
 
 class OnceRequests:
@@ -54,26 +54,33 @@ class OnceRequests:
 
     def node_once(self, key: str, prepare: Callable[[], object], awaits: Callable[[str], None]) -> None:
         """Return when one process of this node has done it. Whoever dies at it lets go of the lock, and the next one does it."""
-        folder = Path(tempfile.gettempdir()) / f"surefoot-once-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        base = folder / xxhash.xxh3_128_hexdigest(f"{self._run_id}\0{key}".encode())
-        done = base.with_suffix(".done")
-        lock = os.open(base.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            awaits("another process of this node, which does what is done once a node")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def turn() -> None:
             awaits("")
             with self._commit_lock:
                 self._check_stopped()
-            if not done.exists():
-                prepare()
-                done.touch(mode=0o600)
-        finally:
-            fcntl.flock(
-                lock, fcntl.LOCK_UN
-            )  # by name: a process that `prepare` has left behind holds the file open too
-            os.close(lock)
+
+        folder = Path(tempfile.gettempdir()) / f"surefoot-once-{os.getuid()}"
+        awaits("another process of this node, which does what is done once a node")
+        once_a_node(folder, f"{self._run_id}\0{key}", prepare, turn)
 
     def _check_stopped(self) -> None:
         if self._stopped:
             raise TrainerExit
+
+
+def once_a_node(folder: Path, key: str, prepare: Callable[[], object], turn: Callable[[], None]) -> None:
+    """Do it, unless another process has that uses this folder. `turn` is called when it is this one's turn to look, and may raise."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    base = folder / xxhash.xxh3_128_hexdigest(key.encode())
+    done = base.with_suffix(".done")
+    lock = os.open(base.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        turn()
+        if not done.exists():
+            prepare()
+            done.touch(mode=0o600)
+    finally:
+        fcntl.flock(lock, fcntl.LOCK_UN)  # by name: a process that `prepare` has left behind holds the file open too
+        os.close(lock)
