@@ -12,19 +12,16 @@ and nothing that is watched is held up.
 
 from __future__ import annotations
 
-import functools
 import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler.loadscope import LoadScopeScheduling
 
-# Their processes share the machine's cores already; many such tests at a time would only wait for each other.
-_FOLDERS = {"actors", "check", "domains", "examples"}
+from .rows import FOLDERS, row_of, scheduler
 
 # A submission has its source read in a child process; programs have data workers; the chart is for Helm to render.
 _FOLDERS_WITH_PROCESSES = {"helm", "programs", "service"}
@@ -56,7 +53,7 @@ def kind(item: pytest.Item) -> str:
         return "domain"
     if item.get_closest_marker("ray"):
         return "ray"
-    starts = place.parts[0] in _FOLDERS | _FOLDERS_WITH_PROCESSES or place.as_posix() in _WITH_PROCESSES
+    starts = place.parts[0] in FOLDERS | _FOLDERS_WITH_PROCESSES or place.as_posix() in _WITH_PROCESSES
     starts = starts or any(word in item.name.partition("[")[2] for word in _PARAMETERS_WITH_PROCESSES)
     return "process" if starts or any(item.get_closest_marker(mark) for mark in ("slow", "process")) else "unit"
 
@@ -68,28 +65,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.thorough)
 
 
-# ---- which run one after the other
-
-
-@functools.cache
-def _row(path: Path) -> str | None:
-    """Return the row that a file's tests run in, one after the other; None: they run beside all."""
-    folder = path.relative_to(_HERE).parts[0]
-    source = path.read_text()
-    if "pytest.mark.ray" in source:
-        return "domains" if folder == "domains" else "clusters"
-    return "processes" if folder in _FOLDERS or "pytest.mark.slow" in source else None
-
-
-class Rows(LoadScopeScheduling):
-    """Gives a row to one worker, and tests of no row one by one to whoever is idle. By files: xdist's groups need pytest before 9.2."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return _row(self.config.rootpath / nodeid.partition("::")[0]) or nodeid
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    return Rows(config, log)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return scheduler(config, log)
 
 
 # ---- what stays is not looked through again and again
@@ -116,7 +94,7 @@ _NICE = 5
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """In pytest-xdist the rows come first, so that a worker gives way once and for good."""
-    if "PYTEST_XDIST_WORKER" in os.environ and _row(item.path) is None:
+    if "PYTEST_XDIST_WORKER" in os.environ and row_of(item.path) is None:
         os.setpriority(os.PRIO_PROCESS, 0, max(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
