@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from surefoot.events import EventKind
-from surefoot_actors.checkpoint.store import CheckpointStore, read_manifest
+from surefoot_actors.checkpoint.store import MANIFEST, CheckpointStore, read_manifest
 
 from .harness import Stage, Story
 from .test_matrix import assert_same
@@ -23,8 +23,10 @@ def whole(stage: Stage) -> Story:
 
 @pytest.mark.parametrize("fault", ["KILL@snapshot:t1:7", "KILL@save:t1:7", "KILL@save:t0:7"])
 def test_a_trainer_is_lost_in_the_middle_of_a_snapshot(stage: Stage, whole: Story, tmp_path: Path, fault: str) -> None:
+    # the one before is made by then: while it is not, none is begun
+    config = CONFIG | {"gate": [6, str(tmp_path / "step-000000004" / MANIFEST)]}
     story = stage.run(
-        trainers=2, min_trainers=2, faults=[fault], checkpoints=tmp_path, checkpoint=POLICY, config=CONFIG
+        trainers=2, min_trainers=2, faults=[fault], checkpoints=tmp_path, checkpoint=POLICY, config=config
     )
     assert len(story.fired) == 1
     assert_same(story, whole)
