@@ -228,7 +228,7 @@ def test_a_head_that_dies_gets_a_successor_on_which_jobs_go_on(up: Up, tmp_path:
     until(up.is_ready)
     gate = tmp_path / "gate"
     with up.client() as client:
-        policy = {"every_steps": 10, "every_s": None}
+        policy = {"every_steps": 20, "every_s": None}  # while one is being made, no other is begun
         job = submit(client, source=GATED, config={"gate": str(gate)}, checkpoint=policy)
 
         def told(kind: str) -> list[dict[str, Any]]:
