@@ -88,3 +88,26 @@ def test_order_of_a_class_that_goes_through_itself_otherwise() -> None:
     for slot, value in list(parts(thing)):
         put(thing, slot, value)
     assert thing[:] == [1, 2, 3]
+
+
+class StandIn:
+    """What proxies of libraries are: they say that they are what they stand for, and are not of its class."""
+
+    def __init__(self, thing: Any) -> None:
+        self.__dict__["thing"] = thing
+
+    __class__ = property(lambda self: type(self.thing))  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.thing, name)
+
+
+@pytest.mark.parametrize(
+    "before", [before for before, _ in KINDS], ids=[type(kind).__name__ + str(i) for i, (kind, _) in enumerate(KINDS)]
+)
+def test_what_only_says_that_it_is_a_container_is_asked_itself(before: Any) -> None:
+    held, expected = StandIn(copy.copy(before)), plain(type(before), before)
+    for slot, value in sorted(parts(held), key=lambda part: part[0][0] == "order"):
+        if slot[0] in ("key", "all", "order"):
+            put(held, slot, value)
+    assert plain(type(before), held.thing) == expected

@@ -22,11 +22,11 @@ from surefoot.contract import Run
 from surefoot_actors.engine.data.code import is_users, slots_of
 from surefoot_actors.engine.state.boxes import BOXES, HELD_BY_MODULES, OF_OPTIMIZERS, fill_box, read_box
 from surefoot_actors.engine.state.containers import (
-    class_of,
     content_of_dict,
     elements_of,
     fill,
     length_of,
+    method_of,
     put_key,
     remove_key,
 )
@@ -149,7 +149,7 @@ def _whole(thing: Any) -> Any:
     if isinstance(thing, io.BytesIO | io.StringIO):
         return ("", 0) if thing.closed else (thing.getvalue(), thing.tell())
     if isinstance(thing, bytearray | array):
-        return class_of(thing).__getitem__(thing, slice(None))
+        return method_of(thing, "__getitem__")(slice(None))
     if isinstance(thing, set):
         return read_set(thing)
     if isinstance(thing, BOXES):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from surefoot_actors.engine.state.containers import elements_of, method_of
+
 __all__ = ["fill_set", "read_set"]
 
 Content = tuple[list[Any], int]
@@ -22,30 +24,31 @@ _PROBES = 10
 
 def read_set(thing: set[Any]) -> Content:
     """Return what `fill_set` needs to make a set that is gone through in the same order."""
-    return list(set.__iter__(thing)), sys.getsizeof(thing)
+    return elements_of(thing), sys.getsizeof(thing)
 
 
 def fill_set(thing: set[Any], content: Content) -> None:
     """Give a set these elements; where one of another history has a larger table, in a table as large."""
     elements, size = content
-    set.clear(thing)
-    set.update(thing, elements)
-    if list(set.__iter__(thing)) != elements and sys.getsizeof(thing) < size:
-        set.clear(thing)
+    method_of(thing, "clear")()
+    method_of(thing, "update")(elements)
+    if elements_of(thing) != elements and sys.getsizeof(thing) < size:
+        method_of(thing, "clear")()
         _grow(thing, elements, size)
+        add = method_of(thing, "add")
         for element in elements:
-            set.add(thing, element)
+            add(element)
 
 
 def _grow(thing: set[Any], elements: list[Any], size: int) -> None:
     """Make the table as large as it is to be, by numbers that lie where no element does."""
     places = max(8, (size - _EMPTY) // _ENTRY)
     taken = {hash(element) % places for element in elements}
-    stand_ins = []
+    stand_ins, add = [], method_of(thing, "add")
     number = 0
     while sys.getsizeof(thing) < size and number < min(places, _MOST):
         number += 1
         if not any((number - k) in taken for k in range(_PROBES)):
             stand_ins.append(number)
-            set.add(thing, number)
-    set.difference_update(thing, stand_ins)
+            add(number)
+    method_of(thing, "difference_update")(stand_ins)
