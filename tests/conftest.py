@@ -4,9 +4,9 @@ Every test has one of four marks, by the folder that it lies in, so that none ha
 broken), `ray` (said by the test), `process` (starts processes of its own), and `unit`, all the rest. A `unit` test that starts a process
 fails: it is to be marked, or listed here. `make quick` runs the `unit` tests, but for those that are `thorough` as well: long searches.
 
-What starts many processes runs one test after the other: what starts a Ray head in one worker of pytest-xdist, the rest in another.
-So there is one cluster at a time. A third worker has all other tests from the beginning, and the first two take part in them in the end;
-they give way to the others' processes, whose waits for each other they fill: no core is idle, and nothing that is watched is held up.
+What starts many processes is meant to run one test after the other: what starts a Ray head in one worker of pytest-xdist, the rest in
+another, while a third worker has all other tests. With pytest 9.2 and xdist 3.8 it does not: pytest makes a test's id anew, and xdist's
+groups, which are a suffix of it, are lost. So every worker takes any test, and makes clusters of its own, until xdist knows that pytest.
 """
 
 from __future__ import annotations
