@@ -120,17 +120,21 @@ class Stage:
         stored_below: int = 0,
         uplink: MemoryUplink | None = None,
         logs: bool = False,
+        in_turn: bool = False,
         **spec: Any,
     ) -> Story:
         """Run an attempt. `drive` runs beside it; `checkpoints` is where its checkpoints lie.
 
-        `logs`: what trainers print is told, too.
+        `logs`: what trainers print is told, too. `in_turn`: each checkpoint that is due by its step is made before training passes
+        the next step (of `small` and `keeps_files`), so that which ones there are is no matter of time.
 
         `stored_below`: an earlier attempt's rows of steps below this are stored already. `uplink`: one that does less than keep
         all that it is told.
         """
         uplink = uplink or MemoryUplink()
         uplink.rows_below = stored_below
+        if in_turn:
+            spec["env"] = {"IN_TURN": f"{spec['checkpoint']['every_steps']}:{checkpoints}", **spec.get("env", {})}
         return self.runner.run(self._run(tuple(faults), drive, within_s, str(checkpoints), uplink, logs, spec))
 
     async def _run(

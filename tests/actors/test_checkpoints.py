@@ -45,6 +45,7 @@ def test_every_trainer_at_once(stage: Stage, undisturbed: Story, tmp_path: Path)
         drive=kill_all,
         checkpoints=tmp_path / "job",
         checkpoint={"every_steps": 10, "every_s": None},
+        in_turn=True,
         # nobody can pass step 45 before all are killed
         config={"steps": STEPS, "gate": [45, str(gate)]},
     )
@@ -167,7 +168,7 @@ def test_the_final_model_is_the_models_bits(stage: Stage, tmp_path: Path) -> Non
 def test_a_damaged_checkpoint_is_skipped_and_named(stage: Stage, undisturbed: Story, tmp_path: Path) -> None:
     config = {"steps": STEPS, "computed": None}
     policy = {"every_steps": 10, "every_s": None, "final": False, "keep": 10}
-    stage.run(trainers=2, min_trainers=2, checkpoints=tmp_path, checkpoint=policy, config=config)
+    stage.run(trainers=2, min_trainers=2, checkpoints=tmp_path, checkpoint=policy, config=config, in_turn=True)
     *_, before, newest = sorted(manifest.parent for manifest in tmp_path.glob("step-*/manifest.json"))
     start = int(before.name.removeprefix("step-"))
     victim = max(newest.glob("*.safetensors"), key=lambda file: file.stat().st_size)

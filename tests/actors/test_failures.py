@@ -196,7 +196,7 @@ def test_the_last_that_hold_the_state_are_frozen(
     """They are waited for, since fencing them loses the state (R9), but not for ever: nothing else would ever end a stopped process."""
     monkeypatch.setattr(deadlines, "PATIENCE_S" if saved else "PATIENCE_WITHOUT_CHECKPOINT_S", 0.5)
     durable: dict[str, Any] = (
-        {"checkpoints": tmp_path, "checkpoint": {"every_steps": 1, "every_s": None}} if saved else {}
+        {"checkpoints": tmp_path, "checkpoint": {"every_steps": 1, "every_s": None}, "in_turn": True} if saved else {}
     )
     story = stage.run(
         trainers=trainers,

@@ -84,6 +84,7 @@ def test_every_trainer_at_once(stage: Stage, tmp_path: Path) -> None:
         drive=kill_all,
         checkpoints=tmp_path / "job",
         checkpoint={"every_steps": 10, "every_s": None},
+        in_turn=True,
         config={"steps": STEPS, "gate": [24, str(gate)]},
         env={"SYNC_S": "0"},
     )

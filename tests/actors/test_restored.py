@@ -24,7 +24,7 @@ def other(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> tuple[Story
     """Another job, undisturbed, with a checkpoint every 20 steps."""
     folder = tmp_path_factory.mktemp("other")
     policy = {"every_steps": 20, "every_s": None, "keep": 10}
-    story = stage.run(trainers=2, min_trainers=2, checkpoints=folder, checkpoint=policy, config=CONFIG)
+    story = stage.run(trainers=2, min_trainers=2, checkpoints=folder, checkpoint=policy, config=CONFIG, in_turn=True)
     return story, folder / f"step-{START:09d}"
 
 
@@ -56,7 +56,12 @@ def test_its_own_checkpoints_go_before_and_are_no_beginning(
     """The second attempt goes on from the first one's; with all of those damaged, from the other job's again."""
     undisturbed, checkpoint = other
     policy = {"every_steps": 5, "every_s": None, "keep": 1, "final": False}
-    again: dict[str, Any] = {"checkpoints": tmp_path, "checkpoint": policy, "restore": str(checkpoint)}
+    again: dict[str, Any] = {
+        "checkpoints": tmp_path,
+        "checkpoint": policy,
+        "restore": str(checkpoint),
+        "in_turn": True,
+    }
     stage.run(trainers=1, config=CONFIG, **again)
     [own] = tmp_path.glob("step-*")
     newest = int(own.name.removeprefix("step-"))

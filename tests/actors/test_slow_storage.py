@@ -6,8 +6,10 @@ from pathlib import Path
 
 from surefoot.events import EventKind
 
-from .harness import Stage
-from .test_matrix import assert_same
+from surefoot_actors.uplink.memory import MemoryUplink
+
+from .harness import Keep, Stage
+from .test_matrix import assert_same, told
 
 # steps; how long a write may take (jobs/slow_disk.py)
 STEPS, LONGEST_WRITE_S = 300, 0.12
@@ -33,3 +35,27 @@ def test_members_save_together_or_not_at_all(stage: Stage, tmp_path: Path) -> No
     written = {path.parent.name for path in tmp_path.glob("step-*/*.safetensors")}
     torn = written - {f"step-{step:09d}" for step in steps}
     assert len(torn) <= 1, f"shares of snapshots that never became whole: {sorted(torn)}"
+
+
+def test_in_place_of_one_that_was_due_meanwhile_another_is_made_as_soon_as_can_be(stage: Stage, tmp_path: Path) -> None:
+    """The first one is written until step 24 is committed: in place of that of step 20 there is one of the next step, not of step 30."""
+    written, gate = tmp_path / "written", tmp_path / "gate"
+
+    async def open_gates(uplink: MemoryUplink, cluster: Keep) -> None:
+        await told(uplink, lambda: 24 in uplink.ledger)
+        written.touch()
+        await told(uplink, lambda: any(event.kind is EventKind.CHECKPOINT for event in uplink.events))
+        gate.touch()
+
+    story = stage.run(
+        trainers=2,
+        min_trainers=2,
+        entrypoint="slow_disk:train",
+        drive=open_gates,
+        checkpoints=tmp_path / "job",
+        checkpoint={"every_steps": 10, "every_s": None, "keep": 9},
+        env={"FIRST_WRITE": str(written)},
+        config={"steps": 29, "gate": [25, str(gate)]},
+    )
+    made = [(event.data["step"], event.data["reason"]) for event in story.of(EventKind.CHECKPOINT)]
+    assert made == [(10, "every 10 steps"), (26, "every 10 steps"), (29, "the end of training")]

@@ -77,6 +77,26 @@ def hold(run, step):
 
             while not os.path.exists(path):
                 time.sleep(0.005)
+    if "IN_TURN" in os.environ:
+        wait_for_checkpoints(step)
+
+
+def wait_for_checkpoints(step):
+    """Wait until the checkpoint that was due last is made, since a step that comes due while one is being made has none."""
+    import time
+    from pathlib import Path
+
+    every, folder = os.environ["IN_TURN"].split(":", 1)
+    due = step.number // int(every) * int(every)
+    # in the environment, as what differs by trainer must be in nothing that joiners take over
+    began = int(os.environ.setdefault("IN_TURN_BEGAN", str(step.number)))
+    while due > began and newest(Path(folder)) < due:
+        time.sleep(0.005)
+
+
+def newest(folder):
+    """The step of the newest whole checkpoint."""
+    return max((int(path.parent.name[5:]) for path in folder.glob("step-*/manifest.json")), default=0)
 
 
 def hog(run, step):

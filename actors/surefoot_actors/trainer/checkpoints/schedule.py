@@ -65,8 +65,8 @@ class CheckpointSchedule:
         )
         # has the files kept that go with a parked state of this step
         self.keep_files: Callable[[int], object] = lambda step: None
-        # asked to have all members save; all members have gathered that somebody was
-        self.wanted, self._due = False, False
+        # asked by the supervisor to have all members save; a step was due while one was being written; all members have gathered either
+        self._asked, self._owed, self._due = False, False, False
         # all members have gathered that somebody still writes
         self._busy = False
 
@@ -76,7 +76,7 @@ class CheckpointSchedule:
             case Restore(url=url):
                 self._restorer.ask(url)
             case Snapshot():
-                self.wanted = self._saver is not None
+                self._asked = self._saver is not None
             case Save(share=share, of=of):
                 self._save(share, of)
 
@@ -89,6 +89,11 @@ class CheckpointSchedule:
         self._restorer.stop()
 
     @property
+    def wanted(self) -> bool:
+        """Whether this trainer would have all members save at the next step's end."""
+        return self._asked or (self._owed and not self.busy)
+
+    @property
     def busy(self) -> bool:
         """Whether this trainer still writes a snapshot."""
         return self._saver is not None and self._saver.busy
@@ -97,20 +102,21 @@ class CheckpointSchedule:
         """Take note of a round's commit: where any was asked to save, every member that gathers it saves at this step's end.
 
         Where one still writes an earlier snapshot nobody does, since a checkpoint needs all shares: the supervisor asks again if what
-        is being written is not what it wants, and steps that are due are let pass. Members become busy at a step's end alone, so no
-        round of a step takes back what another has said.
+        is being written is not what it wants, and in place of a step that was due another is saved as soon as all can. Members become
+        busy at a step's end alone, so no round of a step takes back what another has said.
         """
         self._busy = signals.still_saving
         if signals.save:
-            self.wanted, self._due = False, self._due or not signals.still_saving
+            self._asked, self._due = False, self._due or not signals.still_saving
 
     def end_step(self, row: LedgerRow) -> Place | None:
         """Take note of a step's end; return the share to be saved now, if any."""
         result = row.result
         self._host.last = Point(step=result.step, digest=result.digest, values=result.values)
-        due, self._due = self._due or self._due_by_step(result.step + 1), False
+        by_step = self._due_by_step(result.step + 1)
+        due, self._due = self._due or by_step, False
         if due and (self._busy or self.busy):  # its own, should it have missed the round's end
-            due = False
+            due, self._owed = False, self._owed or (by_step and self._saver is not None)
             if self._saver is not None:
                 self._saver.tell_if_slow()
         state, position = self._host.place
@@ -127,6 +133,7 @@ class CheckpointSchedule:
         if not due:
             self._saver.prepare(self._host.owner.survey, place.share, place.of)
             return None
+        self._owed = False
         return place
 
     def _due_by_step(self, step: int) -> bool:
