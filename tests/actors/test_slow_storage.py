@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from surefoot.events import EventKind
-
 from surefoot_actors.uplink.memory import MemoryUplink
 
 from .harness import Keep, Stage
