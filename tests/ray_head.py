@@ -26,6 +26,7 @@ from .processes import watchdogs
 
 ROOT = Path(__file__).parents[1]
 START_S = 60.0
+_STARTS = 3
 STOP_S = 30.0
 
 
@@ -180,16 +181,14 @@ def _started(
         path = options["autoscaling-config"] = temp_dir / "autoscaling.json"
         path.write_text(json.dumps(config))
     words = [f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()]
-    log = _log(temp_dir)
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*inside, str(ray), "start", "--block", *words], env=env, stdout=out, stderr=out, start_new_session=True
-        )
+    command = [*inside, str(ray), "start", "--block", *words]
     try:
-        _await_start(process, log)
-        yield process, temp_dir
+        process = _start(command, env, temp_dir)
+        try:
+            yield process, temp_dir
+        finally:
+            _end(process)
     finally:
-        _end(process)
         for _ in range(50):  # whoever is just ending may write a last file
             shutil.rmtree(temp_dir, ignore_errors=True)
             if not temp_dir.exists():
@@ -214,6 +213,26 @@ def free_ports(count: int) -> list[int]:
         for sock in sockets:
             sock.bind(("127.0.0.1", 0))
         return [sock.getsockname()[1] for sock in sockets]
+
+
+def _start(command: list[str], env: dict[str, str], temp_dir: Path) -> subprocess.Popen[bytes]:
+    """Start a node. Ray gives its own processes 30 s to come up, and no setting for a busy machine: so it is tried more than once."""
+    log = _log(temp_dir)
+    for tries_left in reversed(range(_STARTS)):
+        with log.open("wb") as out:
+            process = subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True)
+        try:
+            _await_start(process, log)
+        except RuntimeError as error:
+            _end(process)
+            if not tries_left or "timed out during startup" not in str(error):
+                raise
+        except BaseException:
+            _end(process)
+            raise
+        else:
+            return process
+    raise AssertionError("it is tried at least once")
 
 
 def _await_start(process: subprocess.Popen[bytes], log: Path) -> None:

@@ -210,9 +210,7 @@ def _computed(path: Path) -> dict[tuple[int, str], list[str]]:
     computed: dict[tuple[int, str], list[str]] = defaultdict(list)
     for line in path.read_text().splitlines() if path.exists() else ():
         step, samples, pid = line.split()
-        # a trainer computes the first sub-task of the run twice, to prove that it can
-        if int(step) or pid not in computed[int(step), samples]:
-            computed[int(step), samples].append(pid)
+        computed[int(step), samples].append(pid)
     return computed
 
 

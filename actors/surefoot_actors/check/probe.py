@@ -220,7 +220,7 @@ class Rehearsal(LocalCoordinator):
     def node_once(self, key: str, prepare: Callable[[], object]) -> None:
         once_a_node(self._once, key, prepare, lambda: None)
 
-    def open_round(self, position: Position) -> None:
+    def open_round(self, position: Position, *, checks: bool = False) -> None:
         super().open_round(position)
         self._turn = 0
         if self._probe.watches and position.phase == 0:

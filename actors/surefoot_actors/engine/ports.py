@@ -80,14 +80,25 @@ class Coordinator(Protocol):
     def elected(self) -> bool:
         """Whether this trainer is the one whose folder is kept. May block: where it is, the job's files are in the folder then."""
 
-    def open_round(self, position: Position) -> None:
-        """Begin a round."""
+    def open_round(self, position: Position, *, checks: bool = False) -> None:
+        """Begin a round. `checks`: its sub-tasks may be computed on two trainers, to be compared."""
 
     def next_sub_task(self) -> int | None:
         """Return the next sub-task to compute here, or None when the round's merge is committed on this trainer.
 
         Blocks in the exchange; hands out more sub-tasks when another trainer is lost.
         """
+
+    @property
+    def counts(self) -> bool:
+        """Whether the leaf of the sub-task handed out last is to be put; if not, it is another trainer's, and is only compared."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether the sub-task handed out last is compared with another trainer's: its bits are to be shown."""
+
+    def show(self, sub_task: int, digest: bytes) -> None:
+        """Hand over what a compared sub-task has come to, 16 bytes; of one that counts, before its leaf."""
 
     def put_leaf(self, leaf: Node) -> None:
         """Hand over a computed leaf (range of one sub-task); the fold may consume it."""

@@ -59,6 +59,8 @@ class Member:
     role: Literal["settled", "behind", "joining"]
     # rank of the member that gives a "behind" one the vector it missed; None otherwise
     source: int | None = None
+    # whether an earlier round has shown that it computes what the others do (cross_checks.py)
+    checked: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +234,8 @@ class Report:
     fingerprint: tuple[tuple[str, str], ...] | None = None
     # elected: it has gone on past the last step, and what it holds may be the run's state no more
     concluded: bool = False
+    # whether a round has shown that it computes what the others do
+    checked: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

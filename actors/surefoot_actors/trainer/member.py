@@ -23,8 +23,9 @@ from surefoot_actors.engine.vector.folding import NodeStore
 from surefoot_actors.node_data.cache import NodeCache, cache_root
 from surefoot_actors.node_data.locks import Holds
 from surefoot_actors.protocol.member import machine
-from surefoot_actors.protocol.member.machine import At, Command, Event, MemberState
+from surefoot_actors.protocol.member.machine import At, Command, Event, MemberState, Merge
 from surefoot_actors.story import Story
+from surefoot_actors.trainer.cross_checks import CrossChecks
 from surefoot_actors.trainer.data import TrainerData
 from surefoot_actors.trainer.mailbox import Mailbox
 
@@ -62,6 +63,9 @@ class Member:
         self.leaves = NodeStore(setup.spec.sub_tasks)
         self.agreed: dict[int, Layout] = {}
         self.drift = NO_DRIFT
+        #: what this trainer computes and shows for cross-checks, and the merge that waits for it
+        self.cross_checks = CrossChecks(setup.spec.sub_tasks)
+        self.held: Merge | None = None
         #: the last committed round's merge; likewise, until all have committed that round (R6)
         self.merged: Merged | None = None
         self.retained: Merged | None = None
@@ -99,6 +103,19 @@ class Member:
     def counts(self, generation: int) -> bool:
         """Whether what this generation's data plane has done still counts."""
         return machine.counts(self.state, generation)
+
+    def hold(self, merge: Merge) -> bool:
+        """Whether a merge is to wait for a cross-check, which the training thread is to see to first."""
+        self.held = merge if self.cross_checks.due(self.state) is not None else None
+        if self.held is not None:
+            self.commit_lock.notify_all()
+        return self.held is not None
+
+    def release(self) -> None:
+        """Go on with the merge that has waited, if there is nothing more to wait for."""
+        held = self.held
+        if held is not None and self.counts(held.generation):
+            self._perform(held)
 
     @contextlib.contextmanager
     def waiting_until(self, condition: Callable[[], bool], what: str = "the other trainers") -> Iterator[None]:

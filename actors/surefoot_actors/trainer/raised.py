@@ -32,7 +32,8 @@ def lose_if_device(error: BaseException) -> None:
 def named(error: Exception, member: Member) -> Exception:
     """Name the inner loop that the others are not in; tell a drift by the name that users know."""
     if isinstance(error, DriftError):
-        return DriftError(str(error)).with_traceback(error.__traceback__)
+        where = f"the inner loop is at {member.line}"
+        return DriftError(f"{error}; {where}").with_traceback(error.__traceback__)
     if not isinstance(error, ExchangeError):
         return error
     where = f"here it is the inner loop at {member.line}, in step {member.position.step}"

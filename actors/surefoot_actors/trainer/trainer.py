@@ -157,8 +157,10 @@ class TrainerProcess:
             case Form():
                 self._form(command)
             case Merge(flag=flag):
-                self._start_merge(flag)
+                if not self._member.hold(command):
+                    self._start_merge(flag)
             case Close():
+                self._member.held = None
                 if self._plane is not None:
                     self._plane.close()
                     self._plane = None
@@ -174,6 +176,7 @@ class TrainerProcess:
     def _form(self, form: Form) -> None:
         member = self._member
         self._check_place(form)
+        member.cross_checks.enter(form.generation, member.state.rank)
         self._plane = DataPlane(self._host, form, member.state.rank, device=member.device, address=self._address)
 
     def _check_place(self, form: Form) -> None:
@@ -192,6 +195,7 @@ class TrainerProcess:
             step=member.position.step,
             num_steps=member.num_steps,
             fingerprint=member.fingerprint(),
+            checked=member.cross_checks.checked,
         )
 
     def _start_merge(self, flag: bool) -> None:
@@ -199,6 +203,7 @@ class TrainerProcess:
         member, generation = self._member, self._member.state.generation
         assert generation is not None
         round_, step, phase = member.position
+        checks, shown = member.cross_checks.shown(round_)
         self._plane.merge(
             Contribution(
                 round=round_,
@@ -208,6 +213,8 @@ class TrainerProcess:
                 nodes=dict(member.leaves.nodes()),
                 signals=Signals(flag, self._schedule.wanted, self._schedule.busy),
                 drift=member.drift,
+                cross_checks=checks,
+                shown=shown,
                 look=partial(member.owner.table, step),
                 agreed=member.agreed.get(phase),
             )

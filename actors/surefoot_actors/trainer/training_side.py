@@ -43,6 +43,8 @@ class TrainingSide:
         self._began: float | None = None
         # how many of the step's sub-tasks were computed here
         self._num_computed = 0
+        #: of the sub-task that was handed out last
+        self.counts, self.compares = True, False
 
     def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         """Say hello and wait to be a member whose tracked state is the run's."""
@@ -107,8 +109,8 @@ class TrainingSide:
         self._have_files(step)
         return self._output.boundary(step, checkpoint=checkpoint)
 
-    def open_round(self, position: Position) -> None:
-        """Begin a round."""
+    def open_round(self, position: Position, *, checks: bool = False) -> None:
+        """Begin a round. `checks`: its sub-tasks may be computed on two trainers, to be compared."""
         member = self._member
         member.line = user_line()
         capture.begin_step(position.step)
@@ -118,23 +120,41 @@ class TrainingSide:
             assert position.round == member.state.round, "the training loop and the protocol count rounds differently"
             member.position, member.drift = position, drift
             member.leaves.clear()
+            member.cross_checks.open_round(checks=checks)
             member.feed(machine.Opened())
 
     def next_sub_task(self) -> int | None:
         """Return the next sub-task to compute here, or None when the round is committed."""
         member = self._member
-        with member.waiting_until(
-            lambda: member.state.at is At.USER or machine.next_sub_task(member.state) is not None
-        ):
+        with member.waiting_until(lambda: member.state.at is At.USER or self._next() is not None):
             if member.state.at is not At.USER:
-                sub_task = machine.next_sub_task(member.state)
+                sub_task = self._next()
                 assert sub_task is not None
-                self._began = time.monotonic()
+                self.counts = machine.next_sub_task(member.state) is not None
+                self.compares = not self.counts or member.cross_checks.compares
+                self._began = time.monotonic() if self.counts else None
                 member.computing = sub_task
                 watchdog_process.mark(member.position.round, sub_task)
                 return sub_task
+            member.cross_checks.committed(member.position.round)
         faults.point("commit", member.position.step)
         return None
+
+    def _next(self) -> int | None:
+        """The next sub-task: one of its own, or one that a merge waits for, to be compared."""
+        member = self._member
+        own = machine.next_sub_task(member.state)
+        return own if own is not None or member.held is None else member.cross_checks.due(member.state)
+
+    def show(self, sub_task: int, digest: bytes) -> None:
+        """Keep what a compared sub-task has come to; a merge that has waited for it goes on."""
+        member = self._member
+        if not self.counts:
+            member.computing = -1
+            watchdog_process.mark(-1, -1)
+        with member.commit_lock:
+            member.cross_checks.show(sub_task, digest)
+            member.release()
 
     def put_leaf(self, leaf: Node) -> None:
         """Hand over a leaf; nobody else's concern if it was given to another meanwhile."""

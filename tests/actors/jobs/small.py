@@ -26,7 +26,7 @@ class Numbers(torch.utils.data.Dataset):
 
 def note(run, step, index):
     path = run.config.get("computed")
-    if path:
+    if path and not run._loop.open.repeats:  # what is computed only to be compared is no sub-task done twice
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         samples = ",".join(str(int(i)) for i in index)
         os.write(handle, f"{step.number} {samples} {os.getpid()}\n".encode())

@@ -209,7 +209,7 @@ class Loop:
         self.graphs.open(round_.line)
         self.graphs.thorough = self.position.step < _STEPS_OF_GRAPHS
         self._guard.open(round_.line, keeps_gradients=round_.keeps_gradients)
-        self._context.coordinator.open_round(self.position)
+        self._context.coordinator.open_round(self.position, checks=self._proves and not round_.keeps_gradients)
         return self.position
 
     def close_round(self, round_: OpenRound, merged: Merged) -> None:
@@ -231,6 +231,11 @@ class Loop:
         self.record.add_round(position.phase, merged, round_.line)
         self.position = Position(position.round + 1, position.step, position.phase + 1)
         self._context.streams.start(Purpose.OUTSIDE, position.step, position.phase + 1)
+
+    @property
+    def is_nondeterministic(self) -> bool:
+        """Whether the user's code has allowed an operation in this step that may give other bits each time."""
+        return bool(self._context.settings.allowed or (self.record is not None and self.record.allowed))
 
     def proves(self, step: int) -> bool:
         """Whether the first sub-task of this step's rounds is computed twice."""

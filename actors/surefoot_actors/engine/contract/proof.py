@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-import xxhash
-
 from surefoot.errors import ContractError
 from surefoot_actors.determinism.rng import drawn
 from surefoot_actors.engine.data.prefetch import BatchKey
@@ -18,7 +16,7 @@ from surefoot_actors.engine.state.attributes import Attributes, Key
 from surefoot_actors.engine.state.objects import variables_in_sight
 from surefoot_actors.engine.state.remembered import Remembered
 from surefoot_actors.engine.types import Node
-from surefoot_actors.engine.vector.memory import flat_bytes, memory_of
+from surefoot_actors.engine.vector.digest import leaf_digest
 
 __all__ = ["Proof"]
 
@@ -58,8 +56,11 @@ class Proof:
         """A batch was loaded, in this process or (`draws` is false) elsewhere, or without any of the user's code."""
         self._loaded = drawn() if draws else b""
 
-    def end(self, key: BatchKey, leaf: Node) -> bool:
-        """A sub-task has ended. Returns whether its leaf counts. Raises ContractError when a repeated one has other bits."""
+    def end(self, key: BatchKey, leaf: Node, *, may_differ: bool) -> bool:
+        """A sub-task has ended. Returns whether its leaf counts. Raises ContractError when a repeated one has other bits.
+
+        `may_differ`: the user's code has allowed an operation that gives other bits each time.
+        """
         if self._first is None:
             self._begin(key, leaf)
             return True
@@ -69,14 +70,14 @@ class Proof:
         if again == self._other:
             self._attributes.filled_again(self._filled)
         else:
-            self._compare(leaf)
+            self._compare(leaf, may_differ)
         if not self._waiting and self._records is not None:
             self._records.put_back()
             self._records = None  # it holds frames
         return False
 
     def _begin(self, key: BatchKey, leaf: Node) -> None:
-        self._first, self._digest, self._first_key = leaf, _digest(leaf), key
+        self._first, self._digest, self._first_key = leaf, leaf_digest(leaf), key
         self._drawn = [self._loaded, drawn()]
         self._waiting.append(key)
         self._filled = self._attributes.filled()
@@ -91,10 +92,11 @@ class Proof:
             return key._replace(step=key.step + 1)
         return key._replace(sub_task=(key.sub_task + 1) % self._sub_tasks)
 
-    def _compare(self, leaf: Node) -> None:
+    def _compare(self, leaf: Node, may_differ: bool) -> None:
         assert self._first is not None
         # a buffer that has got its shape in the first run makes another layout
-        if leaf.layout.signature == self._first.layout.signature and _digest(leaf) != self._digest:
+        is_comparable = leaf.layout.signature == self._first.layout.signature and not may_differ
+        if is_comparable and leaf_digest(leaf) != self._digest:
             raise ContractError(self._told(leaf))
         now = [self._loaded, drawn()]
         if now != self._drawn:
@@ -140,11 +142,3 @@ class Proof:
             f"first loss, the numbers of words) would be another one on every trainer, and on one that joins.{carried} Decide it before "
             f"run.steps(), of the dataset, or after the loop by step.merged or step.gathered"
         )
-
-
-def _digest(leaf: Node) -> bytes:
-    state = xxhash.xxh3_128()
-    for tensor in (*leaf.buckets, *leaf.gathered):
-        state.update(memory_of(flat_bytes(tensor)))
-    state.update(repr((leaf.weight, leaf.scalars, leaf.presence, leaf.exact)).encode())
-    return state.digest()

@@ -18,7 +18,11 @@ from surefoot_actors.engine.contract.sub_task import SubTask
 from surefoot_actors.engine.data.partition import Partition
 from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.exchange.agreement import Held, agree
+from surefoot_actors.engine.exchange.contribution import NO_DIGEST
+from surefoot_actors.engine.state.objects import variables_in_sight
+from surefoot_actors.engine.state.remembered import Remembered
 from surefoot_actors.engine.types import Merged, Node, Position
+from surefoot_actors.engine.vector.digest import leaf_digest
 from surefoot_actors.engine.vector.exact_buffers import combine, first_conflict
 from surefoot_actors.engine.vector.leaves import Logged
 from surefoot_actors.faults import points as faults
@@ -151,6 +155,11 @@ class TrainingRound(Round):
         #: whether the merge is added to the gradients that there are
         self.accumulate = accumulate
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the sub-task under way is computed only for what it shows."""
+        return self._records is not None or (self._proof is not None and self._proof.repeats)
+
     def _check(self) -> None:
         self._context.tracked.gradients.open(self.line, accumulate=self.accumulate)
 
@@ -162,6 +171,10 @@ class TrainingRound(Round):
         self._before = self._context.tracked.gradients.take(accumulate=self.accumulate)
         self._num_computed = 0
         self._weight = 1.0
+        # whether the sub-task under way is compared with another trainer's
+        self._compares = False
+        # while one of another trainer is computed: what the user's records are to be again
+        self._records: Remembered | None = None
         self._proof = (
             Proof(self._context.tracked.attributes, self.line, self._context.sub_tasks)
             if self._loop.proves(self._step)
@@ -173,14 +186,27 @@ class TrainingRound(Round):
         self._loop.untracked.check(self.line)
         if self._context.unchanged.before is not None:
             self._context.unchanged.check(self.line)
-        logged = self.sub_task.logged()
-        leaf = self._leaf(self.sub_task.number, logged)
+        logged, number = self.sub_task.logged(), self.sub_task.number
+        leaf = self._leaf(number, logged)
         self.sub_task = None
-        if self._proof is not None and not self._proof.end(self._key, leaf):
+        if self._compares:
+            self._context.coordinator.show(number, self._shown(leaf))
+        if self._records is not None:
+            self._context.leaves.drop(leaf)
+            self._records.put_back()
+            self._records = None  # it holds frames
+            return
+        may_differ = self._loop.is_nondeterministic
+        if self._proof is not None and not self._proof.end(self._key, leaf, may_differ=may_differ):
             self._context.leaves.drop(leaf)
             return
         self._num_computed, self._weight = self._num_computed + 1, logged.weight
         self._put(leaf)
+
+    def _shown(self, leaf: Node) -> bytes:
+        """Return what is compared: nothing where bits may differ, or where a buffer has got its shape since the others' first one."""
+        is_of_another_layout = self._first is not None and leaf.layout.signature != self._first.layout.signature
+        return NO_DIGEST if self._loop.is_nondeterministic or is_of_another_layout else leaf_digest(leaf)
 
     def _leaf(self, sub_task: int, logged: Logged) -> Node:
         try:
@@ -192,14 +218,18 @@ class TrainingRound(Round):
 
     def _next_key(self, position: Position) -> BatchKey | None:
         if self._proof is not None and (again := self._proof.take()) is not None:
-            self.sub_task = SubTask(again.sub_task)
+            self.sub_task, self._compares = SubTask(again.sub_task), False
             return again
         number = self._context.coordinator.next_sub_task()
         if number is None:
             return None
-        self.sub_task = SubTask(number)
-        self._key = BatchKey(self._step, position.phase, number, 0)
-        return self._key
+        self.sub_task, key = SubTask(number), BatchKey(self._step, position.phase, number, 0)
+        self._compares = self._context.coordinator.compares
+        if not self._context.coordinator.counts:
+            self._records = self._context.tracked.attributes.remember(variables_in_sight())
+            return key
+        self._key = key
+        return key
 
     def _loaded(self) -> None:
         if self._proof is not None:

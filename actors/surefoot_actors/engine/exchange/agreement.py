@@ -18,6 +18,7 @@ from surefoot_actors.engine.vector.digest import without_source
 __all__ = [
     "DriftedRanksError",
     "Held",
+    "UnlikeSubTaskError",
     "agree",
     "drifted_names",
     "drifted_ranks",
@@ -45,6 +46,24 @@ class DriftedRanksError(DriftError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DriftedRanksError, (self.ranks, self.size, self.step, self.names)
+
+
+class UnlikeSubTaskError(DriftError):
+    """Two members have computed one sub-task, out of the same tracked state, to other bits."""
+
+    def __init__(self, sub_task: int, step: int, subject: int, witness: int, size: int) -> None:
+        super().__init__(
+            f"sub-task {sub_task} of step {step} was computed on two trainers (ranks {subject} and {witness} of {size}), as at least one "
+            f"of them had joined, and came out with other bits, though their tracked state is the same: what the training code computes "
+            f"with is not the same on every trainer. It may be a value that the loop changes where Surefoot does not see it (an object "
+            f"of a library, a cache, a file, what a function made out of reach): keep it in a dict and track it, "
+            f'`run.track(mine={{"stage": 0}})`; or something that was made otherwise in each process (random numbers from outside, the '
+            f"clock, other data). `surefoot check` on this train function tells more"
+        )
+        self.arguments = sub_task, step, subject, witness, size
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return UnlikeSubTaskError, self.arguments
 
 
 def drifted_ranks(digests: Sequence[bytes]) -> tuple[int, ...]:

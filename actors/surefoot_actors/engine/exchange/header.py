@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from surefoot.errors import ContractError
+from surefoot_actors.engine.exchange.contribution import NOTHING_SHOWN, Shown
 from surefoot_actors.engine.exchange.reduce import NodeHead
 from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.types import Layout
 
 __all__ = ["ELSEWHERE", "ExchangeError", "Header", "check_rounds", "header_bytes", "pack_header", "read_header"]
 
-_MAGIC = b"sf-mrg02"
-# magic, round, signals, misfit, drift, signature, layouts_bytes, gathered_bytes
-_FIXED = struct.Struct("<8sqB?16s16sIQ")
+_MAGIC = b"sf-mrg03"
+# magic, round, signals, misfit, drift, shown, signature, layouts_bytes, gathered_bytes
+_FIXED = struct.Struct("<8sqB?16s16s16s16sIQ")
 
 
 class ExchangeError(ContractError):
@@ -39,6 +40,8 @@ class Header:
     misfit: bool
     # 16 bytes: digest of this step's stripe of the tracked state
     drift: bytes
+    # what came out of sub-tasks that two ranks have computed
+    shown: Shown = NOTHING_SHOWN
     # how many bytes the rank's layouts take, should they be asked for; 0 when it holds no node
     layouts_bytes: int
     # how many bytes the rows take that the rank's nodes have gathered; 0 for a misfit
@@ -64,7 +67,8 @@ def pack_header(header: Header, layout: Layout | None, num_nodes: int) -> bytes:
     """Return the header's bytes, `header_bytes` in number."""
     signature = bytes(16) if layout is None else layout.signature
     sizes = header.layouts_bytes, header.gathered_bytes
-    fixed = _FIXED.pack(_MAGIC, header.round, header.signals.pack(), header.misfit, header.drift, signature, *sizes)
+    digests = header.drift, *header.shown, signature
+    fixed = _FIXED.pack(_MAGIC, header.round, header.signals.pack(), header.misfit, *digests, *sizes)
     if layout is None or header.misfit:
         return fixed + bytes(header_bytes(layout, num_nodes) - len(fixed))
     return fixed + b"".join(
@@ -77,7 +81,8 @@ def pack_header(header: Header, layout: Layout | None, num_nodes: int) -> bytes:
 
 def read_header(data: bytes, layout: Layout | None, num_nodes: int) -> Header:
     """Read what `pack_header` made for the same layout and number of nodes. Raises ExchangeError for anything else."""
-    magic, round, signals, misfit, drift, signature, layouts_bytes, gathered_bytes = _FIXED.unpack_from(data)
+    magic, round, signals, misfit, drift, own, other, signature, *sizes = _FIXED.unpack_from(data)
+    layouts_bytes, gathered_bytes = sizes
     if magic != _MAGIC or signature != (bytes(16) if layout is None else layout.signature):
         raise ExchangeError(ELSEWHERE)
     heads: tuple[NodeHead, ...] = ()
@@ -89,6 +94,7 @@ def read_header(data: bytes, layout: Layout | None, num_nodes: int) -> Header:
         signals=Signals.unpack(signals),
         misfit=misfit,
         drift=drift,
+        shown=Shown(own, other),
         layouts_bytes=layouts_bytes,
         gathered_bytes=gathered_bytes,
         heads=heads,

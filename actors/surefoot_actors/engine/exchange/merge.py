@@ -12,6 +12,7 @@ import torch
 
 from surefoot_actors.engine.exchange.agreement import (
     DriftedRanksError,
+    UnlikeSubTaskError,
     agree,
     drifted_names,
     drifted_ranks,
@@ -20,7 +21,7 @@ from surefoot_actors.engine.exchange.agreement import (
     read_held,
 )
 from surefoot_actors.engine.exchange.alone import finish, head_of, merge_alone
-from surefoot_actors.engine.exchange.contribution import Contribution, MergeResult
+from surefoot_actors.engine.exchange.contribution import NO_DIGEST, Contribution, MergeResult
 from surefoot_actors.engine.exchange.gathering import Rows, join_rows, own_rows, pack_rows, read_rows
 from surefoot_actors.engine.exchange.header import ELSEWHERE, ExchangeError, Header, check_rounds
 from surefoot_actors.engine.exchange.messages import AllGather, Exchange, Parts, exchange_bytes, post_exchange
@@ -49,8 +50,8 @@ def merge_round(
     in memory of `pool`.
 
     Raises, on every member alike: ContractError where the sub-tasks differ in layout or in integer buffers or have no weight,
-    DriftedRanksError where members hold different state. Raises GroupClosedError when the generation is over. The group is of no
-    use after an error.
+    DriftedRanksError where members hold different state, UnlikeSubTaskError where two have computed a sub-task to other bits. Raises
+    GroupClosedError when the generation is over. The group is of no use after an error.
     """
     if group is None or group.size == 1:
         faults.point("exchange", contribution.step)
@@ -110,11 +111,13 @@ def _settle(group: Group, plan: Plan, contribution: Contribution) -> tuple[Plan,
         signals=contribution.signals,
         misfit=False,
         drift=contribution.drift,
+        shown=contribution.shown,
         layouts_bytes=len(held),
     )
     exchange, headers = _exchange(group, plan, header, nodes, Tag.HEADER)
     check_rounds([headers[rank] for rank in range(group.size)])
     _check_drift(group, [headers[rank].drift for rank in range(group.size)], step, contribution.look)
+    _cross_check(headers, contribution)
     if plan.layout is not None and not any(h.misfit for h in headers.values()):
         return plan, exchange, headers
     # Every rank has seen the same headers, so every rank is here.
@@ -139,6 +142,14 @@ def _check_drift(group: Group, drifts: Sequence[bytes], step: int, look: Callabl
     tables = [pickle.loads(data) for data in told if data]  # noqa: S301  from fellow trainers of the same job
     names = drifted_names(drifts, tables) if len(tables) == group.size else ()
     raise DriftedRanksError(ranks, group.size, step, names)
+
+
+def _cross_check(headers: Mapping[int, Header], contribution: Contribution) -> None:
+    """Raise UnlikeSubTaskError, the same on every rank, where two that have computed one sub-task show other bits."""
+    for subject, witness, sub_task in contribution.cross_checks:
+        own, other = headers[subject].shown.own, headers[witness].shown.other
+        if NO_DIGEST not in (own, other) and own != other:
+            raise UnlikeSubTaskError(sub_task, contribution.step, subject, witness, len(headers))
 
 
 def _exchange(

@@ -8,14 +8,15 @@ from collections.abc import Iterable, Sequence
 import torch
 import xxhash
 
-from surefoot_actors.engine.types import Bucket, Gathered, Layout
-from surefoot_actors.engine.vector.memory import memory_of
+from surefoot_actors.engine.types import Bucket, Gathered, Layout, Node
+from surefoot_actors.engine.vector.memory import flat_bytes, memory_of
 
 __all__ = [
     "DIGEST_BYTES",
     "chunk_digests",
     "chunk_numel",
     "layout_signature",
+    "leaf_digest",
     "make_layout",
     "merged_digest",
     "without_source",
@@ -119,4 +120,13 @@ def merged_digest(
         state.update(struct.pack("<q", rows.shape[0]))
         if rows.numel():
             state.update(memory_of(rows.view(-1).view(torch.uint8)))
+    return state.digest()
+
+
+def leaf_digest(leaf: Node) -> bytes:
+    """Return 16 bytes over all that a sub-task gives the merge."""
+    state = xxhash.xxh3_128()
+    for tensor in (*leaf.buckets, *leaf.gathered):
+        state.update(memory_of(flat_bytes(tensor.cpu())))
+    state.update(repr((leaf.weight, leaf.scalars, leaf.presence, leaf.exact)).encode())
     return state.digest()

@@ -199,7 +199,9 @@ def found(state: MembershipState) -> Outcome:
         return form_if_enough(replace(state, phase=Phase.FORMING, restorer=None, restoring=""))
     start, at = (0, 0) if begins_anew else state.restored
     own = spans(len(chosen), state.num_sub_tasks)
-    members = tuple(Member(trainer=t, own=own[k], role="joining" if k else "settled") for k, t in enumerate(chosen))
+    members = tuple(
+        Member(trainer=t, own=own[k], role="joining" if k else "settled", checked=not k) for k, t in enumerate(chosen)
+    )
     store = state.stores[chosen[0]]
     generation = Generation(number=state.number, nonce=state.nonce, start=start, members=members, store=store)
     told = () if begins_anew else _tell_restored(state, chosen[0], at)

@@ -41,6 +41,7 @@ def members_of(
             own=own[t],
             role="settled" if t in settled else "behind" if t in behind else "joining",
             source=source.get(t),
+            checked=t in staying and staying[t].checked,
         )
         for t in order
     )

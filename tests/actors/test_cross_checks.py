@@ -1,0 +1,147 @@
+"""Who joins shows that it computes what the others do: otherwise the job fails in that step, whatever it is that differs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from surefoot.events import Command, CommandKind, EventKind
+from surefoot.spec import JobState
+from surefoot_actors.protocol.member.machine import At, MemberState
+from surefoot_actors.protocol.messages import Generation, Member
+from surefoot_actors.trainer.cross_checks import CrossChecks
+from surefoot_actors.uplink.memory import MemoryUplink
+
+from .harness import Keep, Stage, Story
+from .test_matrix import told
+
+
+def assert_told(story: Story) -> None:
+    assert story.outcome.state is JobState.FAILED, story.outcome
+    reason = story.outcome.reason
+    assert re.search(rf"sub-task \d+ of step {len(story.rows)} was computed on two trainers", reason), reason
+    assert "came out with other bits" in reason
+    assert re.search(r"unlike\.py:\d+", reason), reason
+    assert "run.track(mine=" in reason
+
+
+def once_ready(number: int, gate: Path) -> Any:
+    """Return what opens a gate once so many trainers have come to be ready."""
+
+    async def drive(uplink: MemoryUplink, cluster: Keep) -> None:
+        await told(uplink, lambda: len([e for e in uplink.events if e.kind is EventKind.TRAINER_READY]) >= number)
+        gate.touch()  # noqa: ASYNC240  at once
+
+    return drive
+
+
+@pytest.mark.parametrize("trainers", [2, 3])
+def test_what_differs_by_process_is_found_in_the_first_step(stage: Stage, trainers: int) -> None:
+    config = {"steps": 3, "by": "process"}
+    story = stage.run(entrypoint="unlike:train", trainers=trainers, min_trainers=trainers, config=config)
+    assert_told(story)
+    assert not story.rows
+
+
+@pytest.mark.parametrize("at", [3, 4], ids=["joins in the midst of a round", "joins at a boundary"])
+def test_what_who_was_there_has_and_a_replacement_has_not(stage: Stage, tmp_path: Path, at: int) -> None:
+    gate = tmp_path / "gate"
+    config = {"steps": 200, "by": "environment", "gate": [at, str(gate)]}
+    story = stage.run(
+        entrypoint="unlike:train",
+        trainers=2,
+        min_trainers=2,
+        faults=["KILL@forward:t1:3"],
+        config=config,
+        drive=once_ready(3, gate),
+    )
+    assert len(story.fired) == 1
+    assert_told(story)
+
+
+def test_what_they_have_and_who_is_added_has_not(stage: Stage, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    async def grow(uplink: MemoryUplink, cluster: Keep) -> None:
+        await told(uplink, lambda: 1 in uplink.ledger)
+        uplink.command(Command(n=1, kind=CommandKind.RESIZE, trainers=3))
+        await once_ready(3, gate)(uplink, cluster)
+
+    config = {"steps": 200, "by": "environment", "gate": [2, str(gate)]}
+    assert_told(stage.run(entrypoint="unlike:train", trainers=1, config=config, drive=grow))
+
+
+def test_what_may_differ_is_not_compared(stage: Stage, tmp_path: Path) -> None:
+    """An operation that was allowed to be nondeterministic."""
+    gate = tmp_path / "gate"
+    story = stage.run(
+        entrypoint="unlike:train",
+        trainers=2,
+        min_trainers=2,
+        faults=["KILL@forward:t1:3"],
+        config={"steps": 12, "by": "chance", "gate": [4, str(gate)]},
+        drive=once_ready(3, gate),
+    )
+    assert story.outcome.state is JobState.SUCCEEDED, story.outcome
+
+
+# ---- one trainer's part
+
+
+def generation(number: int, start: int, *checked: bool) -> Generation:
+    members = tuple(
+        Member(trainer=f"t{k}", own=0b11 << 2 * k, role="settled", checked=c) for k, c in enumerate(checked)
+    )
+    return Generation(number=number, nonce="n", start=start, members=members, store=("host", 1))
+
+
+def at_round(number: int) -> MemberState:
+    return MemberState(trainer="t0", num_sub_tasks=4, at=At.ROUND, round=number)
+
+
+def test_who_joined_a_generation_that_was_cut_short_is_checked_in_the_next_one() -> None:
+    subject, witness = CrossChecks(4), CrossChecks(4)
+    for number in (5, 6):
+        witness.enter(generation(number, 3, True, subject.checked), 0)
+        subject.enter(generation(number, 3, True, subject.checked), 1)
+        if number == 5:
+            for each in (witness, subject):
+                each.open_round(checks=True)
+            assert subject.compares
+            subject.show(2, b"a" * 16)
+        assert witness.due(at_round(3)) == 2
+        assert subject.due(at_round(3)) is None
+    witness.show(2, b"b" * 16)
+    assert witness.due(at_round(3)) is None
+    assert witness.shown(3) == (((1, 0, 2),), (bytes(16), b"b" * 16))
+    assert subject.shown(3) == (((1, 0, 2),), (b"a" * 16, bytes(16)))
+    for each in (witness, subject):
+        each.committed(3)
+        each.open_round(checks=True)
+        assert each.of_round(4) == ()
+    assert subject.checked
+    assert not subject.compares
+
+
+def test_an_evaluation_checks_nobody() -> None:
+    checks = CrossChecks(4)
+    checks.enter(generation(5, 3, True, False), 0)
+    checks.open_round(checks=False)
+    assert checks.due(at_round(3)) is None
+    checks.committed(3)
+    checks.open_round(checks=True)
+    assert checks.due(at_round(4)) == 2
+
+
+def test_a_round_before_the_generation_checks_nobody() -> None:
+    """Of a member that was behind: the others have committed that round in the generation before."""
+    checks = CrossChecks(4)
+    checks.open_round(checks=True)
+    checks.enter(generation(6, 4, True, False), 0)
+    assert checks.due(at_round(3)) is None
+    checks.committed(3)
+    checks.open_round(checks=True)
+    assert checks.due(at_round(4)) == 2

@@ -1,0 +1,61 @@
+"""Which sub-tasks two members compute: whoever is checked is compared, through others or at once, with somebody who was there before."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from surefoot_actors.protocol.cross_checks import cross_checks
+from surefoot_actors.protocol.messages import Generation, Member
+from surefoot_actors.protocol.spans import owned
+
+START = 5
+
+
+@st.composite
+def generations(draw: st.DrawFn) -> tuple[Generation, int, frozenset[int], int]:
+    """A generation, whose first round may leave members without a sub-task; a round; who is not checked yet; how many sub-tasks."""
+    size = draw(st.integers(1, 9))
+    num = draw(st.integers(size, 20))
+    owners = draw(st.lists(st.integers(0, size - 1), min_size=num, max_size=num))
+    own = [sum(1 << v for v in range(num) if owners[v] == k) for k in range(size)]
+    members = tuple(Member(trainer=f"t{k}", own=own[k], role="settled") for k in range(size))
+    generation = Generation(number=3, nonce="n", start=START, members=members, store=("host", 1))
+    return generation, draw(st.integers(START, START + 1)), draw(st.frozensets(st.integers(0, size - 1))), num
+
+
+@given(generations())
+def test_everybody_is_compared_with_who_was_there_before(case: tuple[Generation, int, frozenset[int], int]) -> None:
+    generation, round_number, unchecked, num = case
+    ranks = range(len(generation.members))
+    checks = cross_checks(generation, round_number, num, unchecked)
+    owns = {k: owned(generation, k, round_number, num) for k in ranks}
+    trusted = set(ranks) - unchecked or {min(ranks)}
+    assert {c.subject for c in checks} == {k for k in unchecked - trusted if owns[k]}
+    witnesses = [c.witness for c in checks]
+    assert len(witnesses) == len(set(witnesses)), "somebody computes more than one besides its own"
+    for check in checks:
+        assert check.witness != check.subject
+        assert owns[check.subject] >> check.sub_task & 1
+    # as many as can be at once by who was there before; the others by one another, the one before each
+    assert all(
+        c.witness in trusted
+        for c in checks[: len(trusted) - (len(trusted) > len(checks))]
+        if len(checks) == len(unchecked - trusted)
+    )
+    before = {c.subject: c.witness for c in checks}
+    for subject in before:
+        seen = {subject}
+        at = before[subject]
+        while at in before:
+            assert at not in seen, "they are compared in a circle"
+            seen.add(at)
+            at = before[at]
+        # who owns nothing of this round is checked in the next one
+        assert at in trusted or not owns[at]
+
+
+def test_where_all_are_checked_nothing_is_computed_twice() -> None:
+    members = tuple(Member(trainer=f"t{k}", own=1 << k, role="settled") for k in range(3))
+    generation = Generation(number=3, nonce="n", start=START, members=members, store=("host", 1))
+    assert cross_checks(generation, START, 3, frozenset()) == ()
