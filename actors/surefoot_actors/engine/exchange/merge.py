@@ -74,6 +74,8 @@ def _merge_together(
     assert tuple(sorted(nodes)) == covers[group.rank], "the nodes given are not those of the rank's cover"
     faults.point("exchange", step)
     plan, exchange, headers = _settle(group, plan_exchange(contribution.agreed, covers), contribution)
+    # members that were handed unlike data say more of it by their layouts
+    _cross_check(headers, contribution)
     on_met()
     assert plan.layout is not None
     heads = {r: head for rank, own in headers.items() for r, head in zip(covers[rank], own.heads, strict=True)}
@@ -117,7 +119,6 @@ def _settle(group: Group, plan: Plan, contribution: Contribution) -> tuple[Plan,
     exchange, headers = _exchange(group, plan, header, nodes, Tag.HEADER)
     check_rounds([headers[rank] for rank in range(group.size)])
     _check_drift(group, [headers[rank].drift for rank in range(group.size)], step, contribution.look)
-    _cross_check(headers, contribution)
     if plan.layout is not None and not any(h.misfit for h in headers.values()):
         return plan, exchange, headers
     # Every rank has seen the same headers, so every rank is here.
