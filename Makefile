@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 ARGS ?=
 # how many processes run tests, on two cores: one for those that start a Ray head, one for those that start other processes, and one for the
 # rest (0: one for all, in order)
-WORKERS ?= 4
+WORKERS ?= 3
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -45,7 +45,7 @@ $(READY): pyproject.toml constraints.txt tests/libraries.txt
 	@touch $@
 
 test: $(READY) $(CHART_READY) ## Run the test suite, as CI does (ARGS='-k name' for a part of it)
-	$(PY) -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 quick: $(READY) ## Run the tests that start no processes, but for long searches (a few minutes)
 	$(PY) -m pytest -n 2 -m 'unit and not thorough' $(ARGS)

@@ -4,10 +4,9 @@ Every test has one of four marks, by the folder that it lies in, so that none ha
 broken), `ray` (said by the test), `process` (starts processes of its own), and `unit`, all the rest. A `unit` test that starts a process
 fails: it is to be marked, or listed here. `make quick` runs the `unit` tests, but for those that are `thorough` as well: long searches.
 
-What starts many processes runs one test after the other, in three rows: whole clusters that are broken in one worker of pytest-xdist, what
-else starts a Ray head in another, the rest in a third. A fourth has all other tests from the beginning, and the first three take part in
-them in the end. Clusters wait more than they compute: the other tests fill their waits and give way to them, so that no core is idle,
-and nothing that is watched is held up.
+What starts many processes is meant to run one test after the other: what starts a Ray head in one worker of pytest-xdist, the rest in
+another, while a third worker has all other tests. With pytest 9.2 and xdist 3.8 it does not: pytest makes a test's id anew, and xdist's
+groups, which are a suffix of it, are lost. So every worker takes any test, and makes clusters of its own, until xdist knows that pytest.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from .rows import FOLDERS, row_of, scheduler
+# Their processes share the machine's cores already; many such tests at a time would only wait for each other.
+_FOLDERS = {"actors", "check", "domains", "examples"}
 
 # A submission has its source read in a child process; programs have data workers; the chart is for Helm to render.
 _FOLDERS_WITH_PROCESSES = {"helm", "programs", "service"}
@@ -52,21 +51,27 @@ def kind(item: pytest.Item) -> str:
         return "domain"
     if item.get_closest_marker("ray"):
         return "ray"
-    starts = place.parts[0] in FOLDERS | _FOLDERS_WITH_PROCESSES or place.as_posix() in _WITH_PROCESSES
+    starts = place.parts[0] in _FOLDERS | _FOLDERS_WITH_PROCESSES or place.as_posix() in _WITH_PROCESSES
     starts = starts or any(word in item.name.partition("[")[2] for word in _PARAMETERS_WITH_PROCESSES)
     return "process" if starts or any(item.get_closest_marker(mark) for mark in ("slow", "process")) else "unit"
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(kind(item))
         if item.path.relative_to(_HERE).as_posix().startswith(_THOROUGH):
             item.add_marker(pytest.mark.thorough)
+        if group := _one_after_the_other(item):
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    return scheduler(config, log)
+def _one_after_the_other(item: pytest.Item) -> str | None:
+    """Return with which others a test does not run at the same time; None: it runs beside all."""
+    if item.get_closest_marker("ray"):
+        return "clusters"
+    folder = item.path.relative_to(_HERE).parts[0]
+    return "processes" if folder in _FOLDERS or item.get_closest_marker("slow") else None
 
 
 # ---- what waits for nobody gives way
@@ -77,8 +82,8 @@ _NICE = 5
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """In pytest-xdist the rows come first, so that a worker gives way once and for good."""
-    if "PYTEST_XDIST_WORKER" in os.environ and row_of(item.path) is None:
+    """In pytest-xdist the groups come first, so that a worker gives way once and for good."""
+    if "PYTEST_XDIST_WORKER" in os.environ and not item.get_closest_marker("xdist_group"):
         os.setpriority(os.PRIO_PROCESS, 0, max(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
 
 

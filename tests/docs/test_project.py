@@ -118,6 +118,7 @@ def test_every_tool_for_developers_is_used() -> None:
     options = {"import-linter": "from importlinter.cli", "vermin": "import vermin"} | {
         "pytest-asyncio": "asyncio_mode",
         "pytest-timeout": "timeout = ",
+        "pytest-xdist": "--dist loadgroup",
     }
     idle = [
         name
