@@ -196,8 +196,7 @@ class TrainingRound(Round):
             self._records.put_back()
             self._records = None  # it holds frames
             return
-        may_differ = self._loop.is_nondeterministic
-        if self._proof is not None and not self._proof.end(self._key, leaf, may_differ=may_differ):
+        if self._proof is not None and not self._proof.end(self._key, leaf, may_differ=self._loop.is_nondeterministic):
             self._context.leaves.drop(leaf)
             return
         self._num_computed, self._weight = self._num_computed + 1, logged.weight
