@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from surefoot_actors.trainer.cross_checks import CrossChecks
 from surefoot_actors.uplink.memory import MemoryUplink
 
 from .harness import Keep, Stage, Story
-from .test_matrix import told
+from .test_matrix import assert_same, newest_members, told
 
 
 def assert_told(story: Story) -> None:
@@ -86,6 +87,46 @@ def test_what_may_differ_is_not_compared(stage: Stage, tmp_path: Path) -> None:
         drive=once_ready(3, gate),
     )
     assert story.outcome.state is JobState.SUCCEEDED, story.outcome
+
+
+@pytest.mark.parametrize("lost", ["witness", "subject", "witness subject", "subject witness"])
+def test_a_loss_in_the_midst_of_a_cross_check_is_a_loss_like_any_other(
+    stage: Stage, undisturbed: Story, tmp_path: Path, lost: str
+) -> None:
+    """In step 0, and, where two are lost, of the replacement's in the step that it has joined in."""
+    gate = tmp_path / "gate"
+    story = stage.run(
+        entrypoint="crossing:train",
+        trainers=2,
+        min_trainers=2,
+        config={"lost": lost, "place": str(tmp_path), "gate": [1, str(gate)]},
+        drive=once_ready(3, gate),
+    )
+    assert_same(story, undisturbed)
+    assert {path.name for path in tmp_path.glob("*-lost")} == {f"{name}-lost" for name in lost.split()}
+    assert len(story.of(EventKind.TRAINER_LOST)) == len(lost.split())
+    assert story.computed_twice <= 4 * len(lost.split())
+
+
+def test_records_have_each_sub_task_once_when_several_join_at_once(stage: Stage, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    async def grow(uplink: MemoryUplink, cluster: Keep) -> None:
+        await told(uplink, lambda: 1 in uplink.ledger)
+        uplink.command(Command(n=1, kind=CommandKind.RESIZE, trainers=4))
+        await once_ready(4, gate)(uplink, cluster)
+        await told(uplink, lambda: len(newest_members(uplink)) == 4)
+        gate_of_the_end.touch()
+
+    gate_of_the_end, place = tmp_path / "gate-of-the-end", tmp_path / "counts"
+    place.mkdir()
+    gates = [[2, str(gate)], [20, str(gate_of_the_end)]]
+    config = {"steps": 24, "place": str(place), "gates": gates}
+    story = stage.run(entrypoint="counting:train", trainers=1, config=config, drive=grow)
+    assert story.outcome.state is JobState.SUCCEEDED, story.outcome
+    counts = [json.loads(file.read_text()) for file in place.iterdir()]
+    assert len(counts) == 4
+    assert [sum(kind) for kind in zip(*counts, strict=True)] == 5 * [24 * 8]
 
 
 # ---- one trainer's part

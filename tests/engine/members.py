@@ -17,7 +17,7 @@ import torch
 
 from surefoot_actors.engine.exchange import plan
 from surefoot_actors.engine.exchange.alone import merge_alone
-from surefoot_actors.engine.exchange.contribution import Contribution
+from surefoot_actors.engine.exchange.contribution import Contribution, Shown
 from surefoot_actors.engine.exchange.merge import merge_round
 from surefoot_actors.engine.exchange.signals import Signals
 from surefoot_actors.engine.exchange.transfer import recv_merged, recv_state, send_merged, send_state
@@ -126,6 +126,8 @@ class Setup:
     flags: tuple[int, ...] = ()
     drift: bytes = bytes(16)
     table: StateTable | None = None
+    # of a sub-task of rank 0 that rank 1 has computed too: what this member shows
+    shown: tuple[bytes, bytes] = (bytes(16), bytes(16))
     rounds: int = 1
     two_phases: bool = False
     several_messages: bool = False
@@ -150,6 +152,7 @@ def merge(setup: Setup, group: Group, say: Callable[[Any], None]) -> list[Any]:
         contribution = Contribution(
             round=round, step=round, covers=covers, nodes=nodes, num_sub_tasks=len(setup.owners),
             signals=Signals(end_generation=round in setup.flags), drift=setup.drift, agreed=agreed,
+            cross_checks=((0, 1, 0),), shown=Shown(*setup.shown),
             look=(lambda: setup.table) if setup.table else None,
         )  # fmt: skip
         result = merge_round(group, contribution, on_exchanged=partial(exchanged.append, 1), pool=pool)

@@ -70,6 +70,28 @@ def test_differing_integer_buffers_raise_on_every_member(everyone: Members) -> N
         assert "integer buffer" in outcome[2]
 
 
+# what is compared, and what two members show of it: rank 0 as the one that owns the sub-task, rank 1 as the one that computes it besides
+UNLIKE = [(b"a" * 16, bytes(16)), (bytes(16), b"b" * 16), (bytes(16), bytes(16))]
+
+
+def test_a_sub_task_with_other_bits_raises_on_every_member_and_names_the_ranks(everyone: Members) -> None:
+    for outcome in everyone.merge("0012", shown=UNLIKE):
+        assert outcome[:2] == ("raised", "UnlikeSubTaskError")
+        assert "sub-task 0 of step 0 was computed on two trainers (ranks 0 and 1 of 3)" in outcome[2]
+
+
+@pytest.mark.parametrize("first", [UNLIKE[0][::-1], (b"b" * 16, b"c" * 16)], ids=["not shown", "the same"])
+def test_what_is_shown_alike_or_by_one_alone_is_no_difference(everyone: Members, first: tuple[bytes, bytes]) -> None:
+    for outcome in everyone.merge("0012", shown=[first, *UNLIKE[1:]]):
+        assert outcome[0] == "returned", outcome
+
+
+def test_members_that_log_other_names_are_told_which_though_a_sub_task_differs_too(everyone: Members) -> None:
+    for outcome in everyone.merge("0112", kinds=[("plain",), ("other",), ("plain",)], shown=UNLIKE):
+        assert outcome[:2] == ("raised", "ContractError")
+        assert "'log accuracy  # train.py:1'" in outcome[2]
+
+
 def test_drift_raises_on_every_member_and_names_the_ranks(everyone: Members) -> None:
     for outcome in everyone.merge("0012", drift=[bytes(16), b"x" * 16, bytes(16)]):
         assert outcome[:2] == ("raised", "DriftedRanksError")

@@ -17,13 +17,16 @@ from surefoot.contract import Run
 from surefoot.events import LedgerRow
 from surefoot.local import LocalResult
 from surefoot_actors.engine.contract.run import RunOptions, run_training
+from surefoot_actors.engine.exchange.agreement import UnlikeSubTaskError
 from surefoot_actors.engine.exchange.alone import merge_alone
-from surefoot_actors.engine.exchange.contribution import Contribution
+from surefoot_actors.engine.exchange.contribution import NO_DIGEST, Contribution
 from surefoot_actors.engine.exchange.transfer import _image_digest
 from surefoot_actors.engine.ports import StateOwner, TrainerExit
 from surefoot_actors.engine.types import Merged, Node, Position, Range, StateImage
 from surefoot_actors.engine.vector.folding import NodeStore
 from surefoot_actors.local_run.settings import process_settings
+from surefoot_actors.protocol import messages
+from surefoot_actors.protocol.cross_checks import cross_checks
 
 from .fiber import Ended, Fiber
 
@@ -77,6 +80,9 @@ class Member:
         self.num_steps: int | None = None
         self.row: LedgerRow | None = None
         self.result: Merged | None = None
+        # whether a round has checked it; whether the open one can; whether what it computes is its own; what came of it, by sub-task
+        self.checked, self.checks, self.counts = False, False, True
+        self.digests: dict[int, bytes] = {}
 
     def go(self, answer: Any = None) -> str:
         """Go on until the next question, and return it: "admit", "turn", "boundary", "finish" or "end"."""
@@ -106,14 +112,16 @@ class Member:
     def node_once(self, key: str, prepare: Callable[[], object]) -> None:
         prepare()
 
-    # what is computed here is compared with nobody's
-    counts, compares = True, False
+    @property
+    def compares(self) -> bool:
+        return not self.counts or (self.checks and not self.checked)
 
     def show(self, sub_task: int, digest: bytes) -> None:
-        raise AssertionError("nobody has asked for it")
+        self.digests[sub_task] = digest
 
     def open_round(self, position: Position, *, checks: bool = False) -> None:
-        self.position = position
+        self.position, self.checks = position, checks
+        self.digests.clear()
 
     def next_sub_task(self) -> int | None:
         answer: int | None = self._fiber.ask("turn")
@@ -179,8 +187,34 @@ class Cluster:
                     if waits != "turn":
                         raise Parted(f"a member left its inner loop in step {member.position.step}: {waits}")
             turn += 1
+        if self.members[0].checks:
+            self._cross_check()
         self._merge()
         return [member.go(None) for member in self.members]
+
+    def _cross_check(self) -> None:
+        """Whoever no round has checked yet is compared, as in a real run."""
+        position, checked = self.members[0].position, [m.checked for m in self.members]
+        generation = messages.Generation(
+            number=1,
+            nonce="",
+            start=position.round,
+            members=tuple(messages.Member(trainer="", own=m.store.held, role="settled") for m in self.members),
+            store=("", 0),
+        )
+        unchecked = [k for k, is_checked in enumerate(checked) if not is_checked]
+        for subject, witness, sub_task in cross_checks(generation, position.round, self.options.sub_tasks, unchecked):
+            other = self.members[witness]
+            other.counts = False
+            waits = other.go(sub_task)
+            other.counts = True
+            if waits != "turn":
+                raise Parted(f"a witness left its inner loop in step {position.step}: {waits}")
+            shown = {self.members[subject].digests[sub_task], other.digests[sub_task]}
+            if len(shown) > 1 and NO_DIGEST not in shown:
+                raise UnlikeSubTaskError(sub_task, position.step, subject, witness, len(self.members))
+        for member in self.members:
+            member.checked = member.checked or bool(member.store.held)
 
     def _divide(self, sub_tasks: Any, among: list[Member]) -> None:
         numbers, n = list(sub_tasks), len(among)
@@ -242,6 +276,7 @@ class Cluster:
     def _join(self, position: Position) -> Member:
         """Start one more member, up to its admission, and give it the state."""
         member = Member(self.train, self.options)
+        member.checked = not self.members
         self.members.append(member)
         waits = member.go()
         if waits != "admit":

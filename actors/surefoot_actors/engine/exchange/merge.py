@@ -125,7 +125,8 @@ def _settle(group: Group, plan: Plan, contribution: Contribution) -> tuple[Plan,
     exchange.wait()
     sizes = [headers[rank].layouts_bytes for rank in range(group.size)]
     all_held = [h for data in exchange_bytes(group, held, sizes, Tag.LAYOUT) for h in read_held(data)]
-    plan = plan_exchange(agree(all_held, step), plan.covers)
+    plan = plan_exchange(agree(all_held, step), plan.covers)  # says more, where members do other things
+    _cross_check(headers, contribution)
     return plan, *_exchange(group, plan, header, nodes, Tag.AGREED_HEADER)
 
 

@@ -90,8 +90,9 @@ class CheckpointSchedule:
 
     @property
     def wanted(self) -> bool:
-        """Whether this trainer would have all members save at the next step's end."""
-        return self._asked or (self._owed and not self.busy)
+        """Whether this trainer would have all members save at the step's end; after the last, the parked state is in place of one owed."""
+        _, position = self._host.place
+        return self._asked or (self._owed and not self.busy and position.step + 1 != self._host.num_steps)
 
     @property
     def busy(self) -> bool:
