@@ -74,7 +74,7 @@ def _merge_together(
     assert tuple(sorted(nodes)) == covers[group.rank], "the nodes given are not those of the rank's cover"
     faults.point("exchange", step)
     plan, exchange, headers = _settle(group, plan_exchange(contribution.agreed, covers), contribution)
-    # members that were handed unlike data say more of it by their layouts
+    # after layouts, which say more where members do other things
     _cross_check(headers, contribution)
     on_met()
     assert plan.layout is not None
@@ -125,8 +125,7 @@ def _settle(group: Group, plan: Plan, contribution: Contribution) -> tuple[Plan,
     exchange.wait()
     sizes = [headers[rank].layouts_bytes for rank in range(group.size)]
     all_held = [h for data in exchange_bytes(group, held, sizes, Tag.LAYOUT) for h in read_held(data)]
-    plan = plan_exchange(agree(all_held, step), plan.covers)  # says more, where members do other things
-    _cross_check(headers, contribution)
+    plan = plan_exchange(agree(all_held, step), plan.covers)
     return plan, *_exchange(group, plan, header, nodes, Tag.AGREED_HEADER)
 
 
