@@ -223,9 +223,9 @@ def _start(command: list[str], env: dict[str, str], temp_dir: Path) -> subproces
             process = subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True)
         try:
             _await_start(process, log)
-        except RuntimeError as error:
+        except RuntimeError:
             _end(process)
-            if not tries_left or "timed out during startup" not in str(error):
+            if not tries_left:
                 raise
         except BaseException:
             _end(process)
