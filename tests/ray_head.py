@@ -217,22 +217,22 @@ def free_ports(count: int) -> list[int]:
 
 def _start(command: list[str], env: dict[str, str], temp_dir: Path) -> subprocess.Popen[bytes]:
     """Start a node. Ray gives its own processes 30 s to come up, and no setting for a busy machine: so it is tried more than once."""
+    for _ in range(_STARTS - 1):
+        with suppress(RuntimeError):
+            return _start_once(command, env, temp_dir)
+    return _start_once(command, env, temp_dir)
+
+
+def _start_once(command: list[str], env: dict[str, str], temp_dir: Path) -> subprocess.Popen[bytes]:
+    """Start a node; what does not come up is ended. Raises RuntimeError."""
     log = _log(temp_dir)
-    for tries_left in reversed(range(_STARTS)):
+    with ExitStack() as unless_up:
         with log.open("wb") as out:
             process = subprocess.Popen(command, env=env, stdout=out, stderr=out, start_new_session=True)
-        try:
-            _await_start(process, log)
-        except RuntimeError:
-            _end(process)
-            if not tries_left:
-                raise
-        except BaseException:
-            _end(process)
-            raise
-        else:
-            return process
-    raise AssertionError("it is tried at least once")
+        unless_up.callback(_end, process)
+        _await_start(process, log)
+        unless_up.pop_all()
+    return process
 
 
 def _await_start(process: subprocess.Popen[bytes], log: Path) -> None:

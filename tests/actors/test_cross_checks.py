@@ -47,7 +47,7 @@ def test_what_differs_by_process_is_found_in_the_first_step(stage: Stage, traine
     assert not story.rows
 
 
-@pytest.mark.parametrize("at", [3, 4], ids=["joins in the midst of a round", "joins at a boundary"])
+@pytest.mark.parametrize("at", [3, 4], ids=["ready in the round of the loss", "ready in the next one"])
 def test_what_who_was_there_has_and_a_replacement_has_not(stage: Stage, tmp_path: Path, at: int) -> None:
     gate = tmp_path / "gate"
     config = {"steps": 200, "by": "environment", "gate": [at, str(gate)]}
@@ -151,7 +151,7 @@ def test_who_joined_a_generation_that_was_cut_short_is_checked_in_the_next_one()
         if number == 5:
             for each in (witness, subject):
                 each.open_round(checks=True)
-            assert subject.compares
+            assert subject.shows_own
             subject.show(2, b"a" * 16)
         assert witness.due(at_round(3)) == 2
         assert subject.due(at_round(3)) is None
@@ -164,7 +164,7 @@ def test_who_joined_a_generation_that_was_cut_short_is_checked_in_the_next_one()
         each.open_round(checks=True)
         assert each.of_round(4) == ()
     assert subject.checked
-    assert not subject.compares
+    assert not subject.shows_own
 
 
 def test_an_evaluation_checks_nobody() -> None:

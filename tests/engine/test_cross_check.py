@@ -20,7 +20,7 @@ SUB_TASKS = 4
 class Witness(LocalCoordinator):
     """Has one sub-task of each training round computed once more, after all; and everything shown."""
 
-    compares = True
+    is_compared = True
 
     def __init__(self, again: int | None) -> None:
         super().__init__(SUB_TASKS, keep_state=True)
@@ -33,8 +33,8 @@ class Witness(LocalCoordinator):
         self._due = checks and self._again is not None
 
     def next_sub_task(self) -> int | None:
-        self.counts = self._next < SUB_TASKS or not self._due
-        if not self.counts:
+        self.is_own = self._next < SUB_TASKS or not self._due
+        if not self.is_own:
             self._due = False
             return self._again
         return super().next_sub_task()

@@ -81,7 +81,7 @@ class Member:
         self.row: LedgerRow | None = None
         self.result: Merged | None = None
         # whether a round has checked it; whether the open one can; whether what it computes is its own; what came of it, by sub-task
-        self.checked, self.checks, self.counts = False, False, True
+        self.checked, self.checks, self.is_own = False, False, True
         self.digests: dict[int, bytes] = {}
 
     def go(self, answer: Any = None) -> str:
@@ -113,8 +113,8 @@ class Member:
         prepare()
 
     @property
-    def compares(self) -> bool:
-        return not self.counts or (self.checks and not self.checked)
+    def is_compared(self) -> bool:
+        return not self.is_own or (self.checks and not self.checked)
 
     def show(self, sub_task: int, digest: bytes) -> None:
         self.digests[sub_task] = digest
@@ -205,9 +205,9 @@ class Cluster:
         unchecked = [k for k, is_checked in enumerate(checked) if not is_checked]
         for subject, witness, sub_task in cross_checks(generation, position.round, self.options.sub_tasks, unchecked):
             other = self.members[witness]
-            other.counts = False
+            other.is_own = False
             waits = other.go(sub_task)
-            other.counts = True
+            other.is_own = True
             if waits != "turn":
                 raise Parted(f"a witness left its inner loop in step {position.step}: {waits}")
             shown = {self.members[subject].digests[sub_task], other.digests[sub_task]}

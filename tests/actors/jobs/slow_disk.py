@@ -17,10 +17,11 @@ _chance = random.SystemRandom()
 
 
 def write_share(*arguments):
-    if "FIRST_WRITE" not in os.environ:
+    if "FIRST_WRITE" in os.environ:
+        while not os.path.exists(os.environ["FIRST_WRITE"]):
+            time.sleep(0.005)
+    else:
         time.sleep(_chance.uniform(0.02, 0.12))
-    while not os.path.exists(os.environ.get("FIRST_WRITE", "/")):
-        time.sleep(0.005)
     return _write_share(*arguments)
 
 

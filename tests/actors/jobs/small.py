@@ -82,7 +82,7 @@ def hold(run, step):
 
 
 def wait_for_checkpoints(step):
-    """Wait until the checkpoint that was due last is made, since a step that comes due while one is being made has none."""
+    """Wait until the checkpoint that was due last is made, since what comes due while one is being made is saved at a later step."""
     import time
     from pathlib import Path
 

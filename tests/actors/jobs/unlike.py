@@ -1,6 +1,7 @@
 """Computes with what Surefoot does not see: other bits on every trainer, or on who joins."""
 
 import os
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -8,30 +9,21 @@ from small import Numbers, hold, make
 
 import surefoot
 
-
-def scale(run, step):
-    match run.config["by"]:
-        case "process":
-            return float(os.getpid())
-        case "environment":
-            return float(os.environ.get("STAGE", "1"))
-        case "chance":
-            return float(torch.frombuffer(bytearray(os.urandom(4)), dtype=torch.int32))
-    return 1.0
+SCALES = {
+    "process": lambda: float(os.getpid()),
+    "environment": lambda: float(os.environ.get("STAGE", "1")),
+    "chance": lambda: float(torch.frombuffer(bytearray(os.urandom(4)), dtype=torch.int32)),
+}
 
 
 def train(run: surefoot.Run) -> None:
     model, optimizer = make(run.config)
     run.track(model=model, optimizer=optimizer)
-    seen = []
+    scale = SCALES[run.config["by"]]
     for step in run.steps(run.config["steps"]):
         for x, y, _ in step.batches(Numbers()):
-            seen.append(step.number)
-            if run.config["by"] == "chance":
-                with run.nondeterministic("chance"):
-                    loss = F.cross_entropy(model(x), y) * scale(run, step)
-            else:
-                loss = F.cross_entropy(model(x), y) * scale(run, step)
+            with run.nondeterministic("chance") if run.config["by"] == "chance" else nullcontext():
+                loss = F.cross_entropy(model(x), y) * scale()
             loss.backward()
             step.log(loss=loss)
             hold(run, step)
