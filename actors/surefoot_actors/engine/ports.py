@@ -90,15 +90,15 @@ class Coordinator(Protocol):
         """
 
     @property
-    def counts(self) -> bool:
-        """Whether the leaf of the sub-task handed out last is to be put; if not, it is another trainer's, and is only compared."""
+    def is_own(self) -> bool:
+        """Whether the sub-task handed out last is this trainer's, so that its leaf is put; another's is only compared."""
 
     @property
-    def compares(self) -> bool:
+    def is_compared(self) -> bool:
         """Whether the sub-task handed out last is compared with another trainer's: its bits are to be shown."""
 
     def show(self, sub_task: int, digest: bytes) -> None:
-        """Hand over what a compared sub-task has come to, 16 bytes; of one that counts, before its leaf."""
+        """Hand over what a compared sub-task has come to, 16 bytes; of its own before the leaf."""
 
     def put_leaf(self, leaf: Node) -> None:
         """Hand over a computed leaf (range of one sub-task); the fold may consume it."""

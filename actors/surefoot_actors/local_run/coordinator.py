@@ -32,7 +32,7 @@ class LocalCoordinator:
     generation = 1
     trainers = 1
     # nobody else computes anything
-    counts, compares = True, False
+    is_own, is_compared = True, False
 
     def __init__(
         self,

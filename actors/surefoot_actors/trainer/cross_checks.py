@@ -54,7 +54,7 @@ class CrossChecks:
         return None
 
     @property
-    def compares(self) -> bool:
+    def shows_own(self) -> bool:
         """Whether the bits of own sub-tasks may be asked for: in this generation, or in the next one, should this one be short."""
         return self._open and not self.checked
 

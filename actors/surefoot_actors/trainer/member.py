@@ -65,7 +65,7 @@ class Member:
         self.drift = NO_DRIFT
         #: what this trainer computes and shows for cross-checks, and the merge that waits for it
         self.cross_checks = CrossChecks(setup.spec.sub_tasks)
-        self.held: Merge | None = None
+        self.waiting_merge: Merge | None = None
         #: the last committed round's merge; likewise, until all have committed that round (R6)
         self.merged: Merged | None = None
         self.retained: Merged | None = None
@@ -106,16 +106,16 @@ class Member:
 
     def hold(self, merge: Merge) -> bool:
         """Whether a merge is to wait for a cross-check, which the training thread is to see to first."""
-        self.held = merge if self.cross_checks.due(self.state) is not None else None
-        if self.held is not None:
+        self.waiting_merge = merge if self.cross_checks.due(self.state) is not None else None
+        if self.waiting_merge is not None:
             self.commit_lock.notify_all()
-        return self.held is not None
+        return self.waiting_merge is not None
 
     def release(self) -> None:
         """Go on with the merge that has waited, if there is nothing more to wait for."""
-        held = self.held
-        if held is not None and self.counts(held.generation):
-            self._perform(held)
+        waiting = self.waiting_merge
+        if waiting is not None and self.counts(waiting.generation):
+            self._perform(waiting)
 
     @contextlib.contextmanager
     def waiting_until(self, condition: Callable[[], bool], what: str = "the other trainers") -> Iterator[None]:

@@ -160,7 +160,7 @@ class TrainerProcess:
                 if not self._member.hold(command):
                     self._start_merge(flag)
             case Close():
-                self._member.held = None
+                self._member.waiting_merge = None
                 if self._plane is not None:
                     self._plane.close()
                     self._plane = None

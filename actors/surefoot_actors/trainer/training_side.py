@@ -44,7 +44,7 @@ class TrainingSide:
         # how many of the step's sub-tasks were computed here
         self._num_computed = 0
         #: of the sub-task that was handed out last
-        self.counts, self.compares = True, False
+        self.is_own, self.is_compared = True, False
 
     def admit(self, state: StateOwner, num_steps: int | None) -> Position:
         """Say hello and wait to be a member whose tracked state is the run's."""
@@ -130,9 +130,9 @@ class TrainingSide:
             if member.state.at is not At.USER:
                 sub_task = self._next()
                 assert sub_task is not None
-                self.counts = machine.next_sub_task(member.state) is not None
-                self.compares = not self.counts or member.cross_checks.compares
-                self._began = time.monotonic() if self.counts else None
+                self.is_own = machine.next_sub_task(member.state) is not None
+                self.is_compared = not self.is_own or member.cross_checks.shows_own
+                self._began = time.monotonic() if self.is_own else None
                 member.computing = sub_task
                 watchdog_process.mark(member.position.round, sub_task)
                 return sub_task
@@ -144,12 +144,12 @@ class TrainingSide:
         """The next sub-task: one of its own, or one that a merge waits for, to be compared."""
         member = self._member
         own = machine.next_sub_task(member.state)
-        return own if own is not None or member.held is None else member.cross_checks.due(member.state)
+        return own if own is not None or member.waiting_merge is None else member.cross_checks.due(member.state)
 
     def show(self, sub_task: int, digest: bytes) -> None:
         """Keep what a compared sub-task has come to; a merge that has waited for it goes on."""
         member = self._member
-        if not self.counts:
+        if not self.is_own:
             member.computing = -1
             watchdog_process.mark(-1, -1)
         with member.commit_lock:

@@ -172,7 +172,7 @@ class TrainingRound(Round):
         self._num_computed = 0
         self._weight = 1.0
         # whether the sub-task under way is compared with another trainer's
-        self._compares = False
+        self._is_compared = False
         # while one of another trainer is computed: what the user's records are to be again
         self._records: Remembered | None = None
         self._proof = (
@@ -189,7 +189,7 @@ class TrainingRound(Round):
         logged, number = self.sub_task.logged(), self.sub_task.number
         leaf = self._leaf(number, logged)
         self.sub_task = None
-        if self._compares:
+        if self._is_compared:
             self._context.coordinator.show(number, self._shown(leaf))
         if self._records is not None:
             self._context.leaves.drop(leaf)
@@ -217,14 +217,14 @@ class TrainingRound(Round):
 
     def _next_key(self, position: Position) -> BatchKey | None:
         if self._proof is not None and (again := self._proof.take()) is not None:
-            self.sub_task, self._compares = SubTask(again.sub_task), False
+            self.sub_task, self._is_compared = SubTask(again.sub_task), False
             return again
         number = self._context.coordinator.next_sub_task()
         if number is None:
             return None
         self.sub_task, key = SubTask(number), BatchKey(self._step, position.phase, number, 0)
-        self._compares = self._context.coordinator.compares
-        if not self._context.coordinator.counts:
+        self._is_compared = self._context.coordinator.is_compared
+        if not self._context.coordinator.is_own:
             self._records = self._context.tracked.attributes.remember(variables_in_sight())
             return key
         self._key = key
