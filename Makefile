@@ -5,8 +5,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 # passed on to pytest, the demo or the benchmarks: make test ARGS='-k tree -x'
 ARGS ?=
-# how many processes run tests, on two cores: one for those that start a Ray head, one for those that start other processes, and one for the
-# rest (0: one for all, in order)
+# how many processes run tests at a time, on two cores; each takes any test (tests/conftest.py). 0: one for all, in order
 WORKERS ?= 3
 
 VENV := .venv
