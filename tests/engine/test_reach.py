@@ -274,7 +274,7 @@ def test_what_the_loop_writes_over_after_a_round_is_its_own() -> None:
     mine.update(loss=0.3, seen=4)
     here.end_round()
     mine["loss"] = 0.5
-    here.end_step()
+    here.end_step(0)
     there.restore(here.changed())
     assert theirs == {"loss": 0.5, "seen": 0}
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from surefoot.contract import Run
+from surefoot.errors import DriftError
 from surefoot.events import LedgerRow
 from surefoot.local import LocalResult
 from surefoot_actors.engine.contract.run import RunOptions, run_training
@@ -27,6 +28,7 @@ from surefoot_actors.engine.vector.folding import NodeStore
 from surefoot_actors.local_run.settings import process_settings
 from surefoot_actors.protocol import messages
 from surefoot_actors.protocol.cross_checks import cross_checks
+from surefoot_actors.user_code.lines import user_line
 
 from .fiber import Ended, Fiber
 
@@ -83,6 +85,7 @@ class Member:
         # whether a round has checked it; whether the open one can; whether what it computes is its own; what came of it, by sub-task
         self.checked, self.checks, self.is_own = False, False, True
         self.digests: dict[int, bytes] = {}
+        self.line = ""
 
     def go(self, answer: Any = None) -> str:
         """Go on until the next question, and return it: "admit", "turn", "boundary", "finish" or "end"."""
@@ -120,7 +123,7 @@ class Member:
         self.digests[sub_task] = digest
 
     def open_round(self, position: Position, *, checks: bool = False) -> None:
-        self.position, self.checks = position, checks
+        self.position, self.checks, self.line = position, checks, user_line()
         self.digests.clear()
 
     def next_sub_task(self) -> int | None:
@@ -212,7 +215,8 @@ class Cluster:
                 raise Parted(f"a witness left its inner loop in step {position.step}: {waits}")
             shown = {self.members[subject].digests[sub_task], other.digests[sub_task]}
             if len(shown) > 1 and NO_DIGEST not in shown:
-                raise UnlikeSubTaskError(sub_task, position.step, subject, witness, len(self.members))
+                unlike = UnlikeSubTaskError(sub_task, position.step, subject, witness, len(self.members))
+                raise DriftError(f"{unlike}; the inner loop at {other.line}")
         for member in self.members:
             member.checked = member.checked or bool(member.store.held)
 

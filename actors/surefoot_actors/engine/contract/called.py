@@ -7,7 +7,7 @@ import inspect
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -21,8 +21,9 @@ class Called(NamedTuple):
     """A function that is called."""
 
     code: CodeType
-    # the variables of its module
+    # the variables of its module, and those that it closes over
     values: dict[str, Any]
+    cells: dict[str, CellType]
     body: list[ast.stmt]
     # by parameter: what is given, as it is written, and the object where it is known
     given: dict[str, tuple[ast.expr, Any]]
@@ -42,32 +43,70 @@ def tree_of(code: CodeType) -> ast.AST | None:
 
 def called(node: ast.Call, names: Mapping[str, Any]) -> Called | None:
     """Return what a call leads to: a function of the user's, or a method of an object that a name stands for. `names`: in sight."""
+    node = _without_getattr(node, names)
     target: Any = object_of(node.func, names)
     owner = object_of(node.func.value, names) if isinstance(node.func, ast.Attribute) else None
     if isinstance(target, MethodType):
         owner, target = target.__self__, target.__func__
+    elif not isinstance(target, FunctionType | type) and target is not None:
+        method = inspect.getattr_static(type(target), "forward" if isinstance(target, nn.Module) else "__call__", None)
+        if not isinstance(method, FunctionType):
+            return None
+        node, owner, target = _as_method(node), target, method
     if isinstance(owner, ModuleType):
         owner = None
     if not isinstance(target, FunctionType) or is_library(target.__code__.co_filename):
         return None
     body = _body(target.__code__)
-    return (
-        None
-        if body is None
-        else Called(target.__code__, target.__globals__, body, dict(_given(node, target, owner, names)))
-    )
+    if body is None:
+        return None
+    cells = dict(zip(target.__code__.co_freevars, target.__closure__ or (), strict=True))
+    values = {**target.__globals__, **{name: _content(cell) for name, cell in cells.items()}}
+    return Called(target.__code__, values, cells, body, dict(_given(node, target, owner, names)))
+
+
+def _as_method(node: ast.Call) -> ast.Call:
+    """Return the call of an object as that of a method of it."""
+    method = ast.copy_location(ast.Attribute(node.func, "__call__", ast.Load()), node.func)
+    return ast.copy_location(ast.Call(method, node.args, node.keywords), node)
+
+
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it has no value yet
+        return None
+
+
+def _without_getattr(node: ast.Call, names: Mapping[str, Any]) -> ast.Call:
+    """Return a call of `getattr(thing, name)` as one of the method that it asks for."""
+    inner = node.func
+    if not isinstance(inner, ast.Call) or not isinstance(inner.func, ast.Name) or inner.func.id != "getattr":
+        return node
+    name = object_of(inner.args[1], names) if len(inner.args) > 1 else None
+    if not isinstance(name, str):
+        return node
+    method = ast.copy_location(ast.Attribute(inner.args[0], name, ast.Load()), inner)
+    return ast.copy_location(ast.Call(method, node.args, node.keywords), node)
 
 
 def object_of(node: ast.expr, names: Mapping[str, Any]) -> Any:
     """Return the object that a name, or an attribute of one, stands for, without running any code; None where that is not known."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.Subscript):
+        held, key = object_of(node.value, names), object_of(node.slice, names)
+        return dict.get(held, key) if isinstance(held, dict) and isinstance(key, str) else None
     if not isinstance(node, ast.Attribute) or (owner := object_of(node.value, names)) is None:
         return None
     held = getattr(owner, "__dict__", None)
     if isinstance(held, Mapping) and node.attr in held and not isinstance(owner, type):
         return held[node.attr]
-    found = None if isinstance(owner, type | nn.Module) else inspect.getattr_static(type(owner), node.attr, None)
+    if isinstance(owner, nn.Module) and node.attr in owner._modules:
+        return owner._modules[node.attr]
+    found = None if isinstance(owner, type) else inspect.getattr_static(type(owner), node.attr, None)
     return found if isinstance(found, FunctionType) else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
-from types import CodeType, FrameType
+from types import CellType, CodeType, FrameType
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from surefoot.errors import ContractError
 from surefoot_actors.engine.contract.called import Called, called, moved, object_of, shared, tree_of
 from surefoot_actors.engine.contract.called import path_of as _path
+from surefoot_actors.engine.contract.held import Held, alternatives, calls_in, cells_of
 from surefoot_actors.user_code import places
 from surefoot_actors.user_code.frames import vars_of
 from surefoot_actors.user_code.lines import is_library
@@ -46,7 +47,8 @@ def check_local_values(frame: FrameType) -> None:
     if is_library(frame.f_code.co_filename):
         return
     for loop in _step_loops(tree_of(frame.f_code)):
-        reader = _Reader(frame.f_code, {**frame.f_globals, **frame.f_locals}, deep=_DEEP, left=[_MANY])
+        reader = _Reader(frame.f_code, {**frame.f_globals, **frame.f_locals}, deep=_DEEP, left=[_MANY], held=Held())
+        reader.cells = cells_of(frame.f_code, frame.f_locals)
         # twice: what the end of a step leaves is there at the next one's beginning
         for _ in range(2):
             reader.block(loop.body)
@@ -78,8 +80,14 @@ def _is_inner(node: ast.stmt) -> bool:
 class _Reader:
     """Reads statements in order, and keeps which names hold local values."""
 
-    def __init__(self, code: CodeType, names: Mapping[str, Any], *, deep: int, left: list[int]) -> None:
-        """`names`: the objects that names stand for, as far as they are known. `deep`, `left`: through how many calls to follow."""
+    def __init__(self, code: CodeType, names: Mapping[str, Any], *, deep: int, left: list[int], held: Held) -> None:
+        """`names`: the objects that names stand for, as far as they are known. `deep`, `left`: through how many calls to follow.
+
+        `held`: what is local in objects; all that is read has it in common.
+        """
+        self._held = held
+        #: variables that functions have in common
+        self.cells: Mapping[str, CellType] = {}
         self._path, self._names, self._deep, self._left = places.shown(code.co_filename), names, deep, left
         # by call of the statement under way: what of its result is local
         self._results: dict[int, set[int]] = {}
@@ -105,7 +113,10 @@ class _Reader:
         self._results.clear()
         if _is_inner(node):
             self._inner(node)
-            self.local |= _written(node)
+            written = _written(node)
+            self.local |= written
+            self._hold(written, self._names, self.cells)
+            self._called_inside(node, self._names, self._deep)
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             self._assign(node)
         elif isinstance(node, ast.If):
@@ -135,6 +146,13 @@ class _Reader:
                 elif not isinstance(node, ast.AugAssign):
                     self.local.discard(path)
                     self._carried.discard(path)
+            for part in _targets(target):
+                if name or self._under:
+                    self._held.add(part, self._names, self.cells, carried=bool(name))
+                elif not isinstance(node, ast.AugAssign):
+                    self._held.discard(part, self._names, self.cells)
+                if isinstance(part, ast.Name):  # it stands for another object from now on
+                    self._names = {k: v for k, v in self._names.items() if k != part.id}
 
     def _given(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[tuple[ast.expr, str | None]]:
         """Yield what is assigned to, and the local value in what it is given: part by part, where tuples are."""
@@ -152,20 +170,44 @@ class _Reader:
 
     def _inner(self, node: ast.stmt) -> None:
         """An inner loop's backward pass may go through what was made of local values before it."""
-        carried = sorted(self._carried - _assigned(node))
-        for call in ast.walk(node) if carried else ():
+        own = _assigned(node)
+        carried = sorted(self._carried - own)
+        for call in ast.walk(node) if carried or self._held.carries else ():
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "backward":
-                name = next((path for path in carried if _goes_into(call, node, path)), None)
+                paths = _goes_into(call, node)
+                name = next((path for path in carried if path in paths), None)
+                name = name or next((p for p in sorted(paths - own) if self._is_carried(p)), None)
                 if name:
                     self._tell(call, name, f"the loss of {ast.unparse(call)} is decided")
 
+    def _is_carried(self, path: str) -> bool:
+        return self._held.holds(ast.parse(path, mode="eval").body, self._names, self.cells, carried=True)
+
+    def _hold(self, paths: Iterable[str], names: Mapping[str, Any], cells: Mapping[str, CellType]) -> None:
+        for path in paths:
+            self._held.add(ast.parse(path, mode="eval").body, names, cells)
+
+    def _called_inside(self, region: ast.AST, names: Mapping[str, Any], deep: int) -> None:
+        """What functions write that an inner loop calls depends on how many batches there are too."""
+        for found in calls_in(region, names) if deep else ():
+            if not self._left[0]:
+                return
+            self._left[0] -= 1
+            body = ast.Module(found.body, [])
+            inside = {**found.values, **{p: thing for p, (_, thing) in found.given.items() if thing is not None}}
+            self._hold(_counted(body), inside, found.cells)
+            self._called_inside(body, inside, deep - 1)
+
     def _branch(self, node: ast.If) -> None:
         before, self._under = self._under, self._under or self._name_in(node.test)
-        known = set(self.local)
+        known, held = set(self.local), self._held.copy()
         self.block(node.body)
         after, self.local = self.local, known
+        held_after = self._held.copy()
+        self._held.take(held)
         self.block(node.orelse)
         self.local |= after
+        self._held.add_all(held_after)
         self._under = before
 
     def _nested(self, node: ast.For | ast.While | ast.With | ast.Try) -> None:
@@ -192,7 +234,12 @@ class _Reader:
     def _looped(self, node: ast.For | ast.While) -> None:
         """A loop that is no inner one: leaving it by a local value ends nothing, but how often it has turned is local then."""
         before, self._left_by = self._left_by, ""
-        self.block(node.body)
+        known = alternatives(node, self._names) if isinstance(node, ast.For) else None
+        for thing in known[1] if known else (None,):
+            names, self._names = self._names, {**self._names, known[0]: thing} if known else self._names
+            self._results.clear()
+            self.block(node.body)
+            self._names = names
         if self._left_by:
             self.local |= _assigned(node, ast.AugAssign)
         self._left_by = before
@@ -225,6 +272,7 @@ class _Reader:
             self.local.update(_paths(node.func.value))
         elif method in _EMPTIES:
             self.local.difference_update(_paths(node.func.value))
+            self._held.discard(node.func.value, self._names, self.cells)
 
     def _may_train(self, node: ast.expr) -> bool:
         """Whether the step() of what an expression stands for may have a part in training: it does where nothing is known of it."""
@@ -252,6 +300,8 @@ class _Reader:
             return self._name_in_comprehension(node)
         path = _path(node)
         if path in self.local:
+            return path
+        if path and self._held.holds(node, self._names, self.cells):
             return path
         return next(
             filter(None, (self._name_in(c) for c in ast.iter_child_nodes(node) if isinstance(c, ast.expr))), None
@@ -281,7 +331,9 @@ class _Reader:
         self._left[0] -= 1
         paths = {parameter: _path(argument) for parameter, (argument, _) in found.given.items()}
         objects = {parameter: thing for parameter, (_, thing) in found.given.items() if thing is not None}
-        inside = _Reader(found.code, {**found.values, **objects}, deep=self._deep - 1, left=self._left)
+        names = {**found.values, **objects}
+        inside = _Reader(found.code, names, deep=self._deep - 1, left=self._left, held=self._held)
+        inside.cells = found.cells
         inside._under, inside._is_called = self._under, True
         inside.local = {p for p, (argument, _) in found.given.items() if self._name_in(argument)}
         inside.local.update(moved(self.local, {path: p for p, path in paths.items() if path}))
@@ -331,6 +383,17 @@ def _written(loop: ast.stmt) -> set[str]:
     return names
 
 
+def _counted(body: ast.AST) -> set[str]:
+    """Return what a function adds to: it is another number for another number of calls."""
+    nodes = list(ast.walk(body))
+    adds = [
+        n.func.value
+        for n in nodes
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in _ADDS
+    ]
+    return {p for t in (*(n.target for n in nodes if isinstance(n, ast.AugAssign)), *adds) for p in _paths(t)}
+
+
 def _flags(branch: ast.If) -> Iterator[str]:
     """Yield the names that a branch gives a value as it is written: whether it was gone through."""
     for node in ast.walk(branch):
@@ -345,8 +408,8 @@ def _assigned(loop: ast.stmt, *more: type[ast.AST]) -> set[str]:
     return {path for target in targets for path in _paths(target)}
 
 
-def _goes_into(call: ast.Call, loop: ast.stmt, path: str) -> bool:
-    """Whether a pass depends on a name: by what is assigned in the loop, backwards from the call."""
+def _goes_into(call: ast.Call, loop: ast.stmt) -> set[str]:
+    """Return the names that a pass depends on: by what is assigned in the loop, backwards from the call."""
     wanted = set(_read(call))
     assigned = [n for n in ast.walk(loop) if isinstance(n, ast.Assign | ast.AnnAssign | ast.AugAssign) and n.value]
     for _ in range(len(assigned)):
@@ -357,7 +420,7 @@ def _goes_into(call: ast.Call, loop: ast.stmt, path: str) -> bool:
                 wanted.update(_read(node.value))
         if len(wanted) == before:
             break
-    return path in wanted
+    return wanted
 
 
 def _read(node: ast.AST) -> Iterator[str]:
@@ -375,6 +438,15 @@ def _is_alike(value: ast.expr, local: set[str]) -> bool:
             if not (node.args or node.keywords) or root in ("", "torch", "np", "numpy", "random"):
                 return False
     return True
+
+
+def _targets(target: ast.expr) -> Iterator[ast.expr]:
+    """Yield what is assigned to, one by one."""
+    if isinstance(target, ast.Tuple | ast.List):
+        for part in target.elts:
+            yield from _targets(part)
+    else:
+        yield target
 
 
 def _paths(target: ast.expr) -> Iterator[str]:

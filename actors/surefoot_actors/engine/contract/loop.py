@@ -85,6 +85,9 @@ class Loop:
         #: modules that train without being tracked
         self.untracked = UntrackedModules(context.tracked, context.parameters, self._untracked_state.leave_alone)
         self._looks_at_attributes = False
+        # the step in which this trainer began, and the inner loops that were gone through
+        self._first_step = 0
+        self._lines: set[str] = set()
         self._watching = contextlib.ExitStack()
         self._hooks: list[Any] = []
 
@@ -120,6 +123,7 @@ class Loop:
         self.graphs.begin()
         self.position = context.coordinator.admit(tracked, self.length.num_steps)
         tracked.attributes.refresh()
+        self._first_step = self.position.step
         self._begun = True
 
     def _end_step(self, record: StepRecord) -> None:
@@ -136,7 +140,7 @@ class Loop:
         if number == 1:
             tracked.rehearse()  # once more: now optimizers and averages have a state
         self._finite_check.check_state(context.parameters, number)
-        tracked.attributes.end_step()
+        tracked.attributes.end_step(number)
         self._untracked_state.look(number)
         tracked.gradients.end_step()
         self.length.values["logged"] = record.logged_outside
@@ -201,9 +205,11 @@ class Loop:
 
     def open_round(self, round_: OpenRound) -> Position:
         """Begin a round at the inner loop's first turn. Returns where training is."""
-        self._looks_at_attributes = self._context.tracked.attributes.looks
-        if self._looks_at_attributes:
-            self._context.tracked.attributes.begin_round(tries=self.proves(self.position.step))
+        attributes = self._context.tracked.attributes
+        attributes.open_round()
+        self._looks_at_attributes, proves = attributes.looks, self.proves(round_.line)
+        if self._looks_at_attributes or proves:
+            attributes.begin_round(tries=proves)
         self.untracked.open()
         self.open = round_
         self.graphs.open(round_.line)
@@ -220,6 +226,9 @@ class Loop:
         self.graphs.close()
         if self._looks_at_attributes:
             self._context.tracked.attributes.end_round()
+        elif self.proves(round_.line):
+            self._context.tracked.attributes.end_late_round()
+        self._lines.add(round_.line)
         self._context.settings.check(round_.line)
         forget_casts()
         self._guard.close(delivered=not round_.keeps_gradients)
@@ -237,9 +246,18 @@ class Loop:
         """Whether the user's code has allowed an operation in this step that may give other bits each time."""
         return bool(self._context.settings.allowed or (self.record is not None and self.record.allowed))
 
-    def proves(self, step: int) -> bool:
-        """Whether the first sub-task of this step's rounds is computed twice."""
-        return self._proves and step == 0
+    def proves(self, line: str) -> bool:
+        """Whether the first sub-task of a round is computed twice: of those of the first step, and of inner loops that begin later.
+
+        Of those that a trainer finds under way when it joins, others have done so.
+        """
+        step = self.position.step
+        return self._proves and (step == 0 or (step > self._first_step and line not in self._lines))
+
+    @property
+    def tries_as_joiner(self) -> bool:
+        """Whether a round's first sub-task is computed again with what a trainer has that joins."""
+        return self._proves and self._context.tracked.attributes.tries_as_joiner
 
     def learn_epoch(self, length: int) -> None:
         """A training round takes its samples from epochs of this length: the first one says how long the run's epochs are."""

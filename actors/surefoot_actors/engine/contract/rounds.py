@@ -10,6 +10,7 @@ import torch
 
 from surefoot.errors import ContractError
 from surefoot_actors.determinism.rng import Purpose
+from surefoot_actors.engine.contract.as_joiner import AsJoiner
 from surefoot_actors.engine.contract.context import RoundContext
 from surefoot_actors.engine.contract.loop import Loop, check_mode
 from surefoot_actors.engine.contract.proof import Proof
@@ -175,11 +176,12 @@ class TrainingRound(Round):
         self._is_compared = False
         # while one of another trainer is computed: what the user's records are to be again
         self._records: Remembered | None = None
-        self._proof = (
-            Proof(self._context.tracked.attributes, self.line, self._context.sub_tasks)
-            if self._loop.proves(self._step)
-            else None
-        )
+        attributes = self._context.tracked.attributes
+        self._proof: Proof | AsJoiner | None = None
+        if self._loop.proves(self.line):
+            self._proof = Proof(attributes, self.line, self._context.sub_tasks)
+        elif self._loop.tries_as_joiner:
+            self._proof = AsJoiner(attributes, self.line)
 
     def _take_back(self) -> None:
         assert self.sub_task is not None
@@ -196,11 +198,20 @@ class TrainingRound(Round):
             self._records.put_back()
             self._records = None  # it holds frames
             return
-        if self._proof is not None and not self._proof.end(self._key, leaf, may_differ=self._loop.is_nondeterministic):
+        may_differ = self._loop.is_nondeterministic
+        if not self._num_computed and not isinstance(self._proof, Proof):
+            self._prove_filled()
+        if self._proof is not None and not self._proof.end(self._key, leaf, may_differ=may_differ):
             self._context.leaves.drop(leaf)
             return
         self._num_computed, self._weight = self._num_computed + 1, logged.weight
         self._put(leaf)
+
+    def _prove_filled(self) -> None:
+        """The round's first sub-task is proven where it has filled what was unset until now."""
+        attributes = self._context.tracked.attributes
+        if filled := attributes.filled_late():
+            self._proof = Proof(attributes, self.line, self._context.sub_tasks, filled=filled)
 
     def _shown(self, leaf: Node) -> bytes:
         """Return what is compared: nothing where bits may differ, or where a buffer has got its shape since the others' first one."""

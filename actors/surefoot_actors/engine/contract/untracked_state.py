@@ -52,12 +52,14 @@ class UntrackedState:
         """
         self._num_looks += 1
         if self._num_looks > 2:
+            self._check_iterators()
             return
         known = covered(self._tracked) | self._left_alone
         found = {**dict(self._tracked.attributes.generators()), **dict(_things(known))}
         if self._num_looks == 1:
             self._first = {id(thing): (thing, self._digest(thing), _seed(thing)) for thing in found.values()}
             self._tensors = dict(self._loose())
+            self._tracked.attributes.find_iterators()
             return
         for name, thing in found.items():
             first = self._first.get(id(thing))
@@ -78,11 +80,14 @@ class UntrackedState:
                 f"{names[0]} gets a gradient in the inner loop, and the steps of the loop at {self._line} change it by hand, but it is not "
                 f"tracked: its gradient is this trainer's own, merged with nobody's. Make it a parameter of a tracked module or optimizer"
             )
-        if carried := next(self._tracked.attributes.carried_on(), None):
-            raise ContractError(self._iterator(carried))
+        self._check_iterators()
         self._warn()
         self._first.clear()
         self._tensors.clear()
+
+    def _check_iterators(self) -> None:
+        if carried := next(self._tracked.attributes.carried_on(), None):
+            raise ContractError(self._iterator(carried))
 
     def _changed(self, name: str, thing: Any) -> str:
         kind = type(thing).__name__

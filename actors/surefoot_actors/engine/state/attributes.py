@@ -8,8 +8,9 @@ changes in the first rounds is taken for that, and left alone.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from types import GeneratorType
 from typing import Any
 
@@ -26,7 +27,8 @@ from surefoot_actors.engine.state.made_before import MOST_IN_ALL, code_of, is_ma
 from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_of_the_user, of_optimizer, parts, put
 from surefoot_actors.engine.state.portable import PLAIN, content_of, digest_of, dump, load
 from surefoot_actors.engine.state.reach import Reach
-from surefoot_actors.engine.state.remembered import Remembered
+from surefoot_actors.engine.state.remembered import Remembered, copied, follows_a_place, is_told
+from surefoot_actors.engine.state.unfilled import Unfilled
 from surefoot_actors.engine.state.unset import has_a_place, may_be_unset
 from surefoot_actors.user_code.frames import PROXIES
 
@@ -62,6 +64,15 @@ class Attributes:
         self._unset: dict[Key, Any] = {}
         # what the first sub-task has filled, and would have filled so with any other batch
         self._alike: dict[Key, Any] = {}
+        # what is unset since the first round, and may be filled late
+        self._unfilled: Unfilled | None = None
+        # everything as it was when the run's first round began, while it is tried how a trainer fares that has that
+        self._at_begin: dict[Key, Any] = {}
+        # what rounds have left, as it was when a step ended; and what of it was tried
+        self._ended: dict[Key, Any] = {}
+        self._tried: set[Key] = set()
+        # iterators in reach, by where they are
+        self._iterators: dict[Key, tuple[At, Callable[[], Any]]] = {}
         self._inside: Callable[[Any], str | None] = lambda _: None
         # tensors that are no part of the tracked state, and get gradients
         self._with_gradients: set[str] = set()
@@ -137,6 +148,13 @@ class Attributes:
         """Whether it is still to be seen what rounds change."""
         return self._num_rounds < _ROUNDS_LOOKED_AT
 
+    def open_round(self) -> None:
+        """A round begins, whichever it is."""
+        if self._unfilled is not None:
+            self._unfilled.begin()
+        elif self._num_rounds:
+            self._unfilled = Unfilled(self._reach.walked, self._left_alone)
+
     def begin_round(self, *, tries: bool = False) -> None:
         """A round begins, in which what changes is the objects' own business. `tries`: its first sub-task is computed again."""
         self.refresh()
@@ -144,6 +162,8 @@ class Attributes:
         found = list(self._parts())
         self._before = {key: self._token(value, key[1]) for key, value in found}
         self._unset = {k: v for k, v in found if may_be_unset(self._reach.thing(k[0]), k[1], v)} if tries else {}
+        if tries and not self._num_rounds:
+            self._at_begin = dict(_copies(found))
 
     def remember(self, besides: Iterable[tuple[str, Any]] = ()) -> Remembered:
         """Return what puts everything back as it is now. `besides`: variables of functions that are under way since the loop began."""
@@ -183,6 +203,45 @@ class Attributes:
         # that it is filled is told only along with what
         self._alike = {k: filled[k] for k, s in same.items() if s and (type(now[k]) not in PLAIN or k[0] not in others)}
 
+    def filled_late(self) -> dict[Key, Any]:
+        """As `filled`, in a round of a later step."""
+        found = self._unfilled.filled() if self._unfilled is not None else {}
+        if not found:
+            return {}
+        self._tried.clear()  # what was to be tried in this round is so in the next step's
+        self._unset = {k: v for k, v in found.items() if v is not DELETED}
+        return {k: self._token(v, k[1]) for k, v in self._parts() if k in found and not has_a_place(v)}
+
+    def words(self, keys: Iterable[Key]) -> list[str]:
+        """Return the names of what is in reach, for messages."""
+        return sorted(set(map(_words, keys)))
+
+    @property
+    def tries_as_joiner(self) -> bool:
+        """Whether rounds have left what joiners are not given, and that was not tried."""
+        return bool(self._at_begin) and not self._ended.keys() <= self._tried
+
+    def as_for_joiners(self) -> list[tuple[Key, Any, Any]]:
+        """Return (key, thing, value) of what rounds have left, with the value that it has on a trainer that joins.
+
+        What the loop has written over since the last step's end is its own.
+        """
+        found = []
+        for key, value in self._parts():
+            thing, was = self._reach.thing(key[0]), self._at_begin.get(key, DELETED)
+            token = self._token(value, key[1]) if key in self._ended else None
+            if token is None or isinstance(token, At) or token != self._ended[key] or key not in self._left_alone:
+                continue
+            is_known = key[1][0] in _REMOVABLE if was is DELETED else was is not _NOT_COPIED
+            if is_known and not follows_a_place(thing):
+                found.append((key, thing, was))
+        self._tried.update(self._ended)
+        return sorted(found, key=lambda part: part[0][1][0] == "order")
+
+    def end_late_round(self) -> None:
+        """End a round that was begun, but is none of the first."""
+        self._before, self._unset = {}, {}
+
     def end_round(self) -> None:
         """Leave alone from now on what has changed in the round."""
         self.refresh()
@@ -209,27 +268,37 @@ class Attributes:
             if t is not None and self._token(t, ("all", None)) != self._first.get((n, ("all", None)))
         ]
 
-    def end_step(self) -> None:
+    def end_step(self, step: int) -> None:
         """The step of that round ends: what the loop has written over since is its own (`loss = step.merged["loss"]`)."""
         self.refresh()
         if self._after:
             now = self._now()
             self._left_alone -= {key for key, token in self._after.items() if now.get(key) != token}
             self._after = {}
+        if step >= _STEPS_TRIED:
+            self._at_begin, self._ended = {}, {}
+        if self._at_begin and not self._left_alone <= self._tried:
+            self._ended = {k: self._token(v, k[1]) for k, v in self._parts() if k in self._left_alone}
 
     def changed_in_round(self) -> list[str]:
         """Return the names of what has changed since the round began, for messages."""
         now = self._now()
         return sorted({_words(key) for key in {**self._before, **now} if self._before.get(key) != now.get(key)})
 
-    def carried_on(self) -> Iterator[str]:
-        """Yield the names of iterators that were there when the loop began and have gone on since: nobody can be given those."""
+    def find_iterators(self) -> None:
+        """Keep where iterators are, at the first step's end: those that were there when the loop began as they were then."""
         for key, value in self._parts():
-            was = self._first.get(key)
-            if not isinstance(was, At) or key in self._left_alone:
-                continue
-            now = self._token(value, key[1])
-            if isinstance(now, At) and now.of == was.of and now != was:
+            now, first = self._token(value, key[1]), self._first.get(key)
+            if isinstance(now, At) and key not in self._left_alone:
+                was = first if isinstance(first, At) and first.of == now.of else now
+                self._iterators[key] = was, now.of if isinstance(now.of, weakref.ref) else partial(_itself, value)
+
+    def carried_on(self) -> Iterator[str]:
+        """Yield the names of iterators that have gone on since: nobody can be given those."""
+        for key, (was, held) in self._iterators.items():
+            value = held()
+            now = progress(value) if value is not None else None
+            if isinstance(now, At) and now != was and key not in self._left_alone:
                 yield _words(key)
 
     def changed(self, inside: Callable[[Any], str | None] = lambda _: None) -> bytes:
@@ -290,10 +359,10 @@ class Attributes:
         rest = {k: _untold(k, v) for k, v in made.items()}, self._maker
         base_of = self._reach.bases()
         try:
-            return dump((self._num_rounds, self._left_alone, told, *rest), self._name_of, base_of)
+            return dump((self._num_rounds, self._left_alone, told, *rest), self._name_of, base_of, self._reach.name_at)
         except Exception:  # noqa: BLE001  the edge to the user's objects: leave out those that cannot be pickled
             told = {k: v for k, v in told.items() if self._is_told(v)}
-            return dump((self._num_rounds, self._left_alone, told, *rest), self._name_of, base_of)
+            return dump((self._num_rounds, self._left_alone, told, *rest), self._name_of, base_of, self._reach.name_at)
 
     def _is_told(self, value: Any) -> bool:
         try:
@@ -328,12 +397,28 @@ class Attributes:
         return key in self._first and self._token(value, key[1]) != self._first[key]
 
 
+# Tensors and arrays of so many bytes in all are copied for that.
+_MOST_COPIED = 1 << 26
+# In so many steps it is tried how one fares that has not what rounds have left.
+_STEPS_TRIED = 3
 # In how many rounds to see what the objects' own code changes.
 _ROUNDS_LOOKED_AT = 3
 # Lists of more values than this, of other kinds than numbers and texts, are compared by which values they hold.
 _MANY = 4096
+_NOT_COPIED = object()
 _UNCHANGING = PLAIN | {tuple, frozenset}
 _REMOVABLE = ("key", "attribute")
+
+
+def _copies(found: Iterable[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:
+    """Yield values that stay as they are: no iterators, as the loop over steps ends when nobody has its own any more."""
+    room = _MOST_COPIED
+    for key, value in found:
+        if type(value) in PROXIES or hasattr(type(value), "__next__") or not is_told(value):
+            yield key, _NOT_COPIED
+            continue
+        room -= value.nbytes if isinstance(value, torch.Tensor | np.ndarray) else 0
+        yield key, copied(value) if room >= 0 else _NOT_COPIED
 
 
 def _untold(key: Key, value: Any) -> Any:
@@ -347,6 +432,10 @@ def _untold(key: Key, value: Any) -> Any:
         if isinstance(value, np.ndarray)
         else value
     )
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _own(thing: Any) -> Iterable[tuple[Slot, Any]]:

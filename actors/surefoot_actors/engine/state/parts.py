@@ -11,7 +11,7 @@ import weakref
 from array import array
 from collections import deque
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -223,8 +223,18 @@ def _of_class(thing: type, *, inside: bool) -> Iterator[tuple[Slot, Any]]:
     own = [(k, v) for k, v in vars(thing).items() if not k.startswith("__") and not isinstance(v, _OF_CLASSES)]
     yield from ((("class", name), value) for name, value in own)
     if inside:
-        functions = (f.__func__ if isinstance(f, classmethod | staticmethod) else f for f in vars(thing).values())
-        yield from ((("", f.__name__), f) for f in functions if isinstance(f, types.FunctionType))
+        for name, held in vars(thing).items():
+            functions = enumerate(_functions_of(held))
+            yield from ((("", f"{name}{i or ''}"), f) for i, f in functions if isinstance(f, types.FunctionType))
+
+
+def _functions_of(held: Any) -> tuple[Any, ...]:
+    """Return the functions in what a class has by a name."""
+    if isinstance(held, classmethod | staticmethod):
+        return (held.__func__,)
+    if isinstance(held, property):
+        return held.fget, held.fset
+    return (held.func,) if isinstance(held, cached_property) else (held,)
 
 
 def of_optimizer(thing: torch.optim.Optimizer) -> Iterator[tuple[Slot, Any]]:

@@ -23,9 +23,12 @@ from surefoot_actors.engine.state.functions import is_found, reduced_cell, reduc
 from surefoot_actors.engine.state.survey import Survey
 from surefoot_actors.engine.vector.memory import Spec, flat_bytes, make_like, memory_of, write_into
 
-__all__ = ["PLAIN", "content_of", "digest_of", "dump", "load"]
+__all__ = ["NO_ADDRESS", "PLAIN", "content_of", "digest_of", "dump", "load"]
 
 PLAIN = frozenset((bool, int, float, complex, str, bytes, type(None)))
+
+# Nothing lies at a smaller address.
+NO_ADDRESS = 1 << 20
 
 # Values that take more bytes than this are not looked into.
 _MOST_BYTES = 1 << 28
@@ -54,6 +57,9 @@ class _Digest:
 BaseOf = Callable[[torch.Tensor], torch.Tensor | None]
 """Returns the tensor with a name in whose memory a tensor lies; None: there is none."""
 
+NameAt = Callable[[int], str | None]
+"""Returns the name of what lies at an address, which is its id(); None: nothing with a name."""
+
 # Nobody holds one that is made anew.
 _LOCKS: dict[type, Callable[[], Any]] = {
     type(threading.Lock()): threading.Lock,
@@ -65,14 +71,23 @@ def _no_base(_: torch.Tensor) -> None:
     return None
 
 
+def _nothing_at(_: int) -> None:
+    return None
+
+
 class _Writer(pickle.Pickler):
-    """Pickles by reference what has a name; tensors by layout and content."""
+    """Pickles by reference what has a name, and its id(); tensors by layout and content."""
 
-    def __init__(self, into: Any, name_of: Callable[[Any], str | None], base_of: BaseOf) -> None:
+    def __init__(
+        self, into: Any, name_of: Callable[[Any], str | None], base_of: BaseOf, name_at: NameAt = _nothing_at
+    ) -> None:
         super().__init__(into, protocol=5)
-        self._name_of, self._base_of = name_of, base_of
+        self._name_of, self._base_of, self._name_at = name_of, base_of, name_at
 
-    def persistent_id(self, value: Any) -> str | None:
+    def persistent_id(self, value: Any) -> str | tuple[str] | None:
+        if type(value) is int and value > NO_ADDRESS:
+            name = self._name_at(value)
+            return None if name is None else (name,)
         return None if type(value) in PLAIN else self._name_of(value)
 
     def reducer_override(self, value: Any) -> Any:
@@ -118,13 +133,18 @@ class _Reader(pickle.Unpickler):
         self._thing = thing
 
     def persistent_load(self, name: Any) -> Any:
-        return self._thing(name)
+        return id(self._thing(name[0])) if isinstance(name, tuple) else self._thing(name)
 
 
-def dump(value: Any, name_of: Callable[[Any], str | None], base_of: BaseOf = _no_base) -> bytes:
+def dump(
+    value: Any,
+    name_of: Callable[[Any], str | None],
+    base_of: BaseOf = _no_base,
+    name_at: NameAt = _nothing_at,
+) -> bytes:
     """Return a value as bytes. Raises whatever the user's objects raise when they are pickled."""
     into = io.BytesIO()
-    _Writer(into, name_of, base_of).dump(value)
+    _Writer(into, name_of, base_of, name_at).dump(value)
     return into.getvalue()
 
 

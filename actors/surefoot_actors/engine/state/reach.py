@@ -31,7 +31,7 @@ from surefoot_actors.engine.state.boxes import BOXES, DATA_LIBRARIES
 from surefoot_actors.engine.state.contexts import InContext, TrainingContext
 from surefoot_actors.engine.state.generators import GENERATORS
 from surefoot_actors.engine.state.parts import MOST_IN_ONE, Slot, file_of_code, is_of_the_user, is_read, parts
-from surefoot_actors.engine.state.portable import PLAIN
+from surefoot_actors.engine.state.portable import NO_ADDRESS, PLAIN
 from surefoot_actors.engine.state.variables import Globals, Variables
 from surefoot_actors.user_code.frames import PROXIES
 from surefoot_actors.user_code.places import file_of
@@ -124,6 +124,11 @@ class Reach:
         name = self._names.get(id(thing))
         return name if name is not None and self._things[name]() is thing else None
 
+    def name_at(self, address: int) -> str | None:
+        """Return the name of what has this id()."""
+        name = self._names.get(address)
+        return name if name is not None and id(self._things[name]()) == address else None
+
     def named(self) -> Iterator[tuple[str, Any]]:
         """Yield all that there is, by name."""
         return ((name, held()) for name, held in self._things.items())
@@ -180,7 +185,8 @@ def _is_walked(thing: Any) -> bool:
     if isinstance(thing, _WALKED):
         return True
     if isinstance(thing, types.FunctionType):
-        return is_users(file_of_code(thing.__module__))
+        # where it was written: a wrapper takes over the module of what it wraps
+        return is_users(file_of_code(thing.__globals__.get("__name__", "")))
     if isinstance(thing, type):
         return is_of_the_user(thing)
     if isinstance(thing, types.ModuleType):
@@ -220,6 +226,7 @@ def _globals(thing: Any) -> dict[str, Any] | None:
 
 def _shown(slot: Slot, place: int) -> str:
     how, key = slot
-    if how == "key" and type(key) not in PLAIN and type(key) is not tuple:
+    is_address = type(key) is int and key > NO_ADDRESS
+    if how == "key" and (is_address or (type(key) not in PLAIN and type(key) is not tuple)):
         return f"[#{place}]"  # the words for an object may hold its address
     return f"[{key!r}]" if how in ("key", "item") else f".{key}" if how != "variable" else f": {key}"

@@ -19,7 +19,7 @@ from surefoot_actors.engine.state.unset import has_a_place
 from surefoot_actors.engine.state.variables import Globals, Variables
 from surefoot_actors.user_code.frames import PROXIES
 
-__all__ = ["Remembered"]
+__all__ = ["Remembered", "copied", "follows_a_place", "is_told"]
 
 Part = tuple[Any, Slot, Any]
 """A thing, which part of it, and what that is."""
@@ -59,7 +59,7 @@ class Remembered:
         for thing, slot, value in self._all():
             self._things[id(thing)] = thing
             if slot[0] in _WHOLE or type(value) in PLAIN:
-                self._values[id(thing), slot] = thing, _copied(value), token(value, slot) if _is_told(value) else None
+                self._values[id(thing), slot] = thing, copied(value), token(value, slot) if is_told(value) else None
             else:
                 self._objects[id(thing), slot] = thing, value
 
@@ -75,10 +75,10 @@ class Remembered:
         back += [
             (t, p[1], v)
             for p, (t, v, token) in self._values.items()
-            if _is_told(v) and not (p in now and token is not None and self._token(now[p][1], p[1]) == token)
+            if is_told(v) and not (p in now and token is not None and self._token(now[p][1], p[1]) == token)
         ]
         for thing, slot, value in sorted(back, key=lambda part: part[1][0] == "order"):
-            if not _follows_a_place(thing):
+            if not follows_a_place(thing):
                 put(thing, slot, value)
 
     def _is_new(self, place: Place) -> bool:
@@ -104,7 +104,7 @@ class Remembered:
                     waiting.extend((each, slot, value) for slot, value in parts(each))
 
 
-def _follows_a_place(thing: Any) -> bool:
+def follows_a_place(thing: Any) -> bool:
     """Whether a thing may count where a file, an iterator or a connection of its own is, which stay where they are."""
     if isinstance(thing, Variables | Globals):
         values: Iterable[Any] = thing.read().values() if isinstance(thing, Variables) else thing.values.values()
@@ -145,11 +145,11 @@ def _inside(value: Any) -> Iterable[Any]:
 
 def _is_made(value: Any) -> bool:
     if isinstance(value, torch.Tensor | np.ndarray):
-        return _is_told(value)
+        return is_told(value)
     return isinstance(value, _CONTAINERS) or (type(value) not in PLAIN and is_of_the_user(type(value)))
 
 
-def _is_told(value: Any) -> bool:
+def is_told(value: Any) -> bool:
     """Whether a value is copied, and compared: of tensors and arrays those that are plain and not too large."""
     if isinstance(value, np.ndarray):
         return value.nbytes <= _MOST_BYTES and not value.dtype.hasobject
@@ -161,8 +161,8 @@ def _is_told(value: Any) -> bool:
     return is_plain and not value.requires_grad and value.nbytes <= _MOST_BYTES
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """Return a value that stays as it is."""
-    if not isinstance(value, torch.Tensor | np.ndarray) or not _is_told(value):
+    if not isinstance(value, torch.Tensor | np.ndarray) or not is_told(value):
         return value
     return value.detach().clone() if isinstance(value, torch.Tensor) else value.copy()

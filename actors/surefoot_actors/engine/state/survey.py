@@ -12,6 +12,7 @@ import torch
 
 from surefoot.errors import ContractError
 from surefoot_actors.engine.vector.memory import Spec
+from surefoot_actors.user_code.lines import user_line
 
 __all__ = ["Entry", "Saved", "Survey", "TensorOf", "TrackedObject", "dump_tree", "load_tree", "untree"]
 
@@ -126,6 +127,12 @@ class Survey:
         if isinstance(value, torch.Tensor):
             return (_TENSOR, self.number_by_place(name, value) if by_place else self.number(name, value))
         if kind is dict or kind is OrderedDict:
+            if any(type(k) is int and k in self._numbers for k in value):
+                raise ContractError(
+                    f"{name}, in the tracked state at {user_line()}, has keys that are id()s of tensors: these are addresses in this "
+                    f"process, which mean nothing to a trainer that joins, or that goes on from a checkpoint; take the tensors' names "
+                    f"for keys (dict(model.named_parameters()))"
+                )
             return kind((k, self.tree(f"{name}.{k}", v, by_place=by_place)) for k, v in value.items())
         if kind is list or kind is tuple:
             return kind(self.tree(f"{name}.{i}", v, by_place=by_place) for i, v in enumerate(value))
