@@ -42,8 +42,11 @@ def cross_checks(
 
 
 def is_due(step: int, num_steps: int | None) -> bool:
-    """Whether all members are checked in this step: 1, 2, 4, ..., 256, each 256th from there on, and the last one, if it is known.
+    """Whether all members are checked in this step: 2, 4, 8, ..., 256, each 256th from there on, and the last one, if it is known.
 
-    What parts late most often does so after few steps (a warm-up has ended, an epoch); what never shows again in between is not found.
+    What parts late most often does so after few steps (a warm-up has ended, an epoch). In the second step, 1, the engine's own rules still
+    look, and can tell more.
     """
-    return step > 0 and (step % _EVERY == 0 or (step < _EVERY and step & (step - 1) == 0) or step + 1 == num_steps)
+    if step < 2:
+        return False
+    return step % _EVERY == 0 or (step < _EVERY and step & (step - 1) == 0) or step + 1 == num_steps

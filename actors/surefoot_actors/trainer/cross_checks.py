@@ -25,7 +25,7 @@ class CrossChecks:
         self._rank = 0
         # of this generation, by rank: no round has checked them yet
         self._unchecked: frozenset[int] = frozenset()
-        # whether the open round can check anybody, whether it checks everybody, and the digests of what was computed here of it, by sub-task
+        # whether the open round can check anybody; whether it checks everybody; the digests of what was computed here of it, by sub-task
         self._open, self._due = False, False
         self._digests: dict[int, bytes] = {}
         #: whether this trainer is checked

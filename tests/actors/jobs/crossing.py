@@ -22,7 +22,7 @@ def train(run: surefoot.Run) -> None:
     def crossing(run, step, index):
         note(run, step, index)
         # a repeated first sub-task is nobody else's
-        is_witness = run._loop.open._records is not None
+        is_witness = run._loop.open._for_another is not None
         if run.config["lost"] == "both":
             lose_both(place, step, run._loop.open.sub_task.number, is_witness=is_witness)
         elif is_witness:

@@ -59,7 +59,7 @@ class UnlikeSubTaskError(DriftError):
             f'function made out of reach): keep it in a dict and track it, `run.track(mine={{"stage": 0}})`; one that is carried from '
             f"one batch to the next, as each trainer computes other batches; something that was made otherwise in each process (random "
             f"numbers from outside, the clock, other data); or hardware that computes wrongly. This is compared where a trainer joins, in "
-            f"steps 1, 2, 4, ..., 256, in each 256th and in the last one: what was trained since may be touched by it too. `surefoot "
+            f"steps 2, 4, 8, ..., 256, in each 256th and in the last one: what was trained since may be touched by it too. `surefoot "
             f"check` on this train function tells more"
         )
         self.arguments = sub_task, step, subject, witness, size
