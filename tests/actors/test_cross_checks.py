@@ -75,6 +75,14 @@ def test_what_they_have_and_who_is_added_has_not(stage: Stage, tmp_path: Path) -
     assert_told(stage.run(entrypoint="unlike:train", trainers=1, config=config, drive=grow))
 
 
+@pytest.mark.parametrize(("by", "step"), [("process late", 8), ("batches late", 8), ("process at last", 11)])
+def test_what_comes_to_differ_later_is_found_in_one_of_the_next_steps(stage: Stage, by: str, step: int) -> None:
+    """By a value that is each process's own from step 5 on, by what one batch leaves to the next, and by what begins after the eighth."""
+    story = stage.run(entrypoint="unlike:train", trainers=2, min_trainers=2, config={"steps": 12, "by": by})
+    assert_told(story)
+    assert len(story.rows) == step
+
+
 def test_what_may_differ_is_not_compared(stage: Stage, tmp_path: Path) -> None:
     """An operation that was allowed to be nondeterministic."""
     gate = tmp_path / "gate"
@@ -106,6 +114,16 @@ def test_a_loss_in_the_midst_of_a_cross_check_is_a_loss_like_any_other(
     assert {path.name for path in tmp_path.glob("*-lost")} == {f"{name}-lost" for name in lost.split()}
     assert len(story.of(EventKind.TRAINER_LOST)) == len(lost.split())
     assert story.computed_twice <= 4 * len(lost.split())
+
+
+def test_a_sub_task_that_two_compute_when_their_node_is_lost_is_not_taken_for_what_kills(
+    stage: Stage, undisturbed: Story, tmp_path: Path
+) -> None:
+    config = {"lost": "both", "place": str(tmp_path)}
+    story = stage.run(entrypoint="crossing:train", trainers=2, min_trainers=2, config=config)
+    assert_same(story, undisturbed)
+    assert len(list(tmp_path.glob("*-lost"))) == 2
+    assert len(story.of(EventKind.TRAINER_LOST)) == 2
 
 
 def test_records_have_each_sub_task_once_when_several_join_at_once(stage: Stage, tmp_path: Path) -> None:
@@ -150,8 +168,11 @@ def test_who_joined_a_generation_that_was_cut_short_is_checked_in_the_next_one()
         subject.enter(generation(number, 3, True, subject.checked), 1)
         if number == 5:
             for each in (witness, subject):
-                each.open_round(checks=True)
-            assert subject.shows_own
+                each.open_round(3, None, checks=True)
+            assert subject.compares(at_round(3), 2)
+            # should this generation be short, its lowest sub-task may be another in the next one
+            assert subject.compares(at_round(3), 3)
+            assert not witness.compares(at_round(3), 0)
             subject.show(2, b"a" * 16)
         assert witness.due(at_round(3)) == 2
         assert subject.due(at_round(3)) is None
@@ -161,28 +182,42 @@ def test_who_joined_a_generation_that_was_cut_short_is_checked_in_the_next_one()
     assert subject.shown(3) == (((1, 0, 2),), (b"a" * 16, bytes(16)))
     for each in (witness, subject):
         each.committed(3)
-        each.open_round(checks=True)
+        each.open_round(5, None, checks=True)
         assert each.of_round(4) == ()
     assert subject.checked
-    assert not subject.shows_own
+    assert not subject.compares(at_round(4), 2)
 
 
 def test_an_evaluation_checks_nobody() -> None:
     checks = CrossChecks(4)
     checks.enter(generation(5, 3, True, False), 0)
-    checks.open_round(checks=False)
+    checks.open_round(3, None, checks=False)
     assert checks.due(at_round(3)) is None
     checks.committed(3)
-    checks.open_round(checks=True)
+    checks.open_round(3, None, checks=True)
     assert checks.due(at_round(4)) == 2
 
 
 def test_a_round_before_the_generation_checks_nobody() -> None:
     """Of a member that was behind: the others have committed that round in the generation before."""
     checks = CrossChecks(4)
-    checks.open_round(checks=True)
+    checks.open_round(3, None, checks=True)
     checks.enter(generation(6, 4, True, False), 0)
     assert checks.due(at_round(3)) is None
     checks.committed(3)
-    checks.open_round(checks=True)
+    checks.open_round(3, None, checks=True)
     assert checks.due(at_round(4)) == 2
+
+
+def test_in_some_steps_all_are_checked_whoever_was() -> None:
+    """They need not agree on who was checked before: a report may have been made before the round of one, and after that of another."""
+    members = [CrossChecks(4), CrossChecks(4)]
+    for rank, each in enumerate(members):
+        each.enter(generation(5, 3, True, rank == 0), rank)
+        each.open_round(4, None, checks=True)
+        assert each.of_round(3) == ((1, 0, 2),)
+        assert each.compares(at_round(3), 2) == (rank == 1)
+    assert members[0].due(at_round(3)) == 2
+    # an evaluation checks nobody in such a step either
+    members[0].open_round(4, None, checks=False)
+    assert members[0].of_round(3) == ()

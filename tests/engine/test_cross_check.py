@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from surefoot.contract import Run
+from surefoot_actors.engine.contract.for_another import ForAnother
 from surefoot_actors.engine.contract.run import RunOptions, run_training
 from surefoot_actors.engine.exchange.contribution import NO_DIGEST
+from surefoot_actors.engine.state.attributes import Attributes
 from surefoot_actors.engine.types import Node, Position
 from surefoot_actors.local_run.coordinator import LocalCoordinator
 
@@ -64,6 +69,8 @@ def train(run: Run) -> None:
             steps.append(step.number)
             sums["samples"] += len(x)
             totals += torch.bincount(y, minlength=2)
+            print(f"step {step.number} batch {y.tolist()}")
+            print("to standard error", file=sys.stderr)
             loss = F.cross_entropy(model(x), y)
             loss.backward()
             step.log(loss=loss)
@@ -91,9 +98,14 @@ def run_with(coordinator: Witness, function: object = train) -> Witness:
 
 
 @pytest.mark.parametrize("again", range(SUB_TASKS))
-def test_it_comes_to_the_bits_of_the_other_and_leaves_nothing_behind(again: int) -> None:
+def test_it_comes_to_the_bits_of_the_other_and_leaves_nothing_behind(
+    again: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     KEPT.clear()
-    alone, witness = run_with(Witness(None)), run_with(Witness(again))
+    alone, printed = run_with(Witness(None)), capsys.readouterr()
+    witness = run_with(Witness(again))
+    assert capsys.readouterr() == printed
+    assert printed.out.count("step 2 batch") == SUB_TASKS
     assert same(alone.result(), witness.result())
     assert alone.put == witness.put
     (steps, sums, totals), (its_steps, its_sums, its_totals) = KEPT
@@ -104,6 +116,46 @@ def test_it_comes_to_the_bits_of_the_other_and_leaves_nothing_behind(again: int)
         assert own == other != NO_DIGEST
         # of one sub-task alone
         assert len({digest for at, _, digest in witness.shown if at == step}) == SUB_TASKS
+
+
+def failing(run: Run) -> None:
+    """Raises in the sub-task that is computed for another trainer, and prints why."""
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    run.track(model=model, optimizer=optimizer)
+    for step in run.steps(2):
+        try:
+            for num, (x, y) in enumerate(step.batches(points(64))):
+                F.cross_entropy(model(x), y).backward()
+                if step.number and num == SUB_TASKS:
+                    print("about to fail")
+                    raise RuntimeError("no room")
+        except RuntimeError as error:
+            print(f"failed: {error}")
+            raise
+        optimizer.step()
+    raise AssertionError
+
+
+def test_what_is_printed_where_it_fails_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = sys.stdout, sys.stderr
+    with pytest.raises(RuntimeError, match="no room"):
+        run_with(Witness(1), failing)
+    assert capsys.readouterr().out == "about to fail\nfailed: no room\n"
+    assert (sys.stdout, sys.stderr) == (out, err)
+
+
+def test_other_threads_print_meanwhile_and_who_keeps_the_stream_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    muted = ForAnother(Attributes(roots=[]))
+    kept = sys.stdout
+    thread = threading.Thread(target=print, args=("another thread",))
+    thread.start()
+    thread.join()
+    print("this one")
+    kept.flush()
+    muted.end()
+    print("after", file=kept)
+    assert capsys.readouterr().out == "another thread\nafter\n"
 
 
 def test_nothing_is_shown_where_bits_may_differ() -> None:

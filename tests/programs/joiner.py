@@ -27,7 +27,7 @@ from surefoot_actors.engine.types import Merged, Node, Position, Range, StateIma
 from surefoot_actors.engine.vector.folding import NodeStore
 from surefoot_actors.local_run.settings import process_settings
 from surefoot_actors.protocol import messages
-from surefoot_actors.protocol.cross_checks import cross_checks
+from surefoot_actors.protocol.cross_checks import cross_checks, is_due
 from surefoot_actors.user_code.lines import user_line
 
 from .fiber import Ended, Fiber
@@ -117,7 +117,11 @@ class Member:
 
     @property
     def is_compared(self) -> bool:
-        return not self.is_own or (self.checks and not self.checked)
+        return not self.is_own or (self.checks and (not self.checked or self.is_due))
+
+    @property
+    def is_due(self) -> bool:
+        return is_due(self.position.step, self.num_steps)
 
     def show(self, sub_task: int, digest: bytes) -> None:
         self.digests[sub_task] = digest
@@ -196,7 +200,7 @@ class Cluster:
         return [member.go(None) for member in self.members]
 
     def _cross_check(self) -> None:
-        """Whoever no round has checked yet is compared, as in a real run."""
+        """Whoever no round has checked yet is compared, and now and then everybody, as in a real run."""
         position, checked = self.members[0].position, [m.checked for m in self.members]
         generation = messages.Generation(
             number=1,
@@ -205,7 +209,7 @@ class Cluster:
             members=tuple(messages.Member(trainer="", own=m.store.held, role="settled") for m in self.members),
             store=("", 0),
         )
-        unchecked = [k for k, is_checked in enumerate(checked) if not is_checked]
+        unchecked = [k for k, is_checked in enumerate(checked) if not is_checked or self.members[0].is_due]
         for subject, witness, sub_task in cross_checks(generation, position.round, self.options.sub_tasks, unchecked):
             other = self.members[witness]
             other.is_own = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from surefoot_actors.protocol.cross_checks import cross_checks
+from surefoot_actors.protocol.cross_checks import cross_checks, is_due
 from surefoot_actors.protocol.messages import Generation, Member
 from surefoot_actors.protocol.spans import owned
 
@@ -57,3 +57,16 @@ def test_where_all_are_checked_nothing_is_computed_twice() -> None:
     members = tuple(Member(trainer=f"t{k}", own=1 << k, role="settled") for k in range(3))
     generation = Generation(number=3, nonce="n", start=START, members=members, store=("host", 1))
     assert cross_checks(generation, START, 3, frozenset()) == ()
+
+
+@given(st.integers(0, 10**9), st.integers(1, 10**9) | st.none())
+def test_what_begins_in_some_step_is_compared_soon(begins: int, num_steps: int | None) -> None:
+    """After at most as many steps as there were before it, at most 256, and always once more before the run ends."""
+    latest = begins + max(2, min(begins, 256))
+    last = latest if num_steps is None else max(begins, min(latest, num_steps - 1))
+    due = [step for step in range(begins, last + 1) if is_due(step, num_steps)]
+    assert due or last < 2 or (num_steps is not None and begins >= num_steps)
+
+
+def test_few_steps_compare_everybody() -> None:
+    assert [step for step in range(1024) if is_due(step, 1000)] == [2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 999]

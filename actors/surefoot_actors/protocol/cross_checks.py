@@ -1,4 +1,4 @@
-"""Which sub-tasks two members compute, so that who has joined shows that it computes what the others do. Pure arithmetic."""
+"""Which sub-tasks two members compute, so that all show that they compute the same: who has joined, and now and then everybody. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import NamedTuple
 from surefoot_actors.protocol.messages import Generation
 from surefoot_actors.protocol.spans import owned
 
-__all__ = ["CrossCheck", "cross_checks"]
+__all__ = ["CrossCheck", "cross_checks", "is_due"]
+
+# Everybody is checked after at most so many steps.
+_EVERY = 256
 
 
 class CrossCheck(NamedTuple):
@@ -36,3 +39,14 @@ def cross_checks(
         for subject, witness in zip(subjects, witnesses, strict=False)
         if (own := owns[subject])
     )
+
+
+def is_due(step: int, num_steps: int | None) -> bool:
+    """Whether all members are checked in this step: 2, 4, 8, ..., 256, each 256th from there on, and the last one, if it is known.
+
+    What parts late most often does so after few steps (a warm-up has ended, an epoch). In the second step, 1, the engine's own rules still
+    look, and can tell more.
+    """
+    if step < 2:
+        return False
+    return step % _EVERY == 0 or (step < _EVERY and step & (step - 1) == 0) or step + 1 == num_steps

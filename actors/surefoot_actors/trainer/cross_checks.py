@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from surefoot_actors.engine.exchange.contribution import NO_DIGEST, Shown
-from surefoot_actors.protocol.cross_checks import CrossCheck, cross_checks
+from surefoot_actors.protocol.cross_checks import CrossCheck, cross_checks, is_due
 from surefoot_actors.protocol.member.machine import MemberState
 from surefoot_actors.protocol.messages import Generation
 from surefoot_actors.protocol.spans import owned
@@ -14,7 +14,10 @@ __all__ = ["CrossChecks"]
 
 
 class CrossChecks:
-    """A member is checked in the first training round of a generation in which it owns a sub-task, if no round has checked it before."""
+    """A member is checked in the first training round of a generation in which it owns a sub-task, if no round has checked it before.
+
+    In some steps all are.
+    """
 
     def __init__(self, num_sub_tasks: int) -> None:
         self._num_sub_tasks = num_sub_tasks
@@ -22,8 +25,8 @@ class CrossChecks:
         self._rank = 0
         # of this generation, by rank: no round has checked them yet
         self._unchecked: frozenset[int] = frozenset()
-        # whether the open round can check anybody, and the digests of what was computed here of it, by sub-task
-        self._open = False
+        # whether the open round can check anybody; whether it checks everybody; the digests of what was computed here of it, by sub-task
+        self._open, self._due = False, False
         self._digests: dict[int, bytes] = {}
         #: whether this trainer is checked
         self.checked = False
@@ -34,17 +37,18 @@ class CrossChecks:
         self._unchecked = frozenset(k for k, m in enumerate(generation.members) if not m.checked)
         self.checked = self.checked or rank not in self._unchecked
 
-    def open_round(self, *, checks: bool) -> None:
-        """Begin a round; `checks`: it is one of training."""
-        self._open = checks
+    def open_round(self, step: int, num_steps: int | None, *, checks: bool) -> None:
+        """Begin a round of a step; `num_steps`: of the run, as far as that is known; `checks`: the round is one of training."""
+        self._open, self._due = checks, is_due(step, num_steps)
         self._digests.clear()
 
     def of_round(self, round_number: int) -> tuple[CrossCheck, ...]:
         """Return this round's."""
         generation = self._generation
-        if not self._open or generation is None or not self._unchecked or round_number < generation.start:
+        if not self._open or generation is None or round_number < generation.start:
             return ()
-        return cross_checks(generation, round_number, self._num_sub_tasks, self._unchecked)
+        subjects = range(len(generation.members)) if self._due else self._unchecked
+        return cross_checks(generation, round_number, self._num_sub_tasks, subjects)
 
     def due(self, state: MemberState) -> int | None:
         """Return the sub-task of another member that is still to be computed here."""
@@ -53,10 +57,14 @@ class CrossChecks:
                 return check.sub_task
         return None
 
-    @property
-    def shows_own(self) -> bool:
-        """Whether the bits of own sub-tasks may be asked for: in this generation, or in the next one, should this one be short."""
-        return self._open and not self.checked
+    def compares(self, state: MemberState, sub_task: int) -> bool:
+        """Whether the bits of an own sub-task may be asked for.
+
+        Those of one that is not checked yet may be in the next generation, should this one be short: then its lowest may be another.
+        """
+        if self._open and not self.checked:
+            return True
+        return any(c.subject == self._rank and c.sub_task == sub_task for c in self.of_round(state.round))
 
     def show(self, sub_task: int, digest: bytes) -> None:
         """Keep what came out of a sub-task of the open round."""

@@ -120,7 +120,7 @@ class TrainingSide:
             assert position.round == member.state.round, "the training loop and the protocol count rounds differently"
             member.position, member.drift = position, drift
             member.leaves.clear()
-            member.cross_checks.open_round(checks=checks)
+            member.cross_checks.open_round(position.step, member.num_steps, checks=checks)
             member.feed(machine.Opened())
 
     def next_sub_task(self) -> int | None:
@@ -131,10 +131,11 @@ class TrainingSide:
                 sub_task = self._next()
                 assert sub_task is not None
                 self.is_own = machine.next_sub_task(member.state) is not None
-                self.is_compared = not self.is_own or member.cross_checks.shows_own
+                self.is_compared = not self.is_own or member.cross_checks.compares(member.state, sub_task)
                 self._began = time.monotonic() if self.is_own else None
                 member.computing = sub_task
-                watchdog_process.mark(member.position.round, sub_task)
+                if self.is_own:  # two that compute the same sub-task at once may die of one cause that is none of its
+                    watchdog_process.mark(member.position.round, sub_task)
                 return sub_task
             member.cross_checks.committed(member.position.round)
         faults.point("commit", member.position.step)
@@ -151,7 +152,6 @@ class TrainingSide:
         member = self._member
         if not self.is_own:
             member.computing = -1
-            watchdog_process.mark(-1, -1)
         with member.commit_lock:
             member.cross_checks.show(sub_task, digest)
             member.release()

@@ -12,6 +12,7 @@ from surefoot.errors import ContractError
 from surefoot_actors.determinism.rng import Purpose
 from surefoot_actors.engine.contract.as_joiner import AsJoiner
 from surefoot_actors.engine.contract.context import RoundContext
+from surefoot_actors.engine.contract.for_another import ForAnother
 from surefoot_actors.engine.contract.loop import Loop, check_mode
 from surefoot_actors.engine.contract.proof import Proof
 from surefoot_actors.engine.contract.settings import forget_casts, has_casts
@@ -20,8 +21,6 @@ from surefoot_actors.engine.data.partition import Partition
 from surefoot_actors.engine.data.prefetch import BatchKey
 from surefoot_actors.engine.exchange.agreement import Held, agree
 from surefoot_actors.engine.exchange.contribution import NO_DIGEST
-from surefoot_actors.engine.state.objects import variables_in_sight
-from surefoot_actors.engine.state.remembered import Remembered
 from surefoot_actors.engine.types import Merged, Node, Position
 from surefoot_actors.engine.vector.digest import leaf_digest
 from surefoot_actors.engine.vector.exact_buffers import combine, first_conflict
@@ -155,11 +154,13 @@ class TrainingRound(Round):
         super().__init__(*args)
         #: whether the merge is added to the gradients that there are
         self.accumulate = accumulate
+        # while one of another trainer is computed
+        self._for_another: ForAnother | None = None
 
     @property
     def repeats(self) -> bool:
         """Whether the sub-task under way is computed only for what it shows."""
-        return self._records is not None or (self._proof is not None and self._proof.repeats)
+        return self._for_another is not None or (self._proof is not None and self._proof.repeats)
 
     def _check(self) -> None:
         self._context.tracked.gradients.open(self.line, accumulate=self.accumulate)
@@ -174,8 +175,6 @@ class TrainingRound(Round):
         self._weight = 1.0
         # whether the sub-task under way is compared with another trainer's
         self._is_compared = False
-        # while one of another trainer is computed: what the user's records are to be again
-        self._records: Remembered | None = None
         attributes = self._context.tracked.attributes
         self._proof: Proof | AsJoiner | None = None
         if self._loop.proves(self.line):
@@ -193,10 +192,10 @@ class TrainingRound(Round):
         self.sub_task = None
         if self._is_compared:
             self._context.coordinator.show(number, self._shown(leaf))
-        if self._records is not None:
+        if self._for_another is not None:
             self._context.leaves.drop(leaf)
-            self._records.put_back()
-            self._records = None  # it holds frames
+            self._for_another.end()
+            self._for_another = None  # it holds frames
             return
         may_differ = self._loop.is_nondeterministic
         if not self._num_computed and not isinstance(self._proof, Proof):
@@ -236,7 +235,7 @@ class TrainingRound(Round):
         self.sub_task, key = SubTask(number), BatchKey(self._step, position.phase, number, 0)
         self._is_compared = self._context.coordinator.is_compared
         if not self._context.coordinator.is_own:
-            self._records = self._context.tracked.attributes.remember(variables_in_sight())
+            self._for_another = ForAnother(self._context.tracked.attributes)
             return key
         self._key = key
         return key
@@ -248,6 +247,12 @@ class TrainingRound(Round):
     def _prepare(self) -> None:
         self._context.leaves.begin()
         self._context.unchanged.begin()
+
+    def abandon(self) -> None:
+        """Put standard output back, if the user's code has left the loop within a sub-task of another trainer."""
+        if self._for_another is not None:
+            self._for_another.abandon()
+            self._for_another = None
 
     def _end(self, merged: Merged) -> None:
         self._context.unchanged.close(self.line)

@@ -53,12 +53,14 @@ class UnlikeSubTaskError(DriftError):
 
     def __init__(self, sub_task: int, step: int, subject: int, witness: int, size: int) -> None:
         super().__init__(
-            f"sub-task {sub_task} of step {step} was computed on two trainers (ranks {subject} and {witness} of {size}), as at least one "
-            f"of them had joined, and came out with other bits, though their tracked state is the same: what the training code computes "
-            f"with is not the same on every trainer. It may be a value that the loop changes where Surefoot does not see it (an object "
-            f"of a library, a cache, a file, what a function made out of reach): keep it in a dict and track it, "
-            f'`run.track(mine={{"stage": 0}})`; or something that was made otherwise in each process (random numbers from outside, the '
-            f"clock, other data). `surefoot check` on this train function tells more"
+            f"sub-task {sub_task} of step {step} was computed on two trainers (ranks {subject} and {witness} of {size}), and came out with "
+            f"other bits, though their tracked state is the same: what the training code computes with is not the same on every trainer. "
+            f"It may be a value that the loop changes where Surefoot does not see it (an object of a library, a cache, a file, what a "
+            f'function made out of reach): keep it in a dict and track it, `run.track(mine={{"stage": 0}})`; one that is carried from '
+            f"one batch to the next, as each trainer computes other batches; something that was made otherwise in each process (random "
+            f"numbers from outside, the clock, other data); or hardware that computes wrongly. This is compared where a trainer joins, in "
+            f"steps 2, 4, 8, ..., 256, in each 256th and in the last one: what was trained since may be touched by it too. `surefoot "
+            f"check` on this train function tells more"
         )
         self.arguments = sub_task, step, subject, witness, size
 
