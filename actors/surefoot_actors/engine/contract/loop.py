@@ -257,7 +257,7 @@ class Loop:
     @property
     def tries_as_joiner(self) -> bool:
         """Whether a round's first sub-task is computed again with what a trainer has that joins."""
-        return self._proves and self._context.tracked.attributes.tries_as_joiner
+        return self._proves and self._context.tracked.attributes.left.is_untried
 
     def learn_epoch(self, length: int) -> None:
         """A training round takes its samples from epochs of this length: the first one says how long the run's epochs are."""
