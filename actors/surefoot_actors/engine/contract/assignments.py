@@ -109,10 +109,10 @@ def paths_of(target: ast.expr) -> Iterator[str]:
     if isinstance(target, ast.Tuple | ast.List):
         for part in target.elts:
             yield from paths_of(part)
-    elif isinstance(target, ast.Starred | ast.Subscript):
-        yield from paths_of(target.value)
     elif path := path_of(target):
         yield path
+    elif isinstance(target, ast.Starred | ast.Subscript):
+        yield from paths_of(target.value)
 
 
 def key_of(node: ast.Subscript) -> Any:

@@ -29,7 +29,7 @@ from surefoot_actors.engine.contract.assignments import (
     targets_of,
     written,
 )
-from surefoot_actors.engine.contract.called import Called, called, moved, object_of, shared, tree_of
+from surefoot_actors.engine.contract.called import Called, called, is_part, moved, object_of, shared, text_key, tree_of
 from surefoot_actors.engine.contract.called import path_of as _path
 from surefoot_actors.engine.contract.held import Held, alternatives, calls_in, cells_of
 from surefoot_actors.user_code import places
@@ -153,7 +153,7 @@ class _Reader:
                     self.local.add(path)
                     self._carried.update({path} if name else ())
                 elif not isinstance(node, ast.AugAssign):
-                    self.local.discard(path)
+                    self._forget(path)
                     self._carried.discard(path)
             for part in targets_of(target):
                 if name or self._under:
@@ -162,6 +162,10 @@ class _Reader:
                     self._held.discard(part, self._names, self.cells)
                 if isinstance(part, ast.Name):  # it stands for another object from now on
                     self._names = {k: v for k, v in self._names.items() if k != part.id}
+
+    def _forget(self, path: str) -> None:
+        """Something has another value, and so has all that is in it."""
+        self.local -= {known for known in self.local if known == path or is_part(known, path)}
 
     def _given(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[tuple[ast.expr, str | None]]:
         """Yield what is assigned to, and the local value in what it is given: part by part, where tuples are."""
@@ -244,7 +248,7 @@ class _Reader:
         """A loop that is no inner one: leaving it by a local value ends nothing, but how often it has turned is local then."""
         before, self._left_by = self._left_by, ""
         known = alternatives(node, self._names) if isinstance(node, ast.For) else None
-        for thing in known[1] if known else (None,):
+        for thing in (known[1] or [None]) if known else (None,):  # what is empty now may be filled later
             names, self._names = self._names, {**self._names, known[0]: thing} if known else self._names
             self._results.clear()
             self.block(node.body)
@@ -280,7 +284,8 @@ class _Reader:
         elif method in ADDS and name:
             self.local.update(paths_of(node.func.value))
         elif method in _EMPTIES:
-            self.local.difference_update(paths_of(node.func.value))
+            for path in paths_of(node.func.value):
+                self._forget(path)
             self._held.discard(node.func.value, self._names, self.cells)
 
     def _may_train(self, node: ast.expr) -> bool:
@@ -307,14 +312,39 @@ class _Reader:
             return None
         if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
             return self._name_in_comprehension(node)
-        path = _path(node)
-        if path in self.local:
-            return path
-        if path and self._held.holds(node, self._names, self.cells):
-            return path
+        if self._is_local(node):
+            return _path(node)
+        if text_key(node) is not None:  # what else is in there does not count
+            return self._name_of_whole(node)
+        if part := self._part_of(node):
+            return part
         return next(
             filter(None, (self._name_in(c) for c in ast.iter_child_nodes(node) if isinstance(c, ast.expr))), None
         )
+
+    def _is_local(self, node: ast.expr) -> bool:
+        path = _path(node)
+        return bool(path) and (path in self.local or self._held.holds(node, self._names, self.cells))
+
+    def _is_given_local(self, argument: ast.expr) -> bool:
+        """Whether an argument is local as a whole: what is so in it is known by its name."""
+        if not _path(argument):
+            return self._name_in(argument) is not None
+        return self._is_local(argument) or self._name_of_whole(argument) is not None
+
+    def _name_of_whole(self, node: ast.expr) -> str | None:
+        """Return the name of a local value that a part of something is in."""
+        while isinstance(node, ast.Subscript | ast.Attribute):
+            node = node.value
+            if self._is_local(node):
+                return _path(node)
+        return None if isinstance(node, ast.Name) else self._name_in(node)
+
+    def _part_of(self, node: ast.expr) -> str | None:
+        """Return the name of a dict of which something under a key is local."""
+        path = _path(node)
+        known = bool(path) and any(p.startswith(f"{path}[") for p in self.local)
+        return path if known or (path and self._held.holds_part(node, self._names, self.cells)) else None
 
     def _name_in_comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> str | None:
         """Its own variables are none of the loop's."""
@@ -344,7 +374,7 @@ class _Reader:
         inside = _Reader(found.code, names, deep=self._deep - 1, left=self._left, held=self._held)
         inside.cells = found.cells
         inside._under, inside._is_called = self._under, True
-        inside.local = {p for p, (argument, _) in found.given.items() if self._name_in(argument)}
+        inside.local = {p for p, (argument, _) in found.given.items() if self._is_given_local(argument)}
         inside.local.update(moved(self.local, {path: p for p, path in paths.items() if path}))
         common, its_own = shared(found)
         inside.local.update(self.local & common)
@@ -355,7 +385,7 @@ class _Reader:
             n.id for s in found.body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
         }
         outside = {p: path for p, path in paths.items() if path}
-        self.local -= {path for path in self.local if any(path.startswith(known + ".") for known in outside.values())}
+        self.local -= {path for path in self.local if any(is_part(path, known) for known in outside.values())}
         self.local.update(moved({p for p in inside.local if p not in own}, outside))
         self.local = (self.local - its_own) | (inside.local & its_own)
         return inside.returns

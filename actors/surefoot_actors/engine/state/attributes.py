@@ -28,7 +28,6 @@ from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_
 from surefoot_actors.engine.state.portable import PLAIN, content_of, digest_of, dump, load
 from surefoot_actors.engine.state.reach import Reach
 from surefoot_actors.engine.state.remembered import Remembered
-from surefoot_actors.engine.state.unfilled import Unfilled
 from surefoot_actors.engine.state.unset import has_a_place, may_be_unset
 from surefoot_actors.user_code.frames import PROXIES
 
@@ -64,8 +63,6 @@ class Attributes:
         self._unset: dict[Key, Any] = {}
         # what the first sub-task has filled, and would have filled so with any other batch
         self._alike: dict[Key, Any] = {}
-        # what is unset since the first round, and may be filled late
-        self._unfilled: Unfilled | None = None
         #: what rounds have left that joiners are not given
         self.left = Left(self._parts, self._token, self._reach.thing, self._left_alone)
         self._iterators = Iterators()
@@ -144,13 +141,6 @@ class Attributes:
         """Whether it is still to be seen what rounds change."""
         return self._num_rounds < _ROUNDS_LOOKED_AT
 
-    def open_round(self) -> None:
-        """A round begins, whichever it is."""
-        if self._unfilled is not None:
-            self._unfilled.begin()
-        elif self._num_rounds:
-            self._unfilled = Unfilled(self._reach.walked, self._left_alone)
-
     def begin_round(self, *, tries: bool = False) -> None:
         """A round begins, in which what changes is the objects' own business. `tries`: its first sub-task is computed again."""
         self.refresh()
@@ -198,15 +188,6 @@ class Attributes:
         others = {k[0] for k, is_same in same.items() if not is_same}
         # that it is filled is told only along with what
         self._alike = {k: filled[k] for k, s in same.items() if s and (type(now[k]) not in PLAIN or k[0] not in others)}
-
-    def filled_late(self) -> dict[Key, Any]:
-        """As `filled`, in a round of a later step."""
-        found = self._unfilled.filled() if self._unfilled is not None else {}
-        if not found:
-            return {}
-        self.left.try_again()
-        self._unset = {k: v for k, v in found.items() if v is not DELETED}
-        return {k: self._token(v, k[1]) for k, v in self._parts() if k in found and not has_a_place(v)}
 
     def words(self, keys: Iterable[Key]) -> list[str]:
         """Return the names of what is in reach, for messages."""

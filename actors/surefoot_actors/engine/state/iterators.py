@@ -69,7 +69,8 @@ def _place(value: Any) -> Iterator[Any]:
         if any(_asks_for_steps(each) for each in held.values()):
             raise _OwnError
         yield -1 if frame is None else frame.f_lasti
-        yield from _plain(held.items())
+        # not what it closes over, which others may change
+        yield from _plain((k, v) for k, v in held.items() if k in value.gi_code.co_varnames)
     elif type(value).__module__.startswith("surefoot_actors."):
         raise _OwnError
     elif type(value).__module__ in ("builtins", "itertools"):
