@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 
@@ -156,6 +157,20 @@ def test_other_threads_print_meanwhile_and_who_keeps_the_stream_goes_on(capsys: 
     muted.end()
     print("after", file=kept)
     assert capsys.readouterr().out == "another thread\nafter\n"
+
+
+def test_what_is_logged_meanwhile_is_held_back_and_not_afterwards(capsys: pytest.CaptureFixture[str]) -> None:
+    """A handler keeps the stream that was there when it was made."""
+    logger, handler = logging.getLogger("tests.of-a-user"), logging.StreamHandler()
+    logger.addHandler(handler)
+    try:
+        muted = ForAnother(Attributes(roots=[]))
+        logger.warning("meanwhile")
+        muted.end()
+        logger.warning("afterwards")
+    finally:
+        logger.removeHandler(handler)
+    assert capsys.readouterr().err == "afterwards\n"
 
 
 def test_nothing_is_shown_where_bits_may_differ() -> None:

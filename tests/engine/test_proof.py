@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,3 +215,46 @@ def test_records_are_as_if_each_sub_task_were_computed_once() -> None:
     assert kept["labels"].total() == kept["loads"] == 16
     assert kept["matrix"].sum() == 16
     assert torch.isclose(kept["total"], torch.tensor(sum(losses)))
+
+
+class Bound:
+    steps: tuple[int, ...] = ()
+
+
+def test_what_is_bound_anew_in_a_class_is_as_if_each_sub_task_were_computed_once() -> None:
+    kept: list[tuple[int, ...]] = []
+
+    def training(run: Run) -> None:
+        model = nn.Linear(8, 3)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        run.track(model=model, optimizer=optimizer)
+        Bound.steps = ()
+        for step in run.steps(5):
+            for x, y in step.batches(DATA):
+                Bound.steps = (*Bound.steps, step.number)
+                F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        kept.append(Bound.steps)
+
+    run_local(training, batch_size=16, sub_tasks=4)
+    assert kept == [tuple(step for step in range(5) for _ in range(4))]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_an_error_of_the_users_in_a_repeated_sub_task_says_that_it_was_one(which: int) -> None:
+    def training(run: Run) -> None:
+        model = nn.Linear(8, 3)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        run.track(model=model, optimizer=optimizer)
+        for step in run.steps(3):
+            for i, (x, y) in enumerate(step.batches(DATA)):
+                if i == which:
+                    raise LookupError("of the user's")
+                F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
+    with pytest.raises(LookupError, match="of the user's") as raised:
+        run_local(training, batch_size=16, sub_tasks=4)
+    notes = getattr(raised.value, "__notes__", [])
+    assert len(notes) == which
+    assert all(re.search(r"test_proof\.py:\d+ was given this batch once more", note) for note in notes)

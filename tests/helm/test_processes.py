@@ -53,7 +53,9 @@ def train(run):
     for step in run.steps(run.config["steps"]):
         for [x] in step.batches(data):
             hold(run, step)
-            with open(f"{run.config['notes']}/computed-{os.getpid()}-{os.environ.get('HOSTNAME')}", "a") as file:
+            path = f"{run.config['notes']}/computed-{os.getpid()}-{os.environ.get('HOSTNAME')}"
+            # what is computed only to be compared is no sub-task done twice
+            with open(os.devnull if run._loop.open.repeats else path, "a") as file:
                 print(step.number, *x.flatten().tolist(), file=file)
             model(x).pow(2).mean().backward()
             time.sleep(run.config["slow_s"])

@@ -205,7 +205,7 @@ def _from(train: Any, whole: LocalResult, place: str, step: int, fields: dict[st
 
 def _not_refused(program: Program) -> Iterator[str]:
     """One trainer and three must be told, in step 0 or 1, with the line and what to do."""
-    for how in ("run_local", "three trainers"):
+    for how in ("run_local", "three trainers") if program.refused_alone else ("three trainers",):
         steps = program.refused_by + 1
         try:
             if how == "run_local":

@@ -40,6 +40,8 @@ class Program:
     refused: str = ""
     # how much the error is late, at most
     refused_by: int = 1
+    # whether one trainer alone is told too: what only differs from trainer to trainer is seen where there are several
+    refused_alone: bool = True
     # whether the suite runs it: others are run by hand, and on real trainers
     in_suite: bool = True
 

@@ -23,7 +23,7 @@ class AsJoiner:
 
     def __init__(self, attributes: Attributes, line: str) -> None:
         self._attributes, self._line = attributes, line
-        self._parts = attributes.as_for_joiners()
+        self._parts = attributes.left.as_for_joiners(line)
         self._first: Node | None = None
         self._digest = b""
         self._waiting: BatchKey | None = None

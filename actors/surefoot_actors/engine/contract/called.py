@@ -14,7 +14,7 @@ from torch import nn
 
 from surefoot_actors.user_code.lines import is_library
 
-__all__ = ["Called", "called", "moved", "object_of", "path_of", "shared", "tree_of"]
+__all__ = ["Called", "called", "is_part", "moved", "object_of", "path_of", "shared", "text_key", "tree_of"]
 
 
 class Called(NamedTuple):
@@ -61,7 +61,9 @@ def called(node: ast.Call, names: Mapping[str, Any]) -> Called | None:
     if body is None:
         return None
     cells = dict(zip(target.__code__.co_freevars, target.__closure__ or (), strict=True))
-    values = {**target.__globals__, **{name: _content(cell) for name, cell in cells.items()}}
+    own = {*target.__code__.co_varnames, *target.__code__.co_cellvars}
+    values = {k: v for k, v in target.__globals__.items() if k not in own}
+    values.update((name, _content(cell)) for name, cell in cells.items())
     return Called(target.__code__, values, cells, body, dict(_given(node, target, owner, names)))
 
 
@@ -143,12 +145,26 @@ def shared(found: Called) -> tuple[set[str], set[str]]:
 def moved(paths: Iterable[str], roots: Mapping[str, str]) -> Iterator[str]:
     """Yield what lies in one of these roots as it is called from the other side."""
     for path in paths:
-        yield from (to + path[len(root) :] for root, to in roots.items() if path == root or path.startswith(root + "."))
+        yield from (to + path[len(root) :] for root, to in roots.items() if path == root or is_part(path, root))
+
+
+def is_part(path: str, whole: str) -> bool:
+    """Whether a name is that of an attribute, or of what is under a key, of another one."""
+    return path.startswith((f"{whole}.", f"{whole}["))
 
 
 def path_of(node: ast.expr) -> str:
-    """Return a name, or one with attributes; "" for everything else."""
+    """Return a name, one with attributes, or with texts for keys; "" for everything else."""
     if isinstance(node, ast.Name):
         return node.id
-    inner = path_of(node.value) if isinstance(node, ast.Attribute) else ""
-    return f"{inner}.{node.attr}" if inner and isinstance(node, ast.Attribute) else ""
+    inner = path_of(node.value) if isinstance(node, ast.Attribute | ast.Subscript) else ""
+    if inner and isinstance(node, ast.Attribute):
+        return f"{inner}.{node.attr}"
+    key = text_key(node) if inner else None
+    return f"{inner}[{key!r}]" if key is not None else ""
+
+
+def text_key(node: ast.expr) -> str | None:
+    """Return the text for which something is taken from a dict; None where it is no text, or not known."""
+    key = node.slice if isinstance(node, ast.Subscript) else None
+    return key.value if isinstance(key, ast.Constant) and isinstance(key.value, str) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from typing import Any
@@ -22,6 +23,7 @@ class ForAnother:
         self._held = {name: _Held(getattr(sys, name)) for name in _STREAMS}
         for name, held in self._held.items():
             setattr(sys, name, held)
+            _hand_over(held.file, held)
 
     def end(self) -> None:
         """The sub-task has ended: the other trainer prints what it has printed."""
@@ -38,7 +40,16 @@ class ForAnother:
             held.holds = False
             if getattr(sys, name) is held:
                 setattr(sys, name, held.file)
+            _hand_over(held, held.file)
         return list(self._held.values())
+
+
+def _hand_over(stream: Any, to: Any) -> None:
+    """Have handlers of the logging module that write to a stream write to another one: each keeps that which was there when it was made."""
+    loggers = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    for handler in {handler for logger in (logging.root, *loggers) for handler in logger.handlers}:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is stream:
+            handler.setStream(to)
 
 
 class _Held:

@@ -1,4 +1,4 @@
-"""What inner loops have written into objects and into variables that functions share, told by the object, whatever name leads to it.
+"""What inner loops have written into objects, dicts and variables that functions share, told by the object, whatever name leads to it.
 
 A callback's counter is `self.n` in one of its methods, and `callback.n` where a trainer goes through its list of them.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
-from surefoot_actors.engine.contract.called import Called, called, object_of
+from surefoot_actors.engine.contract.called import Called, called, object_of, text_key
 
 __all__ = ["Held", "alternatives", "calls_in", "cells_of"]
 
@@ -23,7 +23,7 @@ _SAME = frozenset(("list", "tuple", "reversed", "sorted"))
 
 
 class Held:
-    """Places, by the thing and the name of its attribute; "" stands for what is in a container or a shared variable."""
+    """Places, by the thing and the name of its attribute, or "[key]"; "" stands for all that is in a container or a shared variable."""
 
     def __init__(self) -> None:
         # the things are kept, so that no other comes to lie at their address; and whether code outside of inner loops has written there
@@ -48,8 +48,16 @@ class Held:
         self, node: ast.expr, names: Mapping[str, Any], cells: Mapping[str, CellType], *, carried: bool = False
     ) -> bool:
         """Whether what an expression stands for is local. `carried`: where code outside of inner loops has made it so."""
-        found = [self._places.get((id(t), k)) for t, k in _places(node, names, cells)] if self._places else []
+        if not self._places:
+            return False
+        places = [(id(t), each) for t, k in _places(node, names, cells) for each in {k, "" if k.startswith("[") else k}]
+        found = [self._places.get(place) for place in places]
         return any(place is not None and place[1] >= carried for place in found)
+
+    def holds_part(self, node: ast.expr, names: Mapping[str, Any], cells: Mapping[str, CellType]) -> bool:
+        """Whether something under a key of what an expression stands for is local."""
+        wholes = {id(t) for t, k in _places(node, names, cells) if not k} if self._places else set()
+        return any(thing in wholes and key.startswith("[") for thing, key in self._places)
 
     def add(
         self, node: ast.expr, names: Mapping[str, Any], cells: Mapping[str, CellType], *, carried: bool = False
@@ -60,10 +68,17 @@ class Held:
     def discard(self, node: ast.expr, names: Mapping[str, Any], cells: Mapping[str, CellType]) -> None:
         for thing, name in _places(node, names, cells):
             self._places.pop((id(thing), name), None)
+            if not name:
+                for place in [(t, k) for t, k in self._places if t == id(thing) and k.startswith("[")]:
+                    del self._places[place]
 
 
 def _places(node: ast.expr, names: Mapping[str, Any], cells: Mapping[str, CellType]) -> Iterator[tuple[Any, str]]:
     while isinstance(node, ast.Subscript | ast.Starred):
+        key = text_key(node)
+        if key is not None and isinstance(thing := object_of(node.value, names), dict):
+            yield thing, f"[{key}]"
+            return
         node = node.value
     if isinstance(node, ast.Attribute) and (owner := object_of(node.value, names)) is not None:
         yield owner, node.attr

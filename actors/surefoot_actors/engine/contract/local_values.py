@@ -18,7 +18,18 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from surefoot.errors import ContractError
-from surefoot_actors.engine.contract.called import Called, called, moved, object_of, shared, tree_of
+from surefoot_actors.engine.contract.assignments import (
+    ADDS,
+    assigned,
+    counted,
+    goes_into,
+    has_star,
+    key_of,
+    paths_of,
+    targets_of,
+    written,
+)
+from surefoot_actors.engine.contract.called import Called, called, is_part, moved, object_of, shared, text_key, tree_of
 from surefoot_actors.engine.contract.called import path_of as _path
 from surefoot_actors.engine.contract.held import Held, alternatives, calls_in, cells_of
 from surefoot_actors.user_code import places
@@ -27,8 +38,6 @@ from surefoot_actors.user_code.lines import is_library
 
 __all__ = ["check_local_values"]
 
-# Methods that add to what they are called on.
-_ADDS = frozenset(("append", "appendleft", "extend", "add", "update", "insert"))
 # Methods after which there is nothing left of that.
 _EMPTIES = frozenset(("reset", "clear"))
 # Through so many calls of the user's functions, one in another, and so many in all.
@@ -113,9 +122,9 @@ class _Reader:
         self._results.clear()
         if _is_inner(node):
             self._inner(node)
-            written = _written(node)
-            self.local |= written
-            self._hold(written, self._names, self.cells)
+            own = written(node)
+            self.local |= own
+            self._hold(own, self._names, self.cells)
             self._called_inside(node, self._names, self._deep)
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             self._assign(node)
@@ -135,18 +144,18 @@ class _Reader:
             return
         self._call(node.value)
         for target, name in self._given(node):
-            if isinstance(target, ast.Subscript) and _key(target) in _SETTINGS:
+            if isinstance(target, ast.Subscript) and key_of(target) in _SETTINGS:
                 if name or self._under:
-                    self._tell(node, name or self._under or "", f"{_key(target)} is set")
+                    self._tell(node, name or self._under or "", f"{key_of(target)} is set")
                 continue
-            for path in _paths(target):
+            for path in paths_of(target):
                 if name or self._under:
                     self.local.add(path)
                     self._carried.update({path} if name else ())
                 elif not isinstance(node, ast.AugAssign):
-                    self.local.discard(path)
+                    self._forget(path)
                     self._carried.discard(path)
-            for part in _targets(target):
+            for part in targets_of(target):
                 if name or self._under:
                     self._held.add(part, self._names, self.cells, carried=bool(name))
                 elif not isinstance(node, ast.AugAssign):
@@ -154,12 +163,16 @@ class _Reader:
                 if isinstance(part, ast.Name):  # it stands for another object from now on
                     self._names = {k: v for k, v in self._names.items() if k != part.id}
 
+    def _forget(self, path: str) -> None:
+        """Something has another value, and so has all that is in it."""
+        self.local -= {known for known in self.local if known == path or is_part(known, path)}
+
     def _given(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Iterator[tuple[ast.expr, str | None]]:
         """Yield what is assigned to, and the local value in what it is given: part by part, where tuples are."""
         assert node.value is not None
         handed = self._follow(node.value) if isinstance(node.value, ast.Call) else set()
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-            parts = target.elts if isinstance(target, ast.Tuple) and not _starred(target) else None
+            parts = target.elts if isinstance(target, ast.Tuple) and not has_star(target) else None
             if parts and isinstance(node.value, ast.Tuple) and len(node.value.elts) == len(parts):
                 yield from zip(parts, map(self._name_in, node.value.elts), strict=True)
             elif parts and handed and -1 not in handed and isinstance(node.value, ast.Call):
@@ -170,11 +183,11 @@ class _Reader:
 
     def _inner(self, node: ast.stmt) -> None:
         """An inner loop's backward pass may go through what was made of local values before it."""
-        own = _assigned(node)
+        own = assigned(node)
         carried = sorted(self._carried - own)
         for call in ast.walk(node) if carried or self._held.carries else ():
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "backward":
-                paths = _goes_into(call, node)
+                paths = goes_into(call, node)
                 name = next((path for path in carried if path in paths), None)
                 name = name or next((p for p in sorted(paths - own) if self._is_carried(p)), None)
                 if name:
@@ -195,7 +208,7 @@ class _Reader:
             self._left[0] -= 1
             body = ast.Module(found.body, [])
             inside = {**found.values, **{p: thing for p, (_, thing) in found.given.items() if thing is not None}}
-            self._hold(_counted(body), inside, found.cells)
+            self._hold(counted(body), inside, found.cells)
             self._called_inside(body, inside, deep - 1)
 
     def _branch(self, node: ast.If) -> None:
@@ -228,20 +241,20 @@ class _Reader:
         self.block(getattr(node, "finalbody", ()))
 
     def _named(self, target: ast.expr, name: str | None) -> None:
-        for path in _paths(target):
+        for path in paths_of(target):
             (self.local.add if name else self.local.discard)(path)
 
     def _looped(self, node: ast.For | ast.While) -> None:
         """A loop that is no inner one: leaving it by a local value ends nothing, but how often it has turned is local then."""
         before, self._left_by = self._left_by, ""
         known = alternatives(node, self._names) if isinstance(node, ast.For) else None
-        for thing in known[1] if known else (None,):
+        for thing in (known[1] or [None]) if known else (None,):  # what is empty now may be filled later
             names, self._names = self._names, {**self._names, known[0]: thing} if known else self._names
             self._results.clear()
             self.block(node.body)
             self._names = names
         if self._left_by:
-            self.local |= _assigned(node, ast.AugAssign)
+            self.local |= assigned(node, ast.AugAssign)
         self._left_by = before
 
     def _end(self, node: ast.Break | ast.Return) -> None:
@@ -263,15 +276,16 @@ class _Reader:
         method = node.func.attr
         name = self._name_in_arguments(node)
         if method == "step" and (name or self._under) and not self._may_train(node.func.value):
-            self.local.update(_paths(node.func.value))  # a timer, say: what it says from now on is local
+            self.local.update(paths_of(node.func.value))  # a timer, say: what it says from now on is local
         elif method == "step" and (name or self._under):
             self._tell(node, name or self._under or "", f"{ast.unparse(node.func)}() is decided")
         elif method == "stop" and self._under:
             self._tell(node, self._under, "training ends")
-        elif method in _ADDS and name:
-            self.local.update(_paths(node.func.value))
+        elif method in ADDS and name:
+            self.local.update(paths_of(node.func.value))
         elif method in _EMPTIES:
-            self.local.difference_update(_paths(node.func.value))
+            for path in paths_of(node.func.value):
+                self._forget(path)
             self._held.discard(node.func.value, self._names, self.cells)
 
     def _may_train(self, node: ast.expr) -> bool:
@@ -298,21 +312,46 @@ class _Reader:
             return None
         if isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp):
             return self._name_in_comprehension(node)
-        path = _path(node)
-        if path in self.local:
-            return path
-        if path and self._held.holds(node, self._names, self.cells):
-            return path
+        if self._is_local(node):
+            return _path(node)
+        if text_key(node) is not None:  # what else is in there does not count
+            return self._name_of_whole(node)
+        if part := self._part_of(node):
+            return part
         return next(
             filter(None, (self._name_in(c) for c in ast.iter_child_nodes(node) if isinstance(c, ast.expr))), None
         )
+
+    def _is_local(self, node: ast.expr) -> bool:
+        path = _path(node)
+        return bool(path) and (path in self.local or self._held.holds(node, self._names, self.cells))
+
+    def _is_given_local(self, argument: ast.expr) -> bool:
+        """Whether an argument is local as a whole: what is so in it is known by its name."""
+        if not _path(argument):
+            return self._name_in(argument) is not None
+        return self._is_local(argument) or self._name_of_whole(argument) is not None
+
+    def _name_of_whole(self, node: ast.expr) -> str | None:
+        """Return the name of a local value that a part of something is in."""
+        while isinstance(node, ast.Subscript | ast.Attribute):
+            node = node.value
+            if self._is_local(node):
+                return _path(node)
+        return None if isinstance(node, ast.Name) else self._name_in(node)
+
+    def _part_of(self, node: ast.expr) -> str | None:
+        """Return the name of a dict of which something under a key is local."""
+        path = _path(node)
+        known = bool(path) and any(p.startswith(f"{path}[") for p in self.local)
+        return path if known or (path and self._held.holds_part(node, self._names, self.cells)) else None
 
     def _name_in_comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> str | None:
         """Its own variables are none of the loop's."""
         if name := next(filter(None, (self._name_in(g.iter) for g in node.generators)), None):
             return name
         kept = set(self.local)
-        self.local -= {path for g in node.generators for path in _paths(g.target)}
+        self.local -= {path for g in node.generators for path in paths_of(g.target)}
         parts = (node.key, node.value) if isinstance(node, ast.DictComp) else (node.elt,)
         name = next(filter(None, map(self._name_in, parts)), None)
         self.local = kept
@@ -335,9 +374,9 @@ class _Reader:
         inside = _Reader(found.code, names, deep=self._deep - 1, left=self._left, held=self._held)
         inside.cells = found.cells
         inside._under, inside._is_called = self._under, True
-        inside.local = {p for p, (argument, _) in found.given.items() if self._name_in(argument)}
+        inside.local = {p for p, (argument, _) in found.given.items() if self._is_given_local(argument)}
         inside.local.update(moved(self.local, {path: p for p, path in paths.items() if path}))
-        common, written = shared(found)
+        common, its_own = shared(found)
         inside.local.update(self.local & common)
         inside.block(found.body)
         self.found = self.found or inside.found
@@ -346,118 +385,11 @@ class _Reader:
             n.id for s in found.body for n in ast.walk(s) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)
         }
         outside = {p: path for p, path in paths.items() if path}
-        self.local -= {path for path in self.local if any(path.startswith(known + ".") for known in outside.values())}
+        self.local -= {path for path in self.local if any(is_part(path, known) for known in outside.values())}
         self.local.update(moved({p for p in inside.local if p not in own}, outside))
-        self.local = (self.local - written) | (inside.local & written)
+        self.local = (self.local - its_own) | (inside.local & its_own)
         return inside.returns
 
 
 def _result_of(function: ast.expr) -> str:
     return f"the result of {ast.unparse(function)}()"
-
-
-def _starred(target: ast.Tuple) -> bool:
-    return any(isinstance(part, ast.Starred) for part in target.elts)
-
-
-def _written(loop: ast.stmt) -> set[str]:
-    """Return what an inner loop writes that depends on its batches or on how many there are, and what its own variables are."""
-    names: set[str] = set()
-    assigned: list[tuple[ast.expr, list[ast.expr]]] = []
-    for node in ast.walk(loop):
-        if isinstance(node, ast.For | ast.AugAssign):
-            names.update(_paths(node.target))
-        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.NamedExpr) and node.value is not None:
-            assigned.append((node.value, node.targets if isinstance(node, ast.Assign) else [node.target]))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _ADDS:
-            names.update(_paths(node.func.value))
-    branches = [n for n in ast.walk(loop) if isinstance(n, ast.If)]
-    for _ in range(len(assigned)):
-        before = len(names)
-        names.update(p for branch in branches if not _is_alike(branch.test, names) for p in _flags(branch))
-        names.update(
-            p for value, targets in assigned if not _is_alike(value, names) for t in targets for p in _paths(t)
-        )
-        if len(names) == before:
-            break
-    return names
-
-
-def _counted(body: ast.AST) -> set[str]:
-    """Return what a function adds to: it is another number for another number of calls."""
-    nodes = list(ast.walk(body))
-    adds = [
-        n.func.value
-        for n in nodes
-        if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in _ADDS
-    ]
-    return {p for t in (*(n.target for n in nodes if isinstance(n, ast.AugAssign)), *adds) for p in _paths(t)}
-
-
-def _flags(branch: ast.If) -> Iterator[str]:
-    """Yield the names that a branch gives a value as it is written: whether it was gone through."""
-    for node in ast.walk(branch):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            yield from (path for target in node.targets for path in _paths(target))
-
-
-def _assigned(loop: ast.stmt, *more: type[ast.AST]) -> set[str]:
-    """Return the names that a loop gives values of their own, by whatever it has before; `more`: by such statements too."""
-    kinds = (ast.Assign, ast.AnnAssign, ast.NamedExpr, ast.For, *more)
-    targets = [t for n in ast.walk(loop) if isinstance(n, kinds) for t in getattr(n, "targets", None) or [n.target]]  # type: ignore[attr-defined]
-    return {path for target in targets for path in _paths(target)}
-
-
-def _goes_into(call: ast.Call, loop: ast.stmt) -> set[str]:
-    """Return the names that a pass depends on: by what is assigned in the loop, backwards from the call."""
-    wanted = set(_read(call))
-    assigned = [n for n in ast.walk(loop) if isinstance(n, ast.Assign | ast.AnnAssign | ast.AugAssign) and n.value]
-    for _ in range(len(assigned)):
-        before = len(wanted)
-        for node in assigned:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if node.value is not None and any(p in wanted for t in targets for p in _paths(t)):
-                wanted.update(_read(node.value))
-        if len(wanted) == before:
-            break
-    return wanted
-
-
-def _read(node: ast.AST) -> Iterator[str]:
-    return (path for n in ast.walk(node) if isinstance(n, ast.expr) and (path := _path(n)))
-
-
-def _is_alike(value: ast.expr, local: set[str]) -> bool:
-    """Whether an expression is the same in all sub-tasks of a step, as far as can be read: a rate computed from the step's number."""
-    for node in ast.walk(value):
-        if isinstance(node, ast.Name | ast.Attribute) and _path(node) in local:
-            return False
-        if isinstance(node, ast.Call):
-            root = _path(node.func).partition(".")[0]
-            # without arguments it may return anything, and these may draw random numbers
-            if not (node.args or node.keywords) or root in ("", "torch", "np", "numpy", "random"):
-                return False
-    return True
-
-
-def _targets(target: ast.expr) -> Iterator[ast.expr]:
-    """Yield what is assigned to, one by one."""
-    if isinstance(target, ast.Tuple | ast.List):
-        for part in target.elts:
-            yield from _targets(part)
-    else:
-        yield target
-
-
-def _paths(target: ast.expr) -> Iterator[str]:
-    if isinstance(target, ast.Tuple | ast.List):
-        for part in target.elts:
-            yield from _paths(part)
-    elif isinstance(target, ast.Starred | ast.Subscript):
-        yield from _paths(target.value)
-    elif path := _path(target):
-        yield path
-
-
-def _key(node: ast.Subscript) -> Any:
-    return node.slice.value if isinstance(node.slice, ast.Constant) else None

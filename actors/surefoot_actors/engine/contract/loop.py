@@ -47,6 +47,10 @@ class OpenRound(Protocol):
     def keeps_gradients(self) -> bool:
         """Whether `.grad` stays as it is."""
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the sub-task under way is computed only for what it shows."""
+
     def abandon(self) -> None:
         """The run ends without the round's merge: put back what the round has set."""
 
@@ -121,7 +125,10 @@ class Loop:
         tracked.begin()
         context.settings.begin_first_step()
         self.graphs.begin()
-        self.position = context.coordinator.admit(tracked, self.length.num_steps)
+        asked = self.length.num_steps
+        self.position = context.coordinator.admit(tracked, asked)
+        if asked is None and self.length.num_steps is not None:  # others have learned how long an epoch is
+            context.coordinator.set_num_steps(self.length.num_steps)
         tracked.attributes.refresh()
         self._first_step = self.position.step
         self._begun = True
@@ -206,7 +213,6 @@ class Loop:
     def open_round(self, round_: OpenRound) -> Position:
         """Begin a round at the inner loop's first turn. Returns where training is."""
         attributes = self._context.tracked.attributes
-        attributes.open_round()
         self._looks_at_attributes, proves = attributes.looks, self.proves(round_.line)
         if self._looks_at_attributes or proves:
             attributes.begin_round(tries=proves)
@@ -254,10 +260,9 @@ class Loop:
         step = self.position.step
         return self._proves and (step == 0 or (step > self._first_step and line not in self._lines))
 
-    @property
-    def tries_as_joiner(self) -> bool:
+    def tries_as_joiner(self, line: str) -> bool:
         """Whether a round's first sub-task is computed again with what a trainer has that joins."""
-        return self._proves and self._context.tracked.attributes.tries_as_joiner
+        return self._proves and self._context.tracked.attributes.left.is_untried(line)
 
     def learn_epoch(self, length: int) -> None:
         """A training round takes its samples from epochs of this length: the first one says how long the run's epochs are."""

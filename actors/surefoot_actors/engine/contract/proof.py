@@ -29,11 +29,7 @@ class Proof:
     losses, counters, meters) are then put back as the first time has left them.
     """
 
-    def __init__(
-        self, attributes: Attributes, line: str, sub_tasks: int, *, filled: dict[Key, Any] | None = None
-    ) -> None:
-        """`filled`: by a sub-task of a later step, which has just ended; None: the round begins."""
-        self._late = filled
+    def __init__(self, attributes: Attributes, line: str, sub_tasks: int) -> None:
         self._attributes, self._line, self._sub_tasks = attributes, line, sub_tasks
         self._first: Node | None = None
         self._digest = b""
@@ -84,7 +80,7 @@ class Proof:
         self._first, self._digest, self._first_key = leaf, leaf_digest(leaf), key
         self._drawn = [self._loaded, drawn()]
         self._waiting.append(key)
-        self._filled = self._attributes.filled() if self._late is None else self._late
+        self._filled = self._attributes.filled()
         if self._filled:
             self._other = self._another(key)
             self._waiting += [self._other, key]
@@ -103,13 +99,11 @@ class Proof:
         if is_comparable and leaf_digest(leaf) != self._digest:
             raise ContractError(self._told(leaf))
         now = [self._loaded, drawn()]
-        if self._late is not None:  # how far the streams were once its batch was loaded is not known
-            self._drawn[0] = now[0]
         if now != self._drawn:
             raise ContractError(self._drawn_once(loading=now[0] != self._drawn[0]))
 
     def _drawn_once(self, *, loading: bool) -> str:
-        names = self._changed()
+        names = self._attributes.changed_in_round()
         kept = f" What changed in between and is in sight: {', '.join(names[:6])}." if names else ""
         what = "the dataset" if loading else "the code of the inner loop"
         return (
@@ -118,9 +112,6 @@ class Proof:
             f"values would depend on which trainer needs it first, and a trainer that joins would draw others.{kept} Draw it before "
             f"run.steps() (in a buffer of a tracked module), or anew each time"
         )
-
-    def _changed(self) -> list[str]:
-        return self._attributes.changed_in_round() if self._late is None else self._attributes.words(self._late)
 
     def take(self) -> BatchKey | None:
         """Return the batch to hand out for what it shows, if there is one."""
@@ -136,7 +127,7 @@ class Proof:
         where = (
             f" ({', '.join(logged)} told {'another value' if len(logged) == 1 else 'other values'})" if logged else ""
         )
-        names = self._changed()
+        names = self._attributes.changed_in_round()
         carried = f" What changed in between and is in sight: {', '.join(names[:6])}." if names else ""
         if self._waiting or self._other is None:
             return (

@@ -141,6 +141,11 @@ class Round(ABC, Iterator[Any]):
     def _end(self, merged: Merged) -> None:
         """The round is merged on this trainer."""
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the sub-task under way is computed only for what it shows."""
+        return False
+
     def abandon(self) -> None:
         """The run ends without the round's merge: put back what the round has set."""
 
@@ -179,7 +184,7 @@ class TrainingRound(Round):
         self._proof: Proof | AsJoiner | None = None
         if self._loop.proves(self.line):
             self._proof = Proof(attributes, self.line, self._context.sub_tasks)
-        elif self._loop.tries_as_joiner:
+        elif self._loop.tries_as_joiner(self.line):
             self._proof = AsJoiner(attributes, self.line)
 
     def _take_back(self) -> None:
@@ -197,20 +202,11 @@ class TrainingRound(Round):
             self._for_another.end()
             self._for_another = None  # it holds frames
             return
-        may_differ = self._loop.is_nondeterministic
-        if not self._num_computed and not isinstance(self._proof, Proof):
-            self._prove_filled()
-        if self._proof is not None and not self._proof.end(self._key, leaf, may_differ=may_differ):
+        if self._proof is not None and not self._proof.end(self._key, leaf, may_differ=self._loop.is_nondeterministic):
             self._context.leaves.drop(leaf)
             return
         self._num_computed, self._weight = self._num_computed + 1, logged.weight
         self._put(leaf)
-
-    def _prove_filled(self) -> None:
-        """The round's first sub-task is proven where it has filled what was unset until now."""
-        attributes = self._context.tracked.attributes
-        if filled := attributes.filled_late():
-            self._proof = Proof(attributes, self.line, self._context.sub_tasks, filled=filled)
 
     def _shown(self, leaf: Node) -> bytes:
         """Return what is compared: nothing where bits may differ, or where a buffer has got its shape since the others' first one."""

@@ -15,7 +15,7 @@ from surefoot import contract
 from surefoot.config import Config
 from surefoot.contract import TrainFunction
 from surefoot.data import Data
-from surefoot.errors import ContractError
+from surefoot.errors import ContractError, SurefootError
 from surefoot.target import Target
 from surefoot_actors.determinism.rng import Purpose, Streams
 from surefoot_actors.engine.contract.context import RoundContext
@@ -86,8 +86,10 @@ def run_training(train: TrainFunction, options: RunOptions, coordinator: Coordin
         with contextlib.suppress(_RehearsalOver):
             train(run)
         run.check_behaved()
-    except RuntimeError as error:
-        raise_if_nondeterministic(error)
+    except Exception as error:
+        run.note_repeat(error)
+        if isinstance(error, RuntimeError):
+            raise_if_nondeterministic(error)
         raise
     finally:
         torch.set_grad_enabled(grad_enabled)
@@ -296,6 +298,15 @@ class TrainRun(contract.Run):
                 f"{self._steps_line}): by an exception that was caught outside of it, or because the iterator was kept. To end "
                 f"training early, write `for step in run.steps(...):` and leave it by break, or call run.stop(), decided by "
                 f"step.merged"
+            )
+
+    def note_repeat(self, error: Exception) -> None:
+        """Add to the user's own error that it was raised by a sub-task that was computed once more."""
+        open_round = None if self._loop is None else self._loop.open
+        if open_round is not None and open_round.repeats and not isinstance(error, SurefootError):
+            error.add_note(
+                f"Surefoot: the inner loop at {open_round.line} was given this batch once more, to see whether a trainer that joins, and "
+                f"has seen none of the batches before it, would come to the same (docs/decisions/proof.md)."
             )
 
     def close(self) -> None:

@@ -48,11 +48,13 @@ class UntrackedState:
     def look(self, step: int) -> None:
         """A step ends. Raises ContractError at the second one for an object that has changed, and is not tracked.
 
-        One that begins to change later is told to joiners where it is in reach, and then no error of those alone.
+        One that begins to change later is told to joiners where it is in reach, and then no error of those alone. An iterator that goes
+        on later may only serve what is shown (the colors of a plot): that is a warning, told once.
         """
         self._num_looks += 1
         if self._num_looks > 2:
-            self._check_iterators()
+            if step & (step - 1) == 0:  # ever more seldom
+                self._warn_of_iterators()
             return
         known = covered(self._tracked) | self._left_alone
         found = {**dict(self._tracked.attributes.generators()), **dict(_things(known))}
@@ -80,14 +82,18 @@ class UntrackedState:
                 f"{names[0]} gets a gradient in the inner loop, and the steps of the loop at {self._line} change it by hand, but it is not "
                 f"tracked: its gradient is this trainer's own, merged with nobody's. Make it a parameter of a tracked module or optimizer"
             )
-        self._check_iterators()
+        if step > 1:  # of a trainer that has joined
+            self._warn_of_iterators()
+        elif carried := next(self._tracked.attributes.carried_on(), None):
+            raise ContractError(self._iterator(carried))
         self._warn()
         self._first.clear()
         self._tensors.clear()
 
-    def _check_iterators(self) -> None:
-        if carried := next(self._tracked.attributes.carried_on(), None):
-            raise ContractError(self._iterator(carried))
+    def _warn_of_iterators(self) -> None:
+        if self._on_warning is not None and (carried := next(self._tracked.attributes.carried_on(), None)):
+            self._on_warning(self._iterator(carried))
+            self._on_warning = None  # one is enough
 
     def _changed(self, name: str, thing: Any) -> str:
         kind = type(thing).__name__
@@ -213,7 +219,7 @@ def _items(value: Any, *, attributes: bool = True) -> Iterator[tuple[str, Any]]:
 
 def _all_items(value: Any, *, attributes: bool) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
-        yield from ((f"[{k!r}]", v) for k, v in list(value.items())[:_MOST])
+        yield from ((f"[{k!r}]", v) for k, v in list(dict.items(value))[:_MOST])
     elif isinstance(value, (list, tuple)):
         yield from ((f"[{i}]", v) for i, v in enumerate(value[:_MOST]))
     elif attributes:

@@ -8,9 +8,8 @@ changes in the first rounds is taken for that, and left alone.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property, partial
+from functools import cached_property
 from types import GeneratorType
 from typing import Any
 
@@ -22,13 +21,13 @@ from surefoot_actors.disclosed import holds_secret
 from surefoot_actors.engine.state.generators import GENERATORS
 from surefoot_actors.engine.state.hung import hung_on
 from surefoot_actors.engine.state.inside import is_inside
-from surefoot_actors.engine.state.iterators import At, progress
+from surefoot_actors.engine.state.iterators import At, Iterators, progress
+from surefoot_actors.engine.state.left import REMOVABLE, Left
 from surefoot_actors.engine.state.made_before import MOST_IN_ALL, code_of, is_made_before, size_of
 from surefoot_actors.engine.state.parts import DELETED, Slot, attributes_of, is_of_the_user, of_optimizer, parts, put
 from surefoot_actors.engine.state.portable import PLAIN, content_of, digest_of, dump, load
 from surefoot_actors.engine.state.reach import Reach
-from surefoot_actors.engine.state.remembered import Remembered, copied, follows_a_place, is_told
-from surefoot_actors.engine.state.unfilled import Unfilled
+from surefoot_actors.engine.state.remembered import Remembered
 from surefoot_actors.engine.state.unset import has_a_place, may_be_unset
 from surefoot_actors.user_code.frames import PROXIES
 
@@ -64,15 +63,9 @@ class Attributes:
         self._unset: dict[Key, Any] = {}
         # what the first sub-task has filled, and would have filled so with any other batch
         self._alike: dict[Key, Any] = {}
-        # what is unset since the first round, and may be filled late
-        self._unfilled: Unfilled | None = None
-        # everything as it was when the run's first round began, while it is tried how a trainer fares that has that
-        self._at_begin: dict[Key, Any] = {}
-        # what rounds have left, as it was when a step ended; and what of it was tried
-        self._ended: dict[Key, Any] = {}
-        self._tried: set[Key] = set()
-        # iterators in reach, by where they are
-        self._iterators: dict[Key, tuple[At, Callable[[], Any]]] = {}
+        #: what rounds have left that joiners are not given
+        self.left = Left(self._parts, self._token, self._reach.thing, self._left_alone)
+        self._iterators = Iterators()
         self._inside: Callable[[Any], str | None] = lambda _: None
         # tensors that are no part of the tracked state, and get gradients
         self._with_gradients: set[str] = set()
@@ -148,13 +141,6 @@ class Attributes:
         """Whether it is still to be seen what rounds change."""
         return self._num_rounds < _ROUNDS_LOOKED_AT
 
-    def open_round(self) -> None:
-        """A round begins, whichever it is."""
-        if self._unfilled is not None:
-            self._unfilled.begin()
-        elif self._num_rounds:
-            self._unfilled = Unfilled(self._reach.walked, self._left_alone)
-
     def begin_round(self, *, tries: bool = False) -> None:
         """A round begins, in which what changes is the objects' own business. `tries`: its first sub-task is computed again."""
         self.refresh()
@@ -163,7 +149,7 @@ class Attributes:
         self._before = {key: self._token(value, key[1]) for key, value in found}
         self._unset = {k: v for k, v in found if may_be_unset(self._reach.thing(k[0]), k[1], v)} if tries else {}
         if tries and not self._num_rounds:
-            self._at_begin = dict(_copies(found))
+            self.left.begin(found)
 
     def remember(self, besides: Iterable[tuple[str, Any]] = ()) -> Remembered:
         """Return what puts everything back as it is now. `besides`: variables of functions that are under way since the loop began."""
@@ -182,7 +168,7 @@ class Attributes:
         return {
             k: token
             for k, token in now.items()
-            if (k in self._unset and self._before[k] != token) or (k not in self._before and k[1][0] in _REMOVABLE)
+            if (k in self._unset and self._before[k] != token) or (k not in self._before and k[1][0] in REMOVABLE)
         }
 
     def unset(self, filled: Iterable[Key]) -> None:
@@ -203,40 +189,9 @@ class Attributes:
         # that it is filled is told only along with what
         self._alike = {k: filled[k] for k, s in same.items() if s and (type(now[k]) not in PLAIN or k[0] not in others)}
 
-    def filled_late(self) -> dict[Key, Any]:
-        """As `filled`, in a round of a later step."""
-        found = self._unfilled.filled() if self._unfilled is not None else {}
-        if not found:
-            return {}
-        self._tried.clear()  # what was to be tried in this round is so in the next step's
-        self._unset = {k: v for k, v in found.items() if v is not DELETED}
-        return {k: self._token(v, k[1]) for k, v in self._parts() if k in found and not has_a_place(v)}
-
     def words(self, keys: Iterable[Key]) -> list[str]:
         """Return the names of what is in reach, for messages."""
         return sorted(set(map(_words, keys)))
-
-    @property
-    def tries_as_joiner(self) -> bool:
-        """Whether rounds have left what joiners are not given, and that was not tried."""
-        return bool(self._at_begin) and not self._ended.keys() <= self._tried
-
-    def as_for_joiners(self) -> list[tuple[Key, Any, Any]]:
-        """Return (key, thing, value) of what rounds have left, with the value that it has on a trainer that joins.
-
-        What the loop has written over since the last step's end is its own.
-        """
-        found = []
-        for key, value in self._parts():
-            thing, was = self._reach.thing(key[0]), self._at_begin.get(key, DELETED)
-            token = self._token(value, key[1]) if key in self._ended else None
-            if token is None or isinstance(token, At) or token != self._ended[key] or key not in self._left_alone:
-                continue
-            is_known = key[1][0] in _REMOVABLE if was is DELETED else was is not _NOT_COPIED
-            if is_known and not follows_a_place(thing):
-                found.append((key, thing, was))
-        self._tried.update(self._ended)
-        return sorted(found, key=lambda part: part[0][1][0] == "order")
 
     def end_late_round(self) -> None:
         """End a round that was begun, but is none of the first."""
@@ -257,11 +212,8 @@ class Attributes:
 
     def trained_by_hand(self) -> list[str]:
         """Return the names of tensors that got gradients in sub-tasks, which nobody merges, and that the loop has changed since."""
-        found = [
-            (n, self._reach.thing(n))
-            for n in sorted(self._with_gradients)
-            if (n, ("all", None)) not in self._left_alone
-        ]
+        names = [n for n in sorted(self._with_gradients) if (n, ("all", None)) not in self._left_alone]
+        found = [(n, self._reach.thing(n)) for n in names]
         return [
             n.partition(": ")[2] or n
             for n, t in found
@@ -275,10 +227,7 @@ class Attributes:
             now = self._now()
             self._left_alone -= {key for key, token in self._after.items() if now.get(key) != token}
             self._after = {}
-        if step >= _STEPS_TRIED:
-            self._at_begin, self._ended = {}, {}
-        if self._at_begin and not self._left_alone <= self._tried:
-            self._ended = {k: self._token(v, k[1]) for k, v in self._parts() if k in self._left_alone}
+        self.left.end_step(step)
 
     def changed_in_round(self) -> list[str]:
         """Return the names of what has changed since the round began, for messages."""
@@ -288,18 +237,13 @@ class Attributes:
     def find_iterators(self) -> None:
         """Keep where iterators are, at the first step's end: those that were there when the loop began as they were then."""
         for key, value in self._parts():
-            now, first = self._token(value, key[1]), self._first.get(key)
+            now = self._token(value, key[1])
             if isinstance(now, At) and key not in self._left_alone:
-                was = first if isinstance(first, At) and first.of == now.of else now
-                self._iterators[key] = was, now.of if isinstance(now.of, weakref.ref) else partial(_itself, value)
+                self._iterators.keep(key, value, now, self._first.get(key))
 
     def carried_on(self) -> Iterator[str]:
         """Yield the names of iterators that have gone on since: nobody can be given those."""
-        for key, (was, held) in self._iterators.items():
-            value = held()
-            now = progress(value) if value is not None else None
-            if isinstance(now, At) and now != was and key not in self._left_alone:
-                yield _words(key)
+        return (_words(key) for key in self._iterators.gone_on() if key not in self._left_alone)
 
     def changed(self, inside: Callable[[Any], str | None] = lambda _: None) -> bytes:
         """Return what the loop has changed so far, and what rounds have, as bytes. `inside`: names what lies in tracked optimizers."""
@@ -313,7 +257,7 @@ class Attributes:
             if tokens[k] is not None and tokens[k] != self._first.get(k) and not isinstance(tokens[k], At)
         }
         # keys and attributes; a variable that has lost its value is of no use any more
-        gone = [k for k in self._first if k not in now and k not in self._left_alone and k[1][0] in _REMOVABLE]
+        gone = [k for k in self._first if k not in now and k not in self._left_alone and k[1][0] in REMOVABLE]
         gone = [k for k in gone if (k[0], ("all", None)) not in now]
         changed.update(dict.fromkeys(gone, DELETED))
         made = dict(self._made_before({k: v for k, v in now.items() if k not in changed}))
@@ -380,10 +324,11 @@ class Attributes:
             return inside(name) if is_inside(name) else self._reach.thing(name)
 
         told, made, maker = load(changed, thing_of), {}, None
-        if isinstance(
-            told, tuple
-        ):  # a checkpoint of an earlier version has nothing of rounds, or of what was made before
-            self._num_rounds, self._left_alone, told, *rest = told
+        # a checkpoint of an earlier version has nothing of rounds, or of what was made before
+        if isinstance(told, tuple):
+            self._num_rounds, left_alone, told, *rest = told
+            self._left_alone.clear()
+            self._left_alone.update(left_alone)
             made, maker = rest or ({}, None)
         if made and maker == self._maker:
             told = {**{k: v for k, v in made.items() if self._differs(k, v)}, **told}
@@ -397,28 +342,11 @@ class Attributes:
         return key in self._first and self._token(value, key[1]) != self._first[key]
 
 
-# Tensors and arrays of so many bytes in all are copied for that.
-_MOST_COPIED = 1 << 26
-# In so many steps it is tried how one fares that has not what rounds have left.
-_STEPS_TRIED = 3
 # In how many rounds to see what the objects' own code changes.
 _ROUNDS_LOOKED_AT = 3
 # Lists of more values than this, of other kinds than numbers and texts, are compared by which values they hold.
 _MANY = 4096
-_NOT_COPIED = object()
 _UNCHANGING = PLAIN | {tuple, frozenset}
-_REMOVABLE = ("key", "attribute")
-
-
-def _copies(found: Iterable[tuple[Key, Any]]) -> Iterator[tuple[Key, Any]]:
-    """Yield values that stay as they are: no iterators, as the loop over steps ends when nobody has its own any more."""
-    room = _MOST_COPIED
-    for key, value in found:
-        if type(value) in PROXIES or hasattr(type(value), "__next__") or not is_told(value):
-            yield key, _NOT_COPIED
-            continue
-        room -= value.nbytes if isinstance(value, torch.Tensor | np.ndarray) else 0
-        yield key, copied(value) if room >= 0 else _NOT_COPIED
 
 
 def _untold(key: Key, value: Any) -> Any:
@@ -432,10 +360,6 @@ def _untold(key: Key, value: Any) -> Any:
         if isinstance(value, np.ndarray)
         else value
     )
-
-
-def _itself(value: Any) -> Any:
-    return value
 
 
 def _own(thing: Any) -> Iterable[tuple[Slot, Any]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from types import GeneratorType
 from typing import Any, NamedTuple
 
 from surefoot_actors.engine.state.portable import PLAIN
 
-__all__ = ["At", "progress"]
+__all__ = ["At", "Iterators", "progress"]
 
 
 class At(NamedTuple):
@@ -17,6 +17,26 @@ class At(NamedTuple):
 
     of: Any
     place: tuple[Any, ...]
+
+
+class Iterators:
+    """Those in reach, and where each was when the loop began, or when it was found."""
+
+    def __init__(self) -> None:
+        self._held: dict[Hashable, tuple[At, Callable[[], Any]]] = {}
+
+    def keep(self, key: Hashable, value: Any, now: At, first: Any) -> None:
+        """Keep one that is there by now. `first`: what was there when the loop began."""
+        was = first if isinstance(first, At) and first.of == now.of else now
+        self._held[key] = was, now.of if isinstance(now.of, weakref.ref) else lambda: value
+
+    def gone_on(self) -> Iterator[Any]:
+        """Yield the keys of those that have gone on since."""
+        for key, (was, held) in self._held.items():
+            value = held()
+            now = progress(value) if value is not None else None
+            if isinstance(now, At) and now != was:
+                yield key
 
 
 class _OwnError(Exception):
@@ -49,7 +69,8 @@ def _place(value: Any) -> Iterator[Any]:
         if any(_asks_for_steps(each) for each in held.values()):
             raise _OwnError
         yield -1 if frame is None else frame.f_lasti
-        yield from _plain(held.items())
+        # not what it closes over, which others may change
+        yield from _plain((k, v) for k, v in held.items() if k in value.gi_code.co_varnames)
     elif type(value).__module__.startswith("surefoot_actors."):
         raise _OwnError
     elif type(value).__module__ in ("builtins", "itertools"):

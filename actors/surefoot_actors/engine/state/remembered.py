@@ -38,7 +38,7 @@ _WHOLE = ("all", "order")
 # Through so many objects a place is looked for, and among so many values of a container.
 _DEEP, _FEW = 3, 64
 # Where another object may have come to lie.
-_HELD = ("variable", "attribute", "key", "cell")
+_HELD = ("variable", "attribute", "key", "cell", "class", "buffer")
 
 
 class Remembered:
