@@ -201,6 +201,8 @@ class Cluster:
 
     def _cross_check(self) -> None:
         """Whoever no round has checked yet is compared, and now and then everybody, as in a real run."""
+        if len(lengths := {m.num_steps for m in self.members}) > 1:
+            raise Parted(f"in step {self.members[0].position.step}, members know other lengths of the run: {lengths}")
         position, checked = self.members[0].position, [m.checked for m in self.members]
         generation = messages.Generation(
             number=1,
