@@ -159,6 +159,7 @@ class TrainingRound(Round):
         super().__init__(*args)
         #: whether the merge is added to the gradients that there are
         self.accumulate = accumulate
+        self._proof: Proof | AsJoiner | None = None
         # while one of another trainer is computed
         self._for_another: ForAnother | None = None
 
@@ -181,7 +182,6 @@ class TrainingRound(Round):
         # whether the sub-task under way is compared with another trainer's
         self._is_compared = False
         attributes = self._context.tracked.attributes
-        self._proof: Proof | AsJoiner | None = None
         if self._loop.proves(self.line):
             self._proof = Proof(attributes, self.line, self._context.sub_tasks)
         elif self._loop.tries_as_joiner(self.line):
