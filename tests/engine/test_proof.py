@@ -257,4 +257,4 @@ def test_an_error_of_the_users_in_a_repeated_sub_task_says_that_it_was_one(which
         run_local(training, batch_size=16, sub_tasks=4)
     notes = getattr(raised.value, "__notes__", [])
     assert len(notes) == which
-    assert all(re.search(r"test_proof\.py:\d+ was given this batch once more", note) for note in notes)
+    assert all(re.search(r"test_proof\.py:\d+ was given this batch only to compare", note) for note in notes)

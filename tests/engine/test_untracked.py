@@ -330,6 +330,28 @@ def test_loose_tensors_are_told() -> None:
     assert sorted(t.partition(",")[0] for t in told) == ["centre", "shadow['w']"]
 
 
+def test_a_generator_that_goes_on_late_is_told_once_and_no_error() -> None:
+    """It may only serve what is shown; in the first two steps it is refused (tests/programs)."""
+    told: list[str] = []
+
+    def train(run: Run) -> None:
+        colors = (color for _ in range(9) for color in ("red", "green"))
+        model = nn.Linear(16, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        run.track(model=model, optimizer=optimizer)
+        for step in run.steps(10):
+            for x, y in step.batches(DATA):
+                F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            if step.number > 2:
+                next(colors)
+
+    run_training(train, RunOptions(batch_size=8, sub_tasks=4, on_warning=told.append), LocalCoordinator(4))
+    [words] = told
+    assert "colors is a generator or another iterator" in words
+    assert FILE in words
+
+
 # ---- wrappers
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from typing import Any
 
 from surefoot_actors.engine.contract.called import path_of
 
-__all__ = ["ADDS", "assigned", "counted", "goes_into", "has_star", "key_of", "paths_of", "targets_of", "written"]
+__all__ = ["ADDS", "assigned", "counted", "goes_into", "has_star", "paths_of", "targets_of", "written"]
 
 # Methods that add to what they are called on.
 ADDS = frozenset(("append", "appendleft", "extend", "add", "update", "insert"))
 
 
 def has_star(target: ast.Tuple) -> bool:
+    """Whether one name of several takes what the others leave."""
     return any(isinstance(part, ast.Starred) for part in target.elts)
 
 
@@ -97,7 +97,7 @@ def _is_alike(value: ast.expr, local: set[str]) -> bool:
 
 
 def targets_of(target: ast.expr) -> Iterator[ast.expr]:
-    """Yield what is assigned to, one by one."""
+    """Yield what is assigned to, one by one, as it is written."""
     if isinstance(target, ast.Tuple | ast.List):
         for part in target.elts:
             yield from targets_of(part)
@@ -106,6 +106,7 @@ def targets_of(target: ast.expr) -> Iterator[ast.expr]:
 
 
 def paths_of(target: ast.expr) -> Iterator[str]:
+    """Yield what is assigned to by name; a container where the key is not known."""
     if isinstance(target, ast.Tuple | ast.List):
         for part in target.elts:
             yield from paths_of(part)
@@ -113,7 +114,3 @@ def paths_of(target: ast.expr) -> Iterator[str]:
         yield path
     elif isinstance(target, ast.Starred | ast.Subscript):
         yield from paths_of(target.value)
-
-
-def key_of(node: ast.Subscript) -> Any:
-    return node.slice.value if isinstance(node.slice, ast.Constant) else None

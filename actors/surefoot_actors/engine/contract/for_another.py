@@ -20,7 +20,8 @@ class ForAnother:
 
     def __init__(self, attributes: Attributes) -> None:
         self._records = attributes.remember(variables_in_sight())
-        self._held = {name: _Held(getattr(sys, name)) for name in _STREAMS}
+        # a process may have none
+        self._held = {name: _Held(getattr(sys, name)) for name in _STREAMS if getattr(sys, name) is not None}
         for name, held in self._held.items():
             setattr(sys, name, held)
             _hand_over(held.file, held)

@@ -24,7 +24,6 @@ from surefoot_actors.engine.contract.assignments import (
     counted,
     goes_into,
     has_star,
-    key_of,
     paths_of,
     targets_of,
     written,
@@ -144,9 +143,9 @@ class _Reader:
             return
         self._call(node.value)
         for target, name in self._given(node):
-            if isinstance(target, ast.Subscript) and key_of(target) in _SETTINGS:
+            if isinstance(target, ast.Subscript) and text_key(target) in _SETTINGS:
                 if name or self._under:
-                    self._tell(node, name or self._under or "", f"{key_of(target)} is set")
+                    self._tell(node, name or self._under or "", f"{text_key(target)} is set")
                 continue
             for path in paths_of(target):
                 if name or self._under:

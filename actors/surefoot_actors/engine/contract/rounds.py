@@ -159,14 +159,15 @@ class TrainingRound(Round):
         super().__init__(*args)
         #: whether the merge is added to the gradients that there are
         self.accumulate = accumulate
-        self._proof: Proof | AsJoiner | None = None
+        # which has the first sub-task computed more than once
+        self._trial: Proof | AsJoiner | None = None
         # while one of another trainer is computed
         self._for_another: ForAnother | None = None
 
     @property
     def repeats(self) -> bool:
         """Whether the sub-task under way is computed only for what it shows."""
-        return self._for_another is not None or (self._proof is not None and self._proof.repeats)
+        return self._for_another is not None or (self._trial is not None and self._trial.repeats)
 
     def _check(self) -> None:
         self._context.tracked.gradients.open(self.line, accumulate=self.accumulate)
@@ -183,9 +184,9 @@ class TrainingRound(Round):
         self._is_compared = False
         attributes = self._context.tracked.attributes
         if self._loop.proves(self.line):
-            self._proof = Proof(attributes, self.line, self._context.sub_tasks)
+            self._trial = Proof(attributes, self.line, self._context.sub_tasks)
         elif self._loop.tries_as_joiner(self.line):
-            self._proof = AsJoiner(attributes, self.line)
+            self._trial = AsJoiner(attributes, self.line)
 
     def _take_back(self) -> None:
         assert self.sub_task is not None
@@ -202,7 +203,7 @@ class TrainingRound(Round):
             self._for_another.end()
             self._for_another = None  # it holds frames
             return
-        if self._proof is not None and not self._proof.end(self._key, leaf, may_differ=self._loop.is_nondeterministic):
+        if self._trial is not None and not self._trial.end(self._key, leaf, may_differ=self._loop.is_nondeterministic):
             self._context.leaves.drop(leaf)
             return
         self._num_computed, self._weight = self._num_computed + 1, logged.weight
@@ -222,7 +223,7 @@ class TrainingRound(Round):
             raise ContractError(f"the inner loop at {self.line}: {error}") from error
 
     def _next_key(self, position: Position) -> BatchKey | None:
-        if self._proof is not None and (again := self._proof.take()) is not None:
+        if self._trial is not None and (again := self._trial.take()) is not None:
             self.sub_task, self._is_compared = SubTask(again.sub_task), False
             return again
         number = self._context.coordinator.next_sub_task()
@@ -237,8 +238,8 @@ class TrainingRound(Round):
         return key
 
     def _loaded(self) -> None:
-        if self._proof is not None:
-            self._proof.loaded(draws=self._source.draws)
+        if self._trial is not None:
+            self._trial.loaded(draws=self._source.draws)
 
     def _prepare(self) -> None:
         self._context.leaves.begin()

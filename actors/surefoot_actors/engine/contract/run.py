@@ -305,8 +305,8 @@ class TrainRun(contract.Run):
         open_round = None if self._loop is None else self._loop.open
         if open_round is not None and open_round.repeats and not isinstance(error, SurefootError):
             error.add_note(
-                f"Surefoot: the inner loop at {open_round.line} was given this batch once more, to see whether a trainer that joins, and "
-                f"has seen none of the batches before it, would come to the same (docs/decisions/proof.md)."
+                f"Surefoot: the inner loop at {open_round.line} was given this batch only to compare what comes of it with what came of it "
+                f"before, or on another trainer: it may be computed by any trainer, after any other batches, or none."
             )
 
     def close(self) -> None:

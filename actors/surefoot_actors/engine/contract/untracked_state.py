@@ -1,6 +1,7 @@
 """Finds state that nobody tracks among what the user's code has in sight: what differs between the first two steps' ends.
 
-Only there, so that it costs nothing afterwards. What is rebound at every step, a loss say, is no state; what lives on and changes is.
+Only there, so that it costs nothing afterwards, but for iterators, of which it is asked ever more seldom. What is rebound at every step,
+a loss say, is no state; what lives on and changes is.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ _MOST = 2000
 
 
 class UntrackedState:
-    """Looks at the first step's end and at the second's."""
+    """Looks at the end of a trainer's first step and of its second; at those of later ones for iterators alone."""
 
     def __init__(self, tracked: Tracked, line: str, on_warning: Callable[[str], None] | None) -> None:
         self._tracked, self._line, self._on_warning = tracked, line, on_warning
-        self._num_looks = 0
+        self._num_looks, self._told_iterator = 0, False
         self._left_alone: set[int] = set()
         # by id: the thing, its digest, and a generator's seed
         self._first: dict[int, tuple[Any, bytes, int]] = {}
@@ -91,9 +92,11 @@ class UntrackedState:
         self._tensors.clear()
 
     def _warn_of_iterators(self) -> None:
-        if self._on_warning is not None and (carried := next(self._tracked.attributes.carried_on(), None)):
+        if self._on_warning is None or self._told_iterator:
+            return
+        if carried := next(self._tracked.attributes.carried_on(), None):
+            self._told_iterator = True
             self._on_warning(self._iterator(carried))
-            self._on_warning = None  # one is enough
 
     def _changed(self, name: str, thing: Any) -> str:
         kind = type(thing).__name__
