@@ -6,25 +6,11 @@ import functools
 import torch
 import torch.nn.functional as F
 from kinds import POINTS, mlp, program
-from practice import sgd
+from practice import begun, inner
 from torch import nn
 from torch.utils.data import Dataset
 
 import surefoot
-
-
-def inner(model, step, data=POINTS, scale=1.0, **how):
-    for x, y in step.batches(data, **how):
-        loss = F.cross_entropy(model(x), y) * scale
-        loss.backward()
-        step.log(loss=loss)
-
-
-def begun(run, model=None):
-    model = mlp() if model is None else model
-    optimizer = sgd(model)
-    run.track(model=model, optimizer=optimizer)
-    return model, optimizer
 
 
 @program(refused="gave other bits once sub-task 1")

@@ -13,26 +13,12 @@ import rates
 import torch
 import torch.nn.functional as F
 from kinds import POINTS, Points, mlp, program
-from practice import sgd
+from practice import begun, inner, sgd
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 
 import surefoot
-
-
-def inner(model, step, data=POINTS, scale=1.0, **how):
-    for x, y in step.batches(data, **how):
-        loss = F.cross_entropy(model(x), y) * scale
-        loss.backward()
-        step.log(loss=loss)
-
-
-def begun(run, **tracked):
-    model = mlp()
-    optimizer = sgd(model)
-    run.track(model=model, optimizer=optimizer, **tracked)
-    return model, optimizer
 
 
 @program(steps=6, in_suite=False)

@@ -3,26 +3,12 @@
 import torch
 import torch.nn.functional as F
 from kinds import POINTS, mlp, program
-from practice import sgd
+from practice import begun, inner, sgd
 from torch import nn
 
 import surefoot
 
 LOCAL = "on this trainer alone"
-
-
-def inner(model, step):
-    for x, y in step.batches(POINTS):
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        step.log(loss=loss)
-
-
-def begun(run):
-    model = mlp()
-    optimizer = sgd(model)
-    run.track(model=model, optimizer=optimizer)
-    return model, optimizer
 
 
 @program(steps=7)

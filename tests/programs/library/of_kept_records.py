@@ -7,23 +7,9 @@ import math
 import torch
 import torch.nn.functional as F
 from kinds import POINTS, mlp, program
-from practice import sgd
+from practice import begun, inner, sgd
 
 import surefoot
-
-
-def inner(model, step, scale=1.0):
-    for x, y in step.batches(POINTS):
-        loss = F.cross_entropy(model(x), y) * scale
-        loss.backward()
-        step.log(loss=loss)
-
-
-def begun(run, **tracked):
-    model = mlp()
-    optimizer = sgd(model)
-    run.track(model=model, optimizer=optimizer, **tracked)
-    return model, optimizer
 
 
 @program(steps=7)

@@ -9,19 +9,12 @@ import weakref
 
 import torch
 import torch.nn.functional as F
-from kinds import POINTS, mlp, program, waves
-from practice import sgd
+from kinds import POINTS, program, waves
+from practice import begun
 from torch import nn
 from torch.utils.data import Dataset
 
 import surefoot
-
-
-def begun(run, model=None, **tracked):
-    model = model or mlp()
-    optimizer = sgd(model)
-    run.track(model=model, optimizer=optimizer, **tracked)
-    return model, optimizer
 
 
 def trained(step, model, optimizer, data=POINTS):

@@ -5,25 +5,11 @@ import copy
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
-from kinds import POINTS, mlp, program
-from practice import sgd
+from kinds import POINTS, program
+from practice import begun, inner
 from torch import nn
 
 import surefoot
-
-
-def inner(model, step):
-    for x, y in step.batches(POINTS):
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        step.log(loss=loss)
-
-
-def begun(run, model=None):
-    model = model or mlp()
-    optimizer = sgd(model)
-    run.track(model=model, optimizer=optimizer)
-    return model, optimizer
 
 
 @program(steps=4)

@@ -11,25 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from kinds import IMAGES, POINTS, Points, mlp, program
-from practice import sgd
+from practice import begun, inner, sgd
 from torch import nn
 from torch.optim import lr_scheduler
 
 import surefoot
-
-
-def inner(model, step, data=POINTS, loss_fn=F.cross_entropy, scale=1.0, **how):
-    for x, y in step.batches(data, **how):
-        loss = loss_fn(model(x), y) * scale
-        loss.backward()
-        step.log(loss=loss)
-
-
-def begun(run, **tracked):
-    model = mlp()
-    optimizer = sgd(model)
-    run.track(model=model, optimizer=optimizer, **tracked)
-    return model, optimizer
 
 
 @program(steps=6)
