@@ -48,7 +48,7 @@ class CrossChecks:
         if not self._open or generation is None or round_number < generation.start:
             return ()
         subjects = range(len(generation.members)) if self._due else self._unchecked
-        return cross_checks(generation, round_number, self._num_sub_tasks, subjects)
+        return cross_checks(generation, round_number, self._num_sub_tasks, subjects) if subjects else ()
 
     def due(self, state: MemberState) -> int | None:
         """Return the sub-task of another member that is still to be computed here."""
