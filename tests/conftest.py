@@ -11,6 +11,7 @@ groups, which are a suffix of it, are lost. So every worker takes any test, and 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Generator, Iterator
@@ -112,11 +113,39 @@ def _starts_no_process(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Make what a test has printed text again: half a surrogate pair in it would end pytest-xdist's worker."""
-    report = yield
-    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
-    return report
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell of a failure although a finalizer parses Python while pytest parses the test's source to show it.
+
+    As that of a task whose exception nobody has asked for does, in Python 3.11: pytest's own parsing then fails, and with it the
+    worker of pytest-xdist and the session.
+    """
+    try:
+        return (yield)
+    except SystemError:
+        gc.collect()
+        gc.disable()
+        try:
+            return pytest.TestReport.from_item_and_call(item, call)
+        finally:
+            gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, object, object]:
+    """Make what a test has printed, raised or is named by text again: half a surrogate pair in it would end pytest-xdist's worker."""
+    return _as_text((yield))
+
+
+def _as_text(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_as_text(key): _as_text(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_as_text, value))
+    return value
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from surefoot.parsing import parsed
+
 __all__ = ["ConfigReads", "reads_of"]
 
 _MOST_FILES, _MOST_BYTES = 200, 2_000_000
@@ -31,7 +33,7 @@ def reads_of(file: Path, folder: Path) -> ConfigReads:
             continue
         seen.add(path)
         try:
-            tree = ast.parse(path.read_bytes()) if path.stat().st_size <= _MOST_BYTES else None
+            tree = parsed(path.read_bytes()) if path.stat().st_size <= _MOST_BYTES else None
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
             tree = None
         if tree is None or len(seen) > _MOST_FILES:

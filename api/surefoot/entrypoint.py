@@ -17,6 +17,7 @@ from typing import Any
 
 from surefoot._paths import folder_at
 from surefoot.errors import EntrypointError
+from surefoot.parsing import parsed
 from surefoot.spec import ENTRYPOINT, named_file, refused_module
 
 __all__ = ["Entrypoint", "locate"]
@@ -125,7 +126,7 @@ def _imports_relatively(file: Path) -> bool:
 
 def _parsed(file: Path, shown: Path | str) -> ast.Module:
     try:
-        return ast.parse(file.read_bytes(), filename=str(file))
+        return parsed(file.read_bytes(), str(file))
     except (SyntaxError, ValueError) as error:
         line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
         raise EntrypointError(f"{shown}{line} is no valid Python: {error}") from None

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from surefoot.errors import EntrypointError
+from surefoot.parsing import parsed
 
 __all__ = ["MODULE", "is_of_a_notebook", "source_of"]
 
@@ -67,7 +68,7 @@ def _is_a_cell(name: str) -> bool:
 
 def _classes(text: str) -> list[ast.ClassDef]:
     try:
-        return [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+        return [node for node in parsed(text).body if isinstance(node, ast.ClassDef)]
     except (SyntaxError, ValueError):
         return []  # a cell with a line of another language
 
@@ -137,7 +138,7 @@ def _kind(value: Any) -> str:
 
 def _names(text: str) -> list[str]:
     """All names that a source reads, in order."""
-    return list(dict.fromkeys(n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)))
+    return list(dict.fromkeys(n.id for n in ast.walk(parsed(text)) if isinstance(n, ast.Name)))
 
 
 def _is_plain(value: Any, depth: int = 8) -> bool:

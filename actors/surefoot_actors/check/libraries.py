@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from surefoot.parsing import parsed
 from surefoot.spec import named_file
 
 __all__ = ["import_all", "libraries"]
@@ -55,7 +56,7 @@ def _is_users(folder: Path, name: str) -> bool:
 
 def _imports(file: Path) -> list[str]:
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = parsed(file.read_bytes())
     except (OSError, SyntaxError, ValueError):
         return []
     names: list[str] = []

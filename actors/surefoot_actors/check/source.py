@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from surefoot.parsing import parsed
+
 __all__ = ["carrying_line", "set_lines"]
 
 _MUTATORS = frozenset(
@@ -126,6 +128,6 @@ def _is_set(node: ast.AST, sets: frozenset[str]) -> bool:
 
 def _parsed(file: str) -> ast.Module | None:
     try:
-        return ast.parse(Path(file).read_bytes())
+        return parsed(Path(file).read_bytes())
     except (OSError, SyntaxError, ValueError):
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
+from surefoot.parsing import parsed
 from surefoot_actors.determinism.rng import Streams
 from surefoot_actors.user_code import places, users
 from surefoot_actors.user_code.renaming import renamed
@@ -36,7 +36,7 @@ class _SeededLoader(SourceFileLoader):
         if not self._shadowed:
             return super().get_code(fullname)
         # not by way of __pycache__: what is kept there is for everybody
-        tree = renamed(ast.parse(self.get_data(self.path), self.path), self._shadowed, OWN)
+        tree = renamed(parsed(self.get_data(self.path), self.path), self._shadowed, OWN)
         code: CodeType = compile(tree, self.path, "exec", dont_inherit=True)
         return code
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import cast
 
+from surefoot.parsing import parsed
 from surefoot_actors.engine.contract.called import path_of
 
-__all__ = ["ADDS", "assigned", "counted", "goes_into", "has_star", "paths_of", "targets_of", "written"]
+__all__ = ["ADDS", "assigned", "counted", "expression_of", "goes_into", "has_star", "paths_of", "targets_of", "written"]
 
 # Methods that add to what they are called on.
 ADDS = frozenset(("append", "appendleft", "extend", "add", "update", "insert"))
+
+
+def expression_of(path: str) -> ast.expr:
+    """Return a path, such as `self.best[0]`, as a syntax tree."""
+    return cast(ast.Expr, parsed(path).body[0]).value
 
 
 def has_star(target: ast.Tuple) -> bool:

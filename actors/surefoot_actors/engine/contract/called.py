@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,12 +12,20 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from surefoot.parsing import parsed
 from surefoot_actors.user_code.lines import is_library
 
-__all__ = ["Called", "called", "is_part", "moved", "object_of", "path_of", "shared", "text_key", "tree_of"]
-
-# So often a source is parsed anew where another thread has come between.
-_PARSES = 5
+__all__ = [
+    "Called",
+    "called",
+    "is_part",
+    "moved",
+    "object_of",
+    "path_of",
+    "shared",
+    "text_key",
+    "tree_of",
+]
 
 
 class Called(NamedTuple):
@@ -38,19 +45,11 @@ def tree_of(code: CodeType) -> ast.AST | None:
     """Return a function's syntax tree, with the line numbers of its file; None where its source is not known. It is to be read only."""
     try:
         lines, first = inspect.getsourcelines(code)
-        tree = _parsed(textwrap.dedent("".join(lines)))
+        tree = parsed(textwrap.dedent("".join(lines)))
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
     ast.increment_lineno(tree, max(first, 1) - 1)
     return tree
-
-
-def _parsed(source: str) -> ast.AST:
-    """Parse a source. Python 3.11 counts how deep it is for all threads together, and raises SystemError where two parse at a time."""
-    for _ in range(_PARSES):
-        with contextlib.suppress(SystemError):
-            return ast.parse(source)
-    return ast.parse(source)
 
 
 def called(node: ast.Call, names: Mapping[str, Any]) -> Called | None:

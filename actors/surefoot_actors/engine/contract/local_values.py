@@ -22,6 +22,7 @@ from surefoot_actors.engine.contract.assignments import (
     ADDS,
     assigned,
     counted,
+    expression_of,
     goes_into,
     has_star,
     paths_of,
@@ -193,11 +194,11 @@ class _Reader:
                     self._tell(call, name, f"the loss of {ast.unparse(call)} is decided")
 
     def _is_carried(self, path: str) -> bool:
-        return self._held.holds(ast.parse(path, mode="eval").body, self._names, self.cells, carried=True)
+        return self._held.holds(expression_of(path), self._names, self.cells, carried=True)
 
     def _hold(self, paths: Iterable[str], names: Mapping[str, Any], cells: Mapping[str, CellType]) -> None:
         for path in paths:
-            self._held.add(ast.parse(path, mode="eval").body, names, cells)
+            self._held.add(expression_of(path), names, cells)
 
     def _called_inside(self, region: ast.AST, names: Mapping[str, Any], deep: int) -> None:
         """What functions write that an inner loop calls depends on how many batches there are too."""
