@@ -18,7 +18,7 @@ from surefoot_actors.uplink.http import HttpUplink
 
 MIB = 1024 * 1024
 LONG = 256 * MIB
-LIVENESS_S = 60.0
+LIVENESS_S = 180.0
 
 
 def _endless(handler: BaseHTTPRequestHandler) -> None:

@@ -18,7 +18,7 @@ from .test_logs import Line, printed
 
 pytestmark = pytest.mark.process
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 # The process: its capture, and what each test has it do.
 _BEGIN = """
 import os, signal, sys, threading

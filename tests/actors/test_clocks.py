@@ -9,7 +9,7 @@ from surefoot_actors.supervisor.clocks import Clocks
 
 
 async def next_of(queue: asyncio.Queue[TimerFired]) -> TimerFired:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await queue.get()
 
 

@@ -29,7 +29,7 @@ from .control_plane import CODE, TOKEN, ControlPlane, serve
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 JOBS = Path(__file__).parent / "jobs"
-LIVENESS_S = 90.0
+LIVENESS_S = 270.0
 PACKAGE = "gcs://surefoot_test.zip"
 
 

@@ -37,7 +37,7 @@ from ..kernel import memory_limit
 from ..processes import watchdogs
 
 SPEC = JobSpec(entrypoint="train:train", package="0" * 64, batch_size=8)
-LIVENESS_S = 20.0
+LIVENESS_S = 60.0
 
 
 def beat(state: str = "S") -> Heartbeat:

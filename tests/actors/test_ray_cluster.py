@@ -35,7 +35,7 @@ from .test_journal import check
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 HERE = str(Path(__file__).parent)
-LIVENESS_S = 60.0
+LIVENESS_S = 180.0
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -98,7 +98,7 @@ async def test_an_uplink_at_work_holds_no_token() -> None:
         polling = asyncio.create_task(_poll(uplink))
         uplink.event(EventKind.WARNING, message="x")
         assert await uplink.flush(30)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while holds([uplink, polling], TOKEN):  # noqa: ASYNC110  until the poll is sent, a matter of milliseconds
                 await asyncio.sleep(0.01)
         for _ in range(5):

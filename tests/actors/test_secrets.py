@@ -97,7 +97,7 @@ async def test_that_nobody_tells_them_is_told_once(monkeypatch: pytest.MonkeyPat
     uplink = Rotated()
     keeper = SecretKeeper(SPEC, uplink, uplink.event)
     waiting = asyncio.create_task(keeper.give(_Trainer()))  # type: ignore[arg-type]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while not uplink.events:  # noqa: ASYNC110  a matter of milliseconds
             await asyncio.sleep(0)
     for _ in range(100):

@@ -22,7 +22,7 @@ from surefoot.events import (
 from surefoot.system import SystemSample
 from surefoot_actors.uplink.http import HttpUplink
 
-LIVENESS_S = 20.0
+LIVENESS_S = 60.0
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 

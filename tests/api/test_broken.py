@@ -26,7 +26,7 @@ from surefoot.errors import ServiceError, SpecError, SurefootError, UserError
 from surefoot.spec import JobState
 
 JOB = "abc2345678"
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("ls",),

@@ -234,7 +234,7 @@ def test_a_slow_tracker_gets_more_rows_at_once() -> None:
 
     def rows() -> Iterator[LedgerRow]:
         yield make_row(0)
-        assert tracker.flushed.get(timeout=10) == 1  # it is busy with the first
+        assert tracker.flushed.get(timeout=60) == 1  # it is busy with the first
         yield from (make_row(n) for n in range(1, 50))
         tracker.may_go_on.set()
 
@@ -254,7 +254,7 @@ def test_what_has_come_is_flushed_while_the_job_is_quiet() -> None:
 
     follower = threading.Thread(target=bring, args=(rows(), tracker))
     follower.start()
-    while tracker.flushed.get(timeout=10) < 2:
+    while tracker.flushed.get(timeout=60) < 2:
         pass
     more.set()
     follower.join(10)

@@ -68,7 +68,7 @@ def share(step: int, of_two: int, generation: int = 1, taken_at: float = 0.0) ->
 
 
 async def settled(keeper: CheckpointCoordinator) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         await keeper._tasks.settle()
         await keeper._removing.settle()
 

@@ -49,6 +49,6 @@ def test_a_failure_ends_no_worker(tmp_path: Path) -> None:
     shutil.copy(Path(__file__).parents[1] / "conftest.py", tmp_path)
     (tmp_path / "test_failing.py").write_text(_FAILING + "\n" * 3 + "".join(f"x{k} = [{k}]\n" for k in range(2000)))
     command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "1", "-q", "--rootdir", str(tmp_path))
-    done = subprocess.run((*command, str(tmp_path)), cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run((*command, str(tmp_path)), cwd=tmp_path, capture_output=True, text=True, timeout=360)
     assert "INTERNALERROR" not in done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("22 failed"), done.stdout[-2000:]

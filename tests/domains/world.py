@@ -26,7 +26,7 @@ from ..ray_head import Head, Node
 
 JOBS = Path(__file__).parents[1] / "actors" / "jobs"
 PACKAGE = "gcs://surefoot_domains.zip"
-LIVENESS_S = 90.0
+LIVENESS_S = 270.0
 STEPS = 10
 SPEC = {"entrypoint": "small:train", "package": "0" * 64, "batch_size": 32, "seed": 7}
 

@@ -29,7 +29,7 @@ from surefoot_actors.engine.vector.pools import BufferPool
 from surefoot_actors.faults import points as faults
 from surefoot_actors.protocol.tree import cover, fold
 
-_LIMIT_S = 90
+_LIMIT_S = 270
 
 # two values of an integer buffer
 SAME, ELSE = (header(Rule.EQUAL, True, torch.int32, 4) + i.to_bytes(4, sys.byteorder) for i in (1, 2))

@@ -31,7 +31,7 @@ from surefoot_actors.engine.data.pool import DataWorkersLostError
 from .kit import run_local, same
 from .loading import loaded
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(360)
 RECORD = 24
 
 

@@ -15,7 +15,7 @@ import torch
 from surefoot_actors.engine.group.group import Group, GroupClosedError, RendezvousHost
 from surefoot_actors.engine.group.wire import Message
 
-_LIMIT_S = 60
+_LIMIT_S = 180
 
 
 @pytest.fixture

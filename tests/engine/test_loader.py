@@ -193,7 +193,7 @@ def test_foresight() -> None:
     assert once.next({BatchKey(4, 1, 0, 1), BatchKey(4, 1, 1, 0)}, {0: 2, 1: 1}) is None
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_a_dead_worker_is_told() -> None:
     with pytest.raises(SurefootError, match="a data worker died"):
         run_local(classify(dataset=Dying()), batch_size=8, sub_tasks=2, data_workers=1)
@@ -211,7 +211,7 @@ def test_no_worker_is_left_after_a_run() -> None:
     assert {p.pid for p in psutil.Process().children()} <= before
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(360)
 def test_workers_end_with_a_killed_trainer(tmp_path: Path) -> None:
     code = f"""
 import os, psutil, signal

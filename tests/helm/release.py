@@ -16,7 +16,7 @@ from ..kernel import forbidden
 from .chart import NAMESPACE, only, pods
 from .node import Cluster, Running, cluster, container, network
 
-LIMIT_S = 90.0
+LIMIT_S = 270.0
 HEAD = f"surefoot-head-svc.{NAMESPACE}.svc.cluster.local"
 # Where KubeRay mounts the claim of the head's facts. The path is the operator's own; nothing in the chart says it.
 FACTS, FACTS_VOLUME = "/var/lib/ray-gcs", "gcs-storage"

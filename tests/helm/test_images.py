@@ -81,7 +81,7 @@ def install(env: Path, image: str, wheel: Path, *options: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_control_plane_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
     """Neither ray nor torch, and what its container and the chart's Jobs run starts."""
     env = tmp_path / "opt"

@@ -25,7 +25,7 @@ from .chart import ROOT
 from .node import Running
 from .release import LIMIT_S, Release, healthy, release, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(500), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1500), pytest.mark.filterwarnings("default")]
 
 VOLUME = "/var/lib/surefoot-checkpoints"
 

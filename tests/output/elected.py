@@ -9,7 +9,7 @@ from surefoot.output import OutputManifest, counted, load_output, manifest_names
 from surefoot_actors.output.store import WriterId
 from surefoot_actors.output.sync import OutputSync
 
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 
 class Elected:

@@ -42,7 +42,7 @@ class FakeRay:
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def submitted(self, name: str) -> Submission:
-        async with self._changed, asyncio.timeout(30):
+        async with self._changed, asyncio.timeout(90):
             await self._changed.wait_for(lambda: name in self.submissions)
         return self.submissions[name]
 

@@ -21,7 +21,7 @@ def plane() -> Iterator[Plane]:
 
 
 @pytest.mark.parametrize(("identity", "known"), [("nobody", False), ("attempt", True), ("user", True)])
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_every_answer_is_one_that_the_document_names(plane: Plane, identity: str, known: bool) -> None:
     done = fire(plane, Round(identity=identity, known=known, seed=SEED, seconds=None, examples=EXAMPLES))
     assert done.returncode == 0, done.stdout

@@ -9,7 +9,7 @@ import sys
 
 from surefoot_service.cluster.processes import MARK, end_marked, kill_marked, marked
 
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 
 
 def started(mark: str, code: str) -> subprocess.Popen[str]:

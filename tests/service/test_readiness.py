@@ -147,7 +147,7 @@ async def test_what_hangs_is_bounded_and_does_not_pile_up() -> None:
             assert [(c.name, c.ok) for c in checks] == [("hangs", False), ("well", True), ("ill", False)]
             assert "has not answered" in checks[0].detail
         assert [t.name for t in threading.enumerate()].count("hangs") <= 1
-        assert running.acquire(timeout=10)
+        assert running.acquire(timeout=60)
         assert not running.acquire(blocking=False)
     finally:
         gate.set()

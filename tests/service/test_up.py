@@ -26,7 +26,7 @@ from surefoot_service.cluster.processes import kill_marked, marked
 
 from .helpers import TRAIN, ZIP, make_zip
 
-LIMIT_S = 120.0
+LIMIT_S = 360.0
 COMMAND = [sys.executable, "-c", "from surefoot.cli import main; main()", "up", "--port", "0", "--cpus", "1"]
 
 
