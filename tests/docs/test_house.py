@@ -24,6 +24,12 @@ def test_functions_are_short() -> None:
     assert median(length for file in FILES for length in _lengths(file)) <= MEDIAN_FUNCTION_LINES
 
 
+def test_source_is_parsed_by_surefoot_parsing() -> None:
+    """Which says why `ast.parse` by itself fails at times; a child process that does nothing else has no such times."""
+    lawful = {"api/surefoot/parsing.py", "service/surefoot_service/packages/entrypoint_reader.py"}
+    assert {str(file.relative_to(ROOT)) for file in FILES if "ast.parse(" in file.read_text()} == lawful
+
+
 def test_what_catches_everything_says_why() -> None:
     """`except Exception` stands at an edge, and a comment names it; or it raises again what it has caught."""
     silent = [

@@ -15,17 +15,7 @@ from torch import nn
 from surefoot.parsing import parsed
 from surefoot_actors.user_code.lines import is_library
 
-__all__ = [
-    "Called",
-    "called",
-    "is_part",
-    "moved",
-    "object_of",
-    "path_of",
-    "shared",
-    "text_key",
-    "tree_of",
-]
+__all__ = ["Called", "called", "is_part", "moved", "object_of", "path_of", "shared", "text_key", "tree_of"]
 
 
 class Called(NamedTuple):
