@@ -18,6 +18,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 # Their processes share the machine's cores already; many such tests at a time would only wait for each other.
 _FOLDERS = {"actors", "check", "domains", "examples"}
@@ -86,6 +87,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """In pytest-xdist the groups come first, so that a worker gives way once and for good."""
     if "PYTEST_XDIST_WORKER" in os.environ and not item.get_closest_marker("xdist_group"):
         os.setpriority(os.PRIO_PROCESS, 0, max(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+# ---- what a test sets for the whole process is put back
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """Have later tests of this process log as before: a test's standard error, where its log has gone, is closed after it."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 # ---- what starts no process starts none

@@ -7,11 +7,9 @@ import queue
 import threading
 from collections.abc import Callable, Coroutine
 
-import structlog
+from surefoot_actors.process_log import log
 
 __all__ = ["JobThread", "Tasks"]
-
-log = structlog.get_logger()
 
 
 class Tasks:

@@ -94,3 +94,13 @@ def test_a_traceback_does_nothing_to_a_terminal_either(capsys: pytest.CaptureFix
     assert "\x1b[2J" not in found
     assert "\x07" not in found
     assert len(found) < 8000
+
+
+def test_a_full_disk_behind_the_log_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = open("/dev/full", "w")  # noqa: SIM115  closed below, where what it holds cannot be written either
+    monkeypatch.setattr("sys.stderr", full)
+    with configured():
+        structlog.get_logger().error("ours")
+        logging.getLogger("theirs").error("theirs")
+    with pytest.raises(OSError, match="No space"):
+        full.close()

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import structlog
 import torch
 
 from surefoot.events import LedgerRow
@@ -16,11 +15,9 @@ from surefoot_actors.checkpoint.shares import TensorSpec, keys, parts_of
 from surefoot_actors.checkpoint.tensor_file import TensorFile, lay_out
 from surefoot_actors.engine.state.image import skeleton_of
 from surefoot_actors.engine.state.survey import Survey
+from surefoot_actors.process_log import log
 
 __all__ = ["Captured", "Facts", "HostMemory", "Place", "capture", "specs_of"]
-
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

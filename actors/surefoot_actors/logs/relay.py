@@ -13,14 +13,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
-
 from surefoot.logs import FrameHead
+from surefoot_actors.process_log import log
 from surefoot_actors.tasks import Tasks
 
 __all__ = ["LogRelay", "LogSink"]
-
-log = structlog.get_logger()
 
 # Frames travel together for so long: a body a second and not one a trainer. And for longer after a body with so much text, which nobody
 # reads as it comes, unless there is a body's worth of it before.

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import structlog
-
 from surefoot.errors import CheckpointError, DamagedError
 from surefoot.output import AFTER_ALL, DEFAULT_MAX_OUTPUT_BYTES, as_of
 from surefoot_actors.output.folder import LocalFolder
@@ -22,11 +20,10 @@ from surefoot_actors.output.look import Look, look
 from surefoot_actors.output.restore import restore
 from surefoot_actors.output.store import FencedError, OutputStore, WriterId
 from surefoot_actors.output.upload import Uploader
+from surefoot_actors.process_log import log
 from surefoot_actors.tasks import JobThread
 
 __all__ = ["OutputSync", "Pending"]
-
-log = structlog.get_logger()
 
 # How often what is new is uploaded, beside checkpoints; and how many times as long as it takes to look at the folder, at the least.
 SYNC_S = 30.0

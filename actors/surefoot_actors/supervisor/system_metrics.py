@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Container
 
-import structlog
 from pydantic import ValidationError
 
 from surefoot.system import SystemSample
+from surefoot_actors.process_log import log
 from surefoot_actors.uplink.ports import Uplink
 
 __all__ = ["SystemMetrics"]
-
-log = structlog.get_logger()
 
 
 class SystemMetrics:

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from surefoot.data import Data, DataSource, size_words
 from surefoot.errors import CheckpointError, DataError
 from surefoot_actors.checkpoint.storage import Storage
@@ -26,11 +24,10 @@ from surefoot_actors.cluster.ports import TrainerSetup
 from surefoot_actors.node_data.cache import Copy, NodeCache
 from surefoot_actors.node_data.listing import DATA_KEY, Listing, differences, digest_of, list_place
 from surefoot_actors.node_data.places import Copier, in_place
+from surefoot_actors.process_log import log
 from surefoot_actors.protocol.messages import DataTold, FromTrainer
 
 __all__ = ["TrainerData"]
-
-log = structlog.get_logger()
 
 # So often the supervisor hears that it goes on.
 _TOLD_EVERY_S = 5.0

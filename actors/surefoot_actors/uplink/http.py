@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import httpx
-import structlog
 from pydantic import BaseModel, JsonValue, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
@@ -21,6 +20,7 @@ from surefoot.system import MAX_SAMPLES, SystemSample
 from surefoot.views import CommandPage
 from surefoot_actors.journal.journal import Journal
 from surefoot_actors.journal.memory import MemoryJournal
+from surefoot_actors.process_log import log
 from surefoot_actors.sealed import Sealed
 from surefoot_actors.uplink.batch_size import BatchSize
 from surefoot_actors.uplink.outbox import Outbox
@@ -50,8 +50,6 @@ _INVALID = 422
 # How it begins to be told that something could not be.
 _UNTOLD = "the control plane refused"
 _TIMEOUT = httpx.Timeout(10.0)
-
-log = structlog.get_logger()
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

@@ -13,11 +13,9 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-import structlog
+from surefoot_actors.process_log import log
 
 __all__ = ["MEMORY_BYTES", "Spool"]
-
-log = structlog.get_logger()
 
 # above this much text in memory, all of it goes to the file
 MEMORY_BYTES = 4 * 1024 * 1024

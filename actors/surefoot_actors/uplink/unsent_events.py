@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-import structlog
 from pydantic import ValidationError
 
 from surefoot.events import Event
 from surefoot_actors.journal.journal import Journal
+from surefoot_actors.process_log import log
 
 __all__ = ["UnsentEvents"]
-
-log = structlog.get_logger()
 
 
 def _read(text: str) -> Event | None:

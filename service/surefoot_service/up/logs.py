@@ -12,6 +12,7 @@ import time
 
 import structlog
 
+from surefoot.own_log import OwnLog
 from surefoot.printable import printable, printable_line
 from surefoot_service.up.flood import Flood
 
@@ -26,7 +27,7 @@ def configure(*, as_json: bool = False) -> None:
     renderer = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
-    floods = _Floods()
+    floods, stream = _Floods(), sys.stderr
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -39,7 +40,7 @@ def configure(*, as_json: bool = False) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_: OwnLog(lambda: stream),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-import structlog
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError, RuntimeEnvSetupError
 
@@ -30,6 +29,7 @@ from surefoot_actors.cluster.ray.trainer_actor import DEFAULT_SERVICE, TrainerAc
 from surefoot_actors.cluster.ray.waiting import Entry, WaitingList
 from surefoot_actors.faults.refused import FaultRefusedError
 from surefoot_actors.liveness.server import Condition, LivenessServer
+from surefoot_actors.process_log import log
 from surefoot_actors.protocol.death_cause import DeathCause
 from surefoot_actors.protocol.messages import ToTrainer
 from surefoot_actors.tasks import Tasks
@@ -39,7 +39,6 @@ __all__ = ["RayCluster", "gone"]
 # "Perhaps executed": every call may be told again, after so long.
 _RETRY_S = 0.1
 _LONGEST_REASON = 4000
-log = structlog.get_logger()
 
 _TRAINER: Any = ray.remote(concurrency_groups={"control": 1, "collect": 1})(TrainerActor)  # type: ignore[call-overload]
 # How long the end of a trainer that cannot be reached is waited for; it is fenced, and its end goes on behind.

@@ -8,13 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import structlog
-
 from surefoot_actors.cluster.ray.demand import Demand, read_demand
+from surefoot_actors.process_log import log
 
 __all__ = ["Entry", "WaitingList", "came_after_all", "sentence", "to_give_up"]
-
-log = structlog.get_logger()
 
 POLL_S = 2.0
 
@@ -106,8 +103,7 @@ class WaitingList:
             await asyncio.sleep(POLL_S)
             try:
                 await self._look()
-            except Exception:
-                # The boundary of the loop: nobody else would ever look again, and who waits would wait without end.
+            except Exception:  # noqa: BLE001  the loop's edge: nobody else would ever look again, and who waits would wait without end
                 log.exception("waiting_not_looked_at")
 
     async def _look(self) -> None:

@@ -8,15 +8,12 @@ import traceback
 from collections.abc import Callable
 from typing import Literal
 
-import structlog
-
 from surefoot.errors import CheckpointError, ContractError, DamagedError, MissingError, RefusedError, UnfitError
 from surefoot_actors.checkpoint.read import Checkpoint
+from surefoot_actors.process_log import log
 from surefoot_actors.protocol.messages import NotRestored, Restored
 
 __all__ = ["Restorer"]
-
-log = structlog.get_logger()
 
 # Storage that is away is tried again after so long, and then more and more seldom: from an older checkpoint, or from step 0, the end
 # would be the same, but perhaps a week later.
