@@ -18,7 +18,6 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 # Their processes share the machine's cores already; many such tests at a time would only wait for each other.
 _FOLDERS = {"actors", "check", "domains", "examples"}
@@ -94,10 +93,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def _logs_as_before() -> Iterator[None]:
-    """Have later tests of this process log as before: a test's standard error, where its log has gone, is closed after it."""
-    before = structlog.get_config()
+    """Have later tests of this process log as before: a test's standard error, where its log has gone, is closed after it.
+
+    The base package has no structlog, and some tests run with no more than that (api/test_pythons.py).
+    """
+    before = sys.modules["structlog"].get_config() if "structlog" in sys.modules else None
     yield
-    structlog.configure(**before)
+    if before is not None:
+        sys.modules["structlog"].configure(**before)
+    elif "structlog" in sys.modules:
+        sys.modules["structlog"].reset_defaults()
 
 
 # ---- what starts no process starts none
