@@ -17,7 +17,18 @@ from surefoot.events import CommandKind, EventKind, FaultKind
 from ..kernel import Network, network
 from ..processes import watchdogs
 from ..ray_head import Head, Node, head_env, ray_head, raylet
-from .world import LIVENESS_S, Attempt, Gates, alive, ask_ray, attempt, computed_twice, until, upload_package
+from .world import (
+    LIVENESS_S,
+    Attempt,
+    Gates,
+    again_if_starved,
+    alive,
+    ask_ray,
+    attempt,
+    computed_twice,
+    until,
+    upload_package,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -87,13 +98,13 @@ AWAY: dict[str, Callable[[Node, Network], AbstractContextManager[None]]] = {
 
 
 @pytest.mark.parametrize("how", AWAY)
+@again_if_starved
 def test_a_node_that_is_away_holds_up_nobody_and_comes_back_to_end(
     how: str, head: Head, far: Node, wire: Network, undisturbed: list[bytes], tmp_path: Path
 ) -> None:
     gates = Gates(tmp_path, 3, 7)
     with attempt(head, how.replace(" ", "-"), far, trainers=2, config={"gates": gates.config}) as run:
-        run.launch()
-        run.control.wait_for_step(2, LIVENESS_S)
+        run.begin(2)
         [lost] = run.on(far)
         pid = run.trainers()[lost]
         with AWAY[how](far, wire):
@@ -113,14 +124,14 @@ def test_a_node_that_is_away_holds_up_nobody_and_comes_back_to_end(
         run.assert_ledger(undisturbed)
 
 
+@again_if_starved
 def test_a_node_that_loses_its_power_is_a_trainers_loss(
     head: Head, far: Node, undisturbed: list[bytes], tmp_path: Path
 ) -> None:
     """Nothing of it says a last word: the trainer's watchdog dies with the raylet."""
     gates = Gates(tmp_path, 3)
     with attempt(head, "power", far, trainers=2, config={"gates": gates.config}) as run:
-        run.launch()
-        run.control.wait_for_step(2, LIVENESS_S)
+        run.begin(2)
         [lost] = run.on(far)
         pid = run.trainers()[lost]
         [watchdog] = watchdogs(pid)
@@ -149,19 +160,20 @@ def _kill_by_chance(run: Attempt, raylet: int) -> None:
         if _injections_refused(run) == injected:
             run.control.command(CommandKind.FAULT, fault=FaultKind.NODE)
             injected += 1
+        run.check_not_starved()
         return not alive(raylet)
 
     until(killed)
 
 
+@again_if_starved
 def test_a_killed_raylet_is_a_trainers_loss_named_so(
     head: Head, far: Node, undisturbed: list[bytes], tmp_path: Path
 ) -> None:
     """By the fault that `surefoot chaos` injects, through the trainer's watchdog."""
     gates = Gates(tmp_path, 3)
     with attempt(head, "node-1", far, trainers=2, config={"gates": gates.config}) as run:
-        run.launch()
-        run.control.wait_for_step(2, LIVENESS_S)
+        run.begin(2)
         doomed = far.one("raylet")
         [lost] = run.on(far)
         _kill_by_chance(run, doomed.pid)
@@ -181,13 +193,14 @@ def _noticed(run: Attempt, trainer: str) -> bool:
 
 
 @pytest.mark.parametrize("by", ["SIGTERM", "drain"])  # a drained node ends
+@again_if_starved
 def test_who_is_given_notice_leaves_at_a_boundary_and_nothing_is_computed_twice(
     by: str, head: Head, far: Node, undisturbed: list[bytes], tmp_path: Path
 ) -> None:
     gates, done = Gates(tmp_path, 3), tmp_path / "computed"
+    done.unlink(missing_ok=True)
     with attempt(head, f"notice-{by}", far, trainers=2, config={"gates": gates.config, "computed": str(done)}) as run:
-        run.launch()
-        run.control.wait_for_step(2, LIVENESS_S)
+        run.begin(2)
         [leaver] = run.on(far)
         pid = run.trainers()[leaver]
         if by == "drain":

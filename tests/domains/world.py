@@ -5,16 +5,18 @@ The test is no driver of the cluster, so that the head may die under it; what mu
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import psutil
 
@@ -26,6 +28,9 @@ from ..ray_head import Head, Node
 
 JOBS = Path(__file__).parents[1] / "actors" / "jobs"
 PACKAGE = "gcs://surefoot_domains.zip"
+P = ParamSpec("P")
+# of an attempt's name: a test may make another
+_number = itertools.count()
 LIVENESS_S = 270.0
 STEPS = 10
 SPEC = {"entrypoint": "small:train", "package": "0" * 64, "batch_size": 32, "seed": 7}
@@ -38,6 +43,23 @@ ray.init(address=sys.argv[1], log_to_driver=False)
 upload_package_to_gcs(sys.argv[2], sys.stdin.buffer.read())
 _pin_runtime_env_uri(sys.argv[2], expiration_s=3600)  # for all attempts: Ray deletes it with the last actor that has it
 """
+
+
+class StarvedError(Exception):
+    """A trainer was taken for lost before the test did anything: this machine did not let its watchdog run for a second."""
+
+
+def again_if_starved(test: Callable[P, None]) -> Callable[P, None]:
+    """Have another attempt, and one more, where what a test is about could not begin."""
+
+    @functools.wraps(test)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> None:
+        for _ in range(2):
+            with suppress(StarvedError):
+                return test(*args, **kwargs)
+        return test(*args, **kwargs)
+
+    return tried
 
 
 def upload_package(head: Head) -> None:
@@ -128,6 +150,18 @@ class Attempt:
             _, said = launcher.communicate(timeout=LIVENESS_S)
         assert launcher.returncode == 0, said
 
+    def begin(self, step: int) -> None:
+        """Launch it, and wait until this step is done by the trainers that it began with."""
+        self.launch()
+        self.control.wait_for_step(step, LIVENESS_S)
+        self.check_not_starved()
+
+    def check_not_starved(self) -> None:
+        """Raise where a trainer was lost, but not with its node."""
+        lost = [str(event.data["reason"]) for event in self.lost()]
+        if starved := [reason for reason in lost if not reason.startswith("its node died")]:
+            raise StarvedError(starved)
+
     def supervisors(self) -> list[int]:
         return titled("SupervisorActor", self.nodes)
 
@@ -171,7 +205,7 @@ def attempt(head: Head, name: str, *others: Node, **fields: Any) -> Iterator[Att
     # all begin together, however slow the machine is
     fields["min_trainers"] = fields.get("trainers", 1)
     with serve(ControlPlane(JobSpec(**fields), PACKAGE)) as control:
-        made = Attempt(head=head, control=control, name=name, others=list(others))
+        made = Attempt(head=head, control=control, name=f"{name}-{next(_number)}", others=list(others))
         try:
             yield made
         finally:
