@@ -5,11 +5,12 @@ The machines are pure, so this is all there is to know: played again, the same e
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable
 from datetime import UTC, datetime
+
+from surefoot_actors.process_log import say
 
 __all__ = ["MAX_LINE_CHARS", "NUM_KEPT", "BrokenMachineError", "Story"]
 
@@ -54,8 +55,7 @@ class Story:
             "the last events, oldest first:",
             *(f"  {line}" for line in lines),
         )
-        sys.stderr.write("\n".join(told) + "\n")
-        sys.stderr.flush()
+        say("\n".join(told))
         return lines
 
     def broken(self, who: str, error: Exception) -> BrokenMachineError:

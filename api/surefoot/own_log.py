@@ -18,7 +18,7 @@ class OwnLog:
 
     def msg(self, line: str) -> None:
         """Write one line, at once and in one piece, if that can be done."""
-        # a full disk, a pipe that nobody reads, a stream that training code has closed or put another thing in the place of
+        # a full disk, a pipe whose reader has gone, a stream that training code has closed or put another thing in the place of
         with contextlib.suppress(Exception):
             stream = self._stream()
             if stream is not None:

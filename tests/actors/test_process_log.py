@@ -13,7 +13,8 @@ import pytest
 import structlog
 
 import surefoot_actors
-from surefoot_actors.process_log import log
+from surefoot_actors.masking import Masking
+from surefoot_actors.process_log import log, say
 
 SOURCE = Path(surefoot_actors.__file__).parent
 
@@ -52,6 +53,15 @@ def test_what_training_code_sets_up_of_structlog_is_its_own(written: io.StringIO
 def test_it_is_lost_where_training_code_has_closed_the_stream(written: io.StringIO) -> None:
     written.close()
     log.error("ours")
+    with redirect_stderr(written):
+        say("ours")
+
+
+def test_it_has_no_secret(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surefoot_actors.disclosed._masking", Masking(["a-secret-of-theirs"]))
+    log.warning("ours", url="https://u:a-secret-of-theirs@there")
+    assert "there" in written.getvalue()
+    assert "a-secret-of-theirs" not in written.getvalue()
 
 
 def test_our_modules_leave_structlog_as_training_code_expects_it() -> None:
@@ -64,3 +74,16 @@ def test_our_modules_leave_structlog_as_training_code_expects_it() -> None:
 def test_every_module_of_the_actors_logs_by_it() -> None:
     users = {str(file.relative_to(SOURCE)) for file in SOURCE.rglob("*.py") if "structlog" in file.read_text()}
     assert users == {"process_log.py"}
+
+
+def test_no_process_of_ours_that_runs_training_code_depends_on_its_streams() -> None:
+    """Written to by `say`, or by what has no training code beside it."""
+    without_training_code = {
+        "launch/launcher.py",
+        "launch/supervisor_actor.py",
+        "system_metrics/sampler.py",
+        "cluster/local/template.py",
+    }
+    direct = re.compile(r"traceback\.print_|sys\.stderr\.write|file=sys\.stderr")
+    users = {str(file.relative_to(SOURCE)) for file in SOURCE.rglob("*.py") if direct.search(file.read_text())}
+    assert {user for user in users if not user.startswith("check/")} <= without_training_code

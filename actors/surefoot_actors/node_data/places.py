@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from surefoot.errors import DataError, NodeError, SurefootError
 from surefoot_actors.node_data.cache import CACHE_DIR, CACHE_SIZE, Copy, NodeCache
 from surefoot_actors.node_data.copying import Copying, is_full, is_passing, patiently, told
 from surefoot_actors.node_data.listing import Listing, digest_of, list_place, local_path
+from surefoot_actors.process_log import say
 
 __all__ = ["Copier", "Printed", "Teller", "in_place"]
 
@@ -52,24 +52,20 @@ class Printed:
 
     def waits(self, what: str) -> None:
         if what and what != self._waits:
-            _say(f"waiting for {what}")
+            say(f"waiting for {what}")
         self._waits = what
 
     def copying(self, name: str, listing: Listing) -> None:
-        _say(f"copying data {name}: {size_words(listing.bytes)}, {len(listing.items)} files")
+        say(f"copying data {name}: {size_words(listing.bytes)}, {len(listing.items)} files")
 
     def progress(self, name: str, num_bytes: int, of: int) -> None:
         pass
 
     def copied(self, name: str, copy: Copy, seconds: float) -> None:
-        _say(f"copied data {name} in {seconds:.1f} s, digest {copy.digest}")
+        say(f"copied data {name} in {seconds:.1f} s, digest {copy.digest}")
 
     def trouble(self, name: str, what: str) -> None:
-        _say(f"data {name} cannot be read at present: {what}")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
+        say(f"data {name} cannot be read at present: {what}")
 
 
 def in_place(source: DataSource) -> Path | DataUrl:

@@ -22,6 +22,7 @@ from surefoot_actors.engine.types import Layout, Merged, Position
 from surefoot_actors.engine.vector.folding import NodeStore
 from surefoot_actors.node_data.cache import NodeCache, cache_root
 from surefoot_actors.node_data.locks import Holds
+from surefoot_actors.process_log import say
 from surefoot_actors.protocol.member import machine
 from surefoot_actors.protocol.member.machine import At, Command, Event, MemberState, Merge
 from surefoot_actors.story import Story
@@ -173,7 +174,7 @@ class Member:
             try:
                 self.owner.restore(checkpoint.image)
             except BaseException:  # noqa: BLE001  half of it is overwritten: such a state is not to found anything
-                traceback.print_exc()
+                say(traceback.format_exc())
                 os._exit(1)
             # what another job's control plane had not stored is no row of this job's
             self.mailbox.adopt(checkpoint.lines.splitlines() if is_at(checkpoint.url, self._checkpoints) else ())

@@ -11,6 +11,7 @@ from surefoot.errors import ContractError, DriftError, EntrypointError, NodeErro
 from surefoot_actors.disclosed import masking
 from surefoot_actors.engine.data.pool import DataWorkersLostError
 from surefoot_actors.engine.exchange.header import ExchangeError
+from surefoot_actors.process_log import say
 from surefoot_actors.protocol.messages import Raised
 from surefoot_actors.story import BrokenMachineError
 from surefoot_actors.trainer.member import Member
@@ -25,7 +26,7 @@ def lose_if_device(error: BaseException) -> None:
     """A device that fails, or data workers that cannot be had, are this trainer's loss, not the user's mistake: end."""
     cause = error.__cause__ if isinstance(error, BrokenMachineError) else error
     if isinstance(cause, torch.AcceleratorError | DataWorkersLostError):
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)))
         os._exit(1)
 
 

@@ -27,6 +27,7 @@ from surefoot_actors.engine.group.group import RendezvousHost
 from surefoot_actors.engine.ports import TrainerExit
 from surefoot_actors.faults import points as faults
 from surefoot_actors.logs import capture
+from surefoot_actors.process_log import say
 from surefoot_actors.protocol.member.machine import At, Close, Command, Form, Merge, Resume, Stop, Tell
 from surefoot_actors.protocol.messages import (
     Done,
@@ -183,7 +184,7 @@ class TrainerProcess:
         """End this process, to be replaced, if it is to be at a place where its state is not: it restored what nobody goes on from."""
         start, here = form.generation.start, self._member.position.round
         if form.role == "settled" and here != start:
-            sys.stderr.write(f"this trainer's state is of round {here}, its generation starts with {start}\n")
+            say(f"this trainer's state is of round {here}, its generation starts with {start}")
             os._exit(1)
 
     def _completed(self, report: Report) -> Report:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from surefoot.errors import CheckpointError, ContractError, DamagedError, MissingError, RefusedError, UnfitError
 from surefoot_actors.checkpoint.read import Checkpoint
-from surefoot_actors.process_log import log
+from surefoot_actors.process_log import log, say
 from surefoot_actors.protocol.messages import NotRestored, Restored
 
 __all__ = ["Restorer"]
@@ -63,7 +63,7 @@ class Restorer:
             try:
                 answer = self._answer(url)
             except Exception:  # noqa: BLE001  the thread's edge: no memory for it, say; this trainer's loss, not the checkpoint's
-                traceback.print_exc()
+                say(traceback.format_exc())
                 os._exit(1)
             with self._lock:
                 self._asked.pop(0)
