@@ -105,6 +105,25 @@ tell([t.name for t in threading.enumerate() if t.name == "log-collector"])
         assert told.texts() == ["a line", "the process has ended"]
 
 
+@pytest.mark.parametrize(
+    "streams", ["sys.stdout.close()", "sys.stdout = sys.stderr = None", "sys.stderr = Tee()", "del sys.stderr"]
+)
+async def test_it_ends_whatever_training_code_has_done_to_the_streams(streams: str) -> None:
+    async with supervisor() as told:
+        script = told.script(f"""
+class Tee:
+    def write(self, text): pass
+capture.start()
+os.write(1, b"as it was\\n")
+{streams}
+capture.end()
+tell("ended")
+""")
+        with process(script) as printing:
+            assert await asyncio.to_thread(printing.stdout.readline) == "ended\n"  # type: ignore[union-attr]
+            await until(told, "as it was")
+
+
 async def test_a_stopped_collector_holds_up_nobody_who_prints() -> None:
     """However much of a pipe its writes use: each of these takes more than half a page."""
     script = """

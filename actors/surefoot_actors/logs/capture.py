@@ -120,10 +120,10 @@ class Capture:
     def end(self) -> None:
         """Print no more: what was printed is shipped, and the collector ends, the last one."""
         self._ended.set()
-        for stream in (sys.stdout, sys.stderr):
+        for name in ("stdout", "stderr"):
             # training code may have closed it, or put in its place what has no `flush`
             with contextlib.suppress(Exception):
-                stream.flush()
+                getattr(sys, name).flush()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for number in (1, 2):
             os.dup2(nowhere, number)
