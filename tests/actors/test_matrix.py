@@ -100,7 +100,11 @@ def test_two_of_four_are_lost(stage: Stage, undisturbed: Story, faults: tuple[st
         # long enough for a replacement to come
         steps = {"steps": 200}
         undisturbed = stage.run(trainers=1, config=steps)
-    story = stage.run(trainers=4, min_trainers=4, faults=list(faults), config=steps)
+    for _ in range(3):
+        story = stage.run(trainers=4, min_trainers=4, faults=list(faults), config=steps)
+        # t0 may still be about to commit step 2 when t1 is lost in step 3; it enters the next generation from there, and is not lost
+        if "enter" not in faults[1] or len(story.fired) == 2:
+            break
     # whoever has the merge passes it on: the second to come to the gather may be given it before, and never come there
     fired = 2 if "gather" not in faults[1] else len(story.of(EventKind.TRAINER_LOST))
     assert fired in (1, 2)
